@@ -1,0 +1,90 @@
+# `make run` on a machine with Python 3.11 to 3.14 and a package index: everything lands in $(VENV), the model in a cache.
+ENGINE ?= auto
+MODEL ?=
+PORT ?= 8080
+ARGS ?=
+PYTHON ?= python3
+VENV ?= .venv
+# Not from the environment: some shells keep the machine's name in HOST.
+HOST = 127.0.0.1
+
+BIN := $(VENV)/bin
+ifeq ($(ENGINE),auto)
+  override ENGINE := $(shell { nvidia-smi -L 2>/dev/null | grep -q '^GPU' || test -e /dev/nvidia0; } && echo gpu || echo cpu)
+endif
+ifeq ($(filter cpu gpu,$(ENGINE)),)
+  $(error ENGINE is auto, cpu or gpu, not "$(ENGINE)")
+endif
+OTHER := $(filter-out $(ENGINE),cpu gpu)
+SIZE_cpu := about 6 GB
+SIZE_gpu := several GB
+
+# uv does not read pip's settings, so pip's index and folders of wheels are handed to it.
+UV = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(BIN)/pip config get global.index-url 2>/dev/null)}}" \
+     UV_FIND_LINKS="$${UV_FIND_LINKS:-$$(for f in $$PIP_FIND_LINKS; do test -d "$$f" && printf '%s,' "$$f"; done)}" $(BIN)/uv
+# Without compiled bytecode an engine start takes two minutes instead of 45 s where the environment forbids writing it.
+PINS = --constraint requirements/constraints-$(ENGINE).txt
+INSTALL = $(UV) pip install --python $(BIN)/python --compile-bytecode --override requirements/overrides-$(ENGINE).txt $(PINS)
+
+# $(call system,PACKAGE,WHAT IT IS): from apt where this is root on Debian or Ubuntu, a sentence elsewhere.
+system = { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "==> installing $(1) ($(2))" && \
+  apt-get -qq update && apt-get -qq install --yes $(1) >/dev/null; } || \
+  { echo "lmi-chat needs $(2); on Debian and Ubuntu: apt-get install $(1)" >&2; exit 1; }
+
+.PHONY: help run install dev check test quick format clean
+help: ## print these lines
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+	@echo "Settings, as in make run PORT=9000: ENGINE=auto|cpu|gpu MODEL=<hub id or folder> PORT HOST ARGS PYTHON VENV"
+
+run: install ## install what is missing, then serve on http://127.0.0.1:8080
+	@echo "==> starting lmi-chat on http://$(HOST):$(PORT)"
+	@exec $(BIN)/lmi-chat serve --host $(HOST) --port $(PORT) $(if $(MODEL),--model-id "$(MODEL)") $(ARGS)
+
+install: $(VENV)/.$(ENGINE) ## install what serving needs
+dev: $(VENV)/.$(ENGINE)-dev ## install what serving, checking and testing need
+
+check: dev ## formatting, lint, types, directions of import
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(if $(wildcard tests/test_arrows.py),$(BIN)/pytest --quiet tests/test_arrows.py)
+
+test: quick ## all tests, the real engine's too
+	@echo "==> tests with the engine"
+	@$(BIN)/pytest tests/engine
+
+quick: dev ## the tests that need no engine
+	@echo "==> quick tests"
+	@$(BIN)/pytest --ignore tests/engine
+
+format: dev ## format, and mend what lint can mend
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean: ## remove the environment and every cache in this folder
+	@test ! -e $(VENV)/pyvenv.cfg || rm -rf $(VENV)
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' 2>/dev/null || \
+	  { echo "lmi-chat needs Python 3.11 to 3.14; $(PYTHON) is another version or missing (make run PYTHON=python3.12)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(call system,python3-venv,Python's venv and pip)
+	@echo "==> making the environment $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --disable-pip-version-check --quiet install $(PINS) uv
+
+$(VENV)/.$(ENGINE): pyproject.toml $(wildcard requirements/*-$(ENGINE).txt) | $(BIN)/uv
+	@test ! -e $(VENV)/.$(OTHER) || \
+	  { echo "$(VENV) holds the $(OTHER) engine: make clean, or another folder (VENV=.venv-$(ENGINE))" >&2; exit 1; }
+ifeq ($(ENGINE) $(shell uname),cpu Linux)
+	@$(PYTHON) -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null || $(call system,libnuma1,libnuma.so.1)
+endif
+	@echo "==> installing the $(ENGINE) engine ($(SIZE_$(ENGINE)), once)"
+	@$(INSTALL) --editable '.[$(ENGINE)]'
+	@touch $@
+
+$(VENV)/.$(ENGINE)-dev: $(VENV)/.$(ENGINE)
+	@echo "==> installing the tools for checks and tests"
+	@$(INSTALL) --group dev
+	@touch $@

@@ -1,0 +1,8 @@
+"""`python -m lmi_chat`."""
+
+import sys
+
+from lmi_chat.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""The command line: serve · explain-config · fetch-model."""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import Sequence
+
+from lmi_chat import __version__, embedded, settings
+from lmi_chat.engine import arguments
+
+USAGE = "any key of the configuration is an option too: --port 8081, --max-model-len 4096, --strict-requests true"
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command; gives the exit code."""
+    parser = argparse.ArgumentParser(prog="lmi-chat", description="Serve a chat model.", epilog=USAGE)
+    parser.add_argument("--version", action="version", version=f"lmi-chat {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for name, meaning in (
+        ("serve", "serve a model on one port"),
+        ("explain-config", "print every setting with where it came from"),
+    ):
+        command = commands.add_parser(name, help=meaning, epilog=USAGE, allow_abbrev=False)
+        command.add_argument("--properties", default="", help="a serving.properties file")
+    fetch = commands.add_parser("fetch-model", help="fetch the default model into the cache")
+    fetch.add_argument("--verify", action="store_true", help="check every file of it against its checksum")
+    known, rest = parser.parse_known_args(words)
+    try:
+        if known.command == "fetch-model":
+            return _fetch(is_check=known.verify)
+        configured = _configure(known.properties, _pairs(rest))
+        return _explain(configured) if known.command == "explain-config" else _serve(configured)
+    except settings.BadSetting as error:
+        sys.stderr.write(f"lmi-chat: {error}\n")
+        return 2
+
+
+def _pairs(words: Sequence[str]) -> dict[str, str]:
+    """`--key value`, `--key=value`, `--key` (true) → keys and texts. Raises BadSetting."""
+    pairs: dict[str, str] = {}
+    waiting = list(words)
+    while waiting:
+        word = waiting.pop(0)
+        if not word.startswith("--"):
+            raise settings.BadSetting(f"command line: {word!r} stands alone; write --key value")
+        name, has_value, value = word[2:].partition("=")
+        if not has_value:
+            value = waiting.pop(0) if waiting and not waiting[0].startswith("--") else "true"
+        pairs[name.replace("-", "_")] = value
+    return pairs
+
+
+def _configure(properties: str, pairs: dict[str, str]) -> settings.Settings:
+    environment = settings.environment()
+    path = settings.find_properties(properties, pairs.get("model_id", environment.get("OPTION_MODEL_ID", "")))
+    return settings.read(pairs, environment, path, arguments.names(), arguments.defaults())
+
+
+def _explain(configured: settings.Settings) -> int:
+    with contextlib.suppress(BrokenPipeError):
+        print(settings.explain(configured))  # noqa: T201 this is the command's output
+    return 0
+
+
+def _serve(configured: settings.Settings) -> int:
+    import uvloop  # noqa: PLC0415 the other commands do without
+
+    from lmi_chat import serve, start  # noqa: PLC0415 the other commands do without
+
+    logging.basicConfig(level=configured.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if configured.log_level not in {"debug", "info"}:
+        logging.getLogger("vllm").setLevel(logging.ERROR)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(serve.run(configured))
+    except start.StartFailed as error:
+        sys.stderr.write(f"lmi-chat: {error}\n")
+        return serve.FAILED
+
+
+def _fetch(*, is_check: bool) -> int:
+    target = embedded.folder()
+    try:
+        embedded.fetch(target)
+        wrong = embedded.verify(target) if is_check else []
+    except embedded.FetchFailed as error:
+        sys.stderr.write(f"lmi-chat: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    if wrong:
+        sys.stderr.write(f"lmi-chat: these files do not match their checksums: {', '.join(wrong)}\n")
+        return 1
+    print(target)  # noqa: T201 this is the command's output
+    return 0

@@ -1,0 +1,46 @@
+"""What a body speaks: chosen from one key first, so that every error names a field the caller meant."""
+
+from collections.abc import Callable, Mapping
+
+from lmi_chat.dialects import chat, standard
+from lmi_chat.dialects.desk import Desk, Task
+from lmi_chat.errors import BadField, BadJson, Problem
+from lmi_chat.wire import Json
+
+Parse = Callable[[Json, Desk, str], Task]
+
+KEYS = {"messages": "chat", "inputs": "standard", "prompt": "completion", "input": "embedding", "requestType": "session"}
+PARSERS: Mapping[str, Parse] = {"chat": chat.parse, "standard": standard.parse}
+
+
+def choose(body: Json, forced: str | None) -> str:
+    """The dialect of a body, or the one that its route forces.
+
+    Raises BadField when two dialects' keys stand in one body, BadJson when none does or the dialect is not served.
+    """
+    if forced:
+        return forced
+    found = [key for key in KEYS if key in body]
+    if len(found) > 1:
+        names = " and ".join(found)
+        text = f"{names} in one body: each of them chooses another kind of request; send one of them"
+        raise BadField([Problem(found[0], text)])
+    if not found:
+        raise BadJson(f"the body has none of the keys that choose a kind of request: {', '.join(KEYS)}")
+    if KEYS[found[0]] not in PARSERS:
+        text = f"{found[0]} ({KEYS[found[0]]} requests) is not served by this version; messages and inputs are"
+        raise BadField([Problem(found[0], text)])
+    return KEYS[found[0]]
+
+
+def parse(body: Json, desk: Desk, request_id: str, forced: str | None = None) -> Task:
+    """A checked body → the task it asks for. Raises an Error that names the field; takes no slot."""
+    return PARSERS[choose(body, forced)](body, desk, request_id)
+
+
+def error_body(error: Exception, dialect: str) -> Json:
+    """An Error in the shape of its dialect; dialects are "standard", "chat" or "" when none was chosen yet."""
+    return standard.error_body(error) if dialect == "standard" else chat.error_body(error)
+
+
+__all__ = ["Desk", "Task", "choose", "error_body", "parse"]

@@ -1,0 +1,308 @@
+"""The chat dialect: OpenAI-style chat completions. Parse and render stand together; wire names live only here.
+
+Shapes: OpenAI API reference, "Chat completions" (completion object, chunk object, streaming usage chunk).
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lmi_chat.bounds import SAMPLING, Field
+from lmi_chat.dialects import desk as common
+from lmi_chat.dialects.desk import Desk, Form, Task
+from lmi_chat.errors import Error, echo
+from lmi_chat.job import Choice, Done, Finish, Job, Piece, Token
+from lmi_chat.wire import Json, dump
+
+BOOLEAN = Field(kind="boolean", default=False, meaning="")
+FIELDS: Mapping[str, Field] = {
+    name: SAMPLING[name]
+    for name in (
+        *("n", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty"),
+        *("repetition_penalty", "seed", "max_tokens", "min_tokens", "stop", "stop_token_ids", "ignore_eos"),
+        *("include_stop_str_in_output", "skip_special_tokens", "spaces_between_special_tokens", "logit_bias"),
+        *("allowed_token_ids", "bad_words", "top_logprobs", "truncate_prompt_tokens", "priority"),
+    )
+} | {"max_completion_tokens": SAMPLING["max_tokens"]}
+OWN = frozenset(
+    {"messages", "model", "stream", "stream_options", "logprobs", "user", "metadata", "cache_salt"}
+    | {"add_generation_prompt", "continue_final_message", "service_tier", "store", "modalities", "parallel_tool_calls"}
+)
+HARMLESS: Mapping[str, tuple[object, ...]] = {
+    "tools": (None, []),
+    "tool_choice": (None, "none", "auto"),
+    "response_format": (None, {"type": "text"}),
+    "reasoning_effort": (None,),
+    "prompt_logprobs": (None,),
+    "best_of": (None, 1),
+    "use_beam_search": (None, False),
+    "length_penalty": (None, 1, 1.0),
+    "structured_outputs": (None, {}),
+    "guided_json": (None,),
+    "guided_regex": (None,),
+    "guided_choice": (None,),
+    "guided_grammar": (None,),
+    "chat_template_kwargs": (None, {}),
+    "echo": (None, False),
+    "return_token_ids": (None, False),
+    "audio": (None,),
+    "functions": (None, []),
+    "function_call": (None, "none", "auto"),
+    "chat_template": (None,),
+}
+ROLES = ("system", "developer", "user", "assistant", "tool")
+LMI_FINISH = {"stop": "eos_token", "length": "length", "abort": "abort", "stop_sequence": "stop_sequence"}
+
+
+def parse(body: Json, desk: Desk, request_id: str) -> Task:
+    """A chat body → Task. Raises BadField, NotFound or PromptTooLong; the paths are the caller's."""
+    common.check_model(body.get("model"), desk)
+    form = Form(desk)
+    form.read(body, FIELDS, OWN | HARMLESS.keys())
+    _check_unserved(body, form)
+    messages = _check_messages(body.get("messages"), form)
+    is_stream = form.value(body, "stream", BOOLEAN) if "stream" in body else desk.streams_by_default
+    usage = _check_usage(body, form, is_stream=is_stream)
+    logprobs = _check_logprobs(body, form)
+    common.check_vocabulary(form.given, desk, {}, form.problems)
+    flags = {
+        name: form.value(body, name, Field(kind="boolean", default=default, meaning=""))
+        for name, default in (("add_generation_prompt", True), ("continue_final_message", False))
+        if name in body
+    }
+    user, salt = (form.value(body, name, Field(kind="string", meaning="")) for name in ("user", "cache_salt"))
+    form.close(FIELDS, OWN)
+
+    text = desk.template.render(messages, **flags)
+    common.check_length(text, desk, "messages")
+    ids = desk.template.encode(text, add_special_tokens=False)[-form.extra.get("truncate_prompt_tokens", 0) :]
+    limit_name = "max_tokens" if body.get("max_tokens") is not None else "max_completion_tokens"
+    values = common.sampling(form, {}, logprobs=logprobs)
+    asked = form.given.get("max_tokens")
+    chosen = common.seat(ids, values, desk, path="messages", limit_name=limit_name, asked=asked)
+    job = Job(
+        id=request_id,
+        prompt_ids=ids,
+        prompt_text=text,
+        sampling=chosen,
+        priority=form.extra.get("priority", 0),
+        cache_salt=salt,
+    )
+    render = Chunks(job, desk, usage) if is_stream else Whole(job, desk)
+    return Task(
+        dialect="chat", job=job, is_stream=is_stream, render=render, has_end=True, unknown=form.unknown, user=user or ""
+    )
+
+
+def _check_unserved(body: Json, form: Form) -> None:
+    for name, harmless in HARMLESS.items():
+        if name not in body or any(body[name] == value and type(body[name]) is type(value) for value in harmless):
+            continue
+        if name == "chat_template":
+            form.wrong(name, "is never taken from a request; it is configuration (option.chat_template)")
+        else:
+            form.wrong(name, f"is not served by this version, got {echo(body[name])}")
+    if (modalities := body.get("modalities")) not in (None, ["text"]):
+        form.wrong("modalities", f'must be ["text"], the served model gives text only; got {echo(modalities)}')
+    if form.given.get("n", 1) > 1 and form.given.get("temperature", 1.0) < common.GREEDY_BELOW:
+        form.wrong("n", f"must be 1 at temperature 0, where every sequence is the same; got {form.given['n']}")
+
+
+def _check_messages(messages: object, form: Form) -> Sequence[Mapping[str, Any]]:
+    if not isinstance(messages, list):
+        form.wrong("messages", f"must be an array of messages, got {echo(messages)}")
+        return []
+    most = form.desk.limits.max_messages
+    if not messages or len(messages) > most:
+        form.wrong("messages", f"must have at least 1 and at most {most} messages, got {len(messages)}")
+        return []
+    for index, message in enumerate(messages):
+        _check_message(message, f"messages[{index}]", form)
+    return messages
+
+
+def _check_message(message: object, path: str, form: Form) -> None:
+    if not isinstance(message, dict):
+        form.wrong(path, f"must be an object with role and content, got {echo(message)}")
+        return
+    role, content = message.get("role"), message.get("content")
+    if role not in ROLES:
+        form.wrong(f"{path}.role", f"must be one of {', '.join(ROLES)}, got {echo(role)}")
+    if isinstance(content, str):
+        return
+    if isinstance(content, list) and content:
+        for index, part in enumerate(content):
+            _check_part(part, f"{path}.content[{index}]", form)
+    elif not (content is None and role == "assistant" and message.get("tool_calls")):
+        form.wrong(f"{path}.content", f"must be a string or an array of parts, got {echo(content)}")
+
+
+def _check_part(part: object, path: str, form: Form) -> None:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if not isinstance(part, dict) or not isinstance(kind, str):
+        form.wrong(path, f'must be an object with a type, such as {{"type":"text","text":"…"}}, got {echo(part)}')
+    elif kind != "text":
+        form.wrong(f"{path}.type", f"must be text, this version serves no other parts; got {echo(kind)}")
+    elif not isinstance(part.get("text"), str):
+        form.wrong(f"{path}.text", f"must be a string, got {echo(part.get('text'))}")
+
+
+def _check_usage(body: Json, form: Form, *, is_stream: bool) -> Mapping[str, bool]:
+    options = body.get("stream_options")
+    if options is None:
+        return {}
+    if not isinstance(options, dict) or not is_stream:
+        form.wrong("stream_options", f"must be an object, and only with stream true; got {echo(options)}")
+        return {}
+    names = ("include_usage", "continuous_usage_stats")
+    form.unknown += [f"stream_options.{name}" for name in options if name not in names]
+    inner = Form(form.desk, prefix="stream_options.", problems=form.problems)
+    return {name: inner.value(options, name, BOOLEAN) for name in names}
+
+
+def _check_logprobs(body: Json, form: Form) -> int | None:
+    wanted = form.value(body, "logprobs", BOOLEAN)
+    top = form.extra.get("top_logprobs")
+    if top and not wanted:
+        form.wrong("top_logprobs", f"needs logprobs to be true, got {top}")
+    return (top or 0) if wanted else None
+
+
+def error_body(error: Exception) -> Json:
+    """An Error as OpenAI's API has it."""
+    if not isinstance(error, Error):
+        error = Error("internal error")
+    return {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}
+
+
+def _usage(done: Done) -> Json:
+    return {
+        "prompt_tokens": done.prompt_tokens,
+        "completion_tokens": done.completion_tokens,
+        "total_tokens": done.prompt_tokens + done.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": done.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }
+
+
+def _finish(finish: Finish | None, desk: Desk) -> str | None:
+    if finish is None:
+        return None
+    if desk.finish_words is None:
+        return finish.reason
+    return desk.finish_words["stop_sequence" if isinstance(finish.stop, str) else finish.reason]
+
+
+def _choice(choice: Choice) -> Json:
+    text = choice.bytes.decode("utf-8", "replace")
+    return {"token": text, "logprob": choice.logprob, "bytes": list(choice.bytes)}
+
+
+def _logprobs(tokens: Sequence[Token]) -> Json:
+    return {"content": [_choice(token.choice) | {"top_logprobs": [_choice(top) for top in token.top]} for token in tokens]}
+
+
+def _head(job: Job, desk: Desk, kind: str) -> Json:
+    return {
+        "id": f"chatcmpl-{job.id}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": desk.model,
+        "system_fingerprint": desk.fingerprint or None,
+    }
+
+
+class Chunks:
+    """A streamed answer: one chat.completion.chunk per piece."""
+
+    def __init__(self, job: Job, desk: Desk, usage: Mapping[str, bool]) -> None:
+        """Render what is the same in every chunk once."""
+        self._desk = desk
+        self._head = dump(_head(job, desk, "chat.completion.chunk"))[:-1]
+        self._has_usage = usage.get("include_usage", False)
+        self._is_continuous = usage.get("continuous_usage_stats", False)
+        self._has_logprobs = job.sampling.logprobs is not None
+        self._started: set[int] = set()
+        self._prompt_tokens = len(job.prompt_ids)
+        self._completion_tokens = 0
+        self._plain_head = self._head + b',"choices":[{"index":0,"delta":{"content":'
+        self._plain_tail = b'},"logprobs":null,"finish_reason":null}]' + (
+            b',"usage":null}' if self._has_usage else b"}"
+        )
+
+    def piece(self, piece: Piece) -> Sequence[bytes]:
+        """One chunk; the plain ones, which are nearly all, are prefix + text + suffix."""
+        self._completion_tokens += len(piece.ids)
+        is_plain = piece.index == 0 and 0 in self._started and piece.finish is None
+        if is_plain and not self._has_logprobs and not self._is_continuous:
+            return (self._plain_head + dump(piece.text) + self._plain_tail,) if piece.text else ()
+        if not (piece.text or piece.tokens or piece.finish):
+            return ()
+        return (self._chunk(piece),)
+
+    def _chunk(self, piece: Piece) -> bytes:
+        delta: Json = {"content": piece.text}
+        if piece.index not in self._started:
+            self._started.add(piece.index)
+            delta = {"role": "assistant", "content": piece.text}
+        choice = {
+            "index": piece.index,
+            "delta": delta,
+            "logprobs": _logprobs(piece.tokens) if self._has_logprobs else None,
+            "finish_reason": _finish(piece.finish, self._desk),
+        }
+        usage: Json | None = None
+        if self._is_continuous:
+            usage = _usage(Done(prompt_tokens=self._prompt_tokens, completion_tokens=self._completion_tokens))
+        return self._close([choice], usage)
+
+    def _close(self, choices: list[Json], usage: Json | None) -> bytes:
+        tail = b',"choices":' + dump(choices)
+        if self._has_usage or self._is_continuous:
+            tail += b',"usage":' + dump(usage)
+        return self._head + tail + b"}"
+
+    def done(self, done: Done) -> Sequence[bytes]:
+        """The usage chunk, if it was asked for."""
+        return (self._close([], _usage(done)),) if self._has_usage else ()
+
+    def fail(self, error: Error) -> bytes:
+        """The error in place of the rest."""
+        return dump(error_body(error))
+
+
+class Whole:
+    """A whole answer: the fold of the same pieces."""
+
+    def __init__(self, job: Job, desk: Desk) -> None:
+        """Start with as many empty sequences as were asked for."""
+        self._job, self._desk = job, desk
+        self._texts: list[list[str]] = [[] for _ in range(job.sampling.n)]
+        self._tokens: list[list[Token]] = [[] for _ in range(job.sampling.n)]
+        self._finishes: list[Finish | None] = [None] * job.sampling.n
+
+    def piece(self, piece: Piece) -> Sequence[bytes]:
+        """Keep the piece; nothing is sent yet."""
+        self._texts[piece.index].append(piece.text)
+        self._tokens[piece.index] += piece.tokens
+        self._finishes[piece.index] = piece.finish or self._finishes[piece.index]
+        return ()
+
+    def done(self, done: Done) -> Sequence[bytes]:
+        """The one document."""
+        choices = [self._choice(index) for index in range(self._job.sampling.n)]
+        head = _head(self._job, self._desk, "chat.completion")
+        return (dump(head | {"choices": choices, "usage": _usage(done), "service_tier": None}),)
+
+    def _choice(self, index: int) -> Json:
+        has_logprobs = self._job.sampling.logprobs is not None
+        return {
+            "index": index,
+            "message": {"role": "assistant", "content": "".join(self._texts[index]), "refusal": None},
+            "logprobs": _logprobs(self._tokens[index]) if has_logprobs else None,
+            "finish_reason": _finish(self._finishes[index], self._desk),
+        }
+
+    def fail(self, error: Error) -> bytes:
+        """The error in place of the document."""
+        return dump(error_body(error))

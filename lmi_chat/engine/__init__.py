@@ -1,0 +1,55 @@
+"""The seam: what the line needs of an engine. A new engine is one file beside this one; nothing above it changes."""
+
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from lmi_chat.job import Job, Sink
+from lmi_chat.template import Tokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """What is served. `names` may be asked for; `defaults` are its own sampling defaults, in Sampling's names."""
+
+    name: str
+    names: frozenset[str]
+    tokenizer: Tokenizer
+    context_tokens: int
+    vocabulary_tokens: int
+    max_running: int
+    fingerprint: str
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Requests in the engine's scheduler as it last said, and how many steps it has taken."""
+
+    running: int
+    waiting: int
+    steps: int
+
+
+class Engine(Protocol):
+    """A running engine."""
+
+    model: Model
+
+    @property
+    def is_dead(self) -> bool:
+        """The engine is gone for good: nothing will run on it again."""
+
+    def run(self, job: Job, sink: Sink) -> AbstractAsyncContextManager[None]:
+        """Start `job`; its events go to `sink`, from the event loop, until Done or an Error.
+
+        Entering raises an Error if the engine refuses the job. Leaving before the end takes the job off the engine.
+        `sink` may be called before entering returns.
+        """
+
+    def load(self) -> Load:
+        """What the engine is doing."""
+
+    async def stop(self) -> None:
+        """End the engine's processes; none is left behind."""

@@ -1,0 +1,289 @@
+"""vLLM behind the seam: the only file that imports it, and only inside `load`, because the import takes 12 s.
+
+The general path: vLLM's own `AsyncLLM.add_request`, whose output collector hands each output straight to the job's sink
+(no task is woken per token). Leans on: `add_request` returning the collector, its `put` being called from the output
+loop and its `output` holding what came before. A test asserts these.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from lmi_chat.engine import Load, Model
+from lmi_chat.engine.tokens import Vocabulary
+from lmi_chat.errors import BadField, Bug, EngineDown, Error, Problem, Unavailable, one_line
+from lmi_chat.job import Done, Finish, Job, Piece, Reason, Sampling, Sink, Token
+
+STOP_S = 1.5
+log = logging.getLogger(__name__)
+
+
+class StartFailed(Exception):  # noqa: N818 named like the house's other refusals
+    """The engine could not start; the message is one sentence."""
+
+
+class Vllm:
+    """One AsyncLLM and the model it serves."""
+
+    def __init__(self, engine: Any, model: Model, gauge: "Gauge") -> None:  # noqa: ANN401 vLLM's AsyncLLM
+        """Serve `model` by `engine`; use `load`."""
+        self.model = model
+        self._engine = engine
+        self._gauge = gauge
+        self._vocabulary = Vocabulary(model.tokenizer)
+
+    @property
+    def is_dead(self) -> bool:
+        """The engine's process or its output loop is gone."""
+        return bool(self._engine.errored)
+
+    def load(self) -> Load:
+        """What the scheduler said after its last step."""
+        return Load(self._gauge.running, self._gauge.waiting, self._gauge.steps)
+
+    @asynccontextmanager
+    async def run(self, job: Job, sink: Sink) -> AsyncIterator[None]:
+        """See Engine.run."""
+        run = _Run(job, sink, self._vocabulary)
+        prompt = {"type": "token", "prompt_token_ids": job.prompt_ids, "prompt": job.prompt_text}
+        if job.cache_salt:
+            prompt["cache_salt"] = job.cache_salt
+        try:
+            collector = await self._engine.add_request(
+                job.id, prompt, _sampling_params(job.sampling), priority=job.priority
+            )
+        except Exception as error:  # noqa: BLE001 the engine's edge: whatever it raises becomes one of our Errors
+            raise _translate(error) from error
+        collector.put = run.put
+        if collector.output is not None:
+            run.put(collector.output)
+        try:
+            yield
+        finally:
+            if not run.is_over:
+                run.is_over = True
+                await asyncio.shield(self._engine.abort(collector.request_id, internal=True))
+
+    async def stop(self) -> None:
+        """End EngineCore and its workers; vLLM's own wait is cut to what SIGTERM leaves us."""
+        await asyncio.to_thread(self._engine.shutdown, STOP_S)
+
+
+class Gauge:
+    """vLLM's scheduler figures, taken where it logs them."""
+
+    def __init__(self) -> None:
+        """Nothing seen yet."""
+        self.running = self.waiting = self.steps = 0
+
+    def __call__(self, config: object, engine_index: int = 0) -> "Gauge":  # noqa: ARG002 vLLM's factory signature
+        """Be the factory of the one logger."""
+        return self
+
+    def record(self, scheduler_stats: Any, iteration_stats: Any, **_: object) -> None:  # noqa: ANN401, ARG002 vLLM's signature
+        """Keep the newest figures."""
+        if scheduler_stats is not None:
+            self.running, self.waiting = scheduler_stats.num_running_reqs, scheduler_stats.num_waiting_reqs
+            self.steps += 1
+
+    def log_engine_initialized(self) -> None:
+        """Nothing to log."""
+
+    def log(self) -> None:
+        """Nothing to log."""
+
+    def record_sleep_state(self, *_: object) -> None:
+        """Not used."""
+
+    def record_admission_rejection(self, *_: object) -> None:
+        """Not used."""
+
+
+class _Run:
+    """vLLM's outputs of one job → events."""
+
+    def __init__(self, job: Job, sink: Sink, vocabulary: Vocabulary) -> None:
+        self._sink = sink
+        self._vocabulary = vocabulary
+        self._top = job.sampling.logprobs
+        self._completion_tokens = 0
+        self._prompt_logprobs: tuple[Token | None, ...] = ()
+        self.is_over = False
+
+    def put(self, output: Any) -> None:  # noqa: ANN401 vLLM's RequestOutput or an exception
+        """Take one output from vLLM's loop; a failure here ends this job alone, never the loop."""
+        if self.is_over:
+            return
+        try:
+            if isinstance(output, Exception):
+                self._end(_translate(output))
+            else:
+                self._take(output)
+        except Exception:
+            log.exception("an output could not be rendered")
+            self._end(Bug("internal error while the answer was written"))
+
+    def _end(self, event: Done | Error) -> None:
+        self.is_over = True
+        self._sink(event)
+
+    def _take(self, output: Any) -> None:  # noqa: ANN401 vLLM's RequestOutput
+        if output.prompt_logprobs:
+            self._prompt_logprobs = self._read_prompt(output)
+        for part in output.outputs:
+            self._completion_tokens += len(part.token_ids)
+            if part.finish_reason == "error":
+                self._end(Bug("the engine failed on this request"))
+                return
+            self._sink(self._piece(part))
+        if output.finished:
+            done = Done(
+                prompt_tokens=len(output.prompt_token_ids),
+                completion_tokens=self._completion_tokens,
+                cached_tokens=output.num_cached_tokens or 0,
+                prompt_logprobs=self._prompt_logprobs,
+            )
+            self._end(done)
+
+    def _piece(self, part: Any) -> Piece:  # noqa: ANN401 vLLM's CompletionOutput
+        tokens: list[Token] = []
+        if self._top is not None and part.logprobs:
+            tokens = [
+                self._token(token_id, entry, self._top)
+                for token_id, entry in zip(part.token_ids, part.logprobs, strict=True)
+            ]
+        finish = None
+        if part.finish_reason is not None:
+            reason: Reason = part.finish_reason if part.finish_reason in {"stop", "length"} else "abort"
+            finish = Finish(reason, part.stop_reason)
+        return Piece(part.index, part.text, list(part.token_ids), tokens, finish)
+
+    def _token(self, token_id: int, entry: Mapping[int, Any], top: int) -> Token:
+        """`entry` holds the chosen token and the `top` likeliest, each with its rank from 1."""
+        ranked = sorted((item for item in entry.items() if item[1].rank <= top), key=lambda item: item[1].rank)
+        choices = tuple(self._vocabulary.choice(other, logprob.logprob) for other, logprob in ranked)
+        return Token(self._vocabulary.choice(token_id, entry[token_id].logprob), choices)
+
+    def _read_prompt(self, output: Any) -> tuple[Token | None, ...]:  # noqa: ANN401 vLLM's RequestOutput
+        pairs = zip(output.prompt_token_ids, output.prompt_logprobs, strict=False)
+        return tuple(None if entry is None else self._token(token_id, entry, 0) for token_id, entry in pairs)
+
+
+def _sampling_params(sampling: Sampling) -> Any:  # noqa: ANN401 vLLM's SamplingParams
+    from vllm.sampling_params import RequestOutputKind, SamplingParams  # noqa: PLC0415 loaded by then
+
+    return SamplingParams(
+        n=sampling.n,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        repetition_penalty=sampling.repetition_penalty,
+        seed=sampling.seed,
+        max_tokens=sampling.max_tokens,
+        min_tokens=sampling.min_tokens,
+        stop=list(sampling.stop),
+        stop_token_ids=list(sampling.stop_token_ids),
+        ignore_eos=sampling.ignore_eos,
+        include_stop_str_in_output=sampling.include_stop_str_in_output,
+        skip_special_tokens=sampling.skip_special_tokens,
+        spaces_between_special_tokens=sampling.spaces_between_special_tokens,
+        logprobs=sampling.logprobs,
+        prompt_logprobs=sampling.prompt_logprobs,
+        logit_bias=dict(sampling.logit_bias) if sampling.logit_bias else None,
+        allowed_token_ids=list(sampling.allowed_token_ids) if sampling.allowed_token_ids else None,
+        bad_words=list(sampling.bad_words),
+        output_kind=RequestOutputKind.DELTA,
+        skip_clone=True,
+    )
+
+
+def _translate(error: BaseException) -> Error:
+    """What the engine raised, in our words: gone, the request's own fault, or full. Details go to the log."""
+    from vllm.exceptions import VLLMClientError  # noqa: PLC0415 loaded by then
+    from vllm.v1.engine.exceptions import EngineDeadError  # noqa: PLC0415 loaded by then
+
+    match error:
+        case EngineDeadError():
+            return EngineDown("the engine is gone; this server is ending")
+        case VLLMClientError() | ValueError():
+            name = getattr(error, "parameter", None) or "request"
+            return BadField([Problem(str(name), f"{name} is refused by the engine: {one_line(str(error), 240)}")])
+        case _ if getattr(error, "status_code", 0) == Unavailable.status:
+            return Unavailable("the engine's queue is full")
+        case _:
+            log.error("the engine failed on a request", exc_info=error)
+            return Bug("the engine failed on this request")
+
+
+def load(arguments: Mapping[str, str], names: tuple[str, ...], on_phase: Callable[[str], None]) -> Vllm:
+    """Import vLLM, start its processes and wait until the weights are in. Blocks for tens of seconds: use a thread.
+
+    `arguments` are engine arguments by name, values as text; `names` are the served names, the first one is answered
+    with. Raises StartFailed.
+    """
+    on_phase("importing the engine")
+    try:
+        from vllm import envs  # noqa: PLC0415 12 s
+        from vllm.engine.arg_utils import AsyncEngineArgs  # noqa: PLC0415
+        from vllm.usage.usage_lib import UsageContext  # noqa: PLC0415
+        from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415
+    except ImportError as error:
+        raise StartFailed(f"no engine is installed ({one_line(str(error), 200)}); `make install` installs one") from error
+
+    on_phase("starting the engine and loading the weights")
+    gauge = Gauge()
+    try:
+        args = AsyncEngineArgs.from_cli_args(_parse(arguments))
+        engine = AsyncLLM.from_engine_args(args, usage_context=UsageContext.OPENAI_API_SERVER, stat_loggers=[gauge])
+    except (ValueError, RuntimeError, OSError) as error:
+        raise StartFailed(f"the engine did not start: {one_line(str(error), 600)}") from error
+    envs.enable_envs_cache()
+    gc.collect()
+    gc.freeze()
+    return Vllm(engine, _describe(engine, names), gauge)
+
+
+def _parse(arguments: Mapping[str, str]) -> Any:  # noqa: ANN401 argparse's Namespace
+    """Arguments as text → vLLM's own parser, which knows each one's type and choices."""
+    from vllm.engine.arg_utils import AsyncEngineArgs  # noqa: PLC0415 loaded by then
+    from vllm.utils.argparse_utils import FlexibleArgumentParser  # noqa: PLC0415 loaded by then
+
+    class Parser(FlexibleArgumentParser):  # type: ignore[misc]
+        def error(self, message: str) -> Any:  # noqa: ANN401 never returns
+            raise StartFailed(f"an engine setting has a bad value: {one_line(message, 400)}")
+
+    parser = AsyncEngineArgs.add_cli_args(Parser())
+    words: list[str] = []
+    for name, value in arguments.items():
+        flag = "--" + name.replace("_", "-")
+        match value.lower():
+            case "true":
+                words.append(flag)
+            case "false":
+                words.append("--no-" + name.replace("_", "-"))
+            case _:
+                words += [flag, value]
+    return parser.parse_args(words)
+
+
+def _describe(engine: Any, names: tuple[str, ...]) -> Model:  # noqa: ANN401 vLLM's AsyncLLM
+    config = engine.model_config
+    import vllm  # noqa: PLC0415 loaded by then
+
+    return Model(
+        name=names[0],
+        names=frozenset(names),
+        tokenizer=engine.get_tokenizer(),
+        context_tokens=config.max_model_len,
+        vocabulary_tokens=config.get_vocab_size(),
+        max_running=engine.vllm_config.scheduler_config.max_num_seqs,
+        fingerprint=f"vllm-{vllm.__version__}-{os.path.basename(config.dtype.__str__())}",
+        defaults=config.get_diff_sampling_param(),
+    )

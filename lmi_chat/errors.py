@@ -1,0 +1,173 @@
+"""Every refusal and failure that a caller can meet. Each class owns its status, kind, code and whether a retry is free.
+
+No HTTP, engine or dialect names live here; a dialect renders an Error in its own shape.
+"""
+
+from dataclasses import dataclass
+
+MESSAGE_CHARS = 1500
+ECHO_CHARS = 120
+PROBLEMS_SHOWN = 5
+
+
+def one_line(text: str, limit: int = MESSAGE_CHARS) -> str:
+    """`text` on one line, always encodable as UTF-8, at most `limit` characters (DJL puts it into the HTTP status line)."""
+    flat = " ".join(text[: limit * 2].split()).encode("utf-8", "backslashreplace").decode()
+    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+
+
+def echo(value: object) -> str:
+    """The caller's value as an error may repeat it: short, on one line, in JSON's words."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true" if value else "false"
+        case str():
+            cut = value if len(value) <= ECHO_CHARS else value[:ECHO_CHARS] + "…"
+            return '"' + one_line(cut, ECHO_CHARS + 1) + '"'
+        case int():
+            return str(value) if value.bit_length() < 256 else "a number of " + str(value.bit_length()) + " bits"
+        case float():
+            return repr(value)
+        case list():
+            return f"an array of {len(value)} items"
+        case dict():
+            return "an object"
+        case _:
+            return "a value of another type"
+
+
+class Error(Exception):
+    """A request that ends without its answer.
+
+    `status` is the HTTP status before the first byte, `kind` and `code` go into the body, `param` is the field's path,
+    and `is_retry_free` says that no work was done for it, so that a client may simply send it again.
+    """
+
+    status = 500
+    kind = "server_error"
+    code = "internal_error"
+    is_retry_free = False
+    retry_after_s: int | None = None
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        """Keep `message` as one short line; `param` is a path such as `messages[2].content`."""
+        super().__init__(one_line(message))
+        self.message = one_line(message)
+        self.param = None if param is None else one_line(param, 200)
+
+
+class BadJson(Error):
+    """The body is no JSON object that we read: syntax, encoding, depth or size of its structure."""
+
+    status, kind, code = 400, "invalid_request_error", "bad_json"
+    is_retry_free = True
+
+
+class BadEncoding(BadJson):
+    """The body is not UTF-8 without a byte order mark."""
+
+    code = "bad_encoding"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with one field: its path and a sentence with field, bound and value."""
+
+    path: str
+    text: str
+
+
+class BadField(Error):
+    """One or more fields are wrong; the first gives `param`, the first five are named."""
+
+    status, kind, code = 400, "invalid_request_error", "bad_field"
+    is_retry_free = True
+
+    def __init__(self, problems: list[Problem]) -> None:
+        """Name the first five of `problems` (at least one) and count the rest."""
+        shown = [problem.text for problem in problems[:PROBLEMS_SHOWN]]
+        if len(problems) > PROBLEMS_SHOWN:
+            shown.append(f"and {len(problems) - PROBLEMS_SHOWN} more")
+        super().__init__("; ".join(one_line(text, 280) for text in shown), param=problems[0].path)
+        self.problems = problems
+
+
+class PromptTooLong(Error):
+    """Prompt and requested tokens do not fit the model's context."""
+
+    status, kind, code = 400, "invalid_request_error", "context_length_exceeded"
+    is_retry_free = True
+
+
+class NotFound(Error):
+    """No such model, adapter or path."""
+
+    status, kind, code = 404, "not_found_error", "not_found"
+    is_retry_free = True
+
+
+class BadMethod(Error):
+    """The path exists, the method is not one of its own."""
+
+    status, kind, code = 405, "invalid_request_error", "method_not_allowed"
+    is_retry_free = True
+
+
+class TooLarge(Error):
+    """The body is larger than the configured limit."""
+
+    status, kind, code = 413, "invalid_request_error", "body_too_large"
+    is_retry_free = True
+
+
+class BadMedia(Error):
+    """A content type or content encoding that is not read."""
+
+    status, kind, code = 415, "invalid_request_error", "unsupported_media_type"
+    is_retry_free = True
+
+
+class Unavailable(Error):
+    """Nothing was done for this request; the same one may succeed later."""
+
+    status, kind, code = 503, "unavailable_error", "unavailable"
+    is_retry_free = True
+    retry_after_s = 1
+
+
+class Busy(Unavailable):
+    """Every slot and every place in the queue is taken."""
+
+    code = "busy"
+
+
+class Loading(Unavailable):
+    """The model is still loading."""
+
+    code = "loading"
+    retry_after_s = 5
+
+
+class Draining(Unavailable):
+    """The server is shutting down and takes no new work."""
+
+    code = "draining"
+
+
+class EngineDown(Unavailable):
+    """The engine process is gone."""
+
+    code = "engine_down"
+    is_retry_free = False
+
+
+class TimedOut(Error):
+    """The answer was not complete within the configured deadline."""
+
+    status, kind, code = 504, "timeout_error", "deadline_exceeded"
+
+
+class Bug(Error):
+    """Our own mistake; the log has the details, the caller has the request's id."""

@@ -1,0 +1,55 @@
+"""Framing: payloads → bytes on the wire. Pure functions; what the payloads say is a dialect's matter.
+
+Lines are JSON Lines; events are server-sent events (WHATWG HTML, "Server-sent events").
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Shape = Literal["document", "lines", "events"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Framing:
+    """How one payload becomes one write: `head + payload + tail`; `end` closes a dialect that has an end marker."""
+
+    content_type: str
+    head: bytes = b""
+    tail: bytes = b""
+    end: bytes = b""
+
+
+DOCUMENT = Framing(content_type="application/json")
+LINES = Framing(content_type="application/jsonlines", tail=b"\n")
+EVENTS = Framing(content_type="text/event-stream", head=b"data: ", tail=b"\n\n")
+OPENAI_EVENTS = Framing(content_type="text/event-stream", head=b"data: ", tail=b"\n\n", end=b"data: [DONE]\n\n")
+
+ACCEPTED: dict[str, Shape] = {
+    "application/jsonlines": "lines",
+    "application/x-jsonlines": "lines",
+    "application/jsonl": "lines",
+    "text/event-stream": "events",
+}
+FORMATTERS: dict[str, Shape] = {"json": "document", "jsonlines": "lines", "sse": "events"}
+
+
+def choose(accept: str, formatter: str, route_default: Shape) -> Shape:
+    """The shape of a stream: the Accept header, else the deployment's formatter, else the route's own.
+
+    `accept` is the header's text ("" when absent); a type that is no stream's, such as application/json, decides nothing.
+    """
+    for item in accept.split(","):
+        shape = ACCEPTED.get(item.partition(";")[0].strip().lower())
+        if shape:
+            return shape
+    configured = FORMATTERS.get(formatter)
+    return configured if configured in {"lines", "events"} else route_default  # type: ignore[return-value]
+
+
+def framing(shape: Shape, *, has_end: bool) -> Framing:
+    """The framing for a shape; `has_end` says that the dialect closes its events with `[DONE]`."""
+    if shape == "lines":
+        return LINES
+    if shape == "events":
+        return OPENAI_EVENTS if has_end else EVENTS
+    return DOCUMENT

@@ -1,0 +1,108 @@
+"""The nouns in the middle: what the engine is asked for (Job) and what it gives back (Piece, Done).
+
+No engine, HTTP or dialect names: inside the house there is one vocabulary.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lmi_chat.errors import Error
+
+Reason = Literal["stop", "length", "abort"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How tokens are chosen and when a sequence ends. Values are checked: the engine accepts only what stands in bounds."""
+
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    max_tokens: int = 16
+    min_tokens: int = 0
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    logit_bias: Mapping[int, float] | None = None
+    allowed_token_ids: tuple[int, ...] | None = None
+    bad_words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One request as the engine sees it: a prompt of token ids, how to sample, who asked."""
+
+    id: str
+    prompt_ids: list[int]
+    prompt_text: str
+    sampling: Sampling
+    priority: int = 0
+    cache_salt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One candidate for a position: token id, natural log of its probability (−9999.0 for −inf), its own bytes."""
+
+    id: int
+    logprob: float
+    bytes: bytes
+    is_special: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A chosen token with the most likely alternatives, best first (empty unless asked for)."""
+
+    choice: Choice
+    top: tuple[Choice, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Why a sequence ended; `stop` is the stop string or stop token id that ended it, None for end-of-sequence."""
+
+    reason: Reason
+    stop: str | int | None = None
+
+
+@dataclass(slots=True)
+class Piece:
+    """What one sequence gained in one engine step.
+
+    `text` may be empty although there are ids (part of a character, or text held back for a stop string), and may
+    belong to several ids at once. `tokens` has one entry per id if log-probabilities were asked for, else it is empty.
+    """
+
+    index: int
+    text: str
+    ids: list[int]
+    tokens: list[Token] = field(default_factory=list)
+    finish: Finish | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """All sequences of a job have ended. Counts are tokens; completion counts stop tokens too."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    prompt_logprobs: tuple[Token | None, ...] = ()
+
+
+Event = Piece | Done | Error
+Sink = Callable[[Event], None]
+"""Takes a job's events in order, ending with Done or an Error; called from the event loop, returns at once."""

@@ -1,0 +1,108 @@
+"""From settings to an open line: model, engine, template, canary. Both surfaces, HTTP and DJL, begin with it."""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from lmi_chat import embedded
+from lmi_chat.bounds import Limits
+from lmi_chat.dialects import Desk
+from lmi_chat.engine import Engine, Model, arguments
+from lmi_chat.engine import vllm as engine_vllm
+from lmi_chat.errors import Error
+from lmi_chat.flow import Line, Policy
+from lmi_chat.settings import MODEL_FOLDER, Settings
+from lmi_chat.template import BadTemplate, Template
+
+LMI_FINISH = {"stop": "eos_token", "length": "length", "abort": "abort", "stop_sequence": "stop_sequence"}
+
+
+class StartFailed(Exception):
+    """The model could not be served; one sentence."""
+
+
+async def load(settings: Settings, line: Line, enter: Callable[[str], None]) -> Engine:
+    """Start the engine and open `line`; `enter` is told each phase as it begins. Raises StartFailed."""
+    folder = await _model_folder(settings, enter)
+    names = _names(settings, folder)
+    given = dict(settings.engine) | {"model": folder, "served_model_name": names[0]}
+    arguments.prepare_environment(given, is_local=Path(folder).is_dir())
+    loop = asyncio.get_running_loop()
+    try:
+        engine = await asyncio.to_thread(
+            engine_vllm.load, given, names, lambda phase: loop.call_soon_threadsafe(enter, phase)
+        )
+        desk = _desk(settings, engine.model)
+        enter("generating a first token")
+        await line.open(engine, desk)
+    except (engine_vllm.StartFailed, BadTemplate, Error) as error:
+        raise StartFailed(str(error)) from error
+    enter("ready")
+    return engine
+
+
+async def _model_folder(settings: Settings, enter: Callable[[str], None]) -> str:
+    """The model to serve: the configured one, else SageMaker's folder, else the embedded one, fetched once."""
+    if settings.model_id:
+        return settings.model_id
+    if (MODEL_FOLDER / "config.json").is_file():
+        return str(MODEL_FOLDER)
+    target = embedded.folder()
+    if not embedded.is_present(target):
+        enter("fetching the model")
+        # a process of its own: the conversion takes over a gigabyte, which goes with it
+        fetching = await asyncio.create_subprocess_exec(sys.executable, "-m", "lmi_chat", "fetch-model")
+        try:
+            if await fetching.wait():
+                raise StartFailed("the default model could not be fetched; the lines above say why")
+        finally:
+            if fetching.returncode is None:
+                fetching.terminate()
+    return str(target)
+
+
+def _names(settings: Settings, folder: str) -> tuple[str, ...]:
+    configured = tuple(name.strip() for name in settings.served_model_name.split(",") if name.strip())
+    own = Path(folder).name if Path(folder).is_dir() else folder
+    return (*configured, own) if configured else (own, "lmi")
+
+
+def _desk(settings: Settings, model: Model) -> Desk:
+    source = settings.chat_template or None
+    if source and Path(source).is_file():
+        source = Path(source).read_text(encoding="utf-8")
+    return Desk(
+        model=model.name,
+        names=model.names,
+        template=Template(model.tokenizer, source),
+        context_tokens=model.context_tokens,
+        vocabulary_tokens=model.vocabulary_tokens,
+        limits=_limits(settings),
+        defaults=model.defaults,
+        is_strict=settings.strict_requests,
+        streams_by_default=settings.output_formatter in {"jsonlines", "sse"},
+        finish_words=LMI_FINISH if settings.finish_reason == "lmi" else None,
+        fingerprint=model.fingerprint,
+    )
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        max_messages=settings.max_messages,
+        max_n=settings.max_n,
+        max_stop=settings.max_stop,
+        max_stop_chars=settings.max_stop_chars,
+        max_logprobs=settings.max_logprobs,
+        max_logit_bias=settings.max_logit_bias,
+        max_json_depth=settings.max_json_depth,
+    )
+
+
+def policy(settings: Settings) -> Policy:
+    return Policy(
+        queue=settings.job_queue_size,
+        deadline_s=settings.predict_timeout,
+        output_formatter=settings.output_formatter,
+        limits=_limits(settings),
+    )

@@ -1,0 +1,130 @@
+"""The chat-template adapter: messages → prompt text → token ids. The only file that touches a tokenizer or Jinja.
+
+A template is configuration: it comes with the model or from `option.chat_template`, never from a request. It runs in
+transformers' immutable sandbox. Text that spells a special token (`<|im_end|>`) is read as that token, as the model's
+own `apply_chat_template` does, in both dialects.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as Late
+from typing import Any, Protocol
+
+from lmi_chat.errors import BadField, Problem, one_line
+
+TRIAL_S = 5.0
+PROBE = "@@lmi-chat-probe@@"
+
+
+class Tokenizer(Protocol):
+    """What is used of a transformers tokenizer."""
+
+    chat_template: Any
+    all_special_ids: list[int]
+
+    def apply_chat_template(self, conversation: list[dict[str, Any]], **kwargs: Any) -> Any:  # noqa: ANN401 transformers' own signature
+        """Render messages by a Jinja template."""
+
+    def encode(self, text: str, **kwargs: Any) -> list[int]:  # noqa: ANN401 transformers' own signature
+        """Text → token ids."""
+
+    def decode(self, token_ids: Sequence[int], **kwargs: Any) -> str:  # noqa: ANN401 transformers' own signature
+        """Token ids → text."""
+
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str | None]:
+        """Token ids → the vocabulary's spelling."""
+
+    def get_vocab(self) -> dict[str, int]:
+        """The vocabulary: spelling → id."""
+
+
+class BadTemplate(Exception):  # noqa: N818 named like the house's other refusals
+    """The configured template cannot be used; the message says why. Stops the start."""
+
+
+class Template:
+    """The model's prompt format and its tokenizer, for one served model."""
+
+    def __init__(self, tokenizer: Tokenizer, source: str | None = None) -> None:
+        """Use `source` (Jinja text) instead of the model's own template; raises BadTemplate if it fails a trial."""
+        self._tokenizer = tokenizer
+        self._source = source
+        self._encode = _encoder(tokenizer)
+        self.longest_token_chars = max((len(token) for token in tokenizer.get_vocab()), default=1)
+        self.has_chat = bool(source or tokenizer.chat_template)
+        self._takes_parts = self.has_chat and self._try_out()
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+    ) -> str:
+        """Checked messages → prompt text. Raises BadField when there is no template or it refuses these messages."""
+        if not self.has_chat:
+            text = "messages cannot be served: the model has no chat template; set option.chat_template, or use inputs"
+            raise BadField([Problem("messages", text)])
+        try:
+            text = self._apply(
+                [self._shaped(message) for message in messages],
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+            )
+        except _failures() as error:
+            text = f"messages are refused by the model's chat template: {one_line(str(error), 200)}"
+            raise BadField([Problem("messages", text)]) from None
+        return text
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Text → token ids; `add_special_tokens` for plain prompts, not for rendered chats."""
+        return self._encode(text, add_special_tokens)
+
+    def _apply(self, messages: list[dict[str, Any]], **kwargs: bool) -> str:
+        if self._source is not None:
+            return str(
+                self._tokenizer.apply_chat_template(messages, chat_template=self._source, tokenize=False, **kwargs)
+            )
+        return str(self._tokenizer.apply_chat_template(messages, tokenize=False, **kwargs))
+
+    def _shaped(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        content = message.get("content")
+        if self._takes_parts or not isinstance(content, list):
+            return dict(message)
+        return {**message, "content": "\n".join(part["text"] for part in content)}
+
+    def _try_out(self) -> bool:
+        """Render a first chat within a time limit, then ask the template whether it understands content parts."""
+        pool = ThreadPoolExecutor(1)
+        try:
+            pool.submit(self._apply, [{"role": "user", "content": PROBE}], add_generation_prompt=True).result(TRIAL_S)
+            parts = [{"role": "user", "content": [{"type": "text", "text": PROBE}]}]
+            text = pool.submit(self._render_probe, parts).result(TRIAL_S)
+        except Late:
+            raise BadTemplate(f"the chat template takes longer than {TRIAL_S:g} s for one short message") from None
+        except _failures() as error:
+            raise BadTemplate(f"the chat template fails for one user message: {one_line(str(error), 200)}") from None
+        finally:
+            pool.shutdown(wait=False)
+        return PROBE in text and "'type'" not in text
+
+    def _render_probe(self, messages: list[dict[str, Any]]) -> str:
+        try:
+            return self._apply(messages, add_generation_prompt=True)
+        except _failures():
+            return ""
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What a template may raise over a conversation it cannot render."""
+    from jinja2 import TemplateError  # noqa: PLC0415 here so that the wire runs in tests without Jinja
+
+    return (TemplateError, TypeError, ValueError, KeyError, AttributeError)
+
+
+def _encoder(tokenizer: Tokenizer) -> Any:  # noqa: ANN401 a closure over the tokenizers library, which has no types
+    """The shortest way to ids: the Rust tokenizer where there is one (it is safe to share between threads)."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return lambda text, special: tokenizer.encode(text, add_special_tokens=special)
+    return lambda text, special: backend.encode(text, add_special_tokens=special).ids

@@ -1,0 +1,103 @@
+"""The server around the engine: batching, clients that go, health while it loads."""
+
+import json
+import socket
+import statistics
+import threading
+import time
+
+from tests.engine.conftest import Server
+
+LONG = {"messages": [{"role": "user", "content": "Tell a long story."}], "ignore_eos": True, "temperature": 0}
+
+
+def raw(server: Server, body: dict[str, object]) -> socket.socket:
+    """A connection that has sent one request."""
+    data = json.dumps(body).encode()
+    connection = socket.create_connection(("127.0.0.1", server.port))
+    head = f"POST /invocations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+    connection.sendall(head.encode() + data)
+    return connection
+
+
+def test_ping_tells_the_phases_while_loading(server: Server) -> None:
+    """Taken by the fixture from the first moment on: the port answers at once, with what goes on."""
+    loading = [shown for _, status, shown in server.pings if status == 503]
+    phases = list(dict.fromkeys(shown["phase"] for shown in loading))
+    assert "importing the engine" in phases
+    assert "starting the engine and loading the weights" in phases
+    assert [shown["progress"] for shown in loading] == sorted(shown["progress"] for shown in loading)
+    assert all(shown["seconds"] >= 0 for shown in loading)
+    assert server.pings[-1][1:] == (200, {"status": "ready", "active": 0})
+    assert max(seconds for seconds, _, _ in server.pings) < 2.0, "SageMaker gives /ping two seconds"
+
+
+def test_32_streams_share_the_engine(server: Server) -> None:
+    """Continuous batching: together they take far less than one after the other, and each says what it says alone."""
+    bodies = [{**LONG, "messages": [{"role": "user", "content": f"Story {index}"}], "max_tokens": 24} for index in range(32)]
+
+    def timed(body: dict[str, object]) -> tuple[float, str]:
+        began = time.monotonic()
+        text = "".join(chunk["choices"][0]["delta"]["content"] for chunk in server.lines(body))
+        return time.monotonic() - began, text
+
+    timed(bodies[0])
+    alone = [timed(body) for body in bodies[:4]]
+    together: dict[int, str] = {}
+    began = time.monotonic()
+    threads = [
+        threading.Thread(target=lambda index=index: together.__setitem__(index, timed(bodies[index])[1]))  # type: ignore[misc]
+        for index in range(32)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    ratio = (time.monotonic() - began) / statistics.median(seconds for seconds, _ in alone)
+    print(f"32 streams take {ratio:.1f} times one stream")
+    assert ratio < 16
+    assert [together[index] for index in range(4)] == [text for _, text in alone]
+
+
+def test_a_client_that_goes_takes_its_request_off_the_engine(server: Server) -> None:
+    """Streaming and whole, closed by FIN and by RST, one of them before its first token."""
+    connections = [raw(server, {**LONG, "max_tokens": 1500, "stream": index % 2 == 0}) for index in range(8)]
+    end = time.monotonic() + 20
+    while server.in_engine() < 8:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    for index, connection in enumerate(connections):
+        if index % 4 == 0:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+        connection.close()
+    assert server.wait_until_idle(1.0)
+    raw(server, {**LONG, "max_tokens": 1500}).close()
+    assert server.wait_until_idle(1.0)
+    assert json.loads(server.request("GET", "/ping")[2]) == {"status": "ready", "active": 0}
+
+
+def test_the_request_id_and_attributes_come_back(server: Server) -> None:
+    body = {**LONG, "max_tokens": 1}
+    _, headers, data = server.post(
+        body, **{"X-Amzn-SageMaker-Inference-Id": "abc-1", "X-Amzn-SageMaker-Custom-Attributes": "trace=9;x=1"}
+    )
+    assert headers["x-request-id"] == "abc-1"
+    assert headers["x-amzn-sagemaker-custom-attributes"] == "trace=9;x=1"
+    assert json.loads(data)["id"] == "chatcmpl-abc-1"
+    _, headers, _ = server.post({**body, "temprature": 1})
+    assert headers["x-lmi-chat-warning"] == "temprature is ignored; did you mean temperature?"
+
+
+def test_two_requests_with_one_id_do_not_touch_each_other(server: Server) -> None:
+    """The caller chooses the id; ending one must not end its namesake."""
+    going = raw(server, {**LONG, "max_tokens": 400, "stream": True})
+    named = {"X-Amzn-SageMaker-Inference-Id": "same"}
+    first = threading.Thread(target=lambda: results.append(server.post({**LONG, "max_tokens": 30}, **named)))
+    results: list[object] = []
+    first.start()
+    second = server.post({**LONG, "max_tokens": 5}, **named)
+    first.join()
+    going.close()
+    assert second[0] == 200
+    assert json.loads(results[0][2])["usage"]["completion_tokens"] == 30  # type: ignore[index]
+    assert server.wait_until_idle(1.0)

@@ -1,0 +1,104 @@
+"""Stand-ins that the quick tests share: a tokenizer of bytes, a deployment around it, events made by hand.
+
+No engine, no heavy imports.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from lmi_chat.dialects import Desk
+from lmi_chat.job import Choice, Finish, Piece, Reason, Token
+from lmi_chat.template import Template
+
+END = "<|im_end|>"
+END_ID = 256
+VOCABULARY_TOKENS = 257
+TURNS = "{turns}"
+
+
+class _Decoder:
+    def __getstate__(self) -> bytes:
+        return json.dumps({"type": "ByteFallback"}).encode()
+
+
+class _Backend:
+    """What is used of the `tokenizers` library: encoding, and the decoder's state, which says how tokens are spelled."""
+
+    decoder = _Decoder()
+
+    def __init__(self, tokenizer: "ByteTokenizer") -> None:
+        self._tokenizer = tokenizer
+
+    def encode(self, text: str, **kwargs: Any) -> Any:
+        return type("Encoding", (), {"ids": self._tokenizer.encode(text, **kwargs)})
+
+
+class ByteTokenizer:
+    """Token id = byte, and 256 = <|im_end|>. A chat template is a text with {turns} in it; None: no template."""
+
+    def __init__(self, chat_template: str | None = TURNS) -> None:
+        self.chat_template = chat_template
+        self.all_special_ids = [END_ID]
+        self.backend_tokenizer = _Backend(self)
+
+    def apply_chat_template(
+        self,
+        conversation: list[dict[str, Any]],
+        *,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        **_: Any,
+    ) -> str:
+        if add_generation_prompt and continue_final_message:
+            raise ValueError("continue_final_message and add_generation_prompt are not compatible")
+        text = "\n".join(message["role"] + "\n" + message["content"] + END for message in conversation)
+        if continue_final_message:
+            text = text.removesuffix(END)
+        if add_generation_prompt:
+            text += "\nassistant\n"
+        return str(chat_template or self.chat_template).replace(TURNS, text)
+
+    def encode(self, text: str, **_: Any) -> list[int]:
+        parts = re.split(f"({re.escape(END)})", text)
+        return [token for part in parts for token in ([END_ID] if part == END else part.encode())]
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False, **_: Any) -> str:
+        special = b"" if skip_special_tokens else END.encode()
+        return b"".join(special if token == END_ID else bytes([token]) for token in token_ids).decode("utf-8", "replace")
+
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str | None]:
+        words = {token: word for word, token in self.get_vocab().items()}
+        return [words.get(token) for token in ids]
+
+    def get_vocab(self) -> dict[str, int]:
+        return {f"<0x{byte:02X}>": byte for byte in range(256)} | {END: END_ID}
+
+
+def desk(*, chat_template: str | None = TURNS, **changes: Any) -> Desk:
+    """A deployment of model "tiny" (also "lmi") on ByteTokenizer, 1,024 tokens of context."""
+    values: dict[str, Any] = {
+        "model": "tiny",
+        "names": frozenset({"tiny", "lmi"}),
+        "template": Template(ByteTokenizer(chat_template)),
+        "context_tokens": 1024,
+        "vocabulary_tokens": VOCABULARY_TOKENS,
+    }
+    return Desk(**values | changes)
+
+
+def token(part: bytes, logprob: float = -0.5, top: Sequence[tuple[bytes, float]] = ()) -> Token:
+    """A token of these bytes (its id is the first one's); b"" is <|im_end|>."""
+    choice = Choice(part[0] if part else END_ID, logprob, part, is_special=not part)
+    return Token(choice, tuple(Choice(other[0], other_logprob, other) for other, other_logprob in top))
+
+
+def piece(
+    text: str, *parts: bytes, index: int = 0, finish: Reason | None = None, stop: str | int | None = None
+) -> Piece:
+    """A piece whose tokens are `parts`; without parts, the text's bytes."""
+    tokens = [token(part) for part in parts or [bytes([byte]) for byte in text.encode()]]
+    ids = [each.choice.id for each in tokens]
+    return Piece(index, text, ids, tokens, None if finish is None else Finish(finish, stop))

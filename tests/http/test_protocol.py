@@ -1,0 +1,933 @@
+"""The transport's limits: raw sockets against a real server, and some orders of events on a transport of our own."""
+
+import asyncio
+import contextlib
+import gc
+import json
+import logging
+import socket
+import struct
+import threading
+import time
+import tracemalloc
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from lmi_chat.http.protocol import PIPELINE_MAX, Edge, Outlet, protocol_class
+
+HOST = b"Host: x\r\n"
+CHUNKED = [(b"content-type", b"text/plain")]
+SOON_S = 0.25
+
+
+@dataclass
+class App:
+    """What the server serves; remembers what reached it, and when clients were found gone."""
+
+    calls: list[str] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+    headers: list[list[tuple[bytes, bytes]]] = field(default_factory=list)
+    outlets: list[Outlet] = field(default_factory=list)
+    gone: list[float] = field(default_factory=list)
+    may_end: asyncio.Event = field(default_factory=asyncio.Event)
+    started: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    ended: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        outlet = scope["extensions"]["lmi_chat.outlet"]
+        self.calls.append(scope["path"])
+        self.headers.append(scope["headers"])
+        self.outlets.append(outlet)
+
+        def on_gone() -> None:
+            self.gone.append(time.monotonic())
+            task.cancel()
+
+        outlet.on_gone = on_gone
+        self.started.release()
+        try:
+            await getattr(self, scope["path"].strip("/"))(outlet, receive, send)
+        finally:
+            self.ended.release()
+
+    async def read(self, receive: Any) -> bytes | None:
+        body, more = b"", True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            body, more = body + message["body"], message["more_body"]
+        return body
+
+    async def answer(self, send: Any, body: bytes, status: int = 200, *, has_length: bool = True) -> None:
+        length = [(b"content-length", b"%d" % len(body))] if has_length else []
+        await send({"type": "http.response.start", "status": status, "headers": length})
+        await send({"type": "http.response.body", "body": body})
+
+    async def echo(self, _outlet: Outlet, receive: Any, send: Any) -> None:
+        body = await self.read(receive)
+        if body is not None:
+            self.bodies.append(body)
+            await self.answer(send, b"got " + body)
+
+    async def late(self, outlet: Outlet, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0.55)  # just short of two windows
+        await self.echo(outlet, receive, send)
+
+    async def read_and_work(self, _outlet: Outlet, receive: Any, send: Any) -> None:
+        await self.read(receive)
+        await asyncio.sleep(0.6)
+        await self.answer(send, b"worked")
+
+    async def early(self, _outlet: Outlet, _receive: Any, send: Any) -> None:
+        await self.answer(send, b"too large " * 100, 413)
+
+    async def wait(self, _outlet: Outlet, receive: Any, _send: Any) -> None:
+        await self.read(receive)
+        await asyncio.sleep(30)
+
+    async def listen(self, outlet: Outlet, receive: Any, _send: Any) -> None:
+        outlet.on_gone = None
+        await self.read(receive)
+        self.bodies.append((await receive())["type"].encode())
+
+    async def stream(self, outlet: Outlet, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": CHUNKED})
+        for number in range(5):
+            outlet.write(b"piece %d\n" % number)
+            outlet.write(b"")
+            await asyncio.sleep(0)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def endless(self, outlet: Outlet, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": CHUNKED})
+        while True:
+            outlet.write(b"x" * 8000)
+            await asyncio.sleep(0.01)
+
+    async def burst(self, outlet: Outlet, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": CHUNKED})
+        for number in range(150):
+            outlet.write(b"%1000d" % number)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def burst_later(self, _outlet: Outlet, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": CHUNKED})
+        await self.may_end.wait()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def silent(self, outlet: Outlet, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": CHUNKED})
+        outlet.write(b"first")
+        await asyncio.sleep(30)
+
+    async def whole_100k(self, _outlet: Outlet, _receive: Any, send: Any) -> None:
+        await self.answer(send, b"x" * 100_000)
+
+    async def whole_40k(self, _outlet: Outlet, _receive: Any, send: Any) -> None:
+        await self.answer(send, b"x" * 40_000)
+
+
+@dataclass
+class Site:
+    app: App
+    server: uvicorn.Server
+    port: int
+
+    def connect(self, *, rcvbuf: int | None = None) -> socket.socket:
+        client = socket.socket()
+        if rcvbuf is not None:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
+        client.settimeout(5)
+        client.connect(("127.0.0.1", self.port))
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return client
+
+    def ask(self, raw: bytes) -> list[tuple[int, dict[str, str], bytes]]:
+        with self.connect() as client:
+            client.sendall(raw)
+            return read_answers(read_to_end(client))
+
+    def wait_idle(self, within_s: float) -> float:
+        """Seconds until the server holds no connection any more."""
+        start = time.monotonic()
+        while self.server.server_state.connections:
+            assert time.monotonic() - start < within_s, "the connection is still there"
+            time.sleep(0.01)
+        return time.monotonic() - start
+
+
+@contextlib.contextmanager
+def serve(edge: Edge, *, sndbuf: int | None = None, keep_alive_s: int = 5) -> Iterator[Site]:
+    app = App()
+    listener = socket.create_server(("127.0.0.1", 0))
+    if sndbuf is not None:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sndbuf)
+    config = uvicorn.Config(
+        app, http=protocol_class(edge), loop="uvloop", lifespan="off", ws="none", log_config=None, access_log=False
+    )
+    config.timeout_keep_alive = keep_alive_s
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    while not server.started:
+        time.sleep(0.005)
+    try:
+        yield Site(app, server, listener.getsockname()[1])
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def quiet_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Neither a bad request nor a client that goes away is worth a line."""
+    yield
+    assert [record.message for record in caplog.get_records("call") if record.levelno >= logging.WARNING] == []
+
+
+@pytest.fixture(scope="module")
+def roomy_server() -> Iterator[Site]:
+    with serve(Edge(header_bytes=4096, header_count=20)) as site:
+        yield site
+
+
+@pytest.fixture(scope="module")
+def hasty_server() -> Iterator[Site]:
+    """Short times, and small socket buffers, so that a client that does not read is soon felt."""
+    edge = Edge(receive_s=0.3, receive_bytes=1000, write_stall_s=0.4, linger_s=0.3, backlog_bytes=1 << 24)
+    with serve(edge, sndbuf=4096, keep_alive_s=1) as site:
+        yield site
+
+
+def renew(site: Site) -> Site:
+    site.wait_idle(3)
+    vars(site.app).update(vars(App()))
+    return site
+
+
+@pytest.fixture
+def roomy(roomy_server: Site) -> Site:
+    return renew(roomy_server)
+
+
+@pytest.fixture
+def hasty(hasty_server: Site) -> Site:
+    return renew(hasty_server)
+
+
+def read_to_end(client: socket.socket) -> bytes:
+    data = b""
+    while more := client.recv(65536):
+        data += more
+    return data
+
+
+def read_until(client: socket.socket, mark: bytes) -> bytes:
+    data = b""
+    while not data.endswith(mark):
+        more = client.recv(65536)
+        assert more, data
+        data += more
+    return data
+
+
+def read_answers(data: bytes) -> list[tuple[int, dict[str, str], bytes]]:
+    """Split a connection's bytes into answers, strictly; what has neither length nor chunks lasts to the end."""
+    answers: list[tuple[int, dict[str, str], bytes]] = []
+    while data:
+        head, _, data = data.partition(b"\r\n\r\n")
+        first, *lines = head.decode().split("\r\n")
+        assert first.startswith("HTTP/1.1 ")
+        headers = dict(line.lower().split(": ", 1) for line in lines)
+        if headers.get("transfer-encoding") == "chunked":
+            chunks, data = read_chunks(data)
+            body = b"".join(chunks)
+        else:
+            length = int(headers.get("content-length", len(data)))
+            body, data = data[:length], data[length:]
+            assert len(body) == length
+        answers.append((int(first.split()[1]), headers, body))
+    return answers
+
+
+def read_chunks(data: bytes) -> tuple[list[bytes], bytes]:
+    chunks: list[bytes] = []
+    while True:
+        size, _, data = data.partition(b"\r\n")
+        length = int(size, 16)
+        chunk, end, data = data[:length], data[length : length + 2], data[length + 2 :]
+        assert end == b"\r\n"
+        assert len(chunk) == length
+        if not length:
+            return chunks, data
+        chunks.append(chunk)
+
+
+def only(data: bytes) -> tuple[int, dict[str, str], bytes]:
+    (answer,) = read_answers(data)
+    return answer
+
+
+def check_refusal(answer: tuple[int, dict[str, str], bytes], status: int, code: str) -> None:
+    got, headers, body = answer
+    error = json.loads(body)["error"]
+    assert (got, error["code"]) == (status, code)
+    assert headers["content-type"] == "application/json"
+    assert headers["connection"] == "close"
+    assert "content-length" in headers
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["type"] == "invalid_request_error"
+    assert error["param"] is None
+    assert error["message"]
+
+
+def post(path: bytes, body: bytes, more: bytes = b"") -> bytes:
+    return b"POST %b HTTP/1.1\r\n%b%bContent-Length: %d\r\n\r\n%b" % (path, HOST, more, len(body), body)
+
+
+def get(path: bytes, more: bytes = b"") -> bytes:
+    return b"GET %b HTTP/1.1\r\n%b%b\r\n" % (path, HOST, more)
+
+
+def reset(client: socket.socket) -> None:
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+# What is not HTTP
+
+POST = b"POST /echo HTTP/1.1\r\n" + HOST
+MALFORMED = {
+    "length and chunks": POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunks and length": POST + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+    "two lengths": POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+    "two equal lengths": POST + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+    "length too small": POST + b"Content-Length: 4\r\n\r\n{{{}}",
+    "negative length": POST + b"Content-Length: -5\r\n\r\nhello",
+    "length with a sign": POST + b"Content-Length: +5\r\n\r\nhello",
+    "unending length": POST + b"Content-Length: 99999999999999999999999\r\n\r\nhello",
+    "space before colon": POST + b"Content-Length : 5\r\n\r\nhello",
+    "unknown coding": POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "chunks not last": POST + b"Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
+    "bad chunk size": POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n",
+    "unending chunk size": POST + b"Transfer-Encoding: chunked\r\n\r\nfffffffffffffffffffff\r\nhello\r\n0\r\n\r\n",
+    "chunk without end": POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello0\r\n\r\n",
+    "folded header": POST + b"X-A: 1\r\n 2\r\nContent-Length: 5\r\n\r\nhello",
+    "bare LF": b"POST /echo HTTP/1.1\nHost: x\nContent-Length: 5\n\nhello",
+    "bare LF at the end": POST + b"Content-Length: 5\r\n\nhello",
+    "NUL in a value": POST + b"X-A: a\0b\r\nContent-Length: 5\r\n\r\nhello",
+    "NUL in a name": POST + b"X\0A: ab\r\nContent-Length: 5\r\n\r\nhello",
+    "no colon": POST + b"Nonsense\r\nContent-Length: 5\r\n\r\nhello",
+    "two hosts": POST + b"Host: y\r\nContent-Length: 5\r\n\r\nhello",
+    "TLS": bytes.fromhex("16030100c8010000c40303") + bytes(range(64)),
+    "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "HTTP/2.0": b"GET /echo HTTP/2.0\r\n" + HOST + b"\r\n",
+    "HTTP/0.9": b"GET /echo\r\n\r\n",
+    "no method": b" /echo HTTP/1.1\r\n" + HOST + b"\r\n",
+    "CONNECT": b"CONNECT x:1 HTTP/1.1\r\n" + HOST + b"\r\n",
+    "path not ASCII": b"GET /\xff HTTP/1.1\r\n" + HOST + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("raw", MALFORMED.values(), ids=MALFORMED.keys())
+def test_malformed_is_refused(roomy: Site, raw: bytes) -> None:
+    (answer,) = roomy.ask(raw)
+    check_refusal(answer, 400, "bad_http")
+    assert roomy.app.calls == []
+
+
+@pytest.mark.parametrize("raw", MALFORMED.values(), ids=MALFORMED.keys())
+async def test_malformed_is_refused_byte_by_byte(raw: bytes) -> None:
+    wire = Wire()
+    for byte in raw:
+        wire.protocol.data_received(bytes([byte]))
+        await asyncio.sleep(0)
+    check_refusal(read_answers(wire.written())[-1], 400, "bad_http")
+    assert wire.is_closed
+    wire.lose()
+
+
+def test_host_is_needed(roomy: Site) -> None:
+    (answer,) = roomy.ask(b"GET /echo HTTP/1.1\r\n\r\n")
+    check_refusal(answer, 400, "missing_host")
+    assert roomy.app.calls == []
+    assert roomy.ask(b"GET /echo HTTP/1.0\r\n\r\n")[0][0] == 200
+
+
+def test_garbage_after_a_request_under_way_waits_for_its_answer(roomy: Site) -> None:
+    with roomy.connect() as client:
+        client.sendall(get(b"/read_and_work"))
+        assert roomy.app.started.acquire(timeout=2)
+        client.sendall(b"\0garbage" * 1000)
+        first, second = read_answers(read_to_end(client))
+    assert first[2] == b"worked"
+    check_refusal(second, 400, "bad_http")
+
+
+def test_broken_body_of_a_request_under_way(roomy: Site) -> None:
+    with roomy.connect() as client:
+        client.sendall(POST.replace(b"echo", b"wait") + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+        assert roomy.app.started.acquire(timeout=2)
+        client.sendall(b"zz\r\n")
+        client.shutdown(socket.SHUT_WR)
+        check_refusal(only(read_to_end(client)), 400, "bad_http")
+    assert roomy.app.ended.acquire(timeout=1)
+    assert len(roomy.app.gone) == 1
+
+
+def test_upgrade_is_ignored_and_the_body_kept(roomy: Site) -> None:
+    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n"
+    raw = post(b"/echo", b"one", upgrade)
+    assert [answer[2] for answer in roomy.ask(raw + post(b"/echo", b"two", b"Connection: close\r\n"))] == [
+        b"got one",
+        b"got two",
+    ]
+    with roomy.connect() as client:
+        client.sendall(raw[:-2])
+        time.sleep(0.05)
+        client.sendall(raw[-2:])
+        read_until(client, b"got one")
+    assert roomy.app.bodies == [b"one", b"two", b"one"]
+    assert roomy.ask(get(b"/echo", b"Connection: close, upgrade\r\nUpgrade: websocket\r\n"))[0][2] == b"got "
+
+
+def test_trailers_are_no_headers(roomy: Site) -> None:
+    raw = POST + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n2\r\nhi\r\n0\r\nX-Trailer: 1\r\n\r\n"
+    assert roomy.ask(raw)[0][2] == b"got hi"
+    assert b"x-trailer" not in dict(roomy.app.headers[0])
+
+
+# Size of the head
+
+LARGE = {
+    "one long header": b"GET /echo HTTP/1.1\r\n" + HOST + b"X: " + b"a" * 5000 + b"\r\n\r\n",
+    "many headers": b"GET /echo HTTP/1.1\r\n" + HOST + b"X: a\r\n" * 20 + b"\r\n",
+    "many long headers": b"GET /echo HTTP/1.1\r\n" + HOST + (b"X: " + b"a" * 490 + b"\r\n") * 9 + b"\r\n",
+    "long path": b"GET /echo?" + b"a" * 5000 + b" HTTP/1.1\r\n" + HOST + b"\r\n",
+    "path without end": b"GET /echo?" + b"a" * 5000,
+    "name without end": b"GET /echo HTTP/1.1\r\n" + b"a" * 5000,
+    "value without end": b"GET /echo HTTP/1.1\r\nX: " + b"a" * 5000,
+    "empty lines without end": b"\r\n" * 5000,
+    "trailer without end": POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: " + b"a" * 9000,
+    "chunk extension without end": POST + b"Transfer-Encoding: chunked\r\n\r\n5;" + b"a" * 9000,
+}
+
+
+@pytest.mark.parametrize("raw", LARGE.values(), ids=LARGE.keys())
+def test_large_head_is_refused(roomy: Site, raw: bytes) -> None:
+    (answer,) = roomy.ask(raw)
+    check_refusal(answer, 431, "headers_too_large")
+    assert roomy.app.calls == []
+
+
+def test_largest_head_is_read(roomy: Site) -> None:
+    lines = (b"X: " + b"a" * 220 + b"\r\n") * 17 + b"Connection: close\r\n"
+    raw = post(b"/echo", b"b" * 100_000, lines)  # the body does not count
+    assert roomy.ask(raw)[0][2] == b"got " + b"b" * 100_000
+    assert len(roomy.app.headers[0]) == 20
+
+
+def test_piled_up_requests_are_refused(roomy: Site) -> None:
+    answers = roomy.ask(get(b"/wait") + get(b"/echo") * (PIPELINE_MAX + 1))
+    check_refusal(answers[-1], 400, "bad_http")
+    assert roomy.app.calls == []
+
+
+# Time of the request
+
+
+def test_idle_connection_is_closed(hasty: Site) -> None:
+    with hasty.connect() as client:
+        start = time.monotonic()
+        assert read_to_end(client) == b""
+        assert 0.25 < time.monotonic() - start < 0.6
+
+
+@pytest.mark.parametrize("is_kept_alive", [False, True])
+def test_slow_head_is_refused(hasty: Site, *, is_kept_alive: bool) -> None:
+    with hasty.connect() as client:
+        if is_kept_alive:
+            client.sendall(post(b"/echo", b"one"))
+            read_until(client, b"got one")
+            time.sleep(0.4)  # idle is not slow
+        start = time.monotonic()
+        client.settimeout(0.05)
+        data = b""
+        for byte in b"GET /echo HTTP/1.1\r\n":
+            client.sendall(bytes([byte]))
+            with contextlib.suppress(TimeoutError):
+                data = client.recv(65536)
+                break
+        took_s = time.monotonic() - start
+    check_refusal(only(data), 408, "receive_timeout")
+    assert 0.25 < took_s < 0.6
+    assert hasty.app.calls == ["/echo"] * is_kept_alive
+
+
+def test_empty_lines_keep_nothing_open(hasty: Site) -> None:
+    with hasty.connect() as client:
+        client.sendall(post(b"/echo", b"one"))
+        read_until(client, b"got one")
+        start = time.monotonic()
+        with contextlib.suppress(OSError):
+            while hasty.server.server_state.connections and time.monotonic() - start < 2:
+                client.sendall(b"\r\n")
+                time.sleep(0.05)
+        assert 0.9 < time.monotonic() - start < 1.5
+
+
+def test_slow_body_is_refused(hasty: Site) -> None:
+    with hasty.connect() as client:
+        start = time.monotonic()
+        client.sendall(post(b"/wait", b"x" * 2000)[:-1200])
+        time.sleep(0.2)
+        client.sendall(b"x" * 300)  # 1,100 in the first window, nothing in the second
+        check_refusal(only(read_to_end(client)), 408, "receive_timeout")
+        assert 0.5 < time.monotonic() - start < 0.9
+    assert hasty.app.ended.acquire(timeout=1)
+    assert len(hasty.app.gone) == 1
+
+
+def test_framing_is_no_progress(hasty: Site) -> None:
+    with hasty.connect() as client:
+        client.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n1;" + b"a" * 20_000)
+        check_refusal(only(read_to_end(client)), 408, "receive_timeout")
+
+
+def test_windows_of_head_and_body_are_apart(hasty: Site) -> None:
+    head, body = post(b"/echo", b"x" * 500, b"Connection: close\r\n")[:-500], b"x" * 500
+    with hasty.connect() as client:
+        for part in (head[:-1], head[-1:], body):
+            client.sendall(part)
+            time.sleep(0.2)
+        assert read_answers(read_to_end(client))[0][2] == b"got " + body
+
+
+def test_next_request_may_come_while_one_is_answered(hasty: Site) -> None:
+    """It takes longer than an idle connection is kept."""
+    with hasty.connect() as client:
+        client.sendall(get(b"/read_and_work") + post(b"/echo", b"x" * 8000, b"Connection: close\r\n")[:-8000])
+        for _ in range(16):
+            client.sendall(b"x" * 500)
+            time.sleep(0.11)
+        assert read_answers(read_to_end(client))[1][2] == b"got " + b"x" * 8000
+
+
+def test_steady_body_is_read(hasty: Site) -> None:
+    with hasty.connect() as client:
+        client.sendall(post(b"/echo", b"x" * 6000, b"Connection: close\r\n")[:-6000])
+        for _ in range(12):
+            client.sendall(b"x" * 500)
+            time.sleep(0.06)
+        assert read_answers(read_to_end(client))[0][2] == b"got " + b"x" * 6000
+
+
+def test_work_on_a_complete_body_has_no_such_limit(hasty: Site) -> None:
+    assert hasty.ask(post(b"/read_and_work", b"x", b"Connection: close\r\n"))[0][2] == b"worked"
+
+
+@pytest.mark.parametrize("body", [b"x" * 300_000, b"x"])
+def test_waiting_for_the_handler_is_not_slow(hasty: Site, body: bytes) -> None:
+    """With a long body the server does not read on; with Expect the client may not send."""
+    expect = b"Expect: 100-continue\r\n" if len(body) == 1 else b""
+    head = post(b"/late", body, expect + b"Connection: close\r\n")[: -len(body)]
+    with hasty.connect() as client:
+        client.sendall(head)
+        if expect:
+            assert read_until(client, b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            time.sleep(0.15)
+        client.sendall(body)
+        assert len(read_answers(read_to_end(client))[0][2]) == len(body) + 4
+
+
+# The client goes, or does not read
+
+
+@pytest.mark.parametrize("leave", [socket.socket.close, reset], ids=["FIN", "RST"])
+@pytest.mark.parametrize("path", [b"/wait", b"/silent", b"/endless"])
+def test_gone_client_is_told_at_once(roomy: Site, path: bytes, leave: Callable[[socket.socket], None]) -> None:
+    client = roomy.connect()
+    client.sendall(post(path, b"body"))
+    assert roomy.app.started.acquire(timeout=2)
+    if path == b"/silent":
+        read_until(client, b"first\r\n")
+    time.sleep(0.03)
+    assert roomy.app.gone == []
+    left = time.monotonic()
+    leave(client)
+    assert roomy.app.ended.acquire(timeout=1)
+    roomy.wait_idle(1)
+    assert len(roomy.app.gone) == 1
+    assert roomy.app.gone[0] - left < SOON_S
+    assert roomy.app.outlets[0].is_gone
+
+
+def test_client_gone_in_the_body(roomy: Site) -> None:
+    with roomy.connect() as client:
+        client.sendall(post(b"/wait", b"body")[:-1])
+        assert roomy.app.started.acquire(timeout=2)
+    assert roomy.app.ended.acquire(timeout=1)
+    assert len(roomy.app.gone) == 1
+
+
+@pytest.mark.parametrize("path", [b"/echo", b"/stream"])
+def test_leaving_after_the_answer_is_no_loss(roomy: Site, path: bytes) -> None:
+    with roomy.connect() as client:
+        client.sendall(get(path))
+        read_until(client, b"got " if path == b"/echo" else b"\r\n0\r\n\r\n")
+    roomy.wait_idle(1)
+    assert roomy.app.gone == []
+    assert not roomy.app.outlets[0].is_gone
+
+
+def test_only_the_answered_request_of_a_pipeline_is_told(roomy: Site) -> None:
+    with roomy.connect() as client:
+        client.sendall(get(b"/echo") + get(b"/silent") + get(b"/echo") + get(b"/echo"))
+        read_until(client, b"first\r\n")
+    roomy.wait_idle(1)
+    assert roomy.app.calls == ["/echo", "/silent"]
+    assert [outlet.is_gone for outlet in roomy.app.outlets] == [False, True]
+    assert len(roomy.app.gone) == 1
+
+
+def test_handler_may_listen_for_the_end_instead(roomy: Site) -> None:
+    with roomy.connect() as client:
+        client.sendall(get(b"/listen") + get(b"/echo"))
+        assert roomy.app.started.acquire(timeout=2)
+    assert roomy.app.ended.acquire(timeout=1)
+    assert roomy.app.bodies == [b"http.disconnect"]
+
+
+def test_client_that_does_not_read_is_cut_off(hasty: Site) -> None:
+    start = time.monotonic()
+    with hasty.connect(rcvbuf=2048) as client:
+        client.sendall(get(b"/endless"))
+        assert hasty.app.ended.acquire(timeout=3)
+        assert 0.4 < time.monotonic() - start < 1.5
+        hasty.wait_idle(0.5)
+        assert len(hasty.app.gone) == 1
+        with pytest.raises(ConnectionResetError):
+            read_to_end(client)
+
+
+def test_slow_reader_is_served(hasty: Site) -> None:
+    data = b""
+    with hasty.connect(rcvbuf=16384) as client:
+        client.sendall(get(b"/burst", b"Connection: close\r\n"))
+        start = time.monotonic()
+        while more := client.recv(4000):
+            data += more
+            time.sleep(0.03)
+        assert time.monotonic() - start > 0.8
+    head, _, body = data.partition(b"\r\n\r\n")
+    assert b"transfer-encoding: chunked" in head
+    assert read_chunks(body) == ([b"%1000d" % number for number in range(150)], b"")
+
+
+@pytest.mark.parametrize("path", [b"/whole_100k", b"/whole_40k"])
+@pytest.mark.parametrize("more", [b"", b"Connection: close\r\n"], ids=["keep-alive", "close"])
+def test_unread_answers_keep_no_socket(hasty: Site, path: bytes, more: bytes) -> None:
+    with hasty.connect(rcvbuf=2048) as client:
+        client.sendall(get(path, more))
+        assert hasty.app.started.acquire(timeout=2)
+        assert hasty.wait_idle(2) > 0.3
+        with pytest.raises(ConnectionResetError):
+            read_to_end(client)
+    assert hasty.app.gone == []
+
+
+def test_backlog_has_a_limit() -> None:
+    with serve(Edge(backlog_bytes=65536), sndbuf=4096) as site, site.connect(rcvbuf=2048) as client:
+        client.sendall(get(b"/endless"))
+        assert site.app.ended.acquire(timeout=5)
+        assert len(site.app.gone) == 1
+        assert site.app.outlets[0].is_gone
+        assert site.app.outlets[0].backlog_bytes == 0
+        with pytest.raises(ConnectionResetError):
+            read_to_end(client)
+
+
+# Answers
+
+
+def test_kept_alive_and_pipelined_requests_are_answered_in_order(roomy: Site) -> None:
+    with roomy.connect() as client:
+        client.sendall(post(b"/echo", b"one"))
+        read_until(client, b"got one")
+        client.sendall(post(b"/late", b"two") + get(b"/stream") + post(b"/echo", b"three", b"Connection: close\r\n"))
+        answers = [answer[2] for answer in read_answers(read_to_end(client))]
+    assert answers == [b"got two", b"".join(b"piece %d\n" % number for number in range(5)), b"got three"]
+    assert len({id(outlet) for outlet in roomy.app.outlets}) == 4
+
+
+def test_expect_continue(roomy: Site) -> None:
+    with roomy.connect() as client:
+        client.sendall(post(b"/echo", b"body", b"Expect: 100-continue\r\nConnection: close\r\n")[:-4])
+        assert read_until(client, b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(b"body")
+        assert read_answers(read_to_end(client))[0][2] == b"got body"
+
+
+def test_each_write_is_one_chunk(roomy: Site) -> None:
+    with roomy.connect() as client:
+        client.sendall(get(b"/stream", b"Connection: close\r\n"))
+        head, _, body = read_to_end(client).partition(b"\r\n\r\n")
+    assert b"transfer-encoding: chunked" in head
+    assert read_chunks(body) == ([b"piece %d\n" % number for number in range(5)], b"")
+
+
+@pytest.mark.parametrize("path", [b"/stream", b"/echo"])
+def test_http_1_0_gets_no_chunks(roomy: Site, path: bytes) -> None:
+    ((status, headers, body),) = roomy.ask(b"GET " + path + b" HTTP/1.0\r\n\r\n")
+    assert status == 200
+    assert "transfer-encoding" not in headers
+    assert headers["connection"] == "close"
+    assert body == (b"got " if path == b"/echo" else b"".join(b"piece %d\n" % number for number in range(5)))
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+def test_head_gets_no_body(roomy: Site, version: bytes) -> None:
+    raw = b"HEAD /stream HTTP/" + version + b"\r\n" + HOST + b"Connection: close\r\n\r\n"
+    with roomy.connect() as client:
+        client.sendall(raw)
+        assert read_to_end(client).endswith(b"\r\n\r\n")
+
+
+def test_answer_before_the_body_arrives_whole(roomy: Site) -> None:
+    """The client pushes 50 MB without looking; closing at once would reset it before it reads."""
+    block = b"x" * (1 << 20)
+    tracemalloc.start()
+    try:
+        with roomy.connect() as client:
+            client.sendall(post(b"/early", b"").replace(b"Length: 0", b"Length: %d" % (50 << 20)))
+            for _ in range(50):
+                client.sendall(block)
+            ((status, headers, body),) = read_answers(read_to_end(client))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (status, body, headers["connection"]) == (413, b"too large " * 100, "close")
+    assert peak < 4 << 20
+    assert roomy.app.gone == []
+
+
+def test_lingering_ends(hasty: Site) -> None:
+    """A client that neither stops sending nor closes is left after `linger_s`."""
+    with hasty.connect() as client:
+        client.sendall(post(b"/early", b"x" * 10_000)[:-9_000])
+        start = time.monotonic()
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            while time.monotonic() - start < 2:
+                client.sendall(b"x")
+                time.sleep(0.02)
+        assert 0.25 < time.monotonic() - start < 0.8
+
+
+def test_early_answer_to_a_small_body_does_not_wait(roomy: Site) -> None:
+    start = time.monotonic()
+    with roomy.connect() as client:
+        client.sendall(post(b"/early", b"body")[:-1])
+        assert read_answers(read_to_end(client))[0][0] == 413
+    roomy.wait_idle(1)
+    assert time.monotonic() - start < 0.5  # the client has closed, so nothing is waited for
+
+
+# Orders of events, on a transport of our own
+
+
+class Pipe(asyncio.Transport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+        self.is_closed = False
+        self.is_aborted = False
+        self.unsent_bytes = 0
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.writes.append(bytes(data))
+
+    def write_eof(self) -> None:
+        self.is_closed = True
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def abort(self) -> None:
+        self.is_closed = self.is_aborted = True
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent_bytes
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+class Wire:
+    """One protocol and its transport, without sockets; counts the timers."""
+
+    def __init__(self, edge: Edge | None = None) -> None:
+        self.app = App()
+        self.pipe = Pipe()
+        self.timers: list[asyncio.TimerHandle] = []
+        self.loop = asyncio.get_running_loop()
+        config = uvicorn.Config(self.app, ws="none", log_config=None, access_log=False, proxy_headers=False)
+        self.protocol = protocol_class(edge or Edge())(config, ServerState(), {}, self.loop)
+        self._call_later = self.loop.call_later
+        vars(self.loop)["call_later"] = self._count
+        self.protocol.connection_made(self.pipe)
+
+    def _count(self, delay: float, callback: Any, *args: Any, **context: Any) -> asyncio.TimerHandle:
+        timer = self._call_later(delay, callback, *args, **context)
+        if delay >= 2:  # not a handler's sleep
+            self.timers.append(timer)
+        return timer
+
+    @property
+    def is_closed(self) -> bool:
+        return self.pipe.is_closed
+
+    def written(self) -> bytes:
+        return b"".join(self.pipe.writes)
+
+    def lose(self, exc: Exception | None = None) -> None:
+        self.protocol.connection_lost(exc)
+        vars(self.loop).pop("call_later", None)
+
+    async def outlet(self, raw: bytes) -> Outlet:
+        self.protocol.data_received(raw)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return self.app.outlets[-1]
+
+
+async def test_backlog_goes_out_in_one_write_before_the_end() -> None:
+    wire = Wire()
+    outlet = await wire.outlet(get(b"/burst_later"))
+    wire.protocol.pause_writing()
+    count = len(wire.pipe.writes)
+    outlet.write(b"a" * 10)
+    outlet.write(b"b")
+    assert outlet.backlog_bytes == 15 + 6
+    wire.app.may_end.set()
+    await asyncio.sleep(0.02)  # the end is being sent, and waits
+    assert len(wire.pipe.writes) == count
+    wire.protocol.resume_writing()
+    assert wire.pipe.writes[count:] == [b"a\r\naaaaaaaaaa\r\n1\r\nb\r\n"]
+    assert outlet.backlog_bytes == 0
+    wire.protocol.pause_writing()  # full again before the end has got its turn
+    outlet.write(b"c")
+    await asyncio.sleep(0.01)
+    wire.protocol.resume_writing()
+    await asyncio.sleep(0.01)
+    assert wire.written().endswith(b"1\r\nb\r\n1\r\nc\r\n0\r\n\r\n")
+    wire.lose()
+
+
+async def test_write_outside_of_a_streamed_response_is_a_mistake() -> None:
+    wire = Wire()
+    outlet = await wire.outlet(post(b"/wait", b""))
+    with pytest.raises(RuntimeError, match="between"):
+        outlet.write(b"early")
+    wire.lose()
+    outlet.write(b"dropped")
+    await asyncio.sleep(0)
+
+
+async def test_on_gone_set_too_late_is_called_once() -> None:
+    wire = Wire()
+    outlet = await wire.outlet(get(b"/wait"))
+    outlet.on_gone = None
+    wire.lose()
+    calls: list[int] = []
+    outlet.on_gone = lambda: calls.append(1)
+    assert calls == [1]
+    await asyncio.sleep(0)
+    assert calls == [1]
+
+
+async def test_timers_are_few_and_end_with_the_connection() -> None:
+    wire = Wire()
+    wire.protocol.data_received(post(b"/endless", b"x" * 1000)[:-1000])
+    for _ in range(1000):
+        wire.protocol.data_received(b"x")
+        await asyncio.sleep(0)
+    for _ in range(1000):
+        wire.app.outlets[0].write(b"x")
+    wire.protocol.pause_writing()
+    assert len(wire.timers) == 3  # of the head, of the body, of the stalled write
+    wire.lose(ConnectionResetError())
+    assert all(timer.cancelled() for timer in wire.timers)
+    await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    "raw", [get(b"/echo"), get(b"/echo")[:-1], get(b"/early") + b"nonsense", post(b"/early", b"x")[:-1]]
+)
+@pytest.mark.parametrize("exc", [None, ConnectionResetError()], ids=["FIN", "RST"])
+async def test_no_timer_outlives_its_connection(raw: bytes, exc: Exception | None) -> None:
+    wire = Wire()
+    wire.protocol.data_received(raw)
+    await asyncio.sleep(0.01)
+    assert not all(timer.cancelled() for timer in wire.timers)
+    wire.lose(exc)
+    assert all(timer.cancelled() for timer in wire.timers)
+
+
+def test_lost_connections_are_forgotten(roomy: Site) -> None:
+    with roomy.connect() as client:
+        client.sendall(get(b"/stream"))
+        read_until(client, b"\r\n0\r\n\r\n")
+        (protocol,) = roomy.server.server_state.connections
+        reference = weakref.ref(protocol)
+        del protocol
+    roomy.wait_idle(1)
+    time.sleep(0.05)
+    gc.collect()
+    assert reference() is None
+
+
+def test_uvicorn_still_has_what_we_lean_on(roomy: Site) -> None:
+    """On the day that this fails, read uvicorn's httptools_impl.py again beside protocol.py: a name has changed."""
+    with roomy.connect() as client:
+        client.sendall(get(b"/wait"))
+        assert roomy.app.started.acquire(timeout=2)
+        (protocol,) = roomy.server.server_state.connections
+        assert isinstance(protocol, HttpToolsProtocol)
+        for name in (
+            "loop",
+            "logger",
+            "parser",
+            "url",
+            "headers",
+            "flow",
+            "pipeline",
+            "cycle",
+            "server_state",
+            "transport",
+        ):
+            assert hasattr(protocol, name), name
+        for name in ("_start_asgi_task", "_unset_keepalive_if_required", "on_response_complete", "on_message_begin"):
+            assert callable(getattr(HttpToolsProtocol, name)), name
+        assert {"read_paused", "write_paused"} <= set(vars(protocol.flow))
+        needed = "scope message_event disconnected keep_alive waiting_for_100_continue more_body response_started"
+        needed += " response_complete chunked_encoding expected_content_length"
+        assert set(needed.split()) <= set(vars(protocol.cycle))
+        assert protocol.server_state.default_headers
+        del protocol

@@ -1,0 +1,144 @@
+"""An engine that plays a script behind the real seam, and a real HTTP server around it: for faults that a real engine
+shows too rarely. Never in place of the real one where that can run."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+import uvloop
+
+from lmi_chat.engine import Load, Model
+from lmi_chat.errors import Error
+from lmi_chat.flow import Line, Policy
+from lmi_chat.health import Health
+from lmi_chat.http import app
+from lmi_chat.http.protocol import Edge, protocol_class
+from lmi_chat.job import Choice, Done, Finish, Job, Piece, Sink, Token
+from tests.fakes import VOCABULARY_TOKENS, ByteTokenizer, desk
+
+Step = Piece | Done | Error | float | BaseException
+"""A number waits for so many seconds; an exception that is no Error of ours is raised when the job is entered."""
+Script = Callable[[Job], Sequence[Step]]
+
+
+def token(character: str, logprob: float = -0.5) -> Token:
+    return Token(Choice(ord(character) % 256, logprob, character.encode()))
+
+
+def said(text: str, *, gap_s: float = 0.0) -> Script:
+    """One piece per character, then the end."""
+
+    def script(job: Job) -> Sequence[Step]:
+        has_tokens = job.sampling.logprobs is not None
+        steps: list[Step] = []
+        for place, character in enumerate(text):
+            finish = Finish("stop") if place == len(text) - 1 else None
+            ids = list(character.encode())[:1]
+            steps += [gap_s, Piece(0, character, ids, [token(character)] if has_tokens else [], finish)]
+        return [*steps, Done(prompt_tokens=len(job.prompt_ids), completion_tokens=len(text))]
+
+    return script
+
+
+@dataclass
+class Scripted:
+    """Plays `script` for each job; counts what runs and what was taken off before its end."""
+
+    script: Script = field(default_factory=lambda: said("Hello!"))
+    max_running: int = 4
+    is_dead: bool = False
+    running: int = 0
+    left_early: int = 0
+    jobs: list[Job] = field(default_factory=list)
+
+    @property
+    def model(self) -> Model:
+        return Model(
+            name="tiny",
+            names=frozenset({"tiny", "lmi"}),
+            tokenizer=ByteTokenizer(),
+            context_tokens=1024,
+            vocabulary_tokens=VOCABULARY_TOKENS,
+            max_running=self.max_running,
+            fingerprint="scripted",
+        )
+
+    def load(self) -> Load:
+        return Load(self.running, 0, len(self.jobs))
+
+    async def stop(self) -> None:
+        self.is_dead = True
+
+    @contextlib.asynccontextmanager
+    async def run(self, job: Job, sink: Sink) -> AsyncIterator[None]:
+        self.jobs.append(job)
+        steps = self.script(job) if job.id != "canary" else said("ok")(job)
+        if steps and isinstance(steps[0], BaseException) and not isinstance(steps[0], Error):
+            raise steps[0]
+        playing = asyncio.create_task(_play(steps, sink))
+        self.running += 1
+        try:
+            yield
+        finally:
+            self.running -= 1
+            self.left_early += not playing.done()
+            playing.cancel()
+
+
+async def _play(steps: Sequence[Step], sink: Sink) -> None:
+    for step in steps:
+        if isinstance(step, float):
+            await asyncio.sleep(step)
+        elif isinstance(step, Piece | Done | Error):
+            sink(step)
+    if not any(isinstance(step, Done | Error) for step in steps):
+        await asyncio.sleep(3600)
+
+
+@dataclass
+class Service:
+    """A running HTTP server in a thread of its own."""
+
+    port: int
+    line: Line
+    engine: Scripted
+    health: Health
+    loop: asyncio.AbstractEventLoop
+
+    def do(self, work: Any) -> Any:
+        """Run a coroutine on the server's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(10)
+
+
+@contextlib.contextmanager
+def serving(
+    engine: Scripted | None = None, *, policy: Policy | None = None, is_open: bool = True, max_body_bytes: int = 2**20, **desk_changes: Any
+) -> Iterator[Service]:
+    """An HTTP server with the real protocol class around a scripted engine."""
+    engine, policy = engine or Scripted(), policy or Policy()
+    house = app.House(line=Line(policy), health=Health(), max_body_bytes=max_body_bytes)
+    edge = Edge(receive_s=2.0, write_stall_s=1.0)
+    config = uvicorn.Config(
+        app.build(house), host="127.0.0.1", port=0, http=protocol_class(edge), ws="none", lifespan="off", log_config=None, access_log=False
+    )
+    server = uvicorn.Server(config)
+    loop = uvloop.new_event_loop()
+
+    async def serve() -> None:
+        if is_open:
+            await house.line.open(engine, desk(limits=policy.limits, **desk_changes))
+        await server._serve()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
+    thread.start()
+    while not server.started:
+        threading.Event().wait(0.005)
+    try:
+        yield Service(server.servers[0].sockets[0].getsockname()[1], house.line, engine, house.health, loop)
+    finally:
+        server.should_exit = server.force_exit = True
+        thread.join(5)

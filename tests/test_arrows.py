@@ -1,0 +1,64 @@
+"""HOUSE.md, "Direction": no arrow points backwards, and each outer library has one owner."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# From the top down. A room imports itself and rooms of lower floors, never its neighbours.
+FLOORS = (
+    ("__main__", "model"),
+    ("cli",),
+    ("serve",),
+    ("settings", "embedded"),
+    ("http", "djl"),
+    ("flow",),
+    ("dialects", "frames", "engine"),
+    ("template", "bounds", "wire"),
+    ("job",),
+    ("errors", "health", "progress"),
+)
+FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+OWNERS = {
+    "vllm": {"engine"},
+    "starlette": {"http", "serve"},
+    "uvicorn": {"http", "serve"},
+    "jinja2": {"template"},
+    "transformers": {"template", "embedded"},
+}
+FILES = [*sorted((ROOT / "lmi_chat").rglob("*.py")), *ROOT.glob("model.py")]
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[1] if parts[0] == "lmi_chat" else parts[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_down(path: Path) -> None:
+    room = room_of(path)
+    for name in imports(path):
+        package, _, rest = name.partition(".")
+        assert room in OWNERS.get(package, {room}), f"{room} imports {package}"
+        other = rest.partition(".")[0]
+        if package == "lmi_chat" and other != "__version__" and other != room:
+            assert FLOOR[other] > FLOOR[room], f"{room} imports {other}"
+
+
+def test_the_line_needs_no_heavy_library() -> None:
+    code = f"import sys, lmi_chat.flow; print(sorted({{*{sorted(OWNERS)}, 'torch', 'tokenizers'}} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
