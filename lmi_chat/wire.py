@@ -3,19 +3,24 @@
 Duplicate keys: the last one wins, as in every peer. U+0000 in a string is text like any other.
 """
 
+import codecs
 import json
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any, NoReturn
 
 import msgspec
 import orjson
 
-from lmi_chat.errors import BadEncoding, BadField, BadJson, Error, Problem, echo
+from lmi_chat.errors import PROBLEMS_SHOWN, BadEncoding, BadField, BadJson, Error, Problem, echo, one_line
 
 DEPTH = 64
 BRACKETS = 100_000
+DUMP_DEPTH = 200
+KEY_BYTES = 40
 SURROGATE = re.compile("[\ud800-\udfff]")
+STRING_OR_OPENING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[{]', re.DOTALL)
 
 Json = dict[str, Any]
 
@@ -37,8 +42,8 @@ def read(
     a lone surrogate, NaN, Infinity or a number too large, naming the field.
     """
     count = body.count(b"{") + body.count(b"[")
-    if count > brackets:
-        raise _too_many(body, count, brackets, depth, lengths or {})
+    if count > brackets and _opens_more(body, brackets):
+        raise _too_many(body, brackets, depth, lengths or {})
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -51,25 +56,37 @@ def read(
 
 
 def dump(value: object) -> bytes:
-    """Render to compact UTF-8 JSON; NaN and infinities become null, lone surrogates become their escapes as text."""
+    """Render to compact UTF-8 JSON.
+
+    NaN and infinities become null, lone surrogates their escapes as text, objects of other types text, and what nests
+    deeper than DUMP_DEPTH null.
+    """
     try:
         return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
     except TypeError:
         return orjson.dumps(_clean(value), option=orjson.OPT_NON_STR_KEYS)
 
 
-def _clean(value: object) -> object:
+def _clean(value: object, room: int = DUMP_DEPTH) -> object:
     match value:
-        case str():
-            return value.encode("utf-8", "backslashreplace").decode()
+        case dict() | list() | tuple() if not room:
+            return None
         case dict():
-            return {str(_clean(key)): _clean(item) for key, item in value.items()}
+            return {str(_clean(key)): _clean(item, room - 1) for key, item in value.items()}
         case list() | tuple():
-            return [_clean(item) for item in value]
-        case int() if value.bit_length() > 63:
+            return [_clean(item, room - 1) for item in value]
+        case int() if not -(2**63) <= value < 2**64:
             return float(value) if value.bit_length() < 1000 else None
-        case _:
+        case None | int() | float():
             return value
+        case _:
+            return str(value).encode("utf-8", "backslashreplace").decode()
+
+
+def _opens_more(body: bytes, brackets: int) -> bool:
+    """More arrays and objects are opened than `brackets`, not counting brackets in strings; stops when it is known."""
+    openings = (True for match in STRING_OR_OPENING.finditer(body) if match[0][:1] != b'"')
+    return next(islice(openings, brackets, None), False)
 
 
 def _is_deeper(value: object, depth: int) -> bool:
@@ -86,7 +103,7 @@ def _is_deeper(value: object, depth: int) -> bool:
     return True
 
 
-def _too_many(body: bytes, count: int, brackets: int, depth: int, lengths: Mapping[str, int]) -> Error:
+def _too_many(body: bytes, brackets: int, depth: int, lengths: Mapping[str, int]) -> Error:
     """Name the field that holds most of the structure, without building its values."""
     try:
         fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
@@ -95,55 +112,69 @@ def _too_many(body: bytes, count: int, brackets: int, depth: int, lengths: Mappi
     except RecursionError:
         return BadJson(f"the body nests deeper than {depth} levels")
     except (msgspec.DecodeError, ValueError):
-        return BadJson(f"the body opens {count} arrays and objects; at most {brackets} are read")
+        return BadJson(f"the body has more than {brackets} arrays and objects")
     if items > lengths.get(name, items):
         return BadField([Problem(name, f"{name} must have at most {lengths[name]} items, got {items}")])
-    text = f"{name} has {items} items and most of the body's {count} arrays and objects; at most {brackets} are read"
-    return BadField([Problem(name, text)])
+    name = one_line(name, KEY_BYTES)
+    return BadField([Problem(name, f"{name} has {items} items; the body has more than {brackets} arrays and objects")])
 
 
 def _explain(body: bytes, error: orjson.JSONDecodeError, depth: int) -> NoReturn:
     """Turn a parser's refusal into the caller's words: encoding, depth, a field's value, or syntax at an offset."""
-    try:
-        text = body.decode("utf-8")
-    except UnicodeDecodeError as wrong:
-        raise BadEncoding(f"the body is not UTF-8: byte {wrong.start} does not belong there") from None
-    if text.startswith("\ufeff"):
-        raise BadEncoding("the body begins with a byte order mark; send UTF-8 without one")
+    decoded = text(body)
+    if decoded[1:2] == "\0" or decoded.startswith("\0"):
+        raise BadEncoding("the body is not UTF-8 but looks like UTF-16 or UTF-32")
     if "depth limit" in str(error):
         raise BadJson(f"the body nests deeper than {depth} levels")
-    problems = list(_bad_values(text))
+    problems = list(islice(_bad_values(decoded), PROBLEMS_SHOWN))
     if problems:
         raise BadField(problems)
-    offset = len(text[: error.pos].encode("utf-8"))
+    offset = len(decoded[: error.pos].encode("utf-8"))
     what = "the body is empty" if not body else f"the body is not JSON: {error.msg} at byte {offset}"
     raise BadJson(what)
 
 
-def _bad_values(text: str) -> Iterator[Problem]:
+def _bad_values(decoded: str) -> Iterator[Problem]:
     try:
         value = json.loads(
-            text,
+            decoded,
             parse_constant=_OutOfRange,
             parse_int=lambda digits: int(digits) if len(digits) < 300 else _OutOfRange(digits),
             parse_float=_parse_float,
         )
     except (ValueError, RecursionError):
         return
-    stack: list[tuple[str, object]] = [("", value)]
-    while stack:
-        path, node = stack.pop()
-        match node:
-            case _OutOfRange():
-                yield Problem(path, f"{path or 'the body'} must be a finite number, got {str(node)[:40]}")
-            case str() if SURROGATE.search(node):
-                yield Problem(path, f"{path or 'the body'} has a lone surrogate, which is no text: {echo(node)}")
-            case dict():
-                stack += [(f"{path}.{key}" if path else key, item) for key, item in reversed(node.items())]
-                if any(SURROGATE.search(key) for key in node):
-                    yield Problem(path, f"a key of {path or 'the body'} has a lone surrogate, which is no text")
-            case list():
-                stack += [(f"{path}[{index}]", item) for index, item in reversed(list(enumerate(node)))]
+    levels: list[Iterator[tuple[str, object]]] = [iter([("", value)])]
+    while levels:
+        for path, node in levels[-1]:
+            if fault := _fault(node, path or "the body"):
+                yield Problem(path, fault)
+            if isinstance(node, dict | list):
+                levels.append(_children(node, path))
+                break
+        else:
+            levels.pop()
+
+
+def _fault(node: object, path: str) -> str:
+    match node:
+        case _OutOfRange():
+            return f"{path} must be a finite number, got {str(node)[:40]}"
+        case str() if SURROGATE.search(node):
+            return f"{path} has a lone surrogate, which is no text: {echo(node)}"
+        case dict() if any(SURROGATE.search(key) for key in node):
+            return f"a key of {path} has a lone surrogate, which is no text"
+        case _:
+            return ""
+
+
+def _children(node: dict[str, object] | list[object], path: str) -> Iterator[tuple[str, object]]:
+    if isinstance(node, list):
+        yield from ((f"{path}[{index}]", item) for index, item in enumerate(node))
+        return
+    for key, item in node.items():
+        name = one_line(key, KEY_BYTES)
+        yield f"{path}.{name}" if path else name, item
 
 
 def _parse_float(digits: str) -> float | _OutOfRange:
@@ -153,6 +184,8 @@ def _parse_float(digits: str) -> float | _OutOfRange:
 
 def text(body: bytes) -> str:
     """A plain text body. Raises BadEncoding."""
+    if body.startswith(codecs.BOM_UTF8):
+        raise BadEncoding("the body begins with a byte order mark; send UTF-8 without one")
     try:
         return body.decode("utf-8")
     except UnicodeDecodeError as wrong:

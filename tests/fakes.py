@@ -8,6 +8,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from hypothesis import settings
+
 from lmi_chat.dialects import Desk
 from lmi_chat.job import Choice, Finish, Piece, Reason, Token
 from lmi_chat.template import Template
@@ -16,6 +18,7 @@ END = "<|im_end|>"
 END_ID = 256
 VOCABULARY_TOKENS = 257
 TURNS = "{turns}"
+brief = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
 
 class _Decoder:

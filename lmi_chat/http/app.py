@@ -186,6 +186,7 @@ def build(house: House) -> Starlette:
         Route("/invocations", lines, methods=post),
         Route("/predictions/{model}", lines, methods=post),
         Route("/models/{model}/invoke", lines, methods=post),
+        Route("/endpoints/{name}/invocations", lines, methods=post),
         Route("/v1/chat/completions", chat, methods=post),
         Route("/v1/models", _models(house), methods=["GET"]),
         Route("/v1/models/{model:path}", _models(house), methods=["GET"]),
