@@ -1,4 +1,4 @@
-# `make run` on a machine with Python 3.11 to 3.14 and a package index: everything lands in $(VENV), the model in a cache.
+# `make run` on a machine with Python 3.11 to 3.14 and a package index: all lands in $(VENV), the model in a cache.
 ENGINE ?= auto
 MODEL ?=
 PORT ?= 8080
@@ -10,7 +10,8 @@ HOST = 127.0.0.1
 
 BIN := $(VENV)/bin
 ifeq ($(ENGINE),auto)
-  override ENGINE := $(shell { nvidia-smi -L 2>/dev/null | grep -q '^GPU' || test -e /dev/nvidia0; } && echo gpu || echo cpu)
+  HAS_GPU := { nvidia-smi -L 2>/dev/null | grep -q '^GPU' || test -e /dev/nvidia0; }
+  override ENGINE := $(shell $(HAS_GPU) && echo gpu || echo cpu)
 endif
 ifeq ($(filter cpu gpu,$(ENGINE)),)
   $(error ENGINE is auto, cpu or gpu, not "$(ENGINE)")
@@ -20,11 +21,13 @@ SIZE_cpu := about 6 GB
 SIZE_gpu := several GB
 
 # uv does not read pip's settings, so pip's index and folders of wheels are handed to it.
-UV = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(BIN)/pip config get global.index-url 2>/dev/null)}}" \
-     UV_FIND_LINKS="$${UV_FIND_LINKS:-$$(for f in $$PIP_FIND_LINKS; do test -d "$$f" && printf '%s,' "$$f"; done)}" $(BIN)/uv
+PIP_INDEX = $${PIP_INDEX_URL:-$$($(BIN)/pip config get global.index-url 2>/dev/null)}
+PIP_LINKS = $$(for f in $$PIP_FIND_LINKS; do test -d "$$f" && printf '%s,' "$$f"; done)
+UV = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$(PIP_INDEX)}" UV_FIND_LINKS="$${UV_FIND_LINKS:-$(PIP_LINKS)}" $(BIN)/uv
 # Without compiled bytecode an engine start takes two minutes instead of 45 s where the environment forbids writing it.
 PINS = --constraint requirements/constraints-$(ENGINE).txt
-INSTALL = $(UV) pip install --python $(BIN)/python --compile-bytecode --override requirements/overrides-$(ENGINE).txt $(PINS)
+INSTALL = $(UV) pip install --python $(BIN)/python --compile-bytecode $(PINS) \
+  --override requirements/overrides-$(ENGINE).txt
 
 # $(call system,PACKAGE,WHAT IT IS): from apt where this is root on Debian or Ubuntu, a sentence elsewhere.
 system = { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "==> installing $(1) ($(2))" && \
@@ -67,8 +70,9 @@ clean: ## remove the environment and every cache in this folder
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/uv:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' 2>/dev/null || \
-	  { echo "lmi-chat needs Python 3.11 to 3.14; $(PYTHON) is another version or missing (make run PYTHON=python3.12)" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' 2>/dev/null || { \
+	  echo "lmi-chat needs Python 3.11 to 3.14; $(PYTHON) is another version or missing (PYTHON=python3.12)" >&2; \
+	  exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(call system,python3-venv,Python's venv and pip)
 	@echo "==> making the environment $(VENV)"
 	@$(PYTHON) -m venv $(VENV)

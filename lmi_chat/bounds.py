@@ -36,7 +36,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Field:
-    """A parameter's type and bounds; `high` may name a member of Limits. `sets` is its name in Sampling ("" for none)."""
+    """A parameter's type and bounds (of an array: of its length); `high` may name a member of Limits.
+
+    `sets` is its name in Sampling ("" for none).
+    """
 
     kind: Kind
     meaning: str
@@ -107,7 +110,7 @@ SAMPLING: Mapping[str, Field] = {
         kind="bias", sets="logit_bias", low=-100, high=100, meaning="added to the logits of single tokens"
     ),
     "allowed_token_ids": Field(
-        kind="token ids", sets="allowed_token_ids", high=2**17, meaning="nothing but these tokens"
+        kind="token ids", sets="allowed_token_ids", low=1, high=2**17, meaning="nothing but these tokens"
     ),
     "bad_words": Field(kind="strings", sets="bad_words", high=256, meaning="words that are not generated"),
     "top_logprobs": Field(
@@ -116,14 +119,16 @@ SAMPLING: Mapping[str, Field] = {
     "prompt_logprobs": Field(
         kind="integer", sets="prompt_logprobs", low=0, high="max_logprobs", meaning="alternatives per prompt token"
     ),
-    "truncate_prompt_tokens": Field(kind="integer", low=1, high=2**31 - 1, meaning="keep the last tokens of the prompt"),
+    "truncate_prompt_tokens": Field(
+        kind="integer", low=1, high=2**31 - 1, meaning="keep the last tokens of the prompt"
+    ),
     "priority": Field(
         kind="integer", low=-(2**31), high=2**31 - 1, default=0, meaning="lower is served first (priority scheduling)"
     ),
 }
 
 
-def check(field: Field, value: object, path: str, limits: Limits, problems: list[Problem]) -> Any:  # noqa: ANN401 one door for every kind of value
+def check(field: Field, value: object, path: str, limits: Limits, problems: list[Problem]) -> Any:
     """Give back `value` as Sampling holds it, or add what is wrong with it to `problems` and give None."""
     text = _wrong(field, value, limits)
     if text:
@@ -164,8 +169,9 @@ def _wrong(field: Field, value: object, limits: Limits) -> str:
 
 def _outside(field: Field, value: float, limits: Limits) -> str:
     low, high = field.low, field.top(limits)
-    is_low = low is not None and (value < low or (field.is_above_low and value == low))
-    return f"must be {_range(field, limits)}, got {echo(value)}" if is_low or (high is not None and value > high) else ""
+    is_low = low is not None and not (value > low or (value == low and not field.is_above_low))
+    is_high = high is not None and not value <= high
+    return f"must be {_range(field, limits)}, got {echo(value)}" if is_low or is_high else ""
 
 
 def _range(field: Field, limits: Limits) -> str:
@@ -192,6 +198,8 @@ def _bad_ids(values: list[int], field: Field, limits: Limits) -> str:
     most = field.top(limits)
     if most is not None and len(values) > most:
         return f"takes at most {most} token ids, got {len(values)}"
+    if field.low is not None and len(values) < field.low:
+        return f"takes at least {field.low} token id, got {len(values)}"
     wrong = next((value for value in values if value < 0), None)
     return "" if wrong is None else f"takes token ids of at least 0, got {echo(wrong)}"
 

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -81,8 +82,9 @@ def _serve(configured: settings.Settings) -> int:
 
 
 def _fetch(*, is_check: bool) -> int:
-    target = embedded.folder()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing half-made stays
     try:
+        target = embedded.folder()
         embedded.fetch(target)
         wrong = embedded.verify(target) if is_check else []
     except embedded.FetchFailed as error:

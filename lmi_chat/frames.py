@@ -43,7 +43,7 @@ def choose(accept: str, formatter: str, route_default: Shape) -> Shape:
         if shape:
             return shape
     configured = FORMATTERS.get(formatter)
-    return configured if configured in {"lines", "events"} else route_default  # type: ignore[return-value]
+    return configured if configured in {"lines", "events"} else route_default
 
 
 def framing(shape: Shape, *, has_end: bool) -> Framing:

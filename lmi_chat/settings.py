@@ -1,7 +1,7 @@
 """One table of keys → one frozen Settings, each value with its origin.
 
 The table is the fields of Settings: name, type, default, meaning. Sources, strongest first: command line, environment
-(`OPTION_X`, `SERVING_X`, then the names other servers use), `serving.properties`, defaults.
+(`OPTION_X`, `SERVING_X`), `serving.properties`, the environment names that other servers use, defaults.
 """
 
 import dataclasses
@@ -28,6 +28,7 @@ RENAMED = {
     "quantize": "quantization",
     "cpu_offload_gb_per_gpu": "cpu_offload_gb",
 }
+SECRETS = ("_token", "_key", "_password")
 DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 DJL_OWN = frozenset(
     {"engine", "entryPoint", "async_mode", "rolling_batch", "mpi_mode", "minWorkers", "maxWorkers", "batch_size"}
@@ -35,11 +36,11 @@ DJL_OWN = frozenset(
 )
 
 
-class BadSetting(Exception):  # noqa: N818 named like the house's other refusals
+class BadSetting(Exception):
     """A key that is not known or a value that is not possible; one sentence, which stops the start."""
 
 
-def key(default: object, meaning: str, *, low: float | None = None, high: float | None = None, also: str = "") -> Any:  # noqa: ANN401 a dataclass field of any type
+def key(default: object, meaning: str, *, low: float | None = None, high: float | None = None, also: str = "") -> Any:
     """A row of the table. `also` lists environment names of other servers, separated by spaces."""
     return dataclasses.field(
         default=default, metadata={"meaning": meaning, "low": low, "high": high, "also": also.split()}
@@ -61,9 +62,13 @@ class Settings:
     job_queue_size: int = key(256, "requests that may wait beyond those the engine runs at once", low=0, high=1_000_000)
     predict_timeout: float = key(480.0, "seconds for one whole answer or stream", low=0.1, high=86_400)
     drain_seconds: float = key(25.0, "seconds that running answers get after SIGTERM", low=0, high=3600)
-    max_request_size: int = key(25 * 2**20, "bytes of one request body", low=1024, high=2**31, also="SAGEMAKER_MAX_REQUEST_SIZE")
+    max_request_size: int = key(
+        25 * 2**20, "bytes of one request body", low=1024, high=2**31, also="SAGEMAKER_MAX_REQUEST_SIZE"
+    )
     receive_seconds: float = key(30.0, "seconds for a request's head, and per 16 KiB of its body", low=0.1, high=3600)
-    write_stall_seconds: float = key(30.0, "seconds without progress after which a reader is cut off", low=0.1, high=3600)
+    write_stall_seconds: float = key(
+        30.0, "seconds without progress after which a reader is cut off", low=0.1, high=3600
+    )
     stream_backlog_bytes: int = key(2**20, "unsent bytes kept for one slow reader", low=4096, high=2**30)
     keep_alive_seconds: float = key(75.0, "seconds an idle connection stays open", low=1, high=3600)
     max_header_bytes: int = key(64 * 1024, "bytes of one request's head", low=1024, high=2**20)
@@ -114,6 +119,7 @@ def read(
         [Given(name, text, "command line") for name, text in arguments.items()],
         _from_environment(environment, engine_names),
         _from_properties(properties),
+        _from_other_servers(environment),
     )
     for source in sources:
         mine: dict[str, Given] = {}
@@ -150,11 +156,13 @@ def _from_environment(environment: Mapping[str, str], engine_names: frozenset[st
         for prefix in ("OPTION_", "SERVING_"):
             if name.startswith(prefix):
                 yield Given(_spelled(name.removeprefix(prefix), engine_names), text, f"environment {name}")
-    direct = {other: name for name, row in OWN.items() for other in row.metadata["also"]}
-    own = {name for name in environment if name.startswith("OPTION_")}
-    for other, name in direct.items():
-        if other in environment and f"OPTION_{name.upper()}" not in own:
-            yield Given(name, environment[other], f"environment {other}")
+
+
+def _from_other_servers(environment: Mapping[str, str]) -> Iterable[Given]:
+    for name, row in OWN.items():
+        for other in row.metadata["also"]:
+            if other in environment:
+                yield Given(name, environment[other], f"environment {other}")
 
 
 def _spelled(upper: str, engine_names: frozenset[str]) -> str:
@@ -166,9 +174,12 @@ def _spelled(upper: str, engine_names: frozenset[str]) -> str:
 def _from_properties(path: Path | None) -> Iterable[Given]:
     if path is None:
         return
-    with path.open(encoding="utf-8") as stream:
-        for name, text in javaproperties.load(stream).items():
-            yield Given(name.removeprefix("option."), text.strip(), path.name)
+    try:
+        pairs = javaproperties.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadSetting(f"{path.name} cannot be read: {one_line(str(error), 200)}") from error
+    for name, text in pairs.items():
+        yield Given(name.removeprefix("option."), text.strip(), path.name)
 
 
 def _resolve(given: Given, engine_names: frozenset[str]) -> Given | None:
@@ -185,7 +196,7 @@ def _resolve(given: Given, engine_names: frozenset[str]) -> Given | None:
     raise BadSetting(f"{given.origin}: {one_line(given.name, 80)} is no key of lmi-chat or of the engine{hint}")
 
 
-def _convert(given: Given) -> object:
+def _convert(given: Given) -> Any:
     row, kind = OWN[given.name], TYPES[given.name]
     low, high = row.metadata["low"], row.metadata["high"]
     choices = CHOICES.get(given.name)
@@ -213,7 +224,9 @@ def _bad(given: Given, wanted: str) -> BadSetting:
 def explain(settings: Settings) -> str:
     """Every value with where it came from, as text in three columns."""
     rows = [(name, _shown(getattr(settings, name)), settings.origins.get(name, "default")) for name in OWN]
-    rows += [(f"engine.{name}", value, settings.origins[name]) for name, value in sorted(settings.engine.items())]
+    for name, value in sorted(settings.engine.items()):
+        shown = "(hidden)" if name.endswith(SECRETS) else value
+        rows.append((f"engine.{name}", shown, settings.origins[name]))
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     return "\n".join(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {origin}" for name, value, origin in rows)
 
@@ -232,7 +245,9 @@ def table() -> str:
         kind_name = {int: "integer", float: "number", bool: "boolean"}.get(kind, "string")
         also = "".join(f" (also `{other}`)" for other in row.metadata["also"])
         default = _shown(row.default)
-        lines.append(f"| `{name}` | {kind_name} | {default if default != '-' else ''} | {row.metadata['meaning']}{also} |")
+        lines.append(
+            f"| `{name}` | {kind_name} | {default if default != '-' else ''} | {row.metadata['meaning']}{also} |"
+        )
     return "\n".join(lines)
 
 

@@ -20,7 +20,9 @@ BRACKETS = 100_000
 DUMP_DEPTH = 200
 KEY_BYTES = 40
 SURROGATE = re.compile("[\ud800-\udfff]")
-STRING_OR_OPENING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[{]', re.DOTALL)
+EXPLAINED_BYTES = 2**20
+STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+BRACKET = re.compile(rb'[^"\[\]{}]*+(?:' + STRING + rb'[^"\[\]{}]*+)*+[\[\]{}]', re.DOTALL)
 
 Json = dict[str, Any]
 
@@ -41,17 +43,14 @@ def read(
     Raises BadJson (syntax, with the offset in bytes; not an object; too deep; too many), BadEncoding, or BadField for
     a lone surrogate, NaN, Infinity or a number too large, naming the field.
     """
-    count = body.count(b"{") + body.count(b"[")
-    if count > brackets and _opens_more(body, brackets):
-        raise _too_many(body, brackets, depth, lengths or {})
+    if body.count(b"{") + body.count(b"[") > min(depth, brackets):
+        _check_structure(body, depth, brackets, lengths or {})
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         _explain(body, error, depth)
     if not isinstance(value, dict):
         raise BadJson(f"the body must be a JSON object, got {echo(value)}")
-    if count > depth and _is_deeper(value, depth):
-        raise BadJson(f"the body nests deeper than {depth} levels")
     return value
 
 
@@ -83,24 +82,21 @@ def _clean(value: object, room: int = DUMP_DEPTH) -> object:
             return str(value).encode("utf-8", "backslashreplace").decode()
 
 
-def _opens_more(body: bytes, brackets: int) -> bool:
-    """More arrays and objects are opened than `brackets`, not counting brackets in strings; stops when it is known."""
-    openings = (True for match in STRING_OR_OPENING.finditer(body) if match[0][:1] != b'"')
-    return next(islice(openings, brackets, None), False)
-
-
-def _is_deeper(value: object, depth: int) -> bool:
-    level = [value]
-    for _ in range(depth):
-        level = [
-            child
-            for node in level
-            for child in (node.values() if isinstance(node, dict) else node)  # type: ignore[attr-defined]
-            if isinstance(child, dict | list)
-        ]
-        if not level:
-            return False
-    return True
+def _check_structure(body: bytes, depth: int, brackets: int, lengths: Mapping[str, int]) -> None:
+    """Follow the brackets outside strings, before anything is built. Raises BadJson, BadField."""
+    level = opened = at = 0
+    while bracket := BRACKET.match(body, at):
+        at = bracket.end()
+        if body[at - 1] in b"]}":
+            level -= 1
+            if level <= 0:
+                return
+            continue
+        level, opened = level + 1, opened + 1
+        if level > depth:
+            raise BadJson(f"the body nests deeper than {depth} levels")
+        if opened > brackets:
+            raise _too_many(body, brackets, depth, lengths)
 
 
 def _too_many(body: bytes, brackets: int, depth: int, lengths: Mapping[str, int]) -> Error:
@@ -120,13 +116,16 @@ def _too_many(body: bytes, brackets: int, depth: int, lengths: Mapping[str, int]
 
 
 def _explain(body: bytes, error: orjson.JSONDecodeError, depth: int) -> NoReturn:
-    """Turn a parser's refusal into the caller's words: encoding, depth, a field's value, or syntax at an offset."""
+    """Turn a parser's refusal into the caller's words: encoding, depth, a field's value, or syntax at an offset.
+
+    Bodies above EXPLAINED_BYTES get the offset alone: finding the field would take seconds.
+    """
     decoded = text(body)
     if decoded[1:2] == "\0" or decoded.startswith("\0"):
         raise BadEncoding("the body is not UTF-8 but looks like UTF-16 or UTF-32")
     if "depth limit" in str(error):
         raise BadJson(f"the body nests deeper than {depth} levels")
-    problems = list(islice(_bad_values(decoded), PROBLEMS_SHOWN))
+    problems = list(islice(_bad_values(decoded), PROBLEMS_SHOWN)) if len(body) <= EXPLAINED_BYTES else []
     if problems:
         raise BadField(problems)
     offset = len(decoded[: error.pos].encode("utf-8"))

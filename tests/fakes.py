@@ -8,17 +8,23 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
+import pytest
 from hypothesis import settings
 
+from lmi_chat import dialects
 from lmi_chat.dialects import Desk
-from lmi_chat.job import Choice, Finish, Piece, Reason, Token
+from lmi_chat.dialects.desk import Render
+from lmi_chat.errors import Error
+from lmi_chat.job import Choice, Done, Event, Finish, Piece, Reason, Token
 from lmi_chat.template import Template
+from lmi_chat.wire import Json
 
 END = "<|im_end|>"
 END_ID = 256
 VOCABULARY_TOKENS = 257
 TURNS = "{turns}"
-brief = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+brief = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 
 
 class _Decoder:
@@ -27,7 +33,7 @@ class _Decoder:
 
 
 class _Backend:
-    """What is used of the `tokenizers` library: encoding, and the decoder's state, which says how tokens are spelled."""
+    """What is used of the `tokenizers` library: encoding, and the decoder's state, which tells the spelling."""
 
     decoder = _Decoder()
 
@@ -70,7 +76,8 @@ class ByteTokenizer:
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False, **_: Any) -> str:
         special = b"" if skip_special_tokens else END.encode()
-        return b"".join(special if token == END_ID else bytes([token]) for token in token_ids).decode("utf-8", "replace")
+        data = b"".join(special if token == END_ID else bytes([token]) for token in token_ids)
+        return data.decode("utf-8", "replace")
 
     def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str | None]:
         words = {token: word for word, token in self.get_vocab().items()}
@@ -105,3 +112,29 @@ def piece(
     tokens = [token(part) for part in parts or [bytes([byte]) for byte in text.encode()]]
     ids = [each.choice.id for each in tokens]
     return Piece(index, text, ids, tokens, None if finish is None else Finish(finish, stop))
+
+
+def refusal(body: Json, dialect: str, **changes: Any) -> Error:
+    """The Error that `body` meets at desk(**changes); its form is checked: one line, UTF-8, at most 2 KiB."""
+    with pytest.raises(Error) as caught:
+        dialects.parse(body, desk(**changes), "1")
+    error = caught.value
+    data = orjson.dumps(dialects.error_body(error, dialect))
+    assert len(data) <= 2048
+    assert all(character.isprintable() for character in error.message)
+    return error
+
+
+def rendered(render: Render, *events: Event) -> list[Any]:
+    """The payloads for these events as objects; each must be one JSON text on one line."""
+    payloads: list[bytes] = []
+    for event in events:
+        match event:
+            case Piece():
+                payloads += render.piece(event)
+            case Done():
+                payloads += render.done(event)
+            case Error():
+                payloads.append(render.fail(event))
+    assert not any(b"\n" in payload for payload in payloads)
+    return [orjson.loads(payload) for payload in payloads]

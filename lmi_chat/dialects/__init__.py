@@ -9,7 +9,13 @@ from lmi_chat.wire import Json
 
 Parse = Callable[[Json, Desk, str], Task]
 
-KEYS = {"messages": "chat", "inputs": "standard", "prompt": "completion", "input": "embedding", "requestType": "session"}
+KEYS = {
+    "messages": "chat",
+    "inputs": "standard",
+    "prompt": "completion",
+    "input": "embedding",
+    "requestType": "session",
+}
 PARSERS: Mapping[str, Parse] = {"chat": chat.parse, "standard": standard.parse}
 
 

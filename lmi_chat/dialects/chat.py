@@ -5,12 +5,13 @@ Shapes: OpenAI API reference, "Chat completions" (completion object, chunk objec
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lmi_chat.bounds import SAMPLING, Field
 from lmi_chat.dialects import desk as common
 from lmi_chat.dialects.desk import Desk, Form, Task
-from lmi_chat.errors import Error, echo
+from lmi_chat.errors import PROBLEMS_MOST, Error, echo
 from lmi_chat.job import Choice, Done, Finish, Job, Piece, Token
 from lmi_chat.wire import Json, dump
 
@@ -50,6 +51,8 @@ HARMLESS: Mapping[str, tuple[object, ...]] = {
     "function_call": (None, "none", "auto"),
     "chat_template": (None,),
 }
+KNOWN = {name: name for name in (*FIELDS, *OWN, *HARMLESS)}
+USAGE = ("include_usage", "continuous_usage_stats")
 ROLES = ("system", "developer", "user", "assistant", "tool")
 LMI_FINISH = {"stop": "eos_token", "length": "length", "abort": "abort", "stop_sequence": "stop_sequence"}
 
@@ -58,28 +61,21 @@ def parse(body: Json, desk: Desk, request_id: str) -> Task:
     """A chat body → Task. Raises BadField, NotFound or PromptTooLong; the paths are the caller's."""
     common.check_model(body.get("model"), desk)
     form = Form(desk)
-    form.read(body, FIELDS, OWN | HARMLESS.keys())
+    form.read(body, FIELDS, KNOWN)
     _check_unserved(body, form)
     messages = _check_messages(body.get("messages"), form)
-    is_stream = form.value(body, "stream", BOOLEAN) if "stream" in body else desk.streams_by_default
+    is_stream = form.value(body, "stream", replace(BOOLEAN, default=desk.streams_by_default))
     usage = _check_usage(body, form, is_stream=is_stream)
     logprobs = _check_logprobs(body, form)
-    common.check_vocabulary(form.given, desk, {}, form.problems)
-    flags = {
-        name: form.value(body, name, Field(kind="boolean", default=default, meaning=""))
-        for name, default in (("add_generation_prompt", True), ("continue_final_message", False))
-        if name in body
-    }
+    common.check_vocabulary(form)
+    flags = _check_ending(body, form)
     user, salt = (form.value(body, name, Field(kind="string", meaning="")) for name in ("user", "cache_salt"))
-    form.close(FIELDS, OWN)
+    unknown = form.close()
 
     text = desk.template.render(messages, **flags)
     common.check_length(text, desk, "messages")
     ids = desk.template.encode(text, add_special_tokens=False)[-form.extra.get("truncate_prompt_tokens", 0) :]
-    limit_name = "max_tokens" if body.get("max_tokens") is not None else "max_completion_tokens"
-    values = common.sampling(form, {}, logprobs=logprobs)
-    asked = form.given.get("max_tokens")
-    chosen = common.seat(ids, values, desk, path="messages", limit_name=limit_name, asked=asked)
+    chosen = common.seat(ids, common.sampling(form, {}, logprobs=logprobs), form, path="messages")
     job = Job(
         id=request_id,
         prompt_ids=ids,
@@ -90,7 +86,7 @@ def parse(body: Json, desk: Desk, request_id: str) -> Task:
     )
     render = Chunks(job, desk, usage) if is_stream else Whole(job, desk)
     return Task(
-        dialect="chat", job=job, is_stream=is_stream, render=render, has_end=True, unknown=form.unknown, user=user or ""
+        dialect="chat", job=job, is_stream=is_stream, render=render, has_end=True, unknown=unknown, user=user or ""
     )
 
 
@@ -104,7 +100,7 @@ def _check_unserved(body: Json, form: Form) -> None:
             form.wrong(name, f"is not served by this version, got {echo(body[name])}")
     if (modalities := body.get("modalities")) not in (None, ["text"]):
         form.wrong("modalities", f'must be ["text"], the served model gives text only; got {echo(modalities)}')
-    if form.given.get("n", 1) > 1 and form.given.get("temperature", 1.0) < common.GREEDY_BELOW:
+    if form.given.get("n", 1) > 1 and common.sampling(form, {}).get("temperature") == 0:
         form.wrong("n", f"must be 1 at temperature 0, where every sequence is the same; got {form.given['n']}")
 
 
@@ -132,6 +128,8 @@ def _check_message(message: object, path: str, form: Form) -> None:
         return
     if isinstance(content, list) and content:
         for index, part in enumerate(content):
+            if len(form.problems) >= PROBLEMS_MOST:
+                break
             _check_part(part, f"{path}.content[{index}]", form)
     elif not (content is None and role == "assistant" and message.get("tool_calls")):
         form.wrong(f"{path}.content", f"must be a string or an array of parts, got {echo(content)}")
@@ -154,10 +152,18 @@ def _check_usage(body: Json, form: Form, *, is_stream: bool) -> Mapping[str, boo
     if not isinstance(options, dict) or not is_stream:
         form.wrong("stream_options", f"must be an object, and only with stream true; got {echo(options)}")
         return {}
-    names = ("include_usage", "continuous_usage_stats")
-    form.unknown += [f"stream_options.{name}" for name in options if name not in names]
-    inner = Form(form.desk, prefix="stream_options.", problems=form.problems)
-    return {name: inner.value(options, name, BOOLEAN) for name in names}
+    inner = Form(form.desk, prefix="stream_options.", problems=form.problems, unknown=form.unknown)
+    inner.read(options, {}, {name: f"stream_options.{name}" for name in USAGE})
+    return {name: inner.value(options, name, BOOLEAN) for name in USAGE}
+
+
+def _check_ending(body: Json, form: Form) -> Mapping[str, bool]:
+    """How the prompt ends: with the head of a new turn, or inside the last one."""
+    is_continued = form.value(body, "continue_final_message", BOOLEAN)
+    has_head = form.value(body, "add_generation_prompt", replace(BOOLEAN, default=not is_continued))
+    if is_continued and has_head:
+        form.wrong("continue_final_message", "must be false with add_generation_prompt true, got true")
+    return {"continue_final_message": is_continued, "add_generation_prompt": has_head}
 
 
 def _check_logprobs(body: Json, form: Form) -> int | None:
@@ -199,7 +205,9 @@ def _choice(choice: Choice) -> Json:
 
 
 def _logprobs(tokens: Sequence[Token]) -> Json:
-    return {"content": [_choice(token.choice) | {"top_logprobs": [_choice(top) for top in token.top]} for token in tokens]}
+    return {
+        "content": [_choice(token.choice) | {"top_logprobs": [_choice(top) for top in token.top]} for token in tokens]
+    }
 
 
 def _head(job: Job, desk: Desk, kind: str) -> Json:

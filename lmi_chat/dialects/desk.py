@@ -1,16 +1,18 @@
 """What all dialects share: the deployment they check a body against, the task they make of it, the checks in common."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Protocol
 
 from lmi_chat.bounds import GREEDY_BELOW, Field, Limits, check, nearest
-from lmi_chat.errors import BadField, Error, NotFound, Problem, PromptTooLong, echo
+from lmi_chat.errors import PROBLEMS_MOST, BadField, Error, NotFound, Problem, PromptTooLong, echo, one_line
 from lmi_chat.job import Done, Job, Piece, Sampling
 from lmi_chat.template import Template
 from lmi_chat.wire import Json
 
 UNKNOWN_SHOWN = 8
+NAME_BYTES = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,27 +60,42 @@ class Task:
 
 @dataclass(slots=True)
 class Form:
-    """One body being read: collects what it gives, what is wrong and what is unknown."""
+    """One body being read: collects what it gives and under which paths, what is wrong and what is unknown."""
 
     desk: Desk
     prefix: str = ""
     given: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
+    paths: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
+    unknown: list[tuple[str, str]] = field(default_factory=list)
 
-    def read(self, body: Json, table: Mapping[str, Field], own: frozenset[str]) -> None:
-        """Check every key of `body` that `table` knows; keys in `own` are the dialect's to read; null is absent."""
+    def read(self, body: Json, table: Mapping[str, Field], known: Mapping[str, str]) -> None:
+        """Check the keys of `body` that stand in `table`; `known` gives all known keys' paths; null is absent."""
         for name, value in body.items():
-            known = table.get(name)
-            if known is None:
-                if name not in own:
-                    self.unknown.append(self.prefix + name)
-            elif value is not None:
-                checked = check(known, value, self.prefix + name, self.desk.limits, self.problems)
-                (self.given if known.sets else self.extra)[known.sets or name] = checked
+            if value is not None and name in table:
+                self._keep(name, table[name], value)
+        self.ignore((name for name in body if name not in known), known, self.prefix)
 
-    def value(self, body: Json, name: str, field_: Field) -> Any:  # noqa: ANN401 whatever the field's kind is
+    def _keep(self, name: str, known: Field, value: object) -> None:
+        path, place = self.prefix + name, known.sets or name
+        checked = check(known, value, path, self.desk.limits, self.problems)
+        if checked is None:
+            return
+        store = self.given if known.sets else self.extra
+        if store.setdefault(place, checked) != checked:
+            self.wrong(path, f"and {self.paths[place]} say the same thing with different values; send one of them")
+        self.paths.setdefault(place, path)
+
+    def ignore(self, names: Iterable[str], known: Mapping[str, str], prefix: str) -> None:
+        """Note unknown keys; `known` gives the paths of the names that they may have been meant for."""
+        for name in islice(names, PROBLEMS_MOST - len(self.unknown)):
+            has_hint = len(name) <= NAME_BYTES and len(self.unknown) < UNKNOWN_SHOWN
+            near = nearest(name, known) if has_hint else ""
+            hint = f"; did you mean {known[near]}?" if near else ""
+            self.unknown.append((prefix + one_line(name, NAME_BYTES), hint))
+
+    def value(self, body: Json, name: str, field_: Field) -> Any:
         """Check one key that is the dialect's own; its default when absent, null or wrong."""
         value = body.get(name)
         if value is None:
@@ -90,20 +107,14 @@ class Form:
         """Note a problem with one field."""
         self.problems.append(Problem(path, f"{path} {text}"))
 
-    def close(self, table: Mapping[str, Field], own: frozenset[str]) -> None:
-        """Raise BadField if anything is wrong; unknown keys are wrong only when the deployment is strict."""
+    def close(self) -> list[str]:
+        """What is to be said about unknown keys; in a strict deployment they are wrong. Raises BadField."""
         if self.desk.is_strict:
-            for path in self.unknown:
-                self.wrong(path, f"is not a known key{self._hint(path, table, own)}")
+            for path, hint in self.unknown:
+                self.wrong(path, f"is not a known key{hint}")
         if self.problems:
             raise BadField(self.problems)
-        self.unknown = [
-            f"{path} is ignored{self._hint(path, table, own)}" for path in self.unknown[:UNKNOWN_SHOWN]
-        ]
-
-    def _hint(self, path: str, table: Mapping[str, Field], own: frozenset[str]) -> str:
-        near = nearest(path.removeprefix(self.prefix), frozenset(table) | own)
-        return f"; did you mean {self.prefix}{near}?" if near else ""
+        return [f"{path} is ignored{hint}" for path, hint in self.unknown[:UNKNOWN_SHOWN]]
 
 
 def check_model(name: object, desk: Desk) -> None:
@@ -116,14 +127,13 @@ def check_model(name: object, desk: Desk) -> None:
         raise NotFound(f"model {echo(name)} is not served here; {desk.model} is", param="model")
 
 
-def check_vocabulary(given: Mapping[str, Any], desk: Desk, names: Mapping[str, str], problems: list[Problem]) -> None:
-    """Token ids must stand in the vocabulary. `names` gives each field's path in the caller's words."""
+def check_vocabulary(form: Form) -> None:
+    """Token ids must stand in the vocabulary."""
+    most = form.desk.vocabulary_tokens
     for key in ("stop_token_ids", "allowed_token_ids", "logit_bias"):
-        outside = next((token for token in given.get(key) or () if token >= desk.vocabulary_tokens), None)
+        outside = next((token for token in form.given.get(key, ()) if token >= most), None)
         if outside is not None:
-            path = names.get(key, key)
-            text = f"{path} has token {outside}; the vocabulary ends at {desk.vocabulary_tokens - 1}"
-            problems.append(Problem(path, text))
+            form.wrong(form.paths[key], f"has token {echo(outside)}; the vocabulary ends at {most - 1}")
 
 
 def check_length(text: str, desk: Desk, path: str) -> None:
@@ -143,23 +153,24 @@ def sampling(form: Form, dialect_defaults: Mapping[str, Any], **fixed: object) -
     return values
 
 
-def seat(ids: list[int], values: dict[str, Any], desk: Desk, *, path: str, limit_name: str, asked: int | None) -> Sampling:
-    """Fit prompt and answer into the context and close the sampling values.
+def seat(ids: list[int], values: dict[str, Any], form: Form, *, path: str) -> Sampling:
+    """Fit prompt and answer into the context and close the sampling values; `path` is the prompt's.
 
-    `asked` is the caller's own limit (None: the values' default, cut to what has room). Raises PromptTooLong with counts.
+    Only the caller's own limit must fit; a default is cut to what has room. Raises PromptTooLong with counts, BadField.
     """
-    room = desk.context_tokens - len(ids)
+    context, asked = form.desk.context_tokens, form.given.get("max_tokens", 0)
+    room = context - len(ids)
     if room < 1:
-        text = f"{path} has {len(ids)} tokens; the model's context holds {desk.context_tokens}, one of them generated"
+        text = f"{path} has {len(ids)} tokens; the model's context holds {context}, one of them generated"
         raise PromptTooLong(text, param=path)
-    if asked is not None and asked > room:
+    if asked > room:
+        name = form.paths["max_tokens"]
         text = (
-            f"{limit_name} must be at most {room}, got {asked}: the prompt has {len(ids)} of the context's "
-            f"{desk.context_tokens} tokens"
+            f"{name} must be at most {room}, got {asked}: the prompt has {len(ids)} of the context's {context} tokens"
         )
-        raise PromptTooLong(text, param=limit_name)
+        raise PromptTooLong(text, param=name)
     most = min(values.get("max_tokens") or room, room)
-    if values.get("min_tokens", 0) > most:
-        text = f"min_tokens must be at most {most}, got {values['min_tokens']}"
-        raise BadField([Problem("min_tokens", text)])
+    if form.given.get("min_tokens", 0) > most:
+        name = form.paths["min_tokens"]
+        raise BadField([Problem(name, f"{name} must be at most {most}, got {form.given['min_tokens']}")])
     return Sampling(**{**values, "max_tokens": most})

@@ -48,6 +48,8 @@ HARMLESS: Mapping[str, tuple[object, ...]] = {
     "response_format": (None, {"type": "text"}),
     "structured_outputs": (None, {}),
 }
+KNOWN = {name: f"parameters.{name}" for name in (*FIELDS, *OWN, *HARMLESS)}
+ANYWHERE = KNOWN | {name: name for name in BODY_OWN}
 SAMPLES = ("temperature", "top_p", "top_k", "min_p")
 FINISH = {"stop": "eos_token", "length": "length", "abort": "abort"}
 CLOSING_TOKEN = {"id": -1, "text": "", "log_prob": 0.0, "logprob": 0.0, "special": True}
@@ -58,31 +60,27 @@ def parse(body: Json, desk: Desk, request_id: str) -> Task:
     """A standard body → Task. Raises BadField, NotFound or PromptTooLong; the paths are the caller's."""
     common.check_model(body.get("model"), desk)
     parameters = _check_shape(body)
-    form = Form(desk, prefix="parameters.", unknown=[name for name in body if name not in BODY_OWN])
-    form.read(parameters, FIELDS, OWN | HARMLESS.keys())
+    form = Form(desk, prefix="parameters.")
+    form.ignore((name for name in body if name not in BODY_OWN), ANYWHERE, "")
+    form.read(parameters, FIELDS, KNOWN)
     _check_unserved(parameters, form)
-    prompt = _check_inputs(body["inputs"], form)
+    prompt = _check_inputs(body.get("inputs"), form)
     is_stream = _check_stream(body, parameters, form)
     flags = {name: form.value(parameters, name, BOOLEAN) for name in ("details", "return_full_text")}
     fixed = _check_sampling(parameters, form, has_tokens=is_stream or flags["details"], has_details=flags["details"])
     fixed |= _check_prefill(parameters, form, is_stream=is_stream)
-    common.check_vocabulary(form.given, desk, _paths(parameters), form.problems)
-    form.close(FIELDS, OWN)
+    common.check_vocabulary(form)
+    unknown = form.close()
 
     common.check_length(prompt, desk, "inputs")
     ids = desk.template.encode(prompt, add_special_tokens=True)[-form.extra.get("truncate", 0) :]
     if not ids:
         raise BadField([Problem("inputs", f"inputs must have at least 1 token, got {echo(prompt)}")])
     values = common.sampling(form, {"max_tokens": DEFAULT_NEW_TOKENS}, **fixed)
-    asked = form.given.get("max_tokens")
-    chosen = common.seat(
-        ids, values, desk, path="inputs", limit_name="parameters.max_new_tokens", asked=asked
-    )
+    chosen = common.seat(ids, values, form, path="inputs")
     job = Job(id=request_id, prompt_ids=ids, prompt_text=prompt, sampling=chosen)
     render: common.Render = Lines(job, **flags) if is_stream else Whole(job, **flags)
-    return Task(
-        dialect="standard", job=job, is_stream=is_stream, render=render, has_end=False, unknown=form.unknown
-    )
+    return Task(dialect="standard", job=job, is_stream=is_stream, render=render, has_end=False, unknown=unknown)
 
 
 def _check_shape(body: Json) -> Json:
@@ -143,11 +141,6 @@ def _check_prefill(parameters: Json, form: Form, *, is_stream: bool) -> dict[str
     return {"prompt_logprobs": 0} if wanted and "prompt_logprobs" not in form.given else {}
 
 
-def _paths(parameters: Json) -> Mapping[str, str]:
-    names = {RENAMED.get(name, name): name for name in parameters}
-    return {name: f"parameters.{wire}" for name, wire in names.items()}
-
-
 def error_body(error: Exception) -> Json:
     """An Error as LMI has it, with the field's path beside it."""
     if not isinstance(error, Error):
@@ -175,13 +168,11 @@ def _top(token: Token) -> list[Json]:
 
 
 class Sequence_:
-    """What one sequence has become so far: its text, and its tokens each with its own share of the text."""
+    """What one sequence has become so far; gives each token its own share of the text."""
 
     def __init__(self, prompt: str) -> None:
         """Start with `prompt` when the full text is wanted, else with ""."""
         self.texts = [prompt] if prompt else []
-        self.tokens: list[Json] = []
-        self.top: list[list[Json]] = []
         self.count = 0
         self.finish: Finish | None = None
         self._decoder = codecs.getincrementaldecoder("utf-8")("ignore")
@@ -191,14 +182,10 @@ class Sequence_:
         self.texts.append(piece.text)
         self.count += len(piece.ids)
         self.finish = piece.finish or self.finish
-        shown = [_token(token, text) for token, text in zip(piece.tokens, self._share(piece), strict=True)]
-        self.top += [_top(token) for token in piece.tokens if token.top]
-        return shown
+        return [_token(token, text) for token, text in zip(piece.tokens, self._share(piece), strict=True)]
 
     def _share(self, piece: Piece) -> list[str]:
         """The piece's text cut along its tokens: each gets as many characters as its own bytes complete."""
-        if len(piece.tokens) == 1:
-            return [piece.text]
         shares, start = [], 0
         for token in piece.tokens:
             end = start + (0 if token.choice.is_special else len(self._decoder.decode(token.choice.bytes)))
@@ -226,16 +213,16 @@ class Lines:
         self._sequence = Sequence_(job.prompt_text if return_full_text else "")
 
     def piece(self, piece: Piece) -> Sequence[bytes]:
-        """A line per token; the token that ends the sequence closes it, an end without a token gets a line of its own."""
+        """A line per token; the one that ends the sequence closes it, an end without a token has a line of its own."""
         tokens = self._sequence.take(piece)
-        tops = self._sequence.top[-len(tokens) :] if self._sequence.top else []
         if piece.finish is not None and not tokens:
-            tokens = [dict(CLOSING_TOKEN)]
+            tokens = [CLOSING_TOKEN | {"text": piece.text}]
         lines: list[Json] = [
             {"index": piece.index, "token": token, "generated_text": None, "details": None} for token in tokens
         ]
-        for line, top in zip(lines, tops, strict=False):
-            line["top_tokens"] = top
+        for line, token in zip(lines, piece.tokens, strict=False):
+            if token.top:
+                line["top_tokens"] = _top(token)
         if piece.finish is not None:
             lines[-1]["generated_text"] = "".join(self._sequence.texts)
             lines[-1]["details"] = self._details() if self._has_details else None
@@ -267,10 +254,13 @@ class Whole:
         """Remember what the document is to carry."""
         self._job, self._has_details = job, details
         self._sequence = Sequence_(job.prompt_text if return_full_text else "")
+        self._tokens: list[Json] = []
+        self._top: list[list[Json]] = []
 
     def piece(self, piece: Piece) -> Sequence[bytes]:
         """Keep the piece; nothing is sent yet."""
-        self._sequence.tokens += self._sequence.take(piece)
+        self._tokens += self._sequence.take(piece)
+        self._top += [_top(token) for token in piece.tokens if token.top]
         return ()
 
     def done(self, done: Done) -> Sequence[bytes]:
@@ -282,9 +272,9 @@ class Whole:
 
     def _details(self, done: Done) -> Json:
         details = self._sequence.details(self._job) | {"inputs": self._job.prompt_text}
-        details["tokens"] = self._sequence.tokens
-        if self._sequence.top:
-            details["top_tokens"] = self._sequence.top
+        details["tokens"] = self._tokens
+        if self._top:
+            details["top_tokens"] = self._top
         prefill = [token for token in done.prompt_logprobs if token is not None]
         details["prefill"] = [_prefill(token) for token in prefill]
         details["usage"] = {

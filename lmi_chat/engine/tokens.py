@@ -30,9 +30,9 @@ class Vocabulary:
     def choice(self, token_id: int, logprob: float) -> Choice:
         """A token with its log-probability; −inf and NaN become −9999.0, which JSON can hold."""
         sound = logprob if logprob > NO_PROBABILITY else NO_PROBABILITY
-        return Choice(token_id, sound, self.bytes(token_id), token_id in self._special)
+        return Choice(token_id, sound, self.spell(token_id), token_id in self._special)
 
-    def bytes(self, token_id: int) -> bytes:
+    def spell(self, token_id: int) -> bytes:
         """The token's own bytes; of a token that is part of a character, just that part."""
         known = self._known.get(token_id)
         if known is None:

@@ -8,7 +8,6 @@ import contextlib
 import enum
 import fcntl
 import json
-import logging
 import socket
 import struct
 import termios
@@ -28,10 +27,6 @@ from lmi_chat.errors import Error
 OUTLET = "lmi_chat.outlet"
 PIPELINE_MAX = 16  # requests queued behind the one being answered
 
-# uvicorn warns of each bad request: whoever sends a million of them would fill the disk.
-_log = logging.getLogger("uvicorn.error.protocol")
-_log.setLevel(logging.ERROR)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edge:
@@ -40,7 +35,7 @@ class Edge:
     header_bytes: int = 64 * 1024  # request line and headers of one request
     header_count: int = 100
     receive_s: float = 30.0  # a head is complete within this; a body brings receive_bytes in each such window
-    receive_bytes: int = 16 * 1024
+    receive_bytes: int = 16 * 1024  # 1 or more
     write_stall_s: float = 30.0  # a client that takes nothing for so long is cut off
     backlog_bytes: int = 1 << 20  # unsent bytes of a stream beyond the transport's own buffer
     linger_s: float = 2.0  # unread input is discarded for so long after an answer that closes
@@ -255,7 +250,7 @@ class Outlet:
             raise RuntimeError("write() belongs to a response with a body and without Content-Length.")
 
     def lose(self) -> None:
-        """The client is gone: wake what waits for it, then say so."""
+        """Say that the client is gone, and wake what waits for it; the connection's to call."""
         self.is_gone = True
         self.cycle.disconnected = True
         self.cycle.message_event.set()
@@ -281,7 +276,7 @@ class Outlet:
         await cycle.send(message)
 
     def wrap(self, app: ASGI3Application) -> ASGI3Application:
-        """`app` with our `send`, and whose cancelling for a gone client is no error."""
+        """`app` with our `send`, and whose cancelling for a gone client is no error; the connection's to call."""
 
         async def answer(scope: Scope, receive: ASGIReceiveCallable, _send: ASGISendCallable) -> None:
             try:
@@ -309,11 +304,10 @@ class _Protocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.logger = _log
         self._phase = _Phase.IDLE
         self._unframed_bytes = 0  # of a head or of a body's framing, since the parser last delivered something
         self._window_bytes = 0  # of the body, in the present window
-        self._is_excused = False  # in the present window the client had to wait for us
+        self._is_excused = False  # at the start of the present window the client had to wait for us
         self._is_feeding = False
         self._is_deaf = False  # input is read and thrown away
         self._held: tuple[RequestResponseCycle, ASGI3Application] | None = None
@@ -329,7 +323,10 @@ class _Protocol(HttpToolsProtocol):
         self._arm()
 
     def data_received(self, data: bytes) -> None:
-        """Parse in pieces, to see in time that a head has no end; start no request before all of `data` is valid."""
+        """Parse in pieces, to see in time that a head has no end; start no request before all of `data` is valid.
+
+        Nothing is logged here, unlike in uvicorn: a line for each bad request is a way to fill the disk.
+        """
         if self._is_deaf:
             return
         self._is_feeding = True
@@ -376,6 +373,7 @@ class _Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._phase = _Phase.HEAD
+        self._window_bytes = 0
         self._unset_keepalive_if_required()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -392,9 +390,9 @@ class _Protocol(HttpToolsProtocol):
         was_paused = self.flow.read_paused
         super().on_headers_complete()
         if not was_paused:
-            self.flow.resume_reading()  # uvicorn pauses for a pipelined request, and would not see the client go
+            self.flow.resume_reading()  # uvicorn pauses for a pipelined request, and then does not see the client go
         self._phase = _Phase.BODY
-        self._unframed_bytes = self._window_bytes = 0
+        self._unframed_bytes = 0
         self._disarm()
 
     def _check_head(self) -> None:
@@ -420,7 +418,6 @@ class _Protocol(HttpToolsProtocol):
         self._unframed_bytes = 0
         self._window_bytes += len(body)
         super().on_body(body)
-        self._is_excused |= self.flow.read_paused
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():
@@ -429,6 +426,7 @@ class _Protocol(HttpToolsProtocol):
         self._unframed_bytes = 0
         self._disarm()
         super().on_message_complete()
+        self.flow.resume_reading()  # a handler that does not read its body must still see the client go
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         if self._is_feeding:
@@ -461,7 +459,7 @@ class _Protocol(HttpToolsProtocol):
             self._line.close()
         elif self._phase is _Phase.BODY and self.cycle.response_started:
             return  # no 408 any more; the connection closes with the response
-        elif self._is_excused or (self._phase is _Phase.BODY and self._window_bytes >= self.edge.receive_bytes):
+        elif self._is_excused or self._is_waiting_for_us() or self._window_bytes >= self.edge.receive_bytes:
             self._window_bytes = 0
             self._arm()
         else:
@@ -504,7 +502,8 @@ class _Protocol(HttpToolsProtocol):
             transport.close()
             return
         if transport.can_write_eof():
-            transport.write_eof()
+            with contextlib.suppress(OSError):  # the client was faster
+                transport.write_eof()
         self.flow.resume_reading()
         self._linger_timer = self.loop.call_later(self.edge.linger_s, transport.close)
 
@@ -521,7 +520,6 @@ class _Protocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         if self._linger_timer is not None:
             self._linger_timer.cancel()
-        self.pipeline.clear()
         outlet, self._outlet = self._outlet, None
         super().connection_lost(exc)
         if outlet is not None:

@@ -12,7 +12,8 @@ from lmi_chat.settings import table
 from tests.engine.conftest import Server
 
 TEXT = (Path(__file__).parents[2] / "README.md").read_text()
-PAIRS = re.findall(r"```(sh|python)\n(.*?)```\n\n```(?:json|text)\n(.*?)```", TEXT, re.DOTALL)
+BLOCK = r"((?:(?!```).)*)"
+PAIRS = re.findall(rf"```(sh|python)\n{BLOCK}```\n\n```(?:json|text)\n{BLOCK}```", TEXT, re.DOTALL)
 DIFFERS = [
     (r'"id":"chatcmpl-[0-9a-f]{32}"', '"id":"…"'),
     (r'"created":\d{10}', '"created":…'),
@@ -32,7 +33,8 @@ def without_what_differs(text: str) -> str:
 def test_an_example_prints_what_is_shown(server: Server, language: str, code: str, shown: str) -> None:
     code = code.replace("localhost:8080", f"127.0.0.1:{server.port}")
     if language == "sh":
-        said = subprocess.run(["bash", "-euo", "pipefail", "-c", code], check=True, capture_output=True, text=True).stdout
+        words = ["bash", "-euo", "pipefail", "-c", code]
+        said = subprocess.run(words, check=True, capture_output=True, text=True, timeout=60).stdout
     else:
         output = io.StringIO()
         with contextlib.redirect_stdout(output):

@@ -74,7 +74,7 @@ BAD_BYTES = [
     ("depth 1e3", chat_with(b'"x":' + nested(1000)), "bad_json", "deeper than 64"),
     ("depth 5e3", b'{"messages":' + nested(5000) + b"}", "bad_json", "deeper than 64"),
     ("depth 2e5", chat_with(b'"tools":' + nested(200_000)), "bad_json", "deeper than 64"),
-    ("many fields wrong", json.dumps({"messages": [{"role": index} for index in range(2000)]}).encode(), "bad_field", "and 3995 more"),
+    ("many fields wrong", json.dumps({"messages": [{"role": index} for index in range(2000)]}).encode(), "bad_field", "3995 more"),
 ]
 
 

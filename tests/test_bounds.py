@@ -1,0 +1,182 @@
+"""Every row of the table of parameters: its bounds, just beyond them, null, and other types (faults.md, 3b)."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from lmi_chat.bounds import SAMPLING, Field, Limits, check, nearest
+from lmi_chat.dialects.desk import Form
+from lmi_chat.errors import Problem, echo
+from lmi_chat.job import Sampling
+from tests.fakes import desk
+
+LIMITS = Limits()
+OTHER_TYPES: dict[str, list[Any]] = {
+    "integer": [True, "3", 4.0, 0.5, [], {}],
+    "number": [False, "3", [1], {}],
+    "boolean": [0, 1, "yes", "true", 1.0, []],
+    "string": [1, True, [], {}],
+    "strings": [1, True, {}, [1], ["a", None], [["a"]]],
+    "token ids": [1, "1", {}, [True], [1.0], ["1"], [[1]]],
+    "bias": [1, "1", [], {"1": "2"}, {"1": True}, {"1": None}, {"one": 0}, {"-1": 0}, {"1.0": 0}, {"²": 0}, {"": 0}],
+    "object": [1, "{}", []],
+}
+Case = tuple[str, Any]
+
+
+def ids(case: Any) -> str:
+    return str(case)[:40]
+
+
+def wrong(name: str, value: object, limits: Limits = LIMITS) -> str:
+    problems: list[Problem] = []
+    assert check(SAMPLING[name], value, f"here.{name}", limits, problems) is None
+    [problem] = problems
+    assert problem.path == f"here.{name}"
+    assert problem.text.startswith(f"here.{name} ")
+    return problem.text
+
+
+def right(name: str, value: object, limits: Limits = LIMITS) -> Any:
+    problems: list[Problem] = []
+    checked = check(SAMPLING[name], value, name, limits, problems)
+    assert not problems
+    return checked
+
+
+def numeric() -> Iterator[tuple[str, Field, float, float]]:
+    for name, field in SAMPLING.items():
+        if field.kind in {"integer", "number"}:
+            low, high = field.low, field.top(LIMITS)
+            assert low is not None
+            assert high is not None
+            yield name, field, low, high
+
+
+def inside() -> Iterator[Case]:
+    for name, field, low, high in numeric():
+        yield name, high
+        yield name, 1e-9 if field.is_above_low else low
+
+
+def outside() -> Iterator[tuple[str, Any, float]]:
+    for name, field, low, high in numeric():
+        yield from ((name, value, high) for value in (high + 1, high + 10**9))
+        yield from ((name, value, low) for value in (low - 1, low - 10**9))
+        yield from ((name, value, low) for value in ([low, -1e-9] if field.is_above_low else []))
+        if field.kind == "integer":
+            yield from ((name, value, high) for value in (2**64, 2**70, 1e19, 1e300))
+
+
+@pytest.mark.parametrize(("name", "value"), [*inside()], ids=ids)
+def test_the_bounds_themselves_are_right(name: str, value: float) -> None:
+    checked = right(name, value)
+    assert checked == value
+    assert type(checked) is (float if SAMPLING[name].kind == "number" else int)
+
+
+@pytest.mark.parametrize(("name", "value", "bound"), [*outside()], ids=ids)
+def test_beyond_a_bound_is_wrong_and_says_so(name: str, value: float, bound: float) -> None:
+    text = wrong(name, value)
+    assert str(bound) in text
+    assert text.endswith(f"got {echo(value)}")
+
+
+@pytest.mark.parametrize("name", [name for name, *_ in numeric()])
+def test_no_number_is_no_number(name: str) -> None:
+    assert wrong(name, math.nan)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, value) for name, field in SAMPLING.items() for value in OTHER_TYPES[field.kind]],
+    ids=ids,
+)
+def test_other_types_are_wrong_and_not_converted(name: str, value: object) -> None:
+    assert re.search("must be | takes ", wrong(name, value))
+
+
+@pytest.mark.parametrize("name", SAMPLING)
+def test_null_is_absent(name: str) -> None:
+    form = Form(desk())
+    form.read({name: None}, SAMPLING, {name: name})
+    assert (form.given, form.extra, form.problems, form.unknown) == ({}, {}, [], [])
+
+
+def test_an_integer_is_a_number() -> None:
+    assert (right("temperature", 1), right("top_p", 1)) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "item"), [("stop", "a"), ("bad_words", "a"), ("stop_token_ids", 7), ("allowed_token_ids", 7)]
+)
+def test_arrays_have_a_most(name: str, item: object) -> None:
+    most = int(SAMPLING[name].top(LIMITS) or 0)
+    assert right(name, [item] * most) == (item,) * most
+    text = wrong(name, [item] * (most + 1))
+    assert f"at most {most} " in text
+    assert f"got {most + 1}" in text
+
+
+def test_a_string_is_an_array_of_one() -> None:
+    assert (right("stop", "日本"), right("stop", []), right("bad_words", "x")) == (("日本",), (), ("x",))
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("", "no empty string"),
+        (["a", ""], "no empty string (item 1)"),
+        (["a", "x" * 1025], "at most 1024 characters, item 1 has 1025"),
+        ("x" * 1_000_000, "at most 1024 characters, item 0 has 1000000"),
+        (["x"] * 10_000, "at most 16 strings, got 10000"),
+    ],
+)
+def test_stop_strings(value: object, words: str) -> None:
+    assert words in wrong("stop", value)
+
+
+def test_token_ids() -> None:
+    assert "at least 0, got -5" in wrong("stop_token_ids", [1, -5])
+    assert right("stop_token_ids", []) == ()
+    assert "at least 1 token id" in wrong("allowed_token_ids", [])
+
+
+def test_logit_bias() -> None:
+    assert right("logit_bias", {"0": -100, "7": 100, "8": 0.5}) == {0: -100.0, 7: 100.0, 8: 0.5}
+    assert right("logit_bias", {str(token): 1 for token in range(1024)})
+    assert "at most 1024 tokens, got 49000" in wrong("logit_bias", {str(token): 1 for token in range(49_000)})
+    assert "at least -100 and at most 100, token 7 has 1e+308" in wrong("logit_bias", {"7": 1e308})
+    assert "token 7 has -100.5" in wrong("logit_bias", {"7": -100.5})
+    assert 'got "' + "9" * 40 in wrong("logit_bias", {"9" * 5000: 1})
+
+
+@pytest.mark.parametrize("name", [name for name, field in SAMPLING.items() if isinstance(field.high, str)])
+def test_the_deployment_sets_its_own_bounds(name: str) -> None:
+    limit = SAMPLING[name].high
+    assert isinstance(limit, str)
+    limits = dataclasses.replace(LIMITS, **{limit: 3})
+    value: Any = ["x"] * 3 if name == "stop" else 3
+    assert right(name, value, limits)
+    assert "at most 3" in wrong(name, ["x"] * 4 if name == "stop" else 4, limits)
+
+
+@pytest.mark.parametrize("name", [name for name, field in SAMPLING.items() if field.sets])
+def test_the_table_and_sampling_agree(name: str) -> None:
+    field = SAMPLING[name]
+    own = {row.name: row.default for row in dataclasses.fields(Sampling)}
+    assert field.sets in own
+    if field.default is not None:
+        assert own[field.sets] == field.default
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("temprature", "temperature"), ("topp", "top_p"), ("qqq", ""), ("", ""), ("temperature" * 10_000, "")],
+)
+def test_the_nearest_known_name(name: str, near: str) -> None:
+    assert nearest(name, SAMPLING) == near
