@@ -19,6 +19,7 @@ KINDS = {
     "object": "an object",
 }
 GREEDY_BELOW = 0.01
+TOKEN_DIGITS = 9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +209,7 @@ def _bad_bias(bias: dict[str, object], field: Field, limits: Limits) -> str:
     if len(bias) > limits.max_logit_bias:
         return f"takes at most {limits.max_logit_bias} tokens, got {len(bias)}"
     for key, value in bias.items():
-        if not (key.isascii() and key.isdigit() and len(key) < 10):
+        if not (key.isascii() and key.isdigit() and len(key) <= TOKEN_DIGITS):
             return f"takes token ids as keys, got {echo(key)}"
         if type(value) not in {int, float} or not field.low <= value <= field.high:  # type: ignore[operator]
             return f"takes numbers of at least {field.low} and at most {field.high}, token {key} has {echo(value)}"

@@ -61,14 +61,14 @@ def _configure(properties: str, pairs: dict[str, str]) -> settings.Settings:
 
 def _explain(configured: settings.Settings) -> int:
     with contextlib.suppress(BrokenPipeError):
-        print(settings.explain(configured))  # noqa: T201 this is the command's output
+        print(settings.explain(configured))
     return 0
 
 
 def _serve(configured: settings.Settings) -> int:
-    import uvloop  # noqa: PLC0415 the other commands do without
+    import uvloop
 
-    from lmi_chat import serve, start  # noqa: PLC0415 the other commands do without
+    from lmi_chat import serve, start
 
     logging.basicConfig(level=configured.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if configured.log_level not in {"debug", "info"}:
@@ -95,5 +95,5 @@ def _fetch(*, is_check: bool) -> int:
     if wrong:
         sys.stderr.write(f"lmi-chat: these files do not match their checksums: {', '.join(wrong)}\n")
         return 1
-    print(target)  # noqa: T201 this is the command's output
+    print(target)
     return 0

@@ -11,6 +11,7 @@ PROBLEM_BYTES = 260
 PARAM_BYTES = 200
 ECHO_CHARS = 40
 PROBLEMS_SHOWN = 5
+ECHO_BITS = 256
 PROBLEMS_MOST = 100
 CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 
@@ -38,7 +39,7 @@ def echo(value: object) -> str:
         case str():
             return '"' + one_line(value if len(value) <= ECHO_CHARS else value[:ECHO_CHARS] + "…") + '"'
         case int():
-            return str(value) if value.bit_length() < 256 else "a number of " + str(value.bit_length()) + " bits"
+            return str(value) if value.bit_length() <= ECHO_BITS else "a number of " + str(value.bit_length()) + " bits"
         case float():
             return repr(value)
         case list():

@@ -1,9 +1,9 @@
-"""The line itself: admit → parse → run → render → frame. Slots, deadlines and cancellation stand here; no HTTP, no vLLM.
+"""The line itself: admit → parse → run → render → frame. Slots, deadlines, cancellation stand here; no HTTP, no vLLM.
 
     bytes → wire.read → dialect → Job → engine.run(job) → Piece … Done → render → framing → bytes
 
-A whole answer is the same line: its render gives one payload at the end. The slot and the engine's request belong to one
-`async with`, so a client that goes, a deadline and a failure all leave by the same door.
+A whole answer is the same line: its render gives one payload at the end. The slot and the engine's request belong to
+one `async with`, so a client that goes, a deadline and a failure all leave by the same door.
 """
 
 import asyncio
@@ -66,7 +66,7 @@ class Policy:
     is_strict: bool = False
     finish_words: dict[str, str] | None = None
     chat_template: str | None = None
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
 
 class Line:

@@ -36,7 +36,7 @@ FORMATTERS: dict[str, Shape] = {"json": "document", "jsonlines": "lines", "sse":
 def choose(accept: str, formatter: str, route_default: Shape) -> Shape:
     """The shape of a stream: the Accept header, else the deployment's formatter, else the route's own.
 
-    `accept` is the header's text ("" when absent); a type that is no stream's, such as application/json, decides nothing.
+    `accept` is the header's text ("" when absent); a type that is no stream's (application/json) decides nothing.
     """
     for item in accept.split(","):
         shape = ACCEPTED.get(item.partition(";")[0].strip().lower())

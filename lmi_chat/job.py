@@ -14,7 +14,7 @@ Reason = Literal["stop", "length", "abort"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How tokens are chosen and when a sequence ends. Values are checked: the engine accepts only what stands in bounds."""
+    """How tokens are chosen and when a sequence ends. Values are checked: they stand within bounds."""
 
     n: int = 1
     temperature: float = 1.0

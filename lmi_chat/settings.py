@@ -129,7 +129,7 @@ def read(
                 continue
             twin = mine.setdefault(resolved.name, resolved)
             if twin.text != resolved.text:
-                text = f"{given.name} = {given.text} and {twin.text} ({twin.origin}) are the same setting; keep one of them"
+                text = f"{given.name} = {given.text} and {twin.text} ({twin.origin}) are one setting; keep one of them"
                 raise BadSetting(f"{given.origin}: {text}")
         chosen = mine | chosen
     for name, (text, why) in (engine_defaults or {}).items():
@@ -141,7 +141,7 @@ def read(
 
 
 def find_properties(named: str, folder: str) -> Path | None:
-    """The file to read: the one that is named, else the model folder's, else the working folder's. Raises BadSetting."""
+    """The file to read: the named one, else the model folder's, else the working folder's. Raises BadSetting."""
     if named:
         path = Path(named)
         if not path.is_file():

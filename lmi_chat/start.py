@@ -27,12 +27,14 @@ async def load(settings: Settings, line: Line, enter: Callable[[str], None]) -> 
     folder = await _model_folder(settings, enter)
     names = _names(settings, folder)
     given = dict(settings.engine) | {"model": folder, "served_model_name": names[0]}
-    arguments.prepare_environment(given, is_local=Path(folder).is_dir())
+    arguments.prepare_environment(given)
     loop = asyncio.get_running_loop()
+
+    def told(phase: str) -> None:
+        loop.call_soon_threadsafe(enter, phase)
+
     try:
-        engine = await asyncio.to_thread(
-            engine_vllm.load, given, names, lambda phase: loop.call_soon_threadsafe(enter, phase)
-        )
+        engine = await asyncio.to_thread(engine_vllm.load, given, names, told)
         desk = _desk(settings, engine.model)
         enter("generating a first token")
         await line.open(engine, desk)
@@ -100,6 +102,7 @@ def _limits(settings: Settings) -> Limits:
 
 
 def policy(settings: Settings) -> Policy:
+    """What the line decides about admission and time."""
     return Policy(
         queue=settings.job_queue_size,
         deadline_s=settings.predict_timeout,

@@ -19,6 +19,8 @@ DEPTH = 64
 BRACKETS = 100_000
 DUMP_DEPTH = 200
 KEY_BYTES = 40
+NUMBER_CHARS = 300
+DOUBLE_BITS = 1000
 SURROGATE = re.compile("[\ud800-\udfff]")
 EXPLAINED_BYTES = 2**20
 STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
@@ -75,7 +77,7 @@ def _clean(value: object, room: int = DUMP_DEPTH) -> object:
         case list() | tuple():
             return [_clean(item, room - 1) for item in value]
         case int() if not -(2**63) <= value < 2**64:
-            return float(value) if value.bit_length() < 1000 else None
+            return float(value) if value.bit_length() < DOUBLE_BITS else None
         case None | int() | float():
             return value
         case _:
@@ -138,7 +140,7 @@ def _bad_values(decoded: str) -> Iterator[Problem]:
         value = json.loads(
             decoded,
             parse_constant=_OutOfRange,
-            parse_int=lambda digits: int(digits) if len(digits) < 300 else _OutOfRange(digits),
+            parse_int=lambda digits: int(digits) if len(digits) < NUMBER_CHARS else _OutOfRange(digits),
             parse_float=_parse_float,
         )
     except (ValueError, RecursionError):

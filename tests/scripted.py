@@ -116,14 +116,26 @@ class Service:
 
 @contextlib.contextmanager
 def serving(
-    engine: Scripted | None = None, *, policy: Policy | None = None, is_open: bool = True, max_body_bytes: int = 2**20, **desk_changes: Any
+    engine: Scripted | None = None,
+    *,
+    policy: Policy | None = None,
+    is_open: bool = True,
+    max_body_bytes: int = 2**20,
+    **desk_changes: Any,
 ) -> Iterator[Service]:
     """An HTTP server with the real protocol class around a scripted engine."""
     engine, policy = engine or Scripted(), policy or Policy()
     house = app.House(line=Line(policy), health=Health(), max_body_bytes=max_body_bytes)
     edge = Edge(receive_s=2.0, write_stall_s=1.0)
     config = uvicorn.Config(
-        app.build(house), host="127.0.0.1", port=0, http=protocol_class(edge), ws="none", lifespan="off", log_config=None, access_log=False
+        app.build(house),
+        host="127.0.0.1",
+        port=0,
+        http=protocol_class(edge),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
     )
     server = uvicorn.Server(config)
     loop = uvloop.new_event_loop()

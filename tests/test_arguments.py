@@ -97,11 +97,11 @@ def test_defaults_on_a_cpu(monkeypatch: pytest.MonkeyPatch, machine: str, flags:
     assert all(why.startswith("default on ") for _, why in chosen.values())
 
 
-def test_the_environment_keeps_what_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_keeps_what_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     environment = {"VLLM_LOGGING_LEVEL": "DEBUG", "VLLM_CPU_KVCACHE_SPACE": "40"}
     monkeypatch.setattr(os, "environ", environment)
     monkeypatch.setattr(arguments, "is_cpu", lambda: True)
-    arguments.prepare_environment({"enforce_eager": "true"}, is_local=True)
+    arguments.prepare_environment({"enforce_eager": "true", "model": str(tmp_path)})
     assert environment["VLLM_LOGGING_LEVEL"] == "DEBUG"
     assert environment["VLLM_CPU_KVCACHE_SPACE"] == "40"
     assert (environment["VLLM_NO_USAGE_STATS"], environment["DO_NOT_TRACK"]) == ("1", "1")
@@ -111,7 +111,7 @@ def test_the_environment_keeps_what_is_set(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_environment_of_a_gpu_and_a_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     environment: dict[str, str] = {}
     monkeypatch.setattr(os, "environ", environment)
-    arguments.prepare_environment({"enforce_eager": "true"}, is_local=False)
+    arguments.prepare_environment({"enforce_eager": "true", "model": "hub/name"})
     assert environment["VLLM_NO_USAGE_STATS"] == "1"
     assert not environment.keys() & {"HF_HUB_OFFLINE", "VLLM_CPU_KVCACHE_SPACE", "TORCHDYNAMO_DISABLE"}
 
@@ -123,6 +123,6 @@ def test_the_cache_is_modest(monkeypatch: pytest.MonkeyPatch, total_gib: int, ca
     monkeypatch.setattr(os, "environ", environment)
     monkeypatch.setattr(os, "sysconf", pages.__getitem__)
     monkeypatch.setattr(arguments, "is_cpu", lambda: True)
-    arguments.prepare_environment({"enforce_eager": "false"}, is_local=False)
+    arguments.prepare_environment({"enforce_eager": "false", "model": "hub/name"})
     assert environment["VLLM_CPU_KVCACHE_SPACE"] == str(cache_gib)
     assert "TORCHDYNAMO_DISABLE" not in environment

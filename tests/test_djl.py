@@ -1,9 +1,8 @@
-"""DJL's asynchronous mode from the Python side: what `handle` gives, with DJL's two classes as its documentation has them."""
+"""DJL's asynchronous mode from the Python side: what `handle` gives, with DJL's two classes as it documents them."""
 
 import json
 import sys
 import types
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -53,7 +52,7 @@ class Output:
 
 
 @pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
+def engine(monkeypatch: pytest.MonkeyPatch) -> Scripted:
     package = types.ModuleType("djl_python")
     package.Output = Output  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "djl_python", package)
@@ -64,12 +63,12 @@ async def told(engine: Scripted, monkeypatch: pytest.MonkeyPatch, inputs: Input)
     line = Line(Policy())
     await line.open(engine, desk())
     monkeypatch.setattr(djl, "_lines", [line])
-    answer = await djl.handle(inputs)  # type: ignore[arg-type]
+    answer = await djl.handle(inputs)
     assert answer is not None
     outputs = [output async for output in answer]
     assert [part["last"] for output in outputs for part in output.parts] == [False] * (len(outputs) - 1) + [True]
     assert (line.active, engine.running) == (0, 0)
-    return outputs  # type: ignore[return-value]
+    return outputs
 
 
 def body(outputs: list[Output]) -> bytes:
@@ -101,13 +100,17 @@ async def test_a_refusal_has_code_and_a_line_of_text(engine: Scripted, monkeypat
         assert "\n" not in outputs[0].parts[0]["error"]
 
 
-async def test_an_error_in_a_stream_is_a_frame_and_the_stream_ends(engine: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_error_in_a_stream_is_a_frame_and_the_stream_ends(
+    engine: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine.script = breaking(Bug("boom"))
     outputs = await told(engine, monkeypatch, Input({"inputs": "x", "stream": True}))
     assert json.loads(body(outputs).splitlines()[-1])["error"] == "boom"
 
 
-async def test_a_fault_of_ours_never_leaves_the_generator_hanging(engine: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_fault_of_ours_never_leaves_the_generator_hanging(
+    engine: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine.script = lambda _: [ZeroDivisionError("ours")]
     outputs = await told(engine, monkeypatch, Input(CHAT))
     assert outputs[0].parts[0]["code"] == 500

@@ -93,7 +93,11 @@ async def test_an_error_before_the_first_frame_is_raised() -> None:
     ("body", "accept", "last"),
     [
         (STREAM, "", b'{"error":{"message":"boom","type":"server_error","param":null,"code":"internal_error"}}\n'),
-        (STREAM, "text/event-stream", b'data: {"error":{"message":"boom","type":"server_error","param":null,"code":"internal_error"}}\n\n'),
+        (
+            STREAM,
+            "text/event-stream",
+            b'data: {"error":{"message":"boom","type":"server_error","param":null,"code":"internal_error"}}\n\n',
+        ),
     ],
 )
 async def test_an_error_in_a_stream_is_its_last_frame(body: object, accept: str, last: bytes) -> None:

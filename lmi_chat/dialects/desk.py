@@ -24,7 +24,7 @@ class Desk:
     template: Template
     context_tokens: int
     vocabulary_tokens: int
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     is_strict: bool = False
     streams_by_default: bool = False

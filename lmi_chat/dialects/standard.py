@@ -167,7 +167,7 @@ def _top(token: Token) -> list[Json]:
     ]
 
 
-class Sequence_:
+class Growth:
     """What one sequence has become so far; gives each token its own share of the text."""
 
     def __init__(self, prompt: str) -> None:
@@ -210,7 +210,7 @@ class Lines:
     def __init__(self, job: Job, *, details: bool, return_full_text: bool) -> None:
         """Remember what the last line is to carry."""
         self._job, self._has_details = job, details
-        self._sequence = Sequence_(job.prompt_text if return_full_text else "")
+        self._sequence = Growth(job.prompt_text if return_full_text else "")
 
     def piece(self, piece: Piece) -> Sequence[bytes]:
         """A line per token; the one that ends the sequence closes it, an end without a token has a line of its own."""
@@ -253,7 +253,7 @@ class Whole:
     def __init__(self, job: Job, *, details: bool, return_full_text: bool) -> None:
         """Remember what the document is to carry."""
         self._job, self._has_details = job, details
-        self._sequence = Sequence_(job.prompt_text if return_full_text else "")
+        self._sequence = Growth(job.prompt_text if return_full_text else "")
         self._tokens: list[Json] = []
         self._top: list[list[Json]] = []
 

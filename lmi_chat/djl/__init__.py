@@ -6,9 +6,9 @@ always ends with `last`. (DJL Serving, engines/python: async mode.)
 """
 
 import asyncio
-import os
 import uuid
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmi_chat import start
@@ -44,8 +44,8 @@ async def _load(properties: Mapping[str, str]) -> None:
 
 
 def _own_folder(properties: Mapping[str, str]) -> str:
-    folder = properties.get("model_dir", "")
-    return folder if os.path.isfile(os.path.join(folder, "config.json")) else ""
+    folder = Path(properties.get("model_dir", ""))
+    return str(folder) if (folder / "config.json").is_file() else ""
 
 
 class Parts:
@@ -73,7 +73,7 @@ class Parts:
 
 
 async def _answer(inputs: "Input") -> "AsyncIterator[Output]":
-    from djl_python import Output  # noqa: PLC0415 DJL's own package, there when DJL calls
+    from djl_python import Output
 
     parts, call = Parts(), _call(inputs)
     work = asyncio.create_task(_run(call, parts))

@@ -35,7 +35,9 @@ class Load:
 class Engine(Protocol):
     """A running engine."""
 
-    model: Model
+    @property
+    def model(self) -> Model:
+        """What it serves."""
 
     @property
     def is_dead(self) -> bool:

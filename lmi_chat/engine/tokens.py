@@ -29,7 +29,7 @@ class Vocabulary:
 
     def choice(self, token_id: int, logprob: float) -> Choice:
         """A token with its log-probability; −inf and NaN become −9999.0, which JSON can hold."""
-        sound = logprob if logprob > NO_PROBABILITY else NO_PROBABILITY
+        sound = max(NO_PROBABILITY, logprob)
         return Choice(token_id, sound, self.spell(token_id), token_id in self._special)
 
     def spell(self, token_id: int) -> bytes:

@@ -21,14 +21,14 @@ STOP_S = 1.5
 log = logging.getLogger(__name__)
 
 
-class StartFailed(Exception):  # noqa: N818 named like the house's other refusals
+class StartFailed(Exception):
     """The engine could not start; the message is one sentence."""
 
 
 class Vllm:
     """One AsyncLLM and the model it serves."""
 
-    def __init__(self, engine: Any, model: Model, gauge: "Gauge") -> None:  # noqa: ANN401 vLLM's AsyncLLM
+    def __init__(self, engine: Any, model: Model, gauge: "Gauge") -> None:
         """Serve `model` by `engine`; use `load`."""
         self.model = model
         self._engine = engine
@@ -55,7 +55,7 @@ class Vllm:
             collector = await self._engine.add_request(
                 job.id, prompt, _sampling_params(job.sampling), priority=job.priority
             )
-        except Exception as error:  # noqa: BLE001 the engine's edge: whatever it raises becomes one of our Errors
+        except Exception as error:
             raise _translate(error) from error
         collector.put = run.put
         if collector.output is not None:
@@ -83,7 +83,7 @@ class Gauge:
         """Be the factory of the one logger."""
         return self
 
-    def record(self, scheduler_stats: Any, iteration_stats: Any, **_: object) -> None:  # noqa: ANN401, ARG002 vLLM's signature
+    def record(self, scheduler_stats: Any, iteration_stats: Any, **_: object) -> None:  # noqa: ARG002 vLLM's signature
         """Keep the newest figures."""
         if scheduler_stats is not None:
             self.running, self.waiting = scheduler_stats.num_running_reqs, scheduler_stats.num_waiting_reqs
@@ -113,7 +113,7 @@ class _Run:
         self._prompt_logprobs: tuple[Token | None, ...] = ()
         self.is_over = False
 
-    def put(self, output: Any) -> None:  # noqa: ANN401 vLLM's RequestOutput or an exception
+    def put(self, output: Any) -> None:
         """Take one output from vLLM's loop; a failure here ends this job alone, never the loop."""
         if self.is_over:
             return
@@ -130,7 +130,7 @@ class _Run:
         self.is_over = True
         self._sink(event)
 
-    def _take(self, output: Any) -> None:  # noqa: ANN401 vLLM's RequestOutput
+    def _take(self, output: Any) -> None:
         if output.prompt_logprobs:
             self._prompt_logprobs = self._read_prompt(output)
         for part in output.outputs:
@@ -148,7 +148,7 @@ class _Run:
             )
             self._end(done)
 
-    def _piece(self, part: Any) -> Piece:  # noqa: ANN401 vLLM's CompletionOutput
+    def _piece(self, part: Any) -> Piece:
         tokens: list[Token] = []
         if self._top is not None and part.logprobs:
             tokens = [
@@ -167,13 +167,13 @@ class _Run:
         choices = tuple(self._vocabulary.choice(other, logprob.logprob) for other, logprob in ranked)
         return Token(self._vocabulary.choice(token_id, entry[token_id].logprob), choices)
 
-    def _read_prompt(self, output: Any) -> tuple[Token | None, ...]:  # noqa: ANN401 vLLM's RequestOutput
+    def _read_prompt(self, output: Any) -> tuple[Token | None, ...]:
         pairs = zip(output.prompt_token_ids, output.prompt_logprobs, strict=False)
         return tuple(None if entry is None else self._token(token_id, entry, 0) for token_id, entry in pairs)
 
 
-def _sampling_params(sampling: Sampling) -> Any:  # noqa: ANN401 vLLM's SamplingParams
-    from vllm.sampling_params import RequestOutputKind, SamplingParams  # noqa: PLC0415 loaded by then
+def _sampling_params(sampling: Sampling) -> Any:
+    from vllm.sampling_params import RequestOutputKind, SamplingParams
 
     return SamplingParams(
         n=sampling.n,
@@ -205,8 +205,8 @@ def _sampling_params(sampling: Sampling) -> Any:  # noqa: ANN401 vLLM's Sampling
 
 def _translate(error: BaseException) -> Error:
     """What the engine raised, in our words: gone, the request's own fault, or full. Details go to the log."""
-    from vllm.exceptions import VLLMClientError  # noqa: PLC0415 loaded by then
-    from vllm.v1.engine.exceptions import EngineDeadError  # noqa: PLC0415 loaded by then
+    from vllm.exceptions import VLLMClientError
+    from vllm.v1.engine.exceptions import EngineDeadError
 
     match error:
         case EngineDeadError():
@@ -221,7 +221,7 @@ def _translate(error: BaseException) -> Error:
             return Bug("the engine failed on this request")
 
 
-def load(arguments: Mapping[str, str], names: tuple[str, ...], on_phase: Callable[[str], None]) -> Vllm:
+def load(arguments: Mapping[str, str], names: tuple[str, ...], on_phase: Callable[[str], object]) -> Vllm:
     """Import vLLM, start its processes and wait until the weights are in. Blocks for tens of seconds: use a thread.
 
     `arguments` are engine arguments by name, values as text; `names` are the served names, the first one is answered
@@ -229,12 +229,14 @@ def load(arguments: Mapping[str, str], names: tuple[str, ...], on_phase: Callabl
     """
     on_phase("importing the engine")
     try:
-        from vllm import envs  # noqa: PLC0415 12 s
-        from vllm.engine.arg_utils import AsyncEngineArgs  # noqa: PLC0415
-        from vllm.usage.usage_lib import UsageContext  # noqa: PLC0415
-        from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415
+        from vllm import envs
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.usage.usage_lib import UsageContext
+        from vllm.v1.engine.async_llm import AsyncLLM
     except ImportError as error:
-        raise StartFailed(f"no engine is installed ({one_line(str(error), 200)}); `make install` installs one") from error
+        raise StartFailed(
+            f"no engine is installed ({one_line(str(error), 200)}); `make install` installs one"
+        ) from error
 
     on_phase("starting the engine and loading the weights")
     gauge = Gauge()
@@ -249,13 +251,13 @@ def load(arguments: Mapping[str, str], names: tuple[str, ...], on_phase: Callabl
     return Vllm(engine, _describe(engine, names), gauge)
 
 
-def _parse(arguments: Mapping[str, str]) -> Any:  # noqa: ANN401 argparse's Namespace
+def _parse(arguments: Mapping[str, str]) -> Any:
     """Arguments as text → vLLM's own parser, which knows each one's type and choices."""
-    from vllm.engine.arg_utils import AsyncEngineArgs  # noqa: PLC0415 loaded by then
-    from vllm.utils.argparse_utils import FlexibleArgumentParser  # noqa: PLC0415 loaded by then
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    class Parser(FlexibleArgumentParser):  # type: ignore[misc]
-        def error(self, message: str) -> Any:  # noqa: ANN401 never returns
+    class Parser(FlexibleArgumentParser):
+        def error(self, message: str) -> Any:
             raise StartFailed(f"an engine setting has a bad value: {one_line(message, 400)}")
 
     parser = AsyncEngineArgs.add_cli_args(Parser())
@@ -272,9 +274,9 @@ def _parse(arguments: Mapping[str, str]) -> Any:  # noqa: ANN401 argparse's Name
     return parser.parse_args(words)
 
 
-def _describe(engine: Any, names: tuple[str, ...]) -> Model:  # noqa: ANN401 vLLM's AsyncLLM
+def _describe(engine: Any, names: tuple[str, ...]) -> Model:
     config = engine.model_config
-    import vllm  # noqa: PLC0415 loaded by then
+    import vllm
 
     return Model(
         name=names[0],

@@ -1,4 +1,4 @@
-"""The HTTP surface: routes, and the one handler that turns an Error into a response. What is answered is flow's matter."""
+"""The HTTP surface: routes, and the one handler that turns an Error into a response. Answers are flow's matter."""
 
 import asyncio
 import re
@@ -100,7 +100,11 @@ class Door:
 
     def _check_name(self, scope: Scope) -> None:
         name = scope["path_params"].get("model")
-        if name is not None and self._house.line.refusal is None and name not in self._house.line.desk.names | {"model"}:
+        if (
+            name is not None
+            and self._house.line.refusal is None
+            and name not in self._house.line.desk.names | {"model"}
+        ):
             raise NotFound(f"model {echo(name)} is not served here", param="model")
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
@@ -144,7 +148,9 @@ def _exchange(scope: Scope, shape: Shape, forced: str | None) -> Exchange:
     return Exchange(call, headers)
 
 
-async def _send_whole(send: Send, status: int, body: bytes, content_type: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
+async def _send_whole(
+    send: Send, status: int, body: bytes, content_type: str, headers: Iterable[tuple[bytes, bytes]]
+) -> None:
     head = [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode()), *headers]
     await send({"type": "http.response.start", "status": status, "headers": head})
     await send({"type": "http.response.body", "body": body, "more_body": False})

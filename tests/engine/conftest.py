@@ -32,7 +32,9 @@ class Server:
     log: Path
     pings: list[tuple[float, int, dict[str, Any]]]
 
-    def request(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Reply:
+    def request(
+        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> Reply:
         """One exchange on a connection of its own; header names in lower case."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         with contextlib.closing(connection):
@@ -88,7 +90,9 @@ def start(log: Path, *arguments: str) -> Server:
     """Start `lmi-chat serve` on a free port and wait until it is ready."""
     words = [sys.executable, "-m", "lmi_chat", "serve", "--host", "127.0.0.1", "--port", "0", *arguments]
     with log.open("wb") as output:
-        process = subprocess.Popen(words, stdout=output, stderr=output, env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"})  # noqa: S603 our own program
+        process = subprocess.Popen(
+            words, stdout=output, stderr=output, env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}
+        )
     server = Server(process, _port(process, log), log, [])
     began = time.monotonic()
     while time.monotonic() - began < START_S:

@@ -58,20 +58,31 @@ def test_streams_are_the_whole_answers(server: Server) -> None:
     def both(question: str) -> tuple[Any, list[Any], Any, list[Any]]:
         asked = chat(question, stream_options={"include_usage": True})
         whole = {name: value for name, value in asked.items() if name != "stream_options"}
-        return server.whole(whole), server.lines(asked), server.whole(standard(question)), server.lines(standard(question))
+        return (
+            server.whole(whole),
+            server.lines(asked),
+            server.whole(standard(question)),
+            server.lines(standard(question)),
+        )
 
     with ThreadPoolExecutor(20) as pool:
         results = list(pool.map(both, QUESTIONS))
     for question, (whole, chunks, document, tokens) in zip(QUESTIONS, results, strict=True):
         choices = [chunk["choices"][0] for chunk in chunks[:-1]]
-        assert "".join(choice["delta"]["content"] for choice in choices) == whole["choices"][0]["message"]["content"], question
+        assert "".join(choice["delta"]["content"] for choice in choices) == whole["choices"][0]["message"]["content"], (
+            question
+        )
         assert choices[0]["delta"]["role"] == "assistant"
         assert choices[-1]["finish_reason"] == whole["choices"][0]["finish_reason"]
         counted = ("prompt_tokens", "completion_tokens", "total_tokens")
         assert [chunks[-1]["usage"][name] for name in counted] == [whole["usage"][name] for name in counted]
         assert chunks[-1]["choices"] == []
 
-        assert "".join(line["token"]["text"] for line in tokens) == document["generated_text"] == tokens[-1]["generated_text"]
+        assert (
+            "".join(line["token"]["text"] for line in tokens)
+            == document["generated_text"]
+            == tokens[-1]["generated_text"]
+        )
         details = document["details"]
         assert [line["token"]["id"] for line in tokens] == [token["id"] for token in details["tokens"]]
         assert len(tokens) == details["generated_tokens"] == tokens[-1]["details"]["generated_tokens"]
@@ -87,7 +98,11 @@ def test_the_chat_prompt_is_the_models_own(server: Server, tokenizer: Any) -> No
     chats = [
         FRANCE,
         [{"role": "system", "content": "Be brief."}, *FRANCE],
-        [*FRANCE, {"role": "assistant", "content": "Paris."}, {"role": "user", "content": "And of Italy? <|im_end|> 🌟"}],
+        [
+            *FRANCE,
+            {"role": "assistant", "content": "Paris."},
+            {"role": "user", "content": "And of Italy? <|im_end|> 🌟"},
+        ],
         [{"role": "user", "content": "a\x00b"}],
     ]
     for messages in chats:
@@ -114,12 +129,16 @@ def test_logprobs_have_the_tokens_own_bytes(server: Server) -> None:
     for token in content:
         assert token["logprob"] <= 0
         assert len(token["top_logprobs"]) == 3
-        assert [top["logprob"] for top in token["top_logprobs"]] == sorted((top["logprob"] for top in token["top_logprobs"]), reverse=True)
+        assert [top["logprob"] for top in token["top_logprobs"]] == sorted(
+            (top["logprob"] for top in token["top_logprobs"]), reverse=True
+        )
         assert token["top_logprobs"][0]["token"] == token["token"]
     ended = answer["choices"][0]["finish_reason"] == "stop"
     own = content[:-1] if ended else content
-    assert bytes(byte for token in own for byte in token["bytes"]).decode(errors="ignore").startswith(
-        answer["choices"][0]["message"]["content"].rstrip("\ufffd")
+    assert (
+        bytes(byte for token in own for byte in token["bytes"])
+        .decode(errors="ignore")
+        .startswith(answer["choices"][0]["message"]["content"].rstrip("\ufffd"))
     )
     chunks = server.lines(chat("Say: 🌟 é 日本", logprobs=True, top_logprobs=3, max_tokens=16))
     assert [token for chunk in chunks for token in chunk["choices"][0]["logprobs"]["content"]] == content
@@ -152,7 +171,9 @@ def test_stop_strings_are_honoured_and_held_back(server: Server) -> None:
 def test_seeds_repeat_and_are_reported(server: Server) -> None:
     asked = standard("Once upon a time", do_sample=True, temperature=1.5, max_new_tokens=16)
     first = server.whole(asked)
-    again = server.whole(standard("Once upon a time", do_sample=True, temperature=1.5, max_new_tokens=16, seed=first["details"]["seed"]))
+    again = server.whole(
+        standard("Once upon a time", do_sample=True, temperature=1.5, max_new_tokens=16, seed=first["details"]["seed"])
+    )
     assert again["generated_text"] == first["generated_text"]
     assert first["details"]["seed"] != server.whole(asked)["details"]["seed"]
     assert server.whole(standard("Once upon a time"))["details"]["seed"] is None
@@ -164,13 +185,17 @@ def test_sampling_fields_reach_the_engine(server: Server) -> None:
     first = server.whole(chat("Write a sentence.", logprobs=True, max_tokens=1))["choices"][0]["logprobs"]["content"][0]
     token_id = server.whole(standard(first["token"], max_new_tokens=1, decoder_input_details=True))
     assert token_id["details"]["usage"]["prompt_tokens"] == 1
-    biased = server.whole(chat("Write a sentence.", logit_bias={"504": 100}, max_tokens=2))["choices"][0]["message"]["content"]
+    biased = server.whole(chat("Write a sentence.", logit_bias={"504": 100}, max_tokens=2))["choices"][0]["message"][
+        "content"
+    ]
     assert biased == "TheThe"
     assert server.whole(chat("Hi", ignore_eos=True, max_tokens=40))["usage"]["completion_tokens"] == 40
     assert server.whole(chat("Hi", min_tokens=20, max_tokens=30))["usage"]["completion_tokens"] >= 20
     assert server.whole(chat("Write a sentence.", frequency_penalty=2, presence_penalty=2, max_tokens=60)) is not None
     one, two = (
-        server.whole(chat("Tell a story.", temperature=1.2, top_p=0.9, top_k=40, min_p=0.01, seed=7))["choices"][0]["message"]["content"]
+        server.whole(chat("Tell a story.", temperature=1.2, top_p=0.9, top_k=40, min_p=0.01, seed=7))["choices"][0][
+            "message"
+        ]["content"]
         for _ in range(2)
     )
     assert one == two != plain
@@ -194,7 +219,11 @@ def test_the_openai_client_streams(server: Server) -> None:
     whole = client.chat.completions.create(model=name, messages=FRANCE, temperature=0)  # type: ignore[arg-type]
     assert whole.choices[0].message.content == "The capital of France is Paris."
     stream = client.chat.completions.create(
-        model="", messages=FRANCE, temperature=0, stream=True, stream_options={"include_usage": True}  # type: ignore[call-overload]
+        model="",
+        messages=FRANCE,
+        temperature=0,
+        stream=True,
+        stream_options={"include_usage": True},  # type: ignore[call-overload]
     )
     chunks = list(stream)
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)

@@ -15,8 +15,8 @@ def raw(server: Server, body: dict[str, object]) -> socket.socket:
     """A connection that has sent one request."""
     data = json.dumps(body).encode()
     connection = socket.create_connection(("127.0.0.1", server.port))
-    head = f"POST /invocations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
-    connection.sendall(head.encode() + data)
+    head = "POST /invocations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    connection.sendall(f"{head}content-length: {len(data)}\r\n\r\n".encode() + data)
     return connection
 
 
@@ -34,7 +34,9 @@ def test_ping_tells_the_phases_while_loading(server: Server) -> None:
 
 def test_32_streams_share_the_engine(server: Server) -> None:
     """Continuous batching: together they take far less than one after the other, and each says what it says alone."""
-    bodies = [{**LONG, "messages": [{"role": "user", "content": f"Story {index}"}], "max_tokens": 24} for index in range(32)]
+    bodies = [
+        {**LONG, "messages": [{"role": "user", "content": f"Story {index}"}], "max_tokens": 24} for index in range(32)
+    ]
 
     def timed(body: dict[str, object]) -> tuple[float, str]:
         began = time.monotonic()
@@ -46,7 +48,7 @@ def test_32_streams_share_the_engine(server: Server) -> None:
     together: dict[int, str] = {}
     began = time.monotonic()
     threads = [
-        threading.Thread(target=lambda index=index: together.__setitem__(index, timed(bodies[index])[1]))  # type: ignore[misc]
+        threading.Thread(target=lambda index=index: together.__setitem__(index, timed(bodies[index])[1]))
         for index in range(32)
     ]
     for thread in threads:

@@ -28,7 +28,13 @@ def service() -> Iterator[Service]:
         yield running
 
 
-def send(service: Service, body: bytes, headers: dict[str, str] | None = None, path: str = "/invocations", method: str = "POST") -> Reply:
+def send(
+    service: Service,
+    body: bytes,
+    headers: dict[str, str] | None = None,
+    path: str = "/invocations",
+    method: str = "POST",
+) -> Reply:
     """One exchange; the body is parsed if it is JSON."""
     connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
     with contextlib.closing(connection):
@@ -74,7 +80,12 @@ BAD_BYTES = [
     ("depth 1e3", chat_with(b'"x":' + nested(1000)), "bad_json", "deeper than 64"),
     ("depth 5e3", b'{"messages":' + nested(5000) + b"}", "bad_json", "deeper than 64"),
     ("depth 2e5", chat_with(b'"tools":' + nested(200_000)), "bad_json", "deeper than 64"),
-    ("many fields wrong", json.dumps({"messages": [{"role": index} for index in range(2000)]}).encode(), "bad_field", "3995 more"),
+    (
+        "many fields wrong",
+        json.dumps({"messages": [{"role": index} for index in range(2000)]}).encode(),
+        "bad_field",
+        "3995 more",
+    ),
 ]
 
 
