@@ -18,7 +18,8 @@ from lmi_chat.errors import EngineDown
 from lmi_chat.flow import Line
 from lmi_chat.health import Health
 from lmi_chat.http import app
-from lmi_chat.http.protocol import Edge, protocol_class
+from lmi_chat.http.edge import Edge
+from lmi_chat.http.protocol import protocol_class
 from lmi_chat.settings import BadSetting, Settings
 
 STOPPED, FAILED = 0, 1

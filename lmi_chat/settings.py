@@ -129,7 +129,8 @@ def read(
                 continue
             twin = mine.setdefault(resolved.name, resolved)
             if twin.text != resolved.text:
-                text = f"{given.name} = {given.text} and {twin.text} ({twin.origin}) are one setting; keep one of them"
+                both = f"{given.name} = {given.text} and {twin.text} ({twin.origin})"
+                text = f"{both} are the same setting; keep one of them"
                 raise BadSetting(f"{given.origin}: {text}")
         chosen = mine | chosen
     for name, (text, why) in (engine_defaults or {}).items():

@@ -24,7 +24,7 @@ END = "<|im_end|>"
 END_ID = 256
 VOCABULARY_TOKENS = 257
 TURNS = "{turns}"
-brief = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+brief = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 
 
 class _Decoder:
@@ -57,10 +57,11 @@ class ByteTokenizer:
         conversation: list[dict[str, Any]],
         *,
         chat_template: str | None = None,
+        tokenize: bool = True,
         add_generation_prompt: bool = False,
         continue_final_message: bool = False,
         **_: Any,
-    ) -> str:
+    ) -> str | list[int]:
         if add_generation_prompt and continue_final_message:
             raise ValueError("continue_final_message and add_generation_prompt are not compatible")
         text = "\n".join(message["role"] + "\n" + message["content"] + END for message in conversation)
@@ -68,7 +69,8 @@ class ByteTokenizer:
             text = text.removesuffix(END)
         if add_generation_prompt:
             text += "\nassistant\n"
-        return str(chat_template or self.chat_template).replace(TURNS, text)
+        prompt = str(chat_template or self.chat_template).replace(TURNS, text)
+        return self.encode(prompt) if tokenize else prompt
 
     def encode(self, text: str, **_: Any) -> list[int]:
         parts = re.split(f"({re.escape(END)})", text)

@@ -16,7 +16,8 @@ from lmi_chat.errors import Error
 from lmi_chat.flow import Line, Policy
 from lmi_chat.health import Health
 from lmi_chat.http import app
-from lmi_chat.http.protocol import Edge, protocol_class
+from lmi_chat.http.edge import Edge
+from lmi_chat.http.protocol import protocol_class
 from lmi_chat.job import Choice, Done, Finish, Job, Piece, Sink, Token
 from tests.fakes import VOCABULARY_TOKENS, ByteTokenizer, desk
 

@@ -72,6 +72,24 @@ def outside() -> Iterator[tuple[str, Any, float]]:
             yield from ((name, value, high) for value in (2**64, 2**70, 1e19, 1e300))
 
 
+def test_the_bounds_are_the_contracts() -> None:
+    contract = {
+        "frequency_penalty": (-2, 2),
+        "presence_penalty": (-2, 2),
+        "temperature": (0, 2),
+        "top_p": (0, 1),
+        "top_k": (-1, 2**31 - 1),
+        "top_logprobs": (0, 20),
+        "max_tokens": (1, 2**31 - 1),
+        "n": (1, 16),
+        "seed": (-(2**63), 2**63 - 1),
+        "logit_bias": (-100, 100),
+    }
+    assert {name: (SAMPLING[name].low, SAMPLING[name].top(LIMITS)) for name in contract} == contract
+    assert (LIMITS.max_messages, LIMITS.max_stop, LIMITS.max_stop_chars) == (2048, 16, 1024)
+    assert (LIMITS.max_logit_bias, LIMITS.max_json_depth) == (1024, 64)
+
+
 @pytest.mark.parametrize(("name", "value"), [*inside()], ids=ids)
 def test_the_bounds_themselves_are_right(name: str, value: float) -> None:
     checked = right(name, value)
@@ -152,6 +170,8 @@ def test_logit_bias() -> None:
     assert "at most 1024 tokens, got 49000" in wrong("logit_bias", {str(token): 1 for token in range(49_000)})
     assert "at least -100 and at most 100, token 7 has 1e+308" in wrong("logit_bias", {"7": 1e308})
     assert "token 7 has -100.5" in wrong("logit_bias", {"7": -100.5})
+    assert right("logit_bias", {"9" * 9: 1}) == {999_999_999: 1.0}
+    assert 'got "' + "9" * 10 in wrong("logit_bias", {"9" * 10: 1})
     assert 'got "' + "9" * 40 in wrong("logit_bias", {"9" * 5000: 1})
 
 

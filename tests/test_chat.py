@@ -198,6 +198,21 @@ def test_parts_go_to_templates_that_know_them(source: Callable[[Any], str], prom
     assert dialects.parse({"messages": [{"role": "user", "content": parts}]}, here, "1").job.prompt_text == prompt
 
 
+def test_a_turn_of_calls_needs_no_content() -> None:
+    here = desk(template=Template(Templated(lambda messages: str(messages[0].get("tool_calls")))))
+    call = {"role": "assistant", "content": None, "tool_calls": [7]}
+    assert dialects.parse({"messages": [call]}, here, "1").job.prompt_text == "[7]"
+    for other in (call | {"role": "user"}, call | {"content": 7}, call | {"tool_calls": []}):
+        with pytest.raises(BadField, match=r"messages\[0\].content"):
+            dialects.parse({"messages": [other]}, here, "1")
+
+
+def test_a_tokenizer_without_a_backend() -> None:
+    tokenizer = ByteTokenizer()
+    del tokenizer.backend_tokenizer
+    assert Template(tokenizer).encode(f"a{END}", add_special_tokens=False) == [97, 256]
+
+
 def test_a_template_may_refuse_a_conversation() -> None:
     here = Template(Templated(only_users))
     error = refusal({"messages": [{"role": "assistant", "content": "x"}]}, "chat", template=here)
@@ -401,7 +416,7 @@ def test_unknown_keys_are_errors_where_the_deployment_is_strict() -> None:
 
 def test_two_kinds_of_request_in_one_body() -> None:
     error = refused(inputs="x")
-    assert error.message.startswith("messages and inputs in one body")
+    assert (error.param, error.message.split(":")[0]) == ("messages", "messages and inputs in one body")
     with pytest.raises(Error, match=r"none of the keys .*: messages, inputs, prompt, input, requestType"):
         dialects.parse({"foo": 1}, desk(), "1")
     with pytest.raises(BadField, match=r"prompt .* not served by this version"):
@@ -539,6 +554,12 @@ def test_an_error_in_place_of_the_rest(fields: Json) -> None:
     [*_, last] = answer(piece("a"), EngineDown("the engine\nis gone"), fields=fields)
     message = "the engine is gone"
     assert last == {"error": {"message": message, "type": "unavailable_error", "param": None, "code": "engine_down"}}
+
+
+def test_an_error_speaks_its_dialect() -> None:
+    error = Error("x")
+    assert dialects.error_body(error, "standard")["error"] == "x"
+    assert dialects.error_body(error, "chat") == dialects.error_body(error, "") == chat.error_body(error)
 
 
 def test_our_own_mistakes_are_not_told() -> None:

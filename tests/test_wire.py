@@ -170,9 +170,11 @@ def test_the_last_of_two_equal_keys_wins() -> None:
 
 @pytest.mark.parametrize("is_list", [True, False])
 def test_depth_is_counted_exactly(is_list: bool) -> None:  # noqa: FBT001
-    deepest = '{"a":' + nested(DEPTH - 1, is_list=is_list) + "}"
-    assert read(deepest.encode()) == json.loads(deepest)
-    assert "deeper than 64" in refusal(('{"a":' + nested(DEPTH, is_list=is_list) + "}").encode()).message
+    for rest in ("", ',"b":[{"c":{}}]'):
+        deepest = '{"a":' + nested(DEPTH - 1, is_list=is_list) + rest + "}"
+        assert read(deepest.encode()) == json.loads(deepest)
+        too_deep = '{"a":' + nested(DEPTH, is_list=is_list) + rest + "}"
+        assert "deeper than 64" in refusal(too_deep.encode()).message
     assert read(b'{"a":[[1]]}', depth=3)
     with pytest.raises(BadJson, match="deeper than 2"):
         read(b'{"a":[[1]]}', depth=2)

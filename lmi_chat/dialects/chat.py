@@ -6,12 +6,12 @@ Shapes: OpenAI API reference, "Chat completions" (completion object, chunk objec
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from lmi_chat.bounds import SAMPLING, Field
 from lmi_chat.dialects import desk as common
 from lmi_chat.dialects.desk import Desk, Form, Task
-from lmi_chat.errors import PROBLEMS_MOST, Error, echo
+from lmi_chat.dialects.messages import check_messages
+from lmi_chat.errors import Error, echo
 from lmi_chat.job import Choice, Done, Finish, Job, Piece, Token
 from lmi_chat.wire import Json, dump
 
@@ -53,7 +53,6 @@ HARMLESS: Mapping[str, tuple[object, ...]] = {
 }
 KNOWN = {name: name for name in (*FIELDS, *OWN, *HARMLESS)}
 USAGE = ("include_usage", "continuous_usage_stats")
-ROLES = ("system", "developer", "user", "assistant", "tool")
 LMI_FINISH = {"stop": "eos_token", "length": "length", "abort": "abort", "stop_sequence": "stop_sequence"}
 
 
@@ -63,7 +62,7 @@ def parse(body: Json, desk: Desk, request_id: str) -> Task:
     form = Form(desk)
     form.read(body, FIELDS, KNOWN)
     _check_unserved(body, form)
-    messages = _check_messages(body.get("messages"), form)
+    chat = check_messages(body.get("messages"), form)
     is_stream = form.value(body, "stream", replace(BOOLEAN, default=desk.streams_by_default))
     usage = _check_usage(body, form, is_stream=is_stream)
     logprobs = _check_logprobs(body, form)
@@ -72,7 +71,7 @@ def parse(body: Json, desk: Desk, request_id: str) -> Task:
     user, salt = (form.value(body, name, Field(kind="string", meaning="")) for name in ("user", "cache_salt"))
     unknown = form.close()
 
-    text = desk.template.render(messages, **flags)
+    text = desk.template.render(chat, **flags)
     common.check_length(text, desk, "messages")
     ids = desk.template.encode(text, add_special_tokens=False)[-form.extra.get("truncate_prompt_tokens", 0) :]
     chosen = common.seat(ids, common.sampling(form, {}, logprobs=logprobs), form, path="messages")
@@ -102,47 +101,6 @@ def _check_unserved(body: Json, form: Form) -> None:
         form.wrong("modalities", f'must be ["text"], the served model gives text only; got {echo(modalities)}')
     if form.given.get("n", 1) > 1 and common.sampling(form, {}).get("temperature") == 0:
         form.wrong("n", f"must be 1 at temperature 0, where every sequence is the same; got {form.given['n']}")
-
-
-def _check_messages(messages: object, form: Form) -> Sequence[Mapping[str, Any]]:
-    if not isinstance(messages, list):
-        form.wrong("messages", f"must be an array of messages, got {echo(messages)}")
-        return []
-    most = form.desk.limits.max_messages
-    if not messages or len(messages) > most:
-        form.wrong("messages", f"must have at least 1 and at most {most} messages, got {len(messages)}")
-        return []
-    for index, message in enumerate(messages):
-        _check_message(message, f"messages[{index}]", form)
-    return messages
-
-
-def _check_message(message: object, path: str, form: Form) -> None:
-    if not isinstance(message, dict):
-        form.wrong(path, f"must be an object with role and content, got {echo(message)}")
-        return
-    role, content = message.get("role"), message.get("content")
-    if role not in ROLES:
-        form.wrong(f"{path}.role", f"must be one of {', '.join(ROLES)}, got {echo(role)}")
-    if isinstance(content, str):
-        return
-    if isinstance(content, list) and content:
-        for index, part in enumerate(content):
-            if len(form.problems) >= PROBLEMS_MOST:
-                break
-            _check_part(part, f"{path}.content[{index}]", form)
-    elif not (content is None and role == "assistant" and message.get("tool_calls")):
-        form.wrong(f"{path}.content", f"must be a string or an array of parts, got {echo(content)}")
-
-
-def _check_part(part: object, path: str, form: Form) -> None:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if not isinstance(part, dict) or not isinstance(kind, str):
-        form.wrong(path, f'must be an object with a type, such as {{"type":"text","text":"…"}}, got {echo(part)}')
-    elif kind != "text":
-        form.wrong(f"{path}.type", f"must be text, this version serves no other parts; got {echo(kind)}")
-    elif not isinstance(part.get("text"), str):
-        form.wrong(f"{path}.text", f"must be a string, got {echo(part.get('text'))}")
 
 
 def _check_usage(body: Json, form: Form, *, is_stream: bool) -> Mapping[str, bool]:

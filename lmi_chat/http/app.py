@@ -21,7 +21,7 @@ from lmi_chat.errors import BadMethod, Bug, Error, NotFound, TooLarge, echo, one
 from lmi_chat.flow import Call, Line
 from lmi_chat.frames import Shape
 from lmi_chat.health import Health
-from lmi_chat.http.protocol import Outlet
+from lmi_chat.http.outlet import OUTLET, Outlet
 
 ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 ATTRIBUTES_CHARS = 1024
@@ -87,7 +87,7 @@ class Door:
         """Answer one request; a client that goes cancels it."""
         exchange = _exchange(scope, self._shape, self._forced)
         scope["lmi_chat.exchange"] = exchange
-        outlet: Outlet = scope["extensions"]["lmi_chat.outlet"]
+        outlet: Outlet = scope["extensions"][OUTLET]
         task = asyncio.current_task()
         outlet.on_gone = task.cancel if task else None
         try:

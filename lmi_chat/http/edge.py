@@ -1,0 +1,55 @@
+"""What one connection may cost, and the refusals that are made before there is a request."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from lmi_chat.errors import Error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edge:
+    """What one connection may cost; sizes in bytes, times in seconds."""
+
+    header_bytes: int = 64 * 1024  # request line and headers of one request
+    header_count: int = 100
+    receive_s: float = 30.0  # a head is complete within this; a body brings receive_bytes in each such window
+    receive_bytes: int = 16 * 1024  # 1 or more
+    write_stall_s: float = 30.0  # a client that takes nothing for so long is cut off
+    backlog_bytes: int = 1 << 20  # unsent bytes of a stream beyond the transport's own buffer
+    linger_s: float = 2.0  # unread input is discarded for so long after an answer that closes
+
+
+class BadHttp(Error):
+    """Not HTTP/1.1 or 1.0 as RFC 9112 writes it, or framed in two ways at once."""
+
+    status, kind, code = 400, "invalid_request_error", "bad_http"
+
+
+class MissingHost(BadHttp):
+    """An HTTP/1.1 request without Host (RFC 9112 section 3.2)."""
+
+    code = "missing_host"
+
+
+class HeadersTooLarge(BadHttp):
+    """Request line and headers over the limit (RFC 6585 section 5)."""
+
+    status, code = 431, "headers_too_large"
+
+
+class ReceiveTimeout(BadHttp):
+    """Head or body came too slowly (RFC 9110 section 15.5.9)."""
+
+    status, code = 408, "receive_timeout"
+
+
+def render_refusal(error: Error, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The whole response to a request that never became one, with `headers` and Connection: close."""
+    fields = {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}
+    body = json.dumps({"error": fields}).encode()
+    lines = [b"%b: %b\r\n" % pair for pair in headers]
+    lines.append(b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body))
+    return b"".join([STATUS_LINE[error.status], *lines, body])
