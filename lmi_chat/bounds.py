@@ -28,6 +28,7 @@ class Limits:
 
     max_messages: int = 2048
     max_n: int = 16
+    max_prompts: int = 64
     max_stop: int = 16
     max_stop_chars: int = 1024
     max_logprobs: int = 20
@@ -114,6 +115,13 @@ SAMPLING: Mapping[str, Field] = {
         kind="token ids", sets="allowed_token_ids", low=1, high=2**17, meaning="nothing but these tokens"
     ),
     "bad_words": Field(kind="strings", sets="bad_words", high=256, meaning="words that are not generated"),
+    "best_of": Field(
+        kind="integer", low=1, high="max_n", default=1, meaning="sequences of which the likeliest come back"
+    ),
+    "num_beams": Field(kind="integer", low=1, high="max_n", default=1, meaning="width of a beam search"),
+    "length_penalty": Field(
+        kind="number", low=-10, high=10, default=1.0, meaning="beam search: above 1 prefers longer sequences"
+    ),
     "top_logprobs": Field(
         kind="integer", low=0, high="max_logprobs", default=0, meaning="alternatives per token; needs logprobs"
     ),

@@ -7,9 +7,12 @@ one `async with`, so a client that goes, a deadline and a failure all leave by t
 """
 
 import asyncio
+import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 from lmi_chat import dialects, frames, wire
@@ -19,7 +22,7 @@ from lmi_chat.dialects.desk import Render
 from lmi_chat.engine import Engine
 from lmi_chat.errors import BadMedia, Busy, Draining, EngineDown, Error, Loading, TimedOut
 from lmi_chat.frames import Framing, Shape
-from lmi_chat.job import Done, Event, Job, Piece, Sampling
+from lmi_chat.job import Done, Event, Job, Piece, Sampling, Sink
 
 INLINE_BYTES = 32 * 1024
 CANARY = "The capital of France is"
@@ -112,7 +115,7 @@ class Line:
         ids = desk.template.encode(CANARY, add_special_tokens=True)
         sampling = Sampling(temperature=0.0, max_tokens=2, logprobs=1)
         job = Job(id="canary", prompt_ids=ids, prompt_text=CANARY, sampling=sampling)
-        delivery = Delivery(_Silence(), frames.DOCUMENT)
+        delivery = Delivery(_Silence(), frames.DOCUMENT, (job,))
         async with engine.run(job, delivery.put):
             await delivery.over()
         self._engine, self._desk = engine, desk
@@ -122,11 +125,13 @@ class Line:
         task = await self._intake(call)
         shape = frames.choose(call.accept, self._policy.output_formatter, call.route_shape)
         framing = frames.framing(shape if task.is_stream else "document", has_end=task.has_end)
-        delivery = Delivery(task.render, framing)
+        delivery = Delivery(task.render, framing, task.jobs)
         try:
             async with asyncio.timeout(self._policy.deadline_s):
                 with self._slot(delivery) as engine:
-                    async with engine.run(task.job, delivery.put):
+                    async with contextlib.AsyncExitStack() as runs:
+                        for job, sink in zip(task.jobs, delivery.sinks(), strict=True):
+                            await runs.enter_async_context(engine.run(job, sink))
                         await delivery.begun()
                         if task.is_stream:
                             await out.start(framing.content_type)
@@ -224,9 +229,10 @@ class Delivery:
     Frames wait here until the answer has begun on the wire; from then on each goes straight to `write`.
     """
 
-    def __init__(self, render: Render, framing: Framing) -> None:
-        """Render events by `render` and frame them by `framing`."""
-        self._render, self._framing = render, framing
+    def __init__(self, render: Render, framing: Framing, jobs: Sequence[Job]) -> None:
+        """Render the events of `jobs` by `render` and frame them by `framing`."""
+        self._render, self._framing, self._jobs = render, framing, jobs
+        self._dones: list[Done | None] = [None] * len(jobs)
         self._waiting: list[bytes] = []
         self._write: Callable[[bytes], None] = self._waiting.append
         self._begun = asyncio.Event()
@@ -234,8 +240,31 @@ class Delivery:
         self._error: Error | None = None
         self.is_sending = False
 
+    def sinks(self) -> list[Sink]:
+        """One for each job. A single plain job's is `put` itself."""
+        if len(self._jobs) == 1 and self._jobs[0].copies == 1:
+            return [self.put]
+        starts = itertools.accumulate((job.width for job in self._jobs), initial=0)
+        places = range(len(self._jobs))
+        return [partial(self._put_part, place, start) for place, start in zip(places, starts, strict=False)]
+
+    def _put_part(self, place: int, start: int, event: Event) -> None:
+        """An event of one job among several: sequences count through all of them, its end is a part of the end."""
+        job = self._jobs[place]
+        match event:
+            case Piece():
+                for copy in range(job.copies):
+                    self.put(replace(event, index=start + event.index * job.copies + copy))
+            case Done():
+                self._dones[place] = replace(event, completion_tokens=event.completion_tokens * job.copies)
+                dones = [done for done in self._dones if done is not None]
+                if len(dones) == len(self._jobs):
+                    self.put(_sum(dones))
+            case Error():
+                self.put(event)
+
     def put(self, event: Event) -> None:
-        """Take one event of the job; anything after the end is dropped."""
+        """Take one event; anything after the end is dropped."""
         if self._over.is_set():
             return
         match event:
@@ -279,3 +308,14 @@ class Delivery:
     def document(self) -> bytes:
         """The whole answer."""
         return b"".join(self._waiting)
+
+
+def _sum(dones: Sequence[Done]) -> Done:
+    if len(dones) == 1:
+        return dones[0]
+    return Done(
+        prompt_tokens=sum(done.prompt_tokens for done in dones),
+        completion_tokens=sum(done.completion_tokens for done in dones),
+        cached_tokens=sum(done.cached_tokens for done in dones),
+        parts=tuple(dones),
+    )

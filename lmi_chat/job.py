@@ -42,7 +42,11 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One request as the engine sees it: a prompt of token ids, how to sample, who asked."""
+    """One prompt as the engine sees it: token ids, how to sample, who asked.
+
+    `copies`: equal greedy sequences run once and are given so many times. `beams`: beam search of that width, with
+    `length_penalty`; 0 for ordinary sampling.
+    """
 
     id: str
     prompt_ids: list[int]
@@ -50,6 +54,14 @@ class Job:
     sampling: Sampling
     priority: int = 0
     cache_salt: str | None = None
+    copies: int = 1
+    beams: int = 0
+    length_penalty: float = 1.0
+
+    @property
+    def width(self) -> int:
+        """Sequences that come back."""
+        return self.beams or self.sampling.n * self.copies
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +107,13 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """All sequences of a job have ended. Counts are tokens; completion counts stop tokens too."""
+    """All sequences have ended. Counts are tokens, stop tokens too; `parts`: one per prompt, if several."""
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
     prompt_logprobs: tuple[Token | None, ...] = ()
+    parts: "tuple[Done, ...]" = ()
 
 
 Event = Piece | Done | Error

@@ -76,6 +76,7 @@ class Settings:
     max_json_depth: int = key(64, "nesting of a request body", low=4, high=1000)
     max_messages: int = key(2048, "messages of one chat", low=1, high=100_000)
     max_n: int = key(16, "sequences of one request", low=1, high=1024)
+    max_prompts: int = key(64, "prompts of one request", low=1, high=4096)
     max_stop: int = key(16, "stop strings of one request", low=1, high=1024)
     max_stop_chars: int = key(1024, "characters of one stop string", low=1, high=65_536)
     max_logprobs: int = key(20, "alternatives per token", low=0, high=1000)

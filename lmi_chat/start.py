@@ -93,6 +93,7 @@ def _limits(settings: Settings) -> Limits:
     return Limits(
         max_messages=settings.max_messages,
         max_n=settings.max_n,
+        max_prompts=settings.max_prompts,
         max_stop=settings.max_stop,
         max_stop_chars=settings.max_stop_chars,
         max_logprobs=settings.max_logprobs,

@@ -5,6 +5,7 @@ No engine, no heavy imports.
 
 import json
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -123,7 +124,8 @@ def refusal(body: Json, dialect: str, **changes: Any) -> Error:
     error = caught.value
     data = orjson.dumps(dialects.error_body(error, dialect))
     assert len(data) <= 2048
-    assert all(character.isprintable() for character in error.message)
+    assert error.message.splitlines() == [error.message]
+    assert not any(unicodedata.category(character) == "Cc" for character in error.message)
     return error
 
 

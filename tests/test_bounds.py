@@ -86,6 +86,7 @@ def test_the_bounds_are_the_contracts() -> None:
         "logit_bias": (-100, 100),
     }
     assert {name: (SAMPLING[name].low, SAMPLING[name].top(LIMITS)) for name in contract} == contract
+    assert {name for name, field in SAMPLING.items() if field.is_above_low} == {"top_p", "repetition_penalty"}
     assert (LIMITS.max_messages, LIMITS.max_stop, LIMITS.max_stop_chars) == (2048, 16, 1024)
     assert (LIMITS.max_logit_bias, LIMITS.max_json_depth) == (1024, 64)
 
@@ -160,7 +161,7 @@ def test_stop_strings(value: object, words: str) -> None:
 
 def test_token_ids() -> None:
     assert "at least 0, got -5" in wrong("stop_token_ids", [1, -5])
-    assert right("stop_token_ids", []) == ()
+    assert (right("stop_token_ids", []), right("stop_token_ids", [0])) == ((), (0,))
     assert "at least 1 token id" in wrong("allowed_token_ids", [])
 
 

@@ -281,7 +281,6 @@ def test_other_models_are_not_found() -> None:
         ({"n": 17}, "n", "at most 16, got 17"),
         ({"n": "x"}, "n", 'got "x"'),
         ({"n": 2, "temperature": "x"}, "temperature", 'got "x"'),
-        ({"n": 2, "temperature": 0}, "n", "must be 1 at temperature 0"),
         ({"seed": float(2**64)}, "seed", "got 1.8446744073709552e+19"),
         ({"stop": ["a", 1]}, "stop", "must be a string or an array of strings"),
         ({"stop_token_ids": [257]}, "stop_token_ids", "token 257; the vocabulary ends at 256"),
@@ -300,7 +299,9 @@ def test_other_models_are_not_found() -> None:
         ({"tool_choice": "required"}, "tool_choice", '"required"'),
         ({"response_format": {"type": "json_object"}}, "response_format", "not served by this version"),
         ({"guided_regex": "a+"}, "guided_regex", '"a+"'),
-        ({"use_beam_search": True}, "use_beam_search", "got true"),
+        ({"use_beam_search": True, "stream": True}, "use_beam_search", "must be false with stream true"),
+        ({"best_of": 2, "stream": True}, "best_of", "must be 1 with stream"),
+        ({"n": 3, "best_of": 2}, "best_of", "must be at least n = 3, got 2"),
         ({"best_of": True}, "best_of", "got true"),
     ],
 )
@@ -376,6 +377,7 @@ def test_an_answer_that_does_not_fit(limits: Json, words: str) -> None:
     assert isinstance(error, PromptTooLong)
     assert (error.code, error.param) == ("context_length_exceeded", next(iter(limits)))
     assert error.message.startswith(words)
+    assert ask(min_tokens=9, max_tokens=9).job.sampling.min_tokens == 9
     assert ask(max_tokens=1005).job.sampling.max_tokens == 1005
 
 

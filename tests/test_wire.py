@@ -215,7 +215,7 @@ def test_too_much_structure_is_refused_whatever_its_form() -> None:
     assert "a has 5 items; the body has more than 5 arrays" in refusal(b'{"a":[{},{},{},{},{}]}', brackets=5).message
     assert "more than 2 arrays" in refusal(b'{"a":{"b":{},"c":{}}}', brackets=2).message
     assert "more than 2 arrays" in refusal(b"[{},{},{}]", brackets=2).message
-    assert read(b'{"a":[{},{}]}', brackets=4) == {"a": [{}, {}]}
+    assert read(b'{"a":[{},{}],"b":"["}', brackets=4) == {"a": [{}, {}], "b": "["}
     named = refusal(b'{"a":[{},{}],"b":1}', brackets=3, lengths={"a": 1, "b": 0})
     assert (named.param, named.message) == ("a", "a must have at most 1 items, got 2")
 
@@ -255,7 +255,7 @@ def test_dump_never_fails_and_is_strict_json(value: object) -> None:
 def test_dump_of_what_json_cannot_hold() -> None:
     assert strict_json(dump([math.nan, math.inf, 2**64 - 1, -(2**63)])) == [None, None, 2**64 - 1, -(2**63)]
     assert strict_json(dump(["\ud800", 2**64 - 1, -(2**63), math.nan])) == ["\\ud800", 2**64 - 1, -(2**63), None]
-    assert strict_json(dump({"n": 2**70})) == {"n": float(2**70)}
+    assert strict_json(dump([2**64, 2**70, -(2**63) - 1])) == [2.0**64, 2.0**70, -(2.0**63)]
 
 
 @pytest.mark.parametrize("depth", [250, 300, 5_000])

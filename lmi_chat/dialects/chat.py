@@ -22,12 +22,28 @@ FIELDS: Mapping[str, Field] = {
         *("n", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty"),
         *("repetition_penalty", "seed", "max_tokens", "min_tokens", "stop", "stop_token_ids", "ignore_eos"),
         *("include_stop_str_in_output", "skip_special_tokens", "spaces_between_special_tokens", "logit_bias"),
-        *("allowed_token_ids", "bad_words", "top_logprobs", "truncate_prompt_tokens", "priority"),
+        *(
+            "allowed_token_ids",
+            "bad_words",
+            "top_logprobs",
+            "truncate_prompt_tokens",
+            "priority",
+            "best_of",
+            "length_penalty",
+        ),
     )
 } | {"max_completion_tokens": SAMPLING["max_tokens"]}
 OWN = frozenset(
     {"messages", "model", "stream", "stream_options", "logprobs", "user", "metadata", "cache_salt"}
-    | {"add_generation_prompt", "continue_final_message", "service_tier", "store", "modalities", "parallel_tool_calls"}
+    | {
+        "use_beam_search",
+        "add_generation_prompt",
+        "continue_final_message",
+        "service_tier",
+        "store",
+        "modalities",
+        "parallel_tool_calls",
+    }
 )
 HARMLESS: Mapping[str, tuple[object, ...]] = {
     "tools": (None, []),
@@ -35,9 +51,6 @@ HARMLESS: Mapping[str, tuple[object, ...]] = {
     "response_format": (None, {"type": "text"}),
     "reasoning_effort": (None,),
     "prompt_logprobs": (None,),
-    "best_of": (None, 1),
-    "use_beam_search": (None, False),
-    "length_penalty": (None, 1, 1.0),
     "structured_outputs": (None, {}),
     "guided_json": (None,),
     "guided_regex": (None,),
@@ -66,6 +79,7 @@ def parse(body: Json, desk: Desk, request_id: str) -> Task:
     is_stream = form.value(body, "stream", replace(BOOLEAN, default=desk.streams_by_default))
     usage = _check_usage(body, form, is_stream=is_stream)
     logprobs = _check_logprobs(body, form)
+    returned, width, beams = _check_sequences(body, form, is_stream=is_stream)
     common.check_vocabulary(form)
     flags = _check_ending(body, form)
     user, salt = (form.value(body, name, Field(kind="string", meaning="")) for name in ("user", "cache_salt"))
@@ -74,18 +88,27 @@ def parse(body: Json, desk: Desk, request_id: str) -> Task:
     text = desk.template.render(chat, **flags)
     common.check_length(text, desk, "messages")
     ids = desk.template.encode(text, add_special_tokens=False)[-form.extra.get("truncate_prompt_tokens", 0) :]
-    chosen = common.seat(ids, common.sampling(form, {}, logprobs=logprobs), form, path="messages")
+    values = common.sampling(form, {}, logprobs=0 if logprobs is None and width > returned else logprobs)
+    copies = common.spread(values, width, beams=beams)
     job = Job(
         id=request_id,
         prompt_ids=ids,
         prompt_text=text,
-        sampling=chosen,
+        sampling=common.seat(ids, values, form, path="messages"),
         priority=form.extra.get("priority", 0),
         cache_salt=salt,
+        copies=copies,
+        beams=beams,
+        length_penalty=form.extra.get("length_penalty", 1.0),
     )
-    render = Chunks(job, desk, usage) if is_stream else Whole(job, desk)
+    shown = logprobs is not None
+    render = (
+        Chunks(job, desk, usage, has_logprobs=shown)
+        if is_stream
+        else Whole(job, desk, returned=returned, has_logprobs=shown)
+    )
     return Task(
-        dialect="chat", job=job, is_stream=is_stream, render=render, has_end=True, unknown=unknown, user=user or ""
+        dialect="chat", jobs=(job,), is_stream=is_stream, render=render, has_end=True, unknown=unknown, user=user or ""
     )
 
 
@@ -99,8 +122,19 @@ def _check_unserved(body: Json, form: Form) -> None:
             form.wrong(name, f"is not served by this version, got {echo(body[name])}")
     if (modalities := body.get("modalities")) not in (None, ["text"]):
         form.wrong("modalities", f'must be ["text"], the served model gives text only; got {echo(modalities)}')
-    if form.given.get("n", 1) > 1 and common.sampling(form, {}).get("temperature") == 0:
-        form.wrong("n", f"must be 1 at temperature 0, where every sequence is the same; got {form.given['n']}")
+
+
+def _check_sequences(body: Json, form: Form, *, is_stream: bool) -> tuple[int, int, int]:
+    """Sequences that come back, that run, and the width of a beam search (0: none)."""
+    count, best_of = form.given.get("n", 1), form.extra.get("best_of", 1)
+    is_search = form.value(body, "use_beam_search", BOOLEAN)
+    if best_of > 1 and best_of < count:
+        form.wrong("best_of", f"must be at least n = {count}, got {best_of}")
+    if best_of > 1 and (is_stream or is_search):
+        form.wrong("best_of", f"must be 1 with stream or use_beam_search true, got {best_of}")
+    if is_search and is_stream:
+        form.wrong("use_beam_search", "must be false with stream true, got true")
+    return count, max(count, best_of), count if is_search else 0
 
 
 def _check_usage(body: Json, form: Form, *, is_stream: bool) -> Mapping[str, bool]:
@@ -181,13 +215,13 @@ def _head(job: Job, desk: Desk, kind: str) -> Json:
 class Chunks:
     """A streamed answer: one chat.completion.chunk per piece."""
 
-    def __init__(self, job: Job, desk: Desk, usage: Mapping[str, bool]) -> None:
+    def __init__(self, job: Job, desk: Desk, usage: Mapping[str, bool], *, has_logprobs: bool) -> None:
         """Render what is the same in every chunk once."""
         self._desk = desk
         self._head = dump(_head(job, desk, "chat.completion.chunk"))[:-1]
         self._has_usage = usage.get("include_usage", False)
         self._is_continuous = usage.get("continuous_usage_stats", False)
-        self._has_logprobs = job.sampling.logprobs is not None
+        self._has_logprobs = has_logprobs
         self._started: set[int] = set()
         self._prompt_tokens = len(job.prompt_ids)
         self._completion_tokens = 0
@@ -240,12 +274,12 @@ class Chunks:
 class Whole:
     """A whole answer: the fold of the same pieces."""
 
-    def __init__(self, job: Job, desk: Desk) -> None:
-        """Start with as many empty sequences as were asked for."""
-        self._job, self._desk = job, desk
-        self._texts: list[list[str]] = [[] for _ in range(job.sampling.n)]
-        self._tokens: list[list[Token]] = [[] for _ in range(job.sampling.n)]
-        self._finishes: list[Finish | None] = [None] * job.sampling.n
+    def __init__(self, job: Job, desk: Desk, *, returned: int, has_logprobs: bool) -> None:
+        """Start with as many empty sequences as run; the `returned` likeliest are shown."""
+        self._job, self._desk, self._returned, self._has_logprobs = job, desk, returned, has_logprobs
+        self._texts: list[list[str]] = [[] for _ in range(job.width)]
+        self._tokens: list[list[Token]] = [[] for _ in range(job.width)]
+        self._finishes: list[Finish | None] = [None] * job.width
 
     def piece(self, piece: Piece) -> Sequence[bytes]:
         """Keep the piece; nothing is sent yet."""
@@ -256,16 +290,22 @@ class Whole:
 
     def done(self, done: Done) -> Sequence[bytes]:
         """The one document."""
-        choices = [self._choice(index) for index in range(self._job.sampling.n)]
+        order = list(range(self._job.width))
+        if self._returned < self._job.width:
+            order.sort(key=lambda index: -self._likelihood(index))
+        choices = [self._choice(index, place) for place, index in enumerate(order[: self._returned])]
         head = _head(self._job, self._desk, "chat.completion")
         return (dump(head | {"choices": choices, "usage": _usage(done), "service_tier": None}),)
 
-    def _choice(self, index: int) -> Json:
-        has_logprobs = self._job.sampling.logprobs is not None
+    def _likelihood(self, index: int) -> float:
+        tokens = self._tokens[index]
+        return sum(token.choice.logprob for token in tokens) / max(len(tokens), 1)
+
+    def _choice(self, index: int, place: int) -> Json:
         return {
-            "index": index,
+            "index": place,
             "message": {"role": "assistant", "content": "".join(self._texts[index]), "refusal": None},
-            "logprobs": _logprobs(self._tokens[index]) if has_logprobs else None,
+            "logprobs": _logprobs(self._tokens[index]) if self._has_logprobs else None,
             "finish_reason": _finish(self._finishes[index], self._desk),
         }
 

@@ -47,15 +47,20 @@ class Render(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class Task:
-    """A parsed request: the job, whether it streams, who renders it, and what is to be said about its keys."""
+    """A parsed request: its jobs (one per prompt), whether it streams, who renders it, what its keys call for."""
 
     dialect: str
-    job: Job
+    jobs: tuple[Job, ...]
     is_stream: bool
     render: Render
     has_end: bool
     unknown: list[str] = field(default_factory=list)
     user: str = ""
+
+    @property
+    def job(self) -> Job:
+        """The first job; most requests have no other."""
+        return self.jobs[0]
 
 
 @dataclass(slots=True)
@@ -151,6 +156,13 @@ def sampling(form: Form, dialect_defaults: Mapping[str, Any], **fixed: object) -
     if values.get("temperature", 1.0) < GREEDY_BELOW:
         values["temperature"] = 0.0
     return values
+
+
+def spread(values: dict[str, Any], width: int, *, beams: int = 0) -> int:
+    """Make `values` ask for `width` sequences; gives the copies of each (greedy ones are all the same)."""
+    is_one_run = beams > 0 or values.get("temperature") == 0
+    values["n"] = 1 if is_one_run else width
+    return width if is_one_run and not beams else 1
 
 
 def seat(ids: list[int], values: dict[str, Any], form: Form, *, path: str) -> Sampling:

@@ -1,19 +1,20 @@
-"""The standard dialect: LMI's `inputs` and `parameters`, which TGI's clients speak too. Wire names live only here.
+"""The standard dialect: LMI's `inputs` and `parameters`, which TGI's clients speak too. Its answers: generation.py.
 
 Shapes: DJL Serving's "LMI handlers inference API schema"; the streamed line is what LMI and TGI send.
 """
 
-import codecs
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from lmi_chat.bounds import SAMPLING, Field
 from lmi_chat.dialects import desk as common
 from lmi_chat.dialects.desk import Desk, Form, Task
-from lmi_chat.errors import BadField, Error, Problem, echo
-from lmi_chat.job import Done, Finish, Job, Piece, Token
-from lmi_chat.wire import Json, dump
+from lmi_chat.dialects.generation import Lines, Whole, WholeList, error_body
+from lmi_chat.errors import BadField, Problem, echo
+from lmi_chat.job import Job
+from lmi_chat.wire import Json
 
 DEFAULT_NEW_TOKENS = 30
 BOOLEAN = Field(kind="boolean", default=False, meaning="")
@@ -26,22 +27,23 @@ RENAMED = {
     "top_n_tokens": "top_logprobs",
     "truncate": "truncate_prompt_tokens",
 }
-FIELDS: Mapping[str, Field] = {
-    name: SAMPLING[name]
-    for name in (
-        *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"),
-        *("seed", "stop", "stop_token_ids", "include_stop_str_in_output", "skip_special_tokens", "min_tokens"),
-        *("spaces_between_special_tokens", "logit_bias", "ignore_eos", "prompt_logprobs"),
-    )
-} | {wire: SAMPLING[name] for wire, name in RENAMED.items()}
+FIELDS: Mapping[str, Field] = (
+    {
+        name: SAMPLING[name]
+        for name in (
+            *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"),
+            *("seed", "stop", "stop_token_ids", "include_stop_str_in_output", "skip_special_tokens", "min_tokens"),
+            *("spaces_between_special_tokens", "logit_bias", "ignore_eos", "prompt_logprobs", "best_of", "num_beams"),
+            *("length_penalty",),
+        )
+    }
+    | {wire: SAMPLING[name] for wire, name in RENAMED.items()}
+    | {"n": replace(SAMPLING["n"], sets="")}
+)
 OWN = frozenset({"do_sample", "details", "decoder_input_details", "return_full_text", "stream", "logprobs"})
 BODY_OWN = frozenset({"inputs", "parameters", "stream", "model"})
 HARMLESS: Mapping[str, tuple[object, ...]] = {
-    "n": (None, 1),
-    "best_of": (None, 1),
-    "num_beams": (None, 1),
-    "early_stopping": (None, False),
-    "length_penalty": (None, 1, 1.0),
+    "early_stopping": (None, False, True),
     "typical_p": (None, 1, 1.0),
     "watermark": (None, False),
     "grammar": (None,),
@@ -51,9 +53,6 @@ HARMLESS: Mapping[str, tuple[object, ...]] = {
 KNOWN = {name: f"parameters.{name}" for name in (*FIELDS, *OWN, *HARMLESS)}
 ANYWHERE = KNOWN | {name: name for name in BODY_OWN}
 SAMPLES = ("temperature", "top_p", "top_k", "min_p")
-FINISH = {"stop": "eos_token", "length": "length", "abort": "abort"}
-CLOSING_TOKEN = {"id": -1, "text": "", "log_prob": 0.0, "logprob": 0.0, "special": True}
-ERROR_TOKEN = {"id": -1, "text": "", "log_prob": -1, "special_token": True}
 
 
 def parse(body: Json, desk: Desk, request_id: str) -> Task:
@@ -64,23 +63,57 @@ def parse(body: Json, desk: Desk, request_id: str) -> Task:
     form.ignore((name for name in body if name not in BODY_OWN), ANYWHERE, "")
     form.read(parameters, FIELDS, KNOWN)
     _check_unserved(parameters, form)
-    prompt = _check_inputs(body.get("inputs"), form)
+    prompts = _check_inputs(body.get("inputs"), form)
     is_stream = _check_stream(body, parameters, form)
     flags = {name: form.value(parameters, name, BOOLEAN) for name in ("details", "return_full_text")}
     fixed = _check_sampling(parameters, form, has_tokens=is_stream or flags["details"], has_details=flags["details"])
     fixed |= _check_prefill(parameters, form, is_stream=is_stream)
+    shape = _check_sequences(form, is_stream=is_stream)
     common.check_vocabulary(form)
     unknown = form.close()
 
-    common.check_length(prompt, desk, "inputs")
-    ids = desk.template.encode(prompt, add_special_tokens=True)[-form.extra.get("truncate", 0) :]
-    if not ids:
-        raise BadField([Problem("inputs", f"inputs must have at least 1 token, got {echo(prompt)}")])
+    if shape["width"] > 1 and not is_stream and fixed["logprobs"] is None:
+        fixed["logprobs"] = 0
     values = common.sampling(form, {"max_tokens": DEFAULT_NEW_TOKENS}, **fixed)
-    chosen = common.seat(ids, values, form, path="inputs")
-    job = Job(id=request_id, prompt_ids=ids, prompt_text=prompt, sampling=chosen)
-    render: common.Render = Lines(job, **flags) if is_stream else Whole(job, **flags)
-    return Task(dialect="standard", job=job, is_stream=is_stream, render=render, has_end=False, unknown=unknown)
+    is_many = isinstance(body.get("inputs"), list)
+    jobs = tuple(
+        _job(prompt, place, request_id, form, values, shape, is_many=is_many) for place, prompt in enumerate(prompts)
+    )
+    render: common.Render
+    if is_stream:
+        render = Lines(jobs, **flags)
+    else:
+        wholes = [Whole(job, returned=shape["returned"], **flags) for job in jobs]
+        render = WholeList(wholes) if is_many else wholes[0]
+    return Task(dialect="standard", jobs=jobs, is_stream=is_stream, render=render, has_end=False, unknown=unknown)
+
+
+def _job(
+    prompt: str,
+    place: int,
+    request_id: str,
+    form: Form,
+    values: Mapping[str, Any],
+    shape: Mapping[str, int],
+    *,
+    is_many: bool,
+) -> Job:
+    path = f"inputs[{place}]" if is_many else "inputs"
+    common.check_length(prompt, form.desk, path)
+    ids = form.desk.template.encode(prompt, add_special_tokens=True)[-form.extra.get("truncate", 0) :]
+    if not ids:
+        raise BadField([Problem(path, f"{path} must have at least 1 token, got {echo(prompt)}")])
+    own = dict(values)
+    copies = common.spread(own, shape["width"], beams=shape["beams"])
+    return Job(
+        id=f"{request_id}-{place}" if is_many else request_id,
+        prompt_ids=ids,
+        prompt_text=prompt,
+        sampling=common.seat(ids, own, form, path=path),
+        copies=copies,
+        beams=shape["beams"],
+        length_penalty=form.extra.get("length_penalty", 1.0),
+    )
 
 
 def _check_shape(body: Json) -> Json:
@@ -100,16 +133,34 @@ def _check_unserved(parameters: Json, form: Form) -> None:
             form.wrong(f"parameters.{name}", f"is not served by this version, got {echo(parameters[name])}")
 
 
-def _check_inputs(inputs: object, form: Form) -> str:
-    if isinstance(inputs, list) and len(inputs) == 1:
-        inputs = inputs[0]
-    if isinstance(inputs, list):
-        form.wrong("inputs", f"must be one string in this version, got {echo(inputs)}")
-    elif not isinstance(inputs, str):
-        form.wrong("inputs", f"must be a string, got {echo(inputs)}")
-    elif not inputs:
-        form.wrong("inputs", "must not be empty")
-    return inputs if isinstance(inputs, str) else ""
+def _check_inputs(inputs: object, form: Form) -> list[str]:
+    most = form.desk.limits.max_prompts
+    prompts: list[Any] = inputs if isinstance(inputs, list) else [inputs]
+    if not prompts or len(prompts) > most:
+        form.wrong("inputs", f"must have at least 1 and at most {most} prompts, got {len(prompts)}")
+        return []
+    for place, prompt in enumerate(prompts):
+        path = f"inputs[{place}]" if isinstance(inputs, list) else "inputs"
+        if not isinstance(prompt, str):
+            form.wrong(path, f"must be a string, got {echo(prompt)}")
+        elif not prompt:
+            form.wrong(path, "must not be empty")
+    return prompts
+
+
+def _check_sequences(form: Form, *, is_stream: bool) -> Mapping[str, int]:
+    """How many sequences run and come back: `n`, the best of `best_of`, or `num_beams` beams."""
+    given = {name: form.extra.get(name, 1) for name in ("n", "best_of", "num_beams")}
+    for name in ("best_of", "num_beams"):
+        if given[name] > 1 and is_stream:
+            form.wrong(f"parameters.{name}", f"must be 1 with stream true, got {given[name]}")
+        if given[name] > 1 and given["n"] > given[name]:
+            form.wrong("parameters.n", f"must be at most {name} = {given[name]}, got {given['n']}")
+    if given["best_of"] > 1 and given["num_beams"] > 1:
+        form.wrong("parameters.num_beams", f"must be 1 with best_of = {given['best_of']}, got {given['num_beams']}")
+    beams = given["num_beams"] if given["num_beams"] > 1 else 0
+    width = max(given.values())
+    return {"beams": beams, "width": width, "returned": given["n"] if given["n"] > 1 else width}
 
 
 def _check_stream(body: Json, parameters: Json, form: Form) -> bool:
@@ -141,156 +192,4 @@ def _check_prefill(parameters: Json, form: Form, *, is_stream: bool) -> dict[str
     return {"prompt_logprobs": 0} if wanted and "prompt_logprobs" not in form.given else {}
 
 
-def error_body(error: Exception) -> Json:
-    """An Error as LMI has it, with the field's path beside it."""
-    if not isinstance(error, Error):
-        error = Error("internal error")
-    return {"error": error.message, "code": error.status, "type": error.kind, "param": error.param}
-
-
-def _finish(finish: Finish | None) -> str:
-    if finish is None:
-        return "abort"
-    return "stop_sequence" if isinstance(finish.stop, str) else FINISH[finish.reason]
-
-
-def _token(token: Token, text: str) -> Json:
-    choice = token.choice
-    shown: Json = {"id": choice.id, "text": text, "log_prob": choice.logprob, "logprob": choice.logprob}
-    return shown | {"special": choice.is_special}
-
-
-def _top(token: Token) -> list[Json]:
-    return [
-        {"id": top.id, "text": top.bytes.decode("utf-8", "replace"), "logprob": top.logprob, "special": top.is_special}
-        for top in token.top
-    ]
-
-
-class Growth:
-    """What one sequence has become so far; gives each token its own share of the text."""
-
-    def __init__(self, prompt: str) -> None:
-        """Start with `prompt` when the full text is wanted, else with ""."""
-        self.texts = [prompt] if prompt else []
-        self.count = 0
-        self.finish: Finish | None = None
-        self._decoder = codecs.getincrementaldecoder("utf-8")("ignore")
-
-    def take(self, piece: Piece) -> list[Json]:
-        """Add a piece; give its tokens, whose texts joined are the piece's text."""
-        self.texts.append(piece.text)
-        self.count += len(piece.ids)
-        self.finish = piece.finish or self.finish
-        return [_token(token, text) for token, text in zip(piece.tokens, self._share(piece), strict=True)]
-
-    def _share(self, piece: Piece) -> list[str]:
-        """The piece's text cut along its tokens: each gets as many characters as its own bytes complete."""
-        shares, start = [], 0
-        for token in piece.tokens:
-            end = start + (0 if token.choice.is_special else len(self._decoder.decode(token.choice.bytes)))
-            shares.append(piece.text[start:end])
-            start = min(end, len(piece.text))
-        if shares:
-            shares[-1] += piece.text[start:]
-        return shares
-
-    def details(self, job: Job) -> Json:
-        """What is said about the sequence besides its text."""
-        return {
-            "finish_reason": _finish(self.finish),
-            "generated_tokens": self.count,
-            "seed": job.sampling.seed,
-        }
-
-
-class Lines:
-    """A streamed answer: one line per token, the last of them with the whole text."""
-
-    def __init__(self, job: Job, *, details: bool, return_full_text: bool) -> None:
-        """Remember what the last line is to carry."""
-        self._job, self._has_details = job, details
-        self._sequence = Growth(job.prompt_text if return_full_text else "")
-
-    def piece(self, piece: Piece) -> Sequence[bytes]:
-        """A line per token; the one that ends the sequence closes it, an end without a token has a line of its own."""
-        tokens = self._sequence.take(piece)
-        if piece.finish is not None and not tokens:
-            tokens = [CLOSING_TOKEN | {"text": piece.text}]
-        lines: list[Json] = [
-            {"index": piece.index, "token": token, "generated_text": None, "details": None} for token in tokens
-        ]
-        for line, token in zip(lines, piece.tokens, strict=False):
-            if token.top:
-                line["top_tokens"] = _top(token)
-        if piece.finish is not None:
-            lines[-1]["generated_text"] = "".join(self._sequence.texts)
-            lines[-1]["details"] = self._details() if self._has_details else None
-        return [dump(line) for line in lines]
-
-    def _details(self) -> Json:
-        return self._sequence.details(self._job) | {"input_length": len(self._job.prompt_ids)}
-
-    def done(self, done: Done) -> Sequence[bytes]:  # noqa: ARG002 the last line has gone with the last piece
-        """Nothing more."""
-        return ()
-
-    def fail(self, error: Error) -> bytes:
-        """LMI's documented error line, with the text so far and the reason."""
-        return dump(
-            {
-                "token": ERROR_TOKEN,
-                "generated_text": "".join(self._sequence.texts),
-                "details": {"finish_reason": "error", "generated_tokens": self._sequence.count},
-            }
-            | error_body(error)
-        )
-
-
-class Whole:
-    """A whole answer: the fold of the same pieces."""
-
-    def __init__(self, job: Job, *, details: bool, return_full_text: bool) -> None:
-        """Remember what the document is to carry."""
-        self._job, self._has_details = job, details
-        self._sequence = Growth(job.prompt_text if return_full_text else "")
-        self._tokens: list[Json] = []
-        self._top: list[list[Json]] = []
-
-    def piece(self, piece: Piece) -> Sequence[bytes]:
-        """Keep the piece; nothing is sent yet."""
-        self._tokens += self._sequence.take(piece)
-        self._top += [_top(token) for token in piece.tokens if token.top]
-        return ()
-
-    def done(self, done: Done) -> Sequence[bytes]:
-        """The one document."""
-        answer: Json = {"generated_text": "".join(self._sequence.texts)}
-        if self._has_details:
-            answer["details"] = self._details(done)
-        return (dump(answer),)
-
-    def _details(self, done: Done) -> Json:
-        details = self._sequence.details(self._job) | {"inputs": self._job.prompt_text}
-        details["tokens"] = self._tokens
-        if self._top:
-            details["top_tokens"] = self._top
-        prefill = [token for token in done.prompt_logprobs if token is not None]
-        details["prefill"] = [_prefill(token) for token in prefill]
-        details["usage"] = {
-            "prompt_tokens": done.prompt_tokens,
-            "completion_tokens": done.completion_tokens,
-            "total_tokens": done.prompt_tokens + done.completion_tokens,
-            "cached_tokens": done.cached_tokens,
-        }
-        return details
-
-    def fail(self, error: Error) -> bytes:
-        """The error in place of the document."""
-        return dump(error_body(error))
-
-
-def _prefill(token: Token) -> Json:
-    choice = token.choice
-    text = choice.bytes.decode("utf-8", "replace")
-    return {"id": choice.id, "text": text, "log_prob": choice.logprob, "logprob": choice.logprob}
+__all__ = ["error_body", "parse"]

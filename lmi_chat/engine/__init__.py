@@ -11,7 +11,10 @@ from lmi_chat.template import Tokenizer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """What is served. `names` may be asked for; `defaults` are its own sampling defaults, in Sampling's names."""
+    """What is served.
+
+    `names` may be asked for; `defaults` are its own sampling defaults, in Sampling's names; `end_ids` end a sequence.
+    """
 
     name: str
     names: frozenset[str]
@@ -20,6 +23,7 @@ class Model:
     vocabulary_tokens: int
     max_running: int
     fingerprint: str
+    end_ids: frozenset[int] = frozenset()
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 

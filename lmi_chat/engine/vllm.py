@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from lmi_chat.engine import Load, Model
+from lmi_chat.engine import Load, Model, beam
 from lmi_chat.engine.tokens import Vocabulary
 from lmi_chat.errors import BadField, Bug, EngineDown, Error, Problem, Unavailable, one_line
 from lmi_chat.job import Done, Finish, Job, Piece, Reason, Sampling, Sink, Token
@@ -47,6 +47,11 @@ class Vllm:
     @asynccontextmanager
     async def run(self, job: Job, sink: Sink) -> AsyncIterator[None]:
         """See Engine.run."""
+        if job.beams:
+            ends = self.model.end_ids | set(job.sampling.stop_token_ids)
+            async with beam.run(self.run, job, sink, ends):
+                yield
+            return
         run = _Run(job, sink, self._vocabulary)
         prompt = {"type": "token", "prompt_token_ids": job.prompt_ids, "prompt": job.prompt_text}
         if job.cache_salt:
@@ -287,4 +292,12 @@ def _describe(engine: Any, names: tuple[str, ...]) -> Model:
         max_running=engine.vllm_config.scheduler_config.max_num_seqs,
         fingerprint=f"vllm-{vllm.__version__}-{str(config.dtype).removeprefix('torch.')}",
         defaults=config.get_diff_sampling_param(),
+        end_ids=_end_ids(engine),
     )
+
+
+def _end_ids(engine: Any) -> frozenset[int]:
+    """The tokenizer's end of sequence, and those of the model's generation_config.json."""
+    named = engine.model_config.try_get_generation_config().get("eos_token_id")
+    several = named if isinstance(named, list) else [named]
+    return frozenset(token for token in (engine.get_tokenizer().eos_token_id, *several) if token is not None)
