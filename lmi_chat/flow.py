@@ -9,8 +9,7 @@ one `async with`, so a client that goes, a deadline and a failure all leave by t
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
@@ -20,11 +19,14 @@ from lmi_chat.bounds import Limits
 from lmi_chat.dialects import Desk, Task
 from lmi_chat.dialects.desk import Render
 from lmi_chat.engine import Engine
-from lmi_chat.errors import BadMedia, Busy, Draining, EngineDown, Error, Loading, TimedOut
+from lmi_chat.errors import BadMedia, Draining, EngineDown, Error, Loading, TimedOut
 from lmi_chat.frames import Framing, Shape
 from lmi_chat.job import Done, Event, Job, Piece, Sampling, Sink
+from lmi_chat.seats import Seats
 
 INLINE_BYTES = 32 * 1024
+# A few more than run at once go to the engine, so that it need not wait for us when one ends.
+SPARE_LEAST, SPARE_PART = 1, 8
 CANARY = "The capital of France is"
 
 
@@ -80,6 +82,7 @@ class Line:
         self._policy = policy
         self._engine: Engine | None = None
         self._desk: Desk | None = None
+        self._seats: Seats | None = None
         self._active: set[Delivery] = set()
         self._closed_by: Error = Loading("the model is still loading; /ping says how far")
         self._idle = asyncio.Event()
@@ -118,6 +121,8 @@ class Line:
         delivery = Delivery(_Silence(), frames.DOCUMENT, (job,))
         async with engine.run(job, delivery.put):
             await delivery.over()
+        running = engine.model.max_running
+        self._seats = Seats(running + max(SPARE_LEAST, running // SPARE_PART), self._policy.queue)
         self._engine, self._desk = engine, desk
 
     async def answer(self, call: Call, out: Out) -> None:
@@ -128,15 +133,14 @@ class Line:
         delivery = Delivery(task.render, framing, task.jobs)
         try:
             async with asyncio.timeout(self._policy.deadline_s):
-                with self._slot(delivery) as engine:
-                    async with contextlib.AsyncExitStack() as runs:
-                        for job, sink in zip(task.jobs, delivery.sinks(), strict=True):
-                            await runs.enter_async_context(engine.run(job, sink))
-                        await delivery.begun()
-                        if task.is_stream:
-                            await out.start(framing.content_type)
-                            delivery.send_by(out.write)
-                            await delivery.over()
+                async with self._slot(task, delivery) as engine, contextlib.AsyncExitStack() as runs:
+                    for job, sink in zip(task.jobs, delivery.sinks(), strict=True):
+                        await runs.enter_async_context(engine.run(job, sink))
+                    await delivery.begun()
+                    if task.is_stream:
+                        await out.start(framing.content_type)
+                        delivery.send_by(out.write)
+                        await delivery.over()
         except TimeoutError:
             delivery.put(TimedOut(f"the answer was not complete within {self._policy.deadline_s:g} s"))
             if not delivery.is_sending:
@@ -161,18 +165,16 @@ class Line:
         call.warnings = task.unknown
         return task
 
-    @contextmanager
-    def _slot(self, delivery: "Delivery") -> Iterator[Engine]:
-        """Hold one of the slots: as many as the engine runs at once, and the queue's length beyond that."""
-        if self.refusal or self._engine is None:
+    @contextlib.asynccontextmanager
+    async def _slot(self, task: Task, delivery: "Delivery") -> AsyncIterator[Engine]:
+        """Count as running until the end; wait for one's turn at the engine. Raises Busy."""
+        if self.refusal or self._engine is None or self._seats is None:
             raise self.refusal or self._closed_by
-        slots = self._engine.model.max_running + self._policy.queue
-        if len(self._active) >= slots:
-            raise Busy(f"all {slots} slots are taken; send the request again later")
         self._active.add(delivery)
         self._idle.clear()
         try:
-            yield self._engine
+            async with self._seats.take(task.user, sum(job.width for job in task.jobs)):
+                yield self._engine
         finally:
             self._active.discard(delivery)
             if not self._active:

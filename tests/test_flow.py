@@ -164,16 +164,17 @@ async def test_a_slot_comes_back_however_the_answer_ends() -> None:
 
 async def test_bad_input_never_costs_a_slot() -> None:
     line, engine = await opened(said("a", gap_s=3600.0), max_running=1, queue=0)
-    waiting = asyncio.create_task(answered(line, CHAT))
-    while not line.active:
+    waiting = [asyncio.create_task(answered(line, CHAT)) for _ in range(2)]
+    while line.active < 2:
         await asyncio.sleep(0)
-    with pytest.raises(Busy, match="all 1 slots are taken"):
+    with pytest.raises(Busy, match="all 2 seats and 0 places"):
         await answered(line, CHAT)
     with pytest.raises(Exception, match="temperature must be") as refused:
         await answered(line, {**CHAT, "temperature": 9})
     assert getattr(refused.value, "status", 0) == 400
-    assert len(engine.jobs) == 2
-    waiting.cancel()
+    assert len(engine.jobs) == 3
+    for task in waiting:
+        task.cancel()
 
 
 async def test_draining_lets_answers_finish_and_takes_no_new_ones() -> None:

@@ -274,17 +274,17 @@ def test_more_than_the_slots_and_the_queue_is_refused_at_once() -> None:
     engine = Scripted(said("abc", gap_s=0.5), max_running=2)
     with serving(engine, policy=Policy(queue=1, limits=Limits())) as service:
         answers: list[Reply] = []
-        threads = [threading.Thread(target=lambda: answers.append(post(service, CHAT))) for _ in range(3)]
+        threads = [threading.Thread(target=lambda: answers.append(post(service, CHAT))) for _ in range(4)]
         for thread in threads:
             thread.start()
-        while service.line.active < 3:
+        while service.line.active < 4:
             time.sleep(0.01)
         status, headers, answer = post(service, CHAT)
         assert (status, headers["retry-after"]) == (503, "1")
-        assert answer["error"]["message"] == "all 3 slots are taken; send the request again later"
+        assert answer["error"]["message"].startswith("all 3 seats and 1 places in the queue are taken")
         for thread in threads:
             thread.join()
-        assert [status for status, _, _ in answers] == [200] * 3
+        assert [status for status, _, _ in answers] == [200] * 4
         assert post(service, CHAT)[0] == 200
 
 
