@@ -1,7 +1,7 @@
 """Admission: who may go to the engine now, who waits, and in which order. No HTTP, no engine.
 
-Users take turns: of those who wait, each is admitted once before any of them is admitted again, so that one user's flood
-does not starve another's single request. Within one user it is first come, first served.
+Users take turns: of those who wait, each is admitted once before any of them is admitted again, so that one user's
+flood does not starve another's single request. Within one user it is first come, first served.
 """
 
 import asyncio
@@ -52,7 +52,8 @@ class Seats:
             await wish.admitted
         except asyncio.CancelledError:
             if wish.admitted.cancelled():
-                self._forget(user, wish)
+                self._remove(user, wish)
+                self._admit()
             else:  # admitted and cancelled in the same moment
                 self._give_back(count)
             raise
@@ -65,22 +66,22 @@ class Seats:
         """Let in who is next, as long as there is room; a big request at the head is waited for."""
         while self._waiting:
             user, wishes = next(iter(self._waiting.items()))
-            if wishes[0].count > self._free:
+            wish = wishes[0]
+            if wish.admitted.cancelled():  # its task has not run yet to say so
+                self._remove(user, wish)
+                continue
+            if wish.count > self._free:
                 return
-            wish = wishes.popleft()
-            self._drop_if_empty(user)
+            self._remove(user, wish)
             if user in self._waiting:
                 self._waiting.move_to_end(user)
-            self.queued -= 1
             self._free -= wish.count
             wish.admitted.set_result(None)
 
-    def _forget(self, user: str, wish: _Wish) -> None:
-        self._waiting[user].remove(wish)
-        self._drop_if_empty(user)
-        self.queued -= 1
-        self._admit()
-
-    def _drop_if_empty(self, user: str) -> None:
-        if not self._waiting[user]:
-            del self._waiting[user]
+    def _remove(self, user: str, wish: _Wish) -> None:
+        wishes = self._waiting.get(user, deque())
+        if wish in wishes:
+            wishes.remove(wish)
+            self.queued -= 1
+        if not wishes:
+            self._waiting.pop(user, None)

@@ -19,7 +19,7 @@ FLOORS = (
     ("settings", "embedded"),
     ("flow",),
     ("dialects", "frames", "engine"),
-    ("template", "bounds", "wire"),
+    ("template", "bounds", "wire", "seats"),
     ("job",),
     ("errors", "health", "progress"),
 )
