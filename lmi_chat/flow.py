@@ -107,6 +107,11 @@ class Line:
         return isinstance(self._closed_by, Draining)
 
     @property
+    def limits(self) -> Limits:
+        """How much one request may ask for."""
+        return self._policy.limits
+
+    @property
     def desk(self) -> Desk:
         """The deployment as dialects see it. Raises Loading before `open`."""
         if self._desk is None:

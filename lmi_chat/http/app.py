@@ -21,6 +21,7 @@ from lmi_chat.errors import BadMethod, Bug, Error, NotFound, TooLarge, echo, one
 from lmi_chat.flow import Call, Line
 from lmi_chat.frames import Shape
 from lmi_chat.health import Health
+from lmi_chat.http import openapi
 from lmi_chat.http.outlet import OUTLET, Outlet
 
 ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -197,6 +198,7 @@ def build(house: House) -> Starlette:
         Route("/v1/models", _models(house), methods=["GET"]),
         Route("/v1/models/{model:path}", _models(house), methods=["GET"]),
         Route("/metrics", _metrics, methods=["GET"]),
+        Route("/openapi.json", _openapi(house), methods=["GET"]),
     ]
     handlers: dict[Any, Any] = {Error: _refuse, HTTPException: _refuse, Exception: _refuse}
     return Starlette(routes=routes, exception_handlers=handlers)
@@ -238,6 +240,14 @@ def _models(house: House) -> Callable[[Request], Any]:
         return _json(shown)
 
     return models
+
+
+def _openapi(house: House) -> Callable[[Request], Any]:
+    async def shown(_: Request) -> Response:
+        """What this server takes, as an OpenAPI document."""
+        return _json(openapi.document(house.line.limits))
+
+    return shown
 
 
 async def _metrics(_: Request) -> Response:

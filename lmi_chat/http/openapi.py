@@ -1,0 +1,150 @@
+"""The OpenAPI 3.1 document of this server, made from the same tables that requests are checked against."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lmi_chat import __version__
+from lmi_chat.bounds import Field, Limits
+from lmi_chat.dialects import chat, standard
+from lmi_chat.dialects.messages import ROLES
+from lmi_chat.wire import Json
+
+JSON_KINDS = {"integer": "integer", "number": "number", "boolean": "boolean", "string": "string", "object": "object"}
+STATUSES = {
+    400: "A field or the body is wrong; the message names it, its bound and the value",
+    404: "No such model or path",
+    405: "Not a method of this path",
+    408: "The request came too slowly",
+    413: "The body is larger than the limit",
+    415: "A content type or encoding that is not read",
+    431: "The head is larger than the limit",
+    503: "Loading, full, draining or without an engine; see Retry-After",
+    504: "Not complete within the deadline",
+}
+
+
+def document(limits: Limits) -> Json:
+    """The whole document, with the deployment's own bounds."""
+    chat_schema = _object(_chat(limits), ["messages"])
+    standard_schema = _object(_standard(limits), ["inputs"])
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "lmi-chat", "version": __version__, "license": {"name": "Apache-2.0"}},
+        "paths": {
+            "/invocations": {
+                "post": _operation("A chat or a standard request, by its key", ["ChatRequest", "StandardRequest"])
+            },
+            "/v1/chat/completions": {"post": _operation("Chat completions", ["ChatRequest"])},
+            "/v1/models": {"get": _get("The served model")},
+            "/ping": {"get": _get("Health: 200 when requests are taken, 503 with what goes on otherwise", 503)},
+            "/metrics": {"get": _get("Figures for Prometheus", kind="text/plain")},
+        },
+        "components": {
+            "schemas": {
+                "ChatRequest": chat_schema,
+                "StandardRequest": standard_schema,
+                "Error": {"type": "object", "required": ["error"], "properties": {"error": {}}},
+            }
+        },
+    }
+
+
+def schema(field: Field, limits: Limits) -> Json:
+    """One parameter as JSON Schema."""
+    shown: Json = {"description": field.meaning} if field.meaning else {}
+    if field.default is not None:
+        shown["default"] = field.default
+    low, high = field.low, field.top(limits)
+    match field.kind:
+        case "strings":
+            text = {"type": "string", "minLength": 1, "maxLength": limits.max_stop_chars}
+            shown["anyOf"] = [text, {"type": "array", "items": text, "maxItems": high}, {"type": "null"}]
+        case "token ids":
+            ids = {"type": "array", "items": {"type": "integer", "minimum": 0}, "maxItems": high}
+            shown["anyOf"] = [ids, {"type": "null"}]
+        case "bias":
+            bias = {"type": "number", "minimum": low, "maximum": high}
+            keys = {"pattern": r"^[0-9]{1,9}$"}
+            shown |= {"type": ["object", "null"], "additionalProperties": bias, "propertyNames": keys}
+            shown["maxProperties"] = limits.max_logit_bias
+        case kind:
+            shown["type"] = [JSON_KINDS[kind], "null"]
+    if field.kind in {"integer", "number"}:
+        bounds = {("exclusiveMinimum" if field.is_above_low else "minimum"): low, "maximum": high}
+        shown |= {name: bound for name, bound in bounds.items() if bound is not None}
+    return shown
+
+
+def _table(fields: Mapping[str, Field], limits: Limits) -> Json:
+    return {name: schema(field, limits) for name, field in fields.items()}
+
+
+def _object(properties: Json, required: list[str]) -> Json:
+    return {"type": "object", "properties": properties, "required": required}
+
+
+def _flag(default: Any, meaning: str) -> Json:
+    return {"type": ["boolean", "null"], "default": default, "description": meaning}
+
+
+def _chat(limits: Limits) -> Json:
+    part = _object({"type": {"const": "text"}, "text": {"type": "string"}}, ["type", "text"])
+    content = {"anyOf": [{"type": "string"}, {"type": "array", "items": part, "minItems": 1}]}
+    message = _object({"role": {"enum": list(ROLES)}, "content": content}, ["role", "content"])
+    options = _object({name: _flag(default=False, meaning="") for name in chat.USAGE}, [])
+    return _table(chat.FIELDS, limits) | {
+        "messages": {"type": "array", "items": message, "minItems": 1, "maxItems": limits.max_messages},
+        "model": {"type": ["string", "null"], "description": 'the served model\'s name, or ""'},
+        "stream": _flag(default=False, meaning="send the answer as it comes"),
+        "stream_options": {"anyOf": [options, {"type": "null"}]},
+        "logprobs": _flag(default=False, meaning="log-probabilities of the answer's tokens"),
+        "user": {"type": ["string", "null"], "description": "who asks; users take turns"},
+    }
+
+
+def _standard(limits: Limits) -> Json:
+    prompt = {"type": "string", "minLength": 1}
+    flags = {
+        name: _flag(default=False, meaning=meaning)
+        for name, meaning in (
+            ("details", "tokens, counts, reasons"),
+            ("decoder_input_details", "the prompt's tokens; not with stream"),
+            ("return_full_text", "prompt and text"),
+        )
+    }
+    flags["do_sample"] = _flag(default=None, meaning="false: greedy; absent: by whether a way of sampling is given")
+    parameters = {"type": ["object", "null"], "properties": _table(standard.FIELDS, limits) | flags}
+    return {
+        "inputs": {
+            "anyOf": [prompt, {"type": "array", "items": prompt, "minItems": 1, "maxItems": limits.max_prompts}]
+        },
+        "parameters": parameters,
+        "stream": _flag(default=False, meaning="send the answer as it comes"),
+    }
+
+
+def _operation(summary: str, names: list[str]) -> Json:
+    bodies = [{"$ref": f"#/components/schemas/{name}"} for name in names]
+    body = bodies[0] if len(bodies) == 1 else {"anyOf": bodies}
+    answers = {"application/json": {}, "application/jsonlines": {}, "text/event-stream": {}}
+    responses: Json = {"200": {"description": "The answer, whole or streamed", "content": answers}}
+    return {
+        "summary": summary,
+        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+        "responses": responses | {str(status): _error(status) for status in STATUSES},
+    }
+
+
+def _error(status: int) -> Json:
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    return {"description": STATUSES[status], "content": content}
+
+
+def _get(summary: str, *others: int, kind: str = "application/json") -> Json:
+    statuses = (*others, 400, 405, 408, 431, *(() if others else (503,)))
+    responses: Json = {"200": {"description": summary, "content": {kind: {}}}}
+    responses |= {
+        str(status): _error(status) if status not in others else {"description": STATUSES[status]}
+        for status in statuses
+    }
+    return {"summary": summary, "responses": responses}
