@@ -164,11 +164,12 @@ def _json(value: object, status: int = 200, headers: dict[str, str] | None = Non
 def _refuse(request: Request, error: Exception) -> Response:
     """The one place where an Error becomes a response."""
     exchange: Exchange | None = request.scope.get("lmi_chat.exchange")
+    headers = {key.decode(): value.decode() for key, value in exchange.headers} if exchange else {}
     if isinstance(error, HTTPException):
+        headers |= error.headers or {}
         error = _of_route(request, error)
     if not isinstance(error, Error):
         error = Bug("internal error")
-    headers = {key.decode(): value.decode() for key, value in exchange.headers} if exchange else {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
     if error.status in {413, 415} or error.code == "draining":

@@ -5,7 +5,7 @@ from typing import Any
 
 from lmi_chat import __version__
 from lmi_chat.bounds import Field, Limits
-from lmi_chat.dialects import chat, standard
+from lmi_chat.dialects import chat, openai, standard
 from lmi_chat.dialects.messages import ROLES
 from lmi_chat.wire import Json
 
@@ -91,7 +91,7 @@ def _chat(limits: Limits) -> Json:
     part = _object({"type": {"const": "text"}, "text": {"type": "string"}}, ["type", "text"])
     content = {"anyOf": [{"type": "string"}, {"type": "array", "items": part, "minItems": 1}]}
     message = _object({"role": {"enum": list(ROLES)}, "content": content}, ["role", "content"])
-    options = _object({name: _flag(default=False, meaning="") for name in chat.USAGE}, [])
+    options = _object({name: _flag(default=False, meaning="") for name in openai.USAGE}, [])
     return _table(chat.FIELDS, limits) | {
         "messages": {"type": "array", "items": message, "minItems": 1, "maxItems": limits.max_messages},
         "model": {"type": ["string", "null"], "description": 'the served model\'s name, or ""'},
@@ -126,7 +126,7 @@ def _standard(limits: Limits) -> Json:
 def _operation(summary: str, names: list[str]) -> Json:
     bodies = [{"$ref": f"#/components/schemas/{name}"} for name in names]
     body = bodies[0] if len(bodies) == 1 else {"anyOf": bodies}
-    answers = {"application/json": {}, "application/jsonlines": {}, "text/event-stream": {}}
+    answers: Json = {"application/json": {}, "application/jsonlines": {}, "text/event-stream": {}}
     responses: Json = {"200": {"description": "The answer, whole or streamed", "content": answers}}
     return {
         "summary": summary,
