@@ -1,11 +1,11 @@
 """Admission: who may go to the engine now, who waits, and in which order. No HTTP, no engine.
 
-Users take turns: of those who wait, each is admitted once before any of them is admitted again, so that one user's
-flood does not starve another's single request. Within one user it is first come, first served.
+Whoever holds the fewest seats is next, and among equals users take turns, so that one user's flood does not starve
+another's single request. Within one user it is first come, first served.
 """
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,26 +20,55 @@ class _Wish:
 
 
 class Seats:
-    """So many sequences may be in the engine at once, so many requests may wait beyond them."""
+    """So many sequences may be in the engine at once, so many requests may wait beyond them.
 
-    def __init__(self, seats: int, queue: int) -> None:
-        """`seats` in sequences, `queue` in requests."""
+    One named user holds at most `share` seats, so that another's first request finds one free.
+    """
+
+    def __init__(self, seats: int, queue: int, share: int | None = None) -> None:
+        """`seats` and `share` (None: all of them) in sequences, `queue` in requests."""
         self._seats, self._free, self._queue = seats, seats, queue
+        self._share = seats if share is None else share
+        self._held: Counter[str] = Counter()
         self._waiting: OrderedDict[str, deque[_Wish]] = OrderedDict()
         self.queued = 0
 
     @asynccontextmanager
     async def take(self, user: str, count: int) -> AsyncIterator[None]:
-        """Hold seats for `count` sequences (at most all there are), after waiting one's turn. Raises Busy."""
+        """Hold seats for `count` sequences (at most all there are), after waiting one's turn. Raises Busy.
+
+        `user` "" is nobody in particular: it takes its turn like a user, but has no share.
+        """
         count = min(count, self._seats)
-        if self.queued or count > self._free:
-            await self._wait(user, count)
+        if user not in self._waiting and self._may_enter(user, count) and not self._is_someone_next():
+            self._seat(user, count)
         else:
-            self._free -= count
+            await self._wait(user, count)
         try:
             yield
         finally:
-            self._give_back(count)
+            self._give_back(user, count)
+
+    def _may_enter(self, user: str, count: int) -> bool:
+        return count <= self._free and not self._is_over_share(user, count)
+
+    def _is_over_share(self, user: str, count: int) -> bool:
+        return bool(user) and self._held[user] > 0 and self._held[user] + count > self._share
+
+    def _is_someone_next(self) -> bool:
+        """Somebody waits for seats, not for a share: a newcomer must not pass."""
+        return any(not self._is_over_share(user, wishes[0].count) for user, wishes in self._waiting.items())
+
+    def _seat(self, user: str, count: int) -> None:
+        self._free -= count
+        self._held[user] += count
+
+    def _give_back(self, user: str, count: int) -> None:
+        self._free += count
+        self._held[user] -= count
+        if not self._held[user]:
+            del self._held[user]
+        self._admit()
 
     async def _wait(self, user: str, count: int) -> None:
         if self.queued >= self._queue:
@@ -55,18 +84,13 @@ class Seats:
                 self._remove(user, wish)
                 self._admit()
             else:  # admitted and cancelled in the same moment
-                self._give_back(count)
+                self._give_back(user, count)
             raise
 
-    def _give_back(self, count: int) -> None:
-        self._free += count
-        self._admit()
-
     def _admit(self) -> None:
-        """Let in who is next, as long as there is room; a big request at the head is waited for."""
-        while self._waiting:
-            user, wishes = next(iter(self._waiting.items()))
-            wish = wishes[0]
+        """Let in whoever is next, as long as there is room; a big request at the head is waited for."""
+        while (user := self._next_user()) is not None:
+            wish = self._waiting[user][0]
             if wish.admitted.cancelled():  # its task has not run yet to say so
                 self._remove(user, wish)
                 continue
@@ -75,8 +99,13 @@ class Seats:
             self._remove(user, wish)
             if user in self._waiting:
                 self._waiting.move_to_end(user)
-            self._free -= wish.count
+            self._seat(user, wish.count)
             wish.admitted.set_result(None)
+
+    def _next_user(self) -> str | None:
+        """Of those not held back by a share, who holds the fewest seats; among equals, who is first in turn."""
+        users = (user for user, wishes in self._waiting.items() if not self._is_over_share(user, wishes[0].count))
+        return min(users, key=self._held.__getitem__, default=None)
 
     def _remove(self, user: str, wish: _Wish) -> None:
         wishes = self._waiting.get(user, deque())

@@ -18,8 +18,8 @@ FLOORS = (
     ("start",),
     ("settings", "embedded"),
     ("flow",),
-    ("dialects", "frames", "engine"),
-    ("template", "bounds", "wire", "seats"),
+    ("dialects", "frames", "engine", "store"),
+    ("template", "bounds", "wire", "frames", "seats", "shelf"),
     ("job",),
     ("errors", "health", "progress"),
 )

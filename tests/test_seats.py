@@ -58,6 +58,35 @@ async def test_one_request_of_another_user_passes_a_flood() -> None:
         task.cancel()
 
 
+async def test_a_named_user_leaves_seats_to_others() -> None:
+    crowd = Crowd(Seats(5, 100, share=3))
+    for number in range(6):
+        await crowd.come(f"flood{number}", "flood")
+    assert crowd.admitted == ["flood0", "flood1", "flood2"]
+    await crowd.come("single", "other")
+    await crowd.come("nobody")
+    assert crowd.admitted[3:] == ["single", "nobody"]
+    await crowd.come("late", "third")
+    await crowd.leave("flood0")
+    assert crowd.admitted[5:] == ["late"], "the flood had its share, so the newcomer is next"
+    await crowd.leave("flood1")
+    assert crowd.admitted[6:] == ["flood3"]
+    for task in crowd.tasks.values():
+        task.cancel()
+
+
+async def test_nobody_in_particular_has_no_share_and_a_big_request_passes_its_own() -> None:
+    crowd = Crowd(Seats(5, 100, share=3))
+    for number in range(5):
+        await crowd.come(f"n{number}")
+    assert len(crowd.admitted) == 5
+    for number in range(5):
+        await crowd.leave(f"n{number}")
+    await crowd.come("big", "someone", count=5)
+    assert crowd.admitted[-1] == "big"
+    await crowd.leave("big")
+
+
 async def test_more_than_the_queue_is_refused() -> None:
     crowd = Crowd(Seats(2, 1))
     for name in ("a", "b", "c"):
@@ -89,7 +118,7 @@ async def test_a_big_request_waits_for_its_seats_and_is_not_passed() -> None:
 
 async def test_whoever_goes_while_waiting_leaves_nothing_behind() -> None:
     """Random arrivals, departures and cancellations; afterwards all seats are free again."""
-    rng, crowd = random.Random(4), Crowd(Seats(3, 20))
+    rng, crowd = random.Random(4), Crowd(Seats(3, 20, share=2))
     for number in range(300):
         await crowd.come(f"r{number}", rng.choice("abc"), rng.randint(1, 3))
         for name, task in list(crowd.tasks.items()):

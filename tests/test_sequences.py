@@ -8,6 +8,7 @@ import pytest
 
 from lmi_chat.errors import Bug
 from lmi_chat.job import Choice, Done, Finish, Job, Piece, Token
+from tests.fakes import desk
 from tests.scripted import Step
 from tests.test_flow import answered, opened
 
@@ -95,3 +96,20 @@ async def test_one_failing_prompt_fails_the_request_and_frees_all() -> None:
     with pytest.raises(Bug):
         await answered(line, {"inputs": ["a", "b", "c"]})
     assert (line.active, engine.running) == (0, 0)
+
+
+async def test_tgi_compat_wraps_adds_details_and_streams_events() -> None:
+    line, engine = await opened(script)
+    await line.open(engine, desk(is_tgi=True))
+    [answer] = json.loads((await answered(line, {"inputs": "a"})).data)
+    assert answer["generated_text"] == "a0"
+    assert [one["text"] for one in answer["details"]["tokens"]] == ["a", "0"]
+    assert (
+        "details" not in json.loads((await answered(line, {"inputs": "a", "parameters": {"details": False}})).data)[0]
+    )
+    out = await answered(line, {"inputs": "a", "stream": True})
+    assert out.content_type == "text/event-stream"
+    assert all(json.loads(event.removeprefix(b"data:"))["token"] for event in out.data.split(b"\n\n")[:-1])
+    assert b"[DONE]" not in out.data
+    assert (await answered(line, {"inputs": "a", "stream": True}, "application/jsonlines")).data.startswith(b'{"index"')
+    assert (await answered(line, {**CHAT, "stream": True})).content_type == "application/jsonlines"

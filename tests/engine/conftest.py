@@ -118,6 +118,13 @@ def _port(process: "subprocess.Popen[bytes]", log: Path) -> int:
     raise AssertionError("the port was not bound")
 
 
+def is_all_gone(pids: list[int], *, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < end:
+        time.sleep(0.05)
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
 def end(server: Server) -> None:
     """End a server that a test may have ended already."""
     if server.process.poll() is None:
@@ -144,6 +151,20 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 
 
 @pytest.fixture(scope="session")
+def other(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A second one, with everything that a deployment may choose otherwise; test_death.py kills its engine."""
+    folder = tmp_path_factory.mktemp("other")
+    running = start(
+        folder / "log",
+        *("--model-id", str(model), "--served-model-name", "own,other", "--max-model-len", "1024"),
+        *("--finish-reason", "lmi", "--strict-requests", "--tgi-compat", "--store", str(folder / "store.sqlite")),
+        *("--scheduling-policy", "priority", "--max-num-seqs", "8"),
+    )
+    yield running
+    end(running)
+
+
+@pytest.fixture(scope="session")
 def tokenizer(model: Path) -> Any:
     """transformers' own tokenizer of the model, as the reference."""
     from transformers import AutoTokenizer
@@ -151,8 +172,12 @@ def tokenizer(model: Path) -> Any:
     return AutoTokenizer.from_pretrained(model)
 
 
+LAST = ("test_shutdown", "test_configured", "test_stored", "test_death")
+"""The shared server ends before the other one starts: there are two cores."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that end the shared server come last; each may have to wait for a start."""
+    """Tests that end a server come last; each may have to wait for a start."""
     for item in items:
         item.add_marker(pytest.mark.timeout(600))
-    items.sort(key=lambda item: "test_shutdown" in item.nodeid)
+    items.sort(key=lambda item: next((place for place, name in enumerate(LAST, 1) if name in item.nodeid), 0))

@@ -1,0 +1,85 @@
+"""A deployment that has chosen otherwise: names, words, strictness, TGI's shapes, turns."""
+
+import json
+import threading
+import time
+from typing import Any
+
+import huggingface_hub
+import pytest
+
+from tests.engine.conftest import Server
+from tests.engine.test_answers import FRANCE, chat
+
+LONG = {"messages": [{"role": "user", "content": "Tell a long story."}], "ignore_eos": True, "temperature": 0}
+
+
+def test_names_words_and_strictness(other: Server) -> None:
+    answer = other.whole(chat("What is the capital of France?", model="other"))
+    assert answer["model"] == "own"
+    assert answer["choices"][0]["finish_reason"] == "eos_token"
+    stopped = other.whole(chat("What is the capital of France?", stop=["Paris"]))
+    assert stopped["choices"][0]["finish_reason"] == "stop_sequence"
+    assert other.whole(chat("Tell a story.", max_tokens=2))["choices"][0]["finish_reason"] == "length"
+    status, _, data = other.post({**chat("Hi"), "max_token": 2})
+    assert (status, json.loads(data)["error"]["param"]) == (400, "max_token")
+    status, _, data = other.post(chat("Hi", max_tokens=1024))
+    assert json.loads(data)["error"]["message"].startswith("max_tokens must be at most")
+
+
+def test_huggingface_hubs_client(other: Server) -> None:
+    """Unmodified, on TGI's shapes: text whole and streamed, with details and without; chat by its OpenAI path."""
+    client = huggingface_hub.InferenceClient(f"http://127.0.0.1:{other.port}/invocations")
+    prompt = "The capital of France is"
+    assert client.text_generation(prompt, max_new_tokens=4) == " Paris.\n\n"
+    whole: Any = client.text_generation(prompt, max_new_tokens=4, details=True)
+    assert (whole.generated_text, whole.details.finish_reason, whole.details.generated_tokens) == (
+        " Paris.\n\n",
+        "length",
+        4,
+    )
+    assert [token.text for token in whole.details.tokens] == [" Paris", ".", "\n", "\n"]
+    pieces: Any = list(client.text_generation(prompt, max_new_tokens=4, stream=True, details=True))
+    assert "".join(piece.token.text for piece in pieces) == " Paris.\n\n" == pieces[-1].generated_text
+    assert pieces[-1].details.finish_reason == "length"
+    assert list(client.text_generation(prompt, max_new_tokens=2, stream=True)) == [" Paris", "."]
+    chats = huggingface_hub.InferenceClient(base_url=f"http://127.0.0.1:{other.port}/v1")
+    said = chats.chat_completion(FRANCE, max_tokens=16, temperature=0)
+    assert said.choices[0].message.content == "The capital of France is Paris."
+    chunks = list(chats.chat_completion(FRANCE, max_tokens=16, temperature=0, stream=True))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "The capital of France is Paris."
+
+
+def first_token_s(server: Server, user: str) -> float:
+    began = time.monotonic()
+    server.post({**LONG, "max_tokens": 1, "user": user})
+    return time.monotonic() - began
+
+
+def test_one_users_flood_does_not_starve_another(other: Server) -> None:
+    """Eight run at once. With 64 requests of one user waiting, another's single one is next in turn."""
+    idle = min(first_token_s(other, "single") for _ in range(3))
+    threads = [
+        threading.Thread(target=other.post, args=({**LONG, "max_tokens": 16, "user": "flood"},)) for _ in range(64)
+    ]
+    for thread in threads:
+        thread.start()
+    limit = time.monotonic() + 20
+    while json.loads(other.request("GET", "/ping")[2])["active"] < 60:
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+    began = time.monotonic()
+    busy = first_token_s(other, "single")
+    for thread in threads:
+        thread.join()
+    whole = time.monotonic() - began
+    print(
+        f"first token: idle {idle:.2f} s, behind a flood {busy:.2f} s, ratio {busy / idle:.1f}; the flood {whole:.1f} s"
+    )
+    assert busy < whole / 4
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_errors_in_tgis_shape(other: Server, stream: bool) -> None:  # noqa: FBT001 pytest's parameter
+    status, _, data = other.post({"inputs": "x", "parameters": {"top_p": 2}, "stream": stream})
+    assert (status, json.loads(data)["code"]) == (400, 400)
