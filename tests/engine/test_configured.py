@@ -83,3 +83,22 @@ def test_one_users_flood_does_not_starve_another(other: Server) -> None:
 def test_errors_in_tgis_shape(other: Server, stream: bool) -> None:  # noqa: FBT001 pytest's parameter
     status, _, data = other.post({"inputs": "x", "parameters": {"top_p": 2}, "stream": stream})
     assert (status, json.loads(data)["code"]) == (400, 400)
+
+
+def test_a_line_per_token_when_the_engine_hands_over_several(other: Server) -> None:
+    """This deployment guesses tokens ahead (ngram) and hands over three at a time."""
+    prompt = "one two three one two three one two three one two three é🌟 one two three one two"
+    asked = {"inputs": prompt, "parameters": {"max_new_tokens": 40, "details": True, "top_n_tokens": 2}}
+    [whole] = other.whole(asked)
+    status, headers, data = other.post({**asked, "stream": True})
+    assert (status, headers["content-type"]) == (200, "text/event-stream")
+    lines = [json.loads(event.removeprefix(b"data: ")) for event in data.split(b"\n\n")[:-1]]
+    assert [line["token"]["id"] for line in lines] == [token["id"] for token in whole["details"]["tokens"]]
+    assert [line["token"]["logprob"] for line in lines] == [token["logprob"] for token in whole["details"]["tokens"]]
+    assert len(lines) == whole["details"]["generated_tokens"] == lines[-1]["details"]["generated_tokens"] == 40
+    assert "".join(line["token"]["text"] for line in lines) == whole["generated_text"] == lines[-1]["generated_text"]
+    assert all(len(line["top_tokens"]) == 2 for line in lines)
+    chunks = other.lines(chat("Repeat: one two three one two three one two three", max_tokens=32, logprobs=True))
+    counts = [len(chunk["choices"][0]["logprobs"]["content"]) for chunk in chunks]
+    assert max(counts) > 1, "the engine did hand over several at once"
+    assert sum(counts) <= 32
