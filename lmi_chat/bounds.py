@@ -34,6 +34,13 @@ class Limits:
     max_logprobs: int = 20
     max_logit_bias: int = 1024
     max_json_depth: int = 64
+    max_schema_bytes: int = 65_536
+    max_schema_depth: int = 32
+    max_schema_enum: int = 1000
+    max_regex_bytes: int = 4096
+    max_grammar_bytes: int = 65_536
+    max_choices: int = 1000
+    max_choice_bytes: int = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,25 +8,25 @@ one `async with`, so a client that goes, a deadline and a failure all leave by t
 
 import asyncio
 import contextlib
-import itertools
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from lmi_chat import dialects, frames, wire
 from lmi_chat.bounds import Limits
+from lmi_chat.delivery import Delivery
 from lmi_chat.dialects import Desk, Task
-from lmi_chat.dialects.desk import Render
 from lmi_chat.engine import Engine
 from lmi_chat.errors import BadMedia, Draining, EngineDown, Error, Loading, TimedOut
-from lmi_chat.frames import Framing, Shape
-from lmi_chat.job import Done, Event, Job, Piece, Sampling, Sink
+from lmi_chat.frames import Shape
+from lmi_chat.job import Done, Job, Piece, Sampling
 from lmi_chat.seats import Seats
 
 INLINE_BYTES = 32 * 1024
 # A few more than run at once go to the engine, so that it need not wait for us when one ends.
 SPARE_LEAST, SPARE_PART = 1, 8
+# Of those that run at once, one user leaves so many to others.
+RESERVED_PART = 64
 CANARY = "The capital of France is"
 
 
@@ -127,13 +127,15 @@ class Line:
         async with engine.run(job, delivery.put):
             await delivery.over()
         running = engine.model.max_running
-        self._seats = Seats(running + max(SPARE_LEAST, running // SPARE_PART), self._policy.queue)
+        spare = max(SPARE_LEAST, running // SPARE_PART)
+        share = running - max(1, running // RESERVED_PART) if running > 1 else None
+        self._seats = Seats(running + spare, self._policy.queue, share)
         self._engine, self._desk = engine, desk
 
     async def answer(self, call: Call, out: Out) -> None:
         """Answer one request. Raises an Error when nothing was sent yet; after that errors are frames."""
         task = await self._intake(call)
-        shape = frames.choose(call.accept, self._policy.output_formatter, call.route_shape)
+        shape = frames.choose(call.accept, self._policy.output_formatter, task.shape or call.route_shape)
         framing = frames.framing(shape if task.is_stream else "document", has_end=task.has_end)
         delivery = Delivery(task.render, framing, task.jobs)
         try:
@@ -171,14 +173,15 @@ class Line:
         return task
 
     @contextlib.asynccontextmanager
-    async def _slot(self, task: Task, delivery: "Delivery") -> AsyncIterator[Engine]:
+    async def _slot(self, task: Task, delivery: Delivery) -> AsyncIterator[Engine]:
         """Count as running until the end; wait for one's turn at the engine. Raises Busy."""
         if self.refusal or self._engine is None or self._seats is None:
             raise self.refusal or self._closed_by
         self._active.add(delivery)
         self._idle.clear()
         try:
-            async with self._seats.take(task.user, sum(job.width for job in task.jobs)):
+            priority = task.job.priority if self._engine.model.has_priority else 0
+            async with self._seats.take(task.user, sum(job.width for job in task.jobs), priority):
                 yield self._engine
         finally:
             self._active.discard(delivery)
@@ -210,7 +213,8 @@ def _read(call: Call, limits: Limits) -> wire.Json:
         raise BadMedia("the charset of content-type must be utf-8")
     match media.strip().lower():
         case "" | "application/json":
-            return wire.read(call.body, depth=limits.max_json_depth, lengths={"messages": limits.max_messages})
+            lengths = {"messages": limits.max_messages, "prompt": limits.max_prompts}
+            return wire.read(call.body, depth=limits.max_json_depth, lengths=lengths)
         case "text/plain" if call.forced in (None, "standard"):
             return {"inputs": wire.text(call.body)}
         case _:
@@ -228,101 +232,3 @@ class _Silence:
 
     def fail(self, error: Error) -> bytes:  # noqa: ARG002
         return b""
-
-
-class Delivery:
-    """Events in, frames out: where an engine's event becomes bytes, without a task switch.
-
-    Frames wait here until the answer has begun on the wire; from then on each goes straight to `write`.
-    """
-
-    def __init__(self, render: Render, framing: Framing, jobs: Sequence[Job]) -> None:
-        """Render the events of `jobs` by `render` and frame them by `framing`."""
-        self._render, self._framing, self._jobs = render, framing, jobs
-        self._dones: list[Done | None] = [None] * len(jobs)
-        self._waiting: list[bytes] = []
-        self._write: Callable[[bytes], None] = self._waiting.append
-        self._begun = asyncio.Event()
-        self._over = asyncio.Event()
-        self._error: Error | None = None
-        self.is_sending = False
-
-    def sinks(self) -> list[Sink]:
-        """One for each job. A single plain job's is `put` itself."""
-        if len(self._jobs) == 1 and self._jobs[0].copies == 1:
-            return [self.put]
-        starts = itertools.accumulate((job.width for job in self._jobs), initial=0)
-        places = range(len(self._jobs))
-        return [partial(self._put_part, place, start) for place, start in zip(places, starts, strict=False)]
-
-    def _put_part(self, place: int, start: int, event: Event) -> None:
-        """An event of one job among several: sequences count through all of them, its end is a part of the end."""
-        job = self._jobs[place]
-        match event:
-            case Piece():
-                for copy in range(job.copies):
-                    self.put(replace(event, index=start + event.index * job.copies + copy))
-            case Done():
-                self._dones[place] = replace(event, completion_tokens=event.completion_tokens * job.copies)
-                dones = [done for done in self._dones if done is not None]
-                if len(dones) == len(self._jobs):
-                    self.put(_sum(dones))
-            case Error():
-                self.put(event)
-
-    def put(self, event: Event) -> None:
-        """Take one event; anything after the end is dropped."""
-        if self._over.is_set():
-            return
-        match event:
-            case Piece():
-                payloads = self._render.piece(event)
-            case Done():
-                payloads = self._render.done(event)
-                self._over.set()
-            case Error():
-                self._error = event
-                payloads = (self._render.fail(event),) if self.is_sending or self._waiting else ()
-                self._over.set()
-        head, tail = self._framing.head, self._framing.tail
-        for payload in payloads:
-            self._write(head + payload + tail)
-        if self._over.is_set() and self._error is None and self._framing.end:
-            self._write(self._framing.end)
-        if payloads or self._over.is_set():
-            self._begun.set()
-
-    async def begun(self) -> None:
-        """Wait for the first frame. Raises the job's Error when it failed before one."""
-        await self._begun.wait()
-        if self._error is not None and not self._waiting:
-            raise self._error
-
-    def send_by(self, write: Callable[[bytes], None]) -> None:
-        """The answer has begun on the wire: send what waits, then every frame as it comes."""
-        self.is_sending = True
-        for data in self._waiting:
-            write(data)
-        self._waiting.clear()
-        self._write = write
-
-    async def over(self) -> None:
-        """Wait for the job's end. Raises its Error when nothing of it was sent."""
-        await self._over.wait()
-        if self._error is not None and not self.is_sending:
-            raise self._error
-
-    def document(self) -> bytes:
-        """The whole answer."""
-        return b"".join(self._waiting)
-
-
-def _sum(dones: Sequence[Done]) -> Done:
-    if len(dones) == 1:
-        return dones[0]
-    return Done(
-        prompt_tokens=sum(done.prompt_tokens for done in dones),
-        completion_tokens=sum(done.completion_tokens for done in dones),
-        cached_tokens=sum(done.cached_tokens for done in dones),
-        parts=tuple(dones),
-    )

@@ -10,6 +10,20 @@ from typing import Literal
 from lmi_chat.errors import Error
 
 Reason = Literal["stop", "length", "abort"]
+GuideKind = Literal["json", "regex", "choice", "grammar", "json_object"]
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """What the generated text must fit, whichever way it was asked for.
+
+    `value` is a JSON Schema's text, a regex, the choices, a grammar (EBNF or Lark) or "" for any JSON object; `path` is
+    the field that asked, for an error's sake.
+    """
+
+    kind: GuideKind
+    value: str | tuple[str, ...]
+    path: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +52,7 @@ class Sampling:
     logit_bias: Mapping[int, float] | None = None
     allowed_token_ids: tuple[int, ...] | None = None
     bad_words: tuple[str, ...] = ()
+    guide: Guide | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +111,7 @@ class Piece:
 
     `text` may be empty although there are ids (part of a character, or text held back for a stop string), and may
     belong to several ids at once. `tokens` has one entry per id if log-probabilities were asked for, else it is empty.
+    `prompt`: if the prompt's were asked for, its tokens, on each sequence's first piece; None for the very first token.
     """
 
     index: int
@@ -103,6 +119,7 @@ class Piece:
     ids: list[int]
     tokens: list[Token] = field(default_factory=list)
     finish: Finish | None = None
+    prompt: tuple[Token | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Admission: who may go to the engine now, who waits, and in which order. No HTTP, no engine.
 
 Whoever holds the fewest seats is next, and among equals users take turns, so that one user's flood does not starve
-another's single request. Within one user it is first come, first served.
+another's single request. Within one user it is first come, first served. Where priorities count, they go before that.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from lmi_chat.errors import Busy
 @dataclass(slots=True, eq=False)
 class _Wish:
     count: int
+    priority: int
     admitted: "asyncio.Future[None]"
 
 
@@ -34,16 +35,17 @@ class Seats:
         self.queued = 0
 
     @asynccontextmanager
-    async def take(self, user: str, count: int) -> AsyncIterator[None]:
+    async def take(self, user: str, count: int, priority: int = 0) -> AsyncIterator[None]:
         """Hold seats for `count` sequences (at most all there are), after waiting one's turn. Raises Busy.
 
-        `user` "" is nobody in particular: it takes its turn like a user, but has no share.
+        `user` "" is nobody in particular: it takes its turn like a user, but has no share. Of those who wait, a lower
+        `priority` goes first.
         """
         count = min(count, self._seats)
         if user not in self._waiting and self._may_enter(user, count) and not self._is_someone_next():
             self._seat(user, count)
         else:
-            await self._wait(user, count)
+            await self._wait(user, count, priority)
         try:
             yield
         finally:
@@ -70,12 +72,14 @@ class Seats:
             del self._held[user]
         self._admit()
 
-    async def _wait(self, user: str, count: int) -> None:
+    async def _wait(self, user: str, count: int, priority: int) -> None:
         if self.queued >= self._queue:
             text = f"all {self._seats} seats and {self._queue} places in the queue are taken"
             raise Busy(f"{text}; send the request again later")
-        wish = _Wish(count, asyncio.get_running_loop().create_future())
-        self._waiting.setdefault(user, deque()).append(wish)
+        wish = _Wish(count, priority, asyncio.get_running_loop().create_future())
+        own = self._waiting.setdefault(user, deque())
+        behind = sum(priority < other.priority for other in own)  # they stand in order of priority: all at the end
+        own.insert(len(own) - behind, wish)
         self.queued += 1
         try:
             await wish.admitted
@@ -103,9 +107,9 @@ class Seats:
             wish.admitted.set_result(None)
 
     def _next_user(self) -> str | None:
-        """Of those not held back by a share, who holds the fewest seats; among equals, who is first in turn."""
+        """Of those not held back by a share, the lowest priority, then the fewest seats, then who is first in turn."""
         users = (user for user, wishes in self._waiting.items() if not self._is_over_share(user, wishes[0].count))
-        return min(users, key=self._held.__getitem__, default=None)
+        return min(users, key=lambda user: (self._waiting[user][0].priority, self._held[user]), default=None)
 
     def _remove(self, user: str, wish: _Wish) -> None:
         wishes = self._waiting.get(user, deque())

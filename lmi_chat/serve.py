@@ -52,7 +52,9 @@ async def run(settings: Settings) -> int:
     """Serve until a signal or the engine's end. Gives the exit code. Raises start.StartFailed."""
     health, line = Health(), Line(start.policy(settings))
     listener = _bind(settings)
-    server = _server(settings, app.House(line=line, health=health, max_body_bytes=settings.max_request_size))
+    store = start.open_store(settings)
+    house = app.House(line=line, health=health, max_body_bytes=settings.max_request_size, store=store)
+    server = _server(settings, house)
     stop = Stop()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.signal)
@@ -60,7 +62,7 @@ async def run(settings: Settings) -> int:
     say(f"listening on http://{settings.host}:{listener.getsockname()[1]} (not ready yet)")
     processes: list[psutil.Process] = []
     try:
-        engine = await _until(stop, start.load(settings, line, _announce(health)))
+        engine = await _until(stop, start.load(settings, line, _announce(health), store))
         if engine is None:
             return STOPPED
         processes = psutil.Process().children(recursive=True)

@@ -1,28 +1,41 @@
 """From settings to an open line: model, engine, template, canary. Both surfaces, HTTP and DJL, begin with it."""
 
 import asyncio
+import atexit
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from lmi_chat import embedded
 from lmi_chat.bounds import Limits
-from lmi_chat.dialects import Desk
+from lmi_chat.dialects import Desk, openai
 from lmi_chat.engine import Engine, Model, arguments
 from lmi_chat.engine import vllm as engine_vllm
-from lmi_chat.errors import Error
+from lmi_chat.errors import Error, one_line
 from lmi_chat.flow import Line, Policy
-from lmi_chat.settings import MODEL_FOLDER, Settings
+from lmi_chat.settings import MODEL_FOLDER, BadSetting, Settings
+from lmi_chat.store import Store
 from lmi_chat.template import BadTemplate, Template
 
-LMI_FINISH = {"stop": "eos_token", "length": "length", "abort": "abort", "stop_sequence": "stop_sequence"}
+RENDER_OWN = frozenset(
+    {
+        "messages",
+        "conversation",
+        "tokenize",
+        "add_generation_prompt",
+        "continue_final_message",
+        "chat_template",
+        "tools",
+    }
+)
+TGI_NAMES = frozenset({"tgi", "dummy"})  # what TGI's clients write where they have no name
 
 
 class StartFailed(Exception):
     """The model could not be served; one sentence."""
 
 
-async def load(settings: Settings, line: Line, enter: Callable[[str], None]) -> Engine:
+async def load(settings: Settings, line: Line, enter: Callable[[str], None], store: Store | None = None) -> Engine:
     """Start the engine and open `line`; `enter` is told each phase as it begins. Raises StartFailed."""
     folder = await _model_folder(settings, enter)
     names = _names(settings, folder)
@@ -34,12 +47,15 @@ async def load(settings: Settings, line: Line, enter: Callable[[str], None]) -> 
         loop.call_soon_threadsafe(enter, phase)
 
     try:
-        engine = await asyncio.to_thread(engine_vllm.load, given, names, told)
-        desk = _desk(settings, engine.model)
+        seconds = settings.guide_compile_seconds
+        engine = await asyncio.to_thread(engine_vllm.load, given, names, told, guide_compile_s=seconds)
+        desk = _desk(settings, engine.model, store)
         enter("generating a first token")
         await line.open(engine, desk)
     except (engine_vllm.StartFailed, BadTemplate, Error) as error:
         raise StartFailed(str(error)) from error
+    if store:
+        store.tidy()
     enter("ready")
     return engine
 
@@ -70,22 +86,38 @@ def _names(settings: Settings, folder: str) -> tuple[str, ...]:
     return (*configured, own) if configured else (own, "lmi")
 
 
-def _desk(settings: Settings, model: Model) -> Desk:
+def open_store(settings: Settings) -> Store | None:
+    """The store of completions, if one is configured. Raises BadSetting for a file that can never be one."""
+    if not settings.store:
+        return None
+    path = Path(settings.store)
+    if path.is_dir() or not path.parent.is_dir():
+        raise BadSetting(f"store must be a file in a folder that exists, got {one_line(settings.store, 200)}")
+    store = Store(path, days=settings.store_days, max_bytes=settings.store_bytes)
+    atexit.register(store.close)  # both surfaces end this way, after the last answer
+    return store
+
+
+def _desk(settings: Settings, model: Model, store: Store | None) -> Desk:
     source = settings.chat_template or None
     if source and Path(source).is_file():
         source = Path(source).read_text(encoding="utf-8")
     return Desk(
         model=model.name,
-        names=model.names,
+        names=model.names | (TGI_NAMES if settings.tgi_compat else frozenset()),
         template=Template(model.tokenizer, source),
         context_tokens=model.context_tokens,
         vocabulary_tokens=model.vocabulary_tokens,
         limits=_limits(settings),
         defaults=model.defaults,
         is_strict=settings.strict_requests,
+        is_tgi=settings.tgi_compat,
+        template_variables=frozenset(settings.chat_template_kwargs.replace(",", " ").split()) - RENDER_OWN,
         streams_by_default=settings.output_formatter in {"jsonlines", "sse"},
-        finish_words=LMI_FINISH if settings.finish_reason == "lmi" else None,
+        finish_words=openai.LMI_FINISH if settings.finish_reason == "lmi" else None,
         fingerprint=model.fingerprint,
+        has_priority=model.has_priority,
+        save=store.save if store else None,
     )
 
 
@@ -99,6 +131,13 @@ def _limits(settings: Settings) -> Limits:
         max_logprobs=settings.max_logprobs,
         max_logit_bias=settings.max_logit_bias,
         max_json_depth=settings.max_json_depth,
+        max_schema_bytes=settings.max_schema_bytes,
+        max_schema_depth=settings.max_schema_depth,
+        max_schema_enum=settings.max_schema_enum,
+        max_regex_bytes=settings.max_regex_bytes,
+        max_grammar_bytes=settings.max_grammar_bytes,
+        max_choices=settings.max_choices,
+        max_choice_bytes=settings.max_choice_bytes,
     )
 
 

@@ -60,6 +60,7 @@ class Template:
         *,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
         """Checked messages → prompt text. Raises BadField when there is no template or it refuses these messages."""
         if not self.has_chat:
@@ -70,6 +71,7 @@ class Template:
                 [self._shaped(message) for message in messages],
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
+                **(variables or {}),
             )
         except _failures() as error:
             text = f"messages are refused by the model's chat template: {one_line(str(error), 200)}"
@@ -80,7 +82,11 @@ class Template:
         """Text → token ids; `add_special_tokens` for plain prompts, not for rendered chats."""
         return self._encode(text, add_special_tokens)
 
-    def _apply(self, messages: list[dict[str, Any]], **kwargs: bool) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
+        """Token ids → text, with the special tokens' own spelling."""
+        return self._tokenizer.decode(ids, skip_special_tokens=False)
+
+    def _apply(self, messages: list[dict[str, Any]], **kwargs: Any) -> str:
         if self._source is not None:
             return str(
                 self._tokenizer.apply_chat_template(messages, chat_template=self._source, tokenize=False, **kwargs)

@@ -19,6 +19,7 @@ from lmi_chat.http import app
 from lmi_chat.http.edge import Edge
 from lmi_chat.http.protocol import protocol_class
 from lmi_chat.job import Choice, Done, Finish, Job, Piece, Sink, Token
+from lmi_chat.store import Store
 from tests.fakes import VOCABULARY_TOKENS, ByteTokenizer, desk
 
 Step = Piece | Done | Error | float | BaseException
@@ -122,11 +123,13 @@ def serving(
     policy: Policy | None = None,
     is_open: bool = True,
     max_body_bytes: int = 2**20,
+    store: Store | None = None,
     **desk_changes: Any,
 ) -> Iterator[Service]:
     """An HTTP server with the real protocol class around a scripted engine."""
     engine, policy = engine or Scripted(), policy or Policy()
-    house = app.House(line=Line(policy), health=Health(), max_body_bytes=max_body_bytes)
+    house = app.House(line=Line(policy), health=Health(), max_body_bytes=max_body_bytes, store=store)
+    desk_changes = {"save": store.save if store else None} | desk_changes
     edge = Edge(receive_s=2.0, write_stall_s=1.0)
     config = uvicorn.Config(
         app.build(house),

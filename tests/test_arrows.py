@@ -18,6 +18,7 @@ FLOORS = (
     ("start",),
     ("settings", "embedded"),
     ("flow",),
+    ("delivery",),
     ("dialects", "frames", "engine", "store"),
     ("template", "bounds", "wire", "frames", "seats", "shelf"),
     ("job",),
@@ -26,6 +27,7 @@ FLOORS = (
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 OWNERS = {
     "vllm": {"engine"},
+    "llguidance": {"engine"},
     "starlette": {"http", "serve"},
     "uvicorn": {"http", "serve"},
     "jinja2": {"template"},

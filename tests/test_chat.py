@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lmi_chat import dialects
 from lmi_chat.dialects import chat
 from lmi_chat.dialects.desk import Task
+from lmi_chat.dialects.openai import LMI_FINISH
 from lmi_chat.errors import BadField, Bug, EngineDown, Error, NotFound, PromptTooLong
 from lmi_chat.job import Choice, Done, Finish, Piece, Sampling, Token
 from lmi_chat.template import BadTemplate, Template
@@ -114,9 +115,10 @@ def test_null_is_absent(name: str) -> None:
 
 
 def test_fields_beside_sampling() -> None:
-    task = ask(priority=-3, cache_salt="salt", user="ada", stream=True, model="tiny", metadata={"a": "b"})
+    asked = body(priority=-3, cache_salt="salt", user="ada", stream=True, model="tiny", metadata={"a": "b"})
+    task = dialects.parse(asked, desk(has_priority=True), "1")
     assert (task.job.priority, task.job.cache_salt, task.user, task.is_stream) == (-3, "salt", "ada", True)
-    assert task.unknown == []
+    assert (task.unknown, task.metadata) == ([], {"a": "b"})
 
 
 @pytest.mark.parametrize(("top", "expected"), [(None, 0), (0, 0), (5, 5), (20, 20)])
@@ -293,12 +295,11 @@ def test_other_models_are_not_found() -> None:
         ({"stream_options": {"include_usage": 1}, "stream": True}, "stream_options.include_usage", "got 1"),
         ({"add_generation_prompt": "no"}, "add_generation_prompt", "must be true or false"),
         ({"chat_template": "{{ 1 }}"}, "chat_template", "never taken from a request"),
-        ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs", "not served by this version"),
+        ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs.tokenize", "is not allowed"),
+        ({"chat_template_kwargs": [1]}, "chat_template_kwargs", "must be an object"),
         ({"modalities": ["audio"]}, "modalities", "text only"),
         ({"tools": [{"type": "function"}]}, "tools", "not served by this version"),
         ({"tool_choice": "required"}, "tool_choice", '"required"'),
-        ({"response_format": {"type": "json_object"}}, "response_format", "not served by this version"),
-        ({"guided_regex": "a+"}, "guided_regex", '"a+"'),
         ({"use_beam_search": True, "stream": True}, "use_beam_search", "must be false with stream true"),
         ({"best_of": 2, "stream": True}, "best_of", "must be 1 with stream"),
         ({"n": 3, "best_of": 2}, "best_of", "must be at least n = 3, got 2"),
@@ -421,8 +422,8 @@ def test_two_kinds_of_request_in_one_body() -> None:
     assert (error.param, error.message.split(":")[0]) == ("messages", "messages and inputs in one body")
     with pytest.raises(Error, match=r"none of the keys .*: messages, inputs, prompt, input, requestType"):
         dialects.parse({"foo": 1}, desk(), "1")
-    with pytest.raises(BadField, match=r"prompt .* not served by this version"):
-        dialects.parse({"prompt": "x"}, desk(), "1")
+    with pytest.raises(BadField, match=r"requestType .* not served by this version; what is: .*prompt"):
+        dialects.parse({"requestType": "x"}, desk(), "1")
     assert dialects.parse(body(inputs="x"), desk(), "1", forced="chat").dialect == "chat"
 
 
@@ -547,7 +548,7 @@ def test_usage_may_be_in_every_chunk() -> None:
 def test_words_for_an_end(finish: Finish, openai: str, lmi: str, is_stream: bool) -> None:  # noqa: FBT001
     events, fields = [Piece(0, "x", [120], finish=finish), DONE], {"stream": is_stream}
     assert answer(*events, fields=fields)[0]["choices"][0]["finish_reason"] == openai
-    replies = answer(*events, fields=fields, finish_words=chat.LMI_FINISH)
+    replies = answer(*events, fields=fields, finish_words=LMI_FINISH)
     assert replies[0]["choices"][0]["finish_reason"] == lmi
 
 
@@ -591,3 +592,41 @@ def test_an_infinite_logprob_stays_valid_json() -> None:
     sound = Token(Choice(1, -9999.0, b"a"))
     [reply] = answer(Piece(0, "a", [1], [sound], Finish("stop")), DONE, fields={"logprobs": True})
     assert reply["choices"][0]["logprobs"]["content"][0]["logprob"] == -9999.0
+
+
+def test_allowed_variables_reach_the_template() -> None:
+    class Shouting(ByteTokenizer):
+        def apply_chat_template(self, conversation: Any, *args: Any, shout: str = "", **kwargs: Any) -> Any:
+            return str(super().apply_chat_template(conversation, *args, **kwargs)) + shout
+
+    here = desk(template=Template(Shouting()), template_variables=frozenset({"shout"}))
+    sent = body(chat_template_kwargs={"shout": "HEY"})
+    assert dialects.parse(sent, here, "1").job.prompt_text == PROMPT + "HEY"
+    for value in ("x" * 1025, ["x"], {"a": 1}):
+        error = refusal(body(chat_template_kwargs={"shout": value}), "chat", template_variables=frozenset({"shout"}))
+        assert error.param == "chat_template_kwargs.shout"
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_echo_and_ids(is_stream: bool) -> None:  # noqa: FBT001
+    """A turn that is continued comes back with its beginning; ids of the prompt and of the answer on request."""
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "Hel"}]
+    fields = {
+        "messages": turns,
+        "continue_final_message": True,
+        "echo": True,
+        "return_token_ids": True,
+        "stream": is_stream,
+    }
+    events = [Piece(0, "l", [108]), Piece(0, "", [1]), Piece(0, "o", [111], finish=Finish("stop")), DONE]
+    choices = [reply["choices"][0] for reply in answer(*events, fields=fields)]
+    texts = [choice.get("delta", choice.get("message"))["content"] for choice in choices]
+    assert "".join(texts) == "Hello"
+    assert [token for choice in choices for token in choice["token_ids"]] == [108, 1, 111]
+    assert choices[0]["prompt_token_ids"] == ask(**fields).job.prompt_ids
+    assert all("prompt_token_ids" not in choice for choice in choices[1:])
+    plain = answer(*events, fields={"messages": turns, "echo": True, "stream": is_stream})
+    assert plain[0]["choices"][0].get("token_ids") is None
+    assert not str(plain[0]["choices"][0].get("delta", plain[0]["choices"][0].get("message"))["content"]).startswith(
+        "Hel"
+    )

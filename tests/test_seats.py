@@ -17,13 +17,13 @@ class Crowd:
         self.go: dict[str, asyncio.Event] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
-    async def come(self, name: str, user: str = "", count: int = 1) -> None:
+    async def come(self, name: str, user: str = "", count: int = 1, priority: int = 0) -> None:
         self.go[name] = asyncio.Event()
-        self.tasks[name] = asyncio.create_task(self._stay(name, user, count))
+        self.tasks[name] = asyncio.create_task(self._stay(name, user, count, priority))
         await asyncio.sleep(0)
 
-    async def _stay(self, name: str, user: str, count: int) -> None:
-        async with self.seats.take(user, count):
+    async def _stay(self, name: str, user: str, count: int, priority: int) -> None:
+        async with self.seats.take(user, count, priority):
             self.admitted.append(name)
             await self.go[name].wait()
 
@@ -44,6 +44,23 @@ async def test_users_take_turns() -> None:
     for _ in range(8):
         await crowd.leave(crowd.admitted[-1])
     assert crowd.admitted == ["a0", "a1", "b0", "c0", "a2", "b1", "a3", "a4"]
+
+
+async def test_a_lower_priority_goes_first_and_among_equals_in_turn() -> None:
+    crowd = Crowd(Seats(1, 100))
+    for name, user, priority in (
+        ("first", "a", 0),
+        ("flex", "a", 1),
+        ("a0", "a", 0),
+        ("a1", "a", 0),
+        ("flex of b", "b", 1),
+        ("b0", "b", 0),
+        ("priority", "a", -1),
+    ):
+        await crowd.come(name, user, priority=priority)
+    for _ in range(7):
+        await crowd.leave(crowd.admitted[-1])
+    assert crowd.admitted == ["first", "priority", "b0", "a0", "a1", "flex of b", "flex"]
 
 
 async def test_one_request_of_another_user_passes_a_flood() -> None:

@@ -228,7 +228,6 @@ def test_an_answer_is_cut_to_what_has_room_unless_it_was_asked_for() -> None:
         (body({"n": 3, "best_of": 2}), "parameters.n", "must be at most best_of = 2, got 3"),
         (body({"num_beams": 2, "best_of": 2}), "parameters.num_beams", "must be 1 with best_of = 2"),
         (body({"typical_p": 0.5}), "parameters.typical_p", "not served by this version"),
-        (body({"grammar": {"type": "json"}}), "parameters.grammar", "not served by this version"),
         (body({"watermark": True}), "parameters.watermark", "not served by this version"),
         (body({"decoder_input_details": True}, stream=True), "parameters.decoder_input_details", "stream true"),
         (body(model=["x"]), "model", "must be a string"),

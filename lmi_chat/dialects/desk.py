@@ -1,13 +1,15 @@
 """What all dialects share: the deployment they check a body against, the task they make of it, the checks in common."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol
 
 from lmi_chat.bounds import GREEDY_BELOW, Field, Limits, check, nearest
 from lmi_chat.errors import PROBLEMS_MOST, BadField, Error, NotFound, Problem, PromptTooLong, echo, one_line
+from lmi_chat.frames import Shape
 from lmi_chat.job import Done, Job, Piece, Sampling
+from lmi_chat.shelf import Kept
 from lmi_chat.template import Template
 from lmi_chat.wire import Json
 
@@ -27,9 +29,13 @@ class Desk:
     limits: Limits = field(default_factory=Limits)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     is_strict: bool = False
+    is_tgi: bool = False
+    template_variables: frozenset[str] = frozenset()
     streams_by_default: bool = False
     finish_words: Mapping[str, str] | None = None
     fingerprint: str = ""
+    has_priority: bool = False  # the engine serves by priority, not in the order of arrival
+    save: Callable[[Kept], None] | None = None  # keeps a completion, without waiting; None: none is kept
 
 
 class Render(Protocol):
@@ -54,8 +60,10 @@ class Task:
     is_stream: bool
     render: Render
     has_end: bool
+    shape: Shape | None = None
     unknown: list[str] = field(default_factory=list)
     user: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def job(self) -> Job:
@@ -150,6 +158,13 @@ def check_length(text: str, desk: Desk, path: str) -> None:
         )
 
 
+def check_room(ids: Sequence[int], desk: Desk, path: str) -> None:
+    """Refuse a prompt that leaves no room for a token of the answer. Raises PromptTooLong."""
+    if len(ids) >= desk.context_tokens:
+        text = f"{path} has {len(ids)} tokens; the model's context holds {desk.context_tokens}, one of them generated"
+        raise PromptTooLong(text, param=path)
+
+
 def sampling(form: Form, dialect_defaults: Mapping[str, Any], **fixed: object) -> dict[str, Any]:
     """Sampling's values: the request's, else the model's, else the dialect's. Near-zero temperature is greedy."""
     values = {**dialect_defaults, **form.desk.defaults, **form.given, **fixed}
@@ -170,11 +185,9 @@ def seat(ids: list[int], values: dict[str, Any], form: Form, *, path: str) -> Sa
 
     Only the caller's own limit must fit; a default is cut to what has room. Raises PromptTooLong with counts, BadField.
     """
+    check_room(ids, form.desk, path)
     context, asked = form.desk.context_tokens, form.given.get("max_tokens", 0)
     room = context - len(ids)
-    if room < 1:
-        text = f"{path} has {len(ids)} tokens; the model's context holds {context}, one of them generated"
-        raise PromptTooLong(text, param=path)
     if asked > room:
         name = form.paths["max_tokens"]
         text = (

@@ -49,3 +49,11 @@ def _check_part(part: object, path: str, form: Form) -> None:
         form.wrong(f"{path}.type", f"must be text, this version serves no other parts; got {echo(kind)}")
     elif not isinstance(part.get("text"), str):
         form.wrong(f"{path}.text", f"must be a string, got {echo(part.get('text'))}")
+
+
+def text_of(message: Mapping[str, Any]) -> str:
+    """A checked message's text, parts joined as a template without parts gets them."""
+    content = message.get("content")
+    if isinstance(content, list):
+        return "\n".join(part["text"] for part in content)
+    return content or ""

@@ -10,6 +10,7 @@ from typing import Any
 
 from lmi_chat.bounds import SAMPLING, Field
 from lmi_chat.dialects import desk as common
+from lmi_chat.dialects import guide
 from lmi_chat.dialects.desk import Desk, Form, Task
 from lmi_chat.dialects.generation import Lines, Whole, WholeList, error_body
 from lmi_chat.errors import BadField, Problem, echo
@@ -40,15 +41,14 @@ FIELDS: Mapping[str, Field] = (
     | {wire: SAMPLING[name] for wire, name in RENAMED.items()}
     | {"n": replace(SAMPLING["n"], sets="")}
 )
-OWN = frozenset({"do_sample", "details", "decoder_input_details", "return_full_text", "stream", "logprobs"})
+OWN = guide.TGI_NAMES | {
+    *("do_sample", "details", "decoder_input_details", "return_full_text", "stream", "logprobs"),
+}
 BODY_OWN = frozenset({"inputs", "parameters", "stream", "model"})
 HARMLESS: Mapping[str, tuple[object, ...]] = {
     "early_stopping": (None, False, True),
     "typical_p": (None, 1, 1.0),
     "watermark": (None, False),
-    "grammar": (None,),
-    "response_format": (None, {"type": "text"}),
-    "structured_outputs": (None, {}),
 }
 KNOWN = {name: f"parameters.{name}" for name in (*FIELDS, *OWN, *HARMLESS)}
 ANYWHERE = KNOWN | {name: name for name in BODY_OWN}
@@ -65,10 +65,15 @@ def parse(body: Json, desk: Desk, request_id: str) -> Task:
     _check_unserved(parameters, form)
     prompts = _check_inputs(body.get("inputs"), form)
     is_stream = _check_stream(body, parameters, form)
-    flags = {name: form.value(parameters, name, BOOLEAN) for name in ("details", "return_full_text")}
+    flags = {
+        "details": form.value(parameters, "details", replace(BOOLEAN, default=desk.is_tgi)),
+        "return_full_text": form.value(parameters, "return_full_text", BOOLEAN),
+    }
     fixed = _check_sampling(parameters, form, has_tokens=is_stream or flags["details"], has_details=flags["details"])
     fixed |= _check_prefill(parameters, form, is_stream=is_stream)
     shape = _check_sequences(form, is_stream=is_stream)
+    guide.read(parameters, form, has_grammar=True)
+    guide.check_beams(form, "num_beams", shape["beams"])
     common.check_vocabulary(form)
     unknown = form.close()
 
@@ -84,8 +89,16 @@ def parse(body: Json, desk: Desk, request_id: str) -> Task:
         render = Lines(jobs, **flags)
     else:
         wholes = [Whole(job, returned=shape["returned"], **flags) for job in jobs]
-        render = WholeList(wholes) if is_many else wholes[0]
-    return Task(dialect="standard", jobs=jobs, is_stream=is_stream, render=render, has_end=False, unknown=unknown)
+        render = WholeList(wholes) if is_many or desk.is_tgi else wholes[0]
+    return Task(
+        dialect="standard",
+        jobs=jobs,
+        is_stream=is_stream,
+        render=render,
+        has_end=False,
+        shape="events" if desk.is_tgi else None,
+        unknown=unknown,
+    )
 
 
 def _job(

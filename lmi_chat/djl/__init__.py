@@ -39,7 +39,7 @@ async def _load(properties: Mapping[str, str]) -> None:
     given.setdefault("model_id", _own_folder(properties))
     settings = read(given, {}, None, arguments.names(), arguments.defaults())
     line = Line(start.policy(settings))
-    await start.load(settings, line, print)
+    await start.load(settings, line, print, start.open_store(settings))
     _lines.append(line)
 
 

@@ -13,7 +13,8 @@ from lmi_chat.template import Tokenizer
 class Model:
     """What is served.
 
-    `names` may be asked for; `defaults` are its own sampling defaults, in Sampling's names; `end_ids` end a sequence.
+    `names` may be asked for; `defaults` are its own sampling defaults, in Sampling's names; `end_ids` end a sequence;
+    `has_priority`: a job's priority counts, and is not passed over in silence.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Model:
     vocabulary_tokens: int
     max_running: int
     fingerprint: str
+    has_priority: bool = False
     end_ids: frozenset[int] = frozenset()
     defaults: Mapping[str, Any] = field(default_factory=dict)
 

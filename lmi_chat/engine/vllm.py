@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from lmi_chat.engine import Load, Model, beam
+from lmi_chat.engine import Load, Model, beam, guides, sampling
 from lmi_chat.engine.tokens import Vocabulary
 from lmi_chat.errors import BadField, Bug, EngineDown, Error, Problem, Unavailable, one_line
-from lmi_chat.job import Done, Finish, Job, Piece, Reason, Sampling, Sink, Token
+from lmi_chat.job import Done, Finish, Job, Piece, Reason, Sink, Token
 
 STOP_S = 1.5
 log = logging.getLogger(__name__)
@@ -28,11 +28,12 @@ class StartFailed(Exception):
 class Vllm:
     """One AsyncLLM and the model it serves."""
 
-    def __init__(self, engine: Any, model: Model, gauge: "Gauge") -> None:
+    def __init__(self, engine: Any, model: Model, gauge: "Gauge", tried: guides.Guides) -> None:
         """Serve `model` by `engine`; use `load`."""
         self.model = model
         self._engine = engine
         self._gauge = gauge
+        self._guides = tried
         self._vocabulary = Vocabulary(model.tokenizer)
 
     @property
@@ -52,13 +53,15 @@ class Vllm:
             async with beam.run(self.run, job, sink, ends):
                 yield
             return
+        if job.sampling.guide:
+            await self._guides.check(job.sampling.guide)
         run = _Run(job, sink, self._vocabulary)
         prompt = {"type": "token", "prompt_token_ids": job.prompt_ids, "prompt": job.prompt_text}
         if job.cache_salt:
             prompt["cache_salt"] = job.cache_salt
         try:
             collector = await self._engine.add_request(
-                job.id, prompt, _sampling_params(job.sampling), priority=job.priority
+                job.id, prompt, sampling.params(job.sampling), priority=job.priority
             )
         except Exception as error:
             raise _translate(error) from error
@@ -74,6 +77,7 @@ class Vllm:
 
     async def stop(self) -> None:
         """End EngineCore and its workers; vLLM's own wait is cut to what SIGTERM leaves us."""
+        self._guides.stop()
         await asyncio.to_thread(self._engine.shutdown, STOP_S)
 
 
@@ -113,7 +117,7 @@ class _Run:
     def __init__(self, job: Job, sink: Sink, vocabulary: Vocabulary) -> None:
         self._sink = sink
         self._vocabulary = vocabulary
-        self._top = job.sampling.logprobs
+        self._top, self._prompt_top = job.sampling.logprobs, job.sampling.prompt_logprobs or 0
         self._completion_tokens = 0
         self._prompt_logprobs: tuple[Token | None, ...] = ()
         self.is_over = False
@@ -136,14 +140,14 @@ class _Run:
         self._sink(event)
 
     def _take(self, output: Any) -> None:
-        if output.prompt_logprobs:
-            self._prompt_logprobs = self._read_prompt(output)
+        prompt = self._read_prompt(output) if output.prompt_logprobs else ()
+        self._prompt_logprobs = prompt or self._prompt_logprobs
         for part in output.outputs:
             self._completion_tokens += len(part.token_ids)
             if part.finish_reason == "error":
                 self._end(Bug("the engine failed on this request"))
                 return
-            self._sink(self._piece(part))
+            self._sink(self._piece(part, prompt))
         if output.finished:
             done = Done(
                 prompt_tokens=len(output.prompt_token_ids),
@@ -153,7 +157,7 @@ class _Run:
             )
             self._end(done)
 
-    def _piece(self, part: Any) -> Piece:
+    def _piece(self, part: Any, prompt: tuple[Token | None, ...]) -> Piece:
         tokens: list[Token] = []
         if self._top is not None and part.logprobs:
             tokens = [
@@ -164,7 +168,7 @@ class _Run:
         if part.finish_reason is not None:
             reason: Reason = part.finish_reason if part.finish_reason in {"stop", "length"} else "abort"
             finish = Finish(reason, part.stop_reason)
-        return Piece(part.index, part.text, list(part.token_ids), tokens, finish)
+        return Piece(part.index, part.text, list(part.token_ids), tokens, finish, prompt)
 
     def _token(self, token_id: int, entry: Mapping[int, Any], top: int) -> Token:
         """`entry` holds the chosen token and the `top` likeliest, each with its rank from 1."""
@@ -174,38 +178,9 @@ class _Run:
 
     def _read_prompt(self, output: Any) -> tuple[Token | None, ...]:
         pairs = zip(output.prompt_token_ids, output.prompt_logprobs, strict=False)
-        return tuple(None if entry is None else self._token(token_id, entry, 0) for token_id, entry in pairs)
-
-
-def _sampling_params(sampling: Sampling) -> Any:
-    from vllm.sampling_params import RequestOutputKind, SamplingParams
-
-    return SamplingParams(
-        n=sampling.n,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        min_p=sampling.min_p,
-        presence_penalty=sampling.presence_penalty,
-        frequency_penalty=sampling.frequency_penalty,
-        repetition_penalty=sampling.repetition_penalty,
-        seed=sampling.seed,
-        max_tokens=sampling.max_tokens,
-        min_tokens=sampling.min_tokens,
-        stop=list(sampling.stop),
-        stop_token_ids=list(sampling.stop_token_ids),
-        ignore_eos=sampling.ignore_eos,
-        include_stop_str_in_output=sampling.include_stop_str_in_output,
-        skip_special_tokens=sampling.skip_special_tokens,
-        spaces_between_special_tokens=sampling.spaces_between_special_tokens,
-        logprobs=sampling.logprobs,
-        prompt_logprobs=sampling.prompt_logprobs,
-        logit_bias=dict(sampling.logit_bias) if sampling.logit_bias else None,
-        allowed_token_ids=list(sampling.allowed_token_ids) if sampling.allowed_token_ids else None,
-        bad_words=list(sampling.bad_words),
-        output_kind=RequestOutputKind.DELTA,
-        skip_clone=True,
-    )
+        return tuple(
+            None if entry is None else self._token(token_id, entry, self._prompt_top) for token_id, entry in pairs
+        )
 
 
 def _translate(error: BaseException) -> Error:
@@ -226,7 +201,13 @@ def _translate(error: BaseException) -> Error:
             return Bug("the engine failed on this request")
 
 
-def load(arguments: Mapping[str, str], names: tuple[str, ...], on_phase: Callable[[str], object]) -> Vllm:
+def load(
+    arguments: Mapping[str, str],
+    names: tuple[str, ...],
+    on_phase: Callable[[str], object],
+    *,
+    guide_compile_s: float = 2.0,
+) -> Vllm:
     """Import vLLM, start its processes and wait until the weights are in. Blocks for tens of seconds: use a thread.
 
     `arguments` are engine arguments by name, values as text; `names` are the served names, the first one is answered
@@ -247,13 +228,23 @@ def load(arguments: Mapping[str, str], names: tuple[str, ...], on_phase: Callabl
     gauge = Gauge()
     try:
         args = AsyncEngineArgs.from_cli_args(_parse(arguments))
+        _choose_backend(args)
         engine = AsyncLLM.from_engine_args(args, usage_context=UsageContext.OPENAI_API_SERVER, stat_loggers=[gauge])
     except (ValueError, RuntimeError, OSError) as error:
         raise StartFailed(f"the engine did not start: {one_line(str(error), 600)}") from error
     envs.enable_envs_cache()
     gc.collect()
     gc.freeze()
-    return Vllm(engine, _describe(engine, names), gauge)
+    return Vllm(engine, _describe(engine, names), gauge, guides.load(engine, guide_compile_s))
+
+
+def _choose_backend(args: Any) -> None:
+    """The one that guides are tried with. Raises StartFailed where another is configured."""
+    config = args.structured_outputs_config
+    if config.backend not in {"auto", guides.BACKEND}:
+        text = f"structured_outputs_config.backend must be auto or {guides.BACKEND}"
+        raise StartFailed(f"{text}, got {one_line(config.backend, 80)}")
+    config.backend = guides.BACKEND
 
 
 def _parse(arguments: Mapping[str, str]) -> Any:
@@ -291,6 +282,8 @@ def _describe(engine: Any, names: tuple[str, ...]) -> Model:
         vocabulary_tokens=config.get_vocab_size(),
         max_running=engine.vllm_config.scheduler_config.max_num_seqs,
         fingerprint=f"vllm-{vllm.__version__}-{str(config.dtype).removeprefix('torch.')}",
+        # under "fcfs" vLLM takes any priority and passes it over
+        has_priority=engine.vllm_config.scheduler_config.policy == "priority",
         defaults=config.get_diff_sampling_param(),
         end_ids=_end_ids(engine),
     )

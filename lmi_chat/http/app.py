@@ -21,8 +21,9 @@ from lmi_chat.errors import BadMethod, Bug, Error, NotFound, TooLarge, echo, one
 from lmi_chat.flow import Call, Line
 from lmi_chat.frames import Shape
 from lmi_chat.health import Health
-from lmi_chat.http import openapi
+from lmi_chat.http import openapi, stored
 from lmi_chat.http.outlet import OUTLET, Outlet
+from lmi_chat.store import Store
 
 ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 ATTRIBUTES_CHARS = 1024
@@ -37,6 +38,7 @@ class House:
     line: Line
     health: Health
     max_body_bytes: int
+    store: Store | None = None
 
 
 @dataclass(slots=True)
@@ -189,6 +191,7 @@ def build(house: House) -> Starlette:
     """All routes of one server."""
     post = ["POST"]
     lines, chat = Door(house, shape="lines"), Door(house, shape="events", forced="chat")
+    completion = Door(house, shape="events", forced="completion")
     routes = [
         Route("/ping", _ping(house), methods=["GET"]),
         Route("/invocations", lines, methods=post),
@@ -196,6 +199,8 @@ def build(house: House) -> Starlette:
         Route("/models/{model}/invoke", lines, methods=post),
         Route("/endpoints/{name}/invocations", lines, methods=post),
         Route("/v1/chat/completions", chat, methods=post),
+        Route("/v1/completions", completion, methods=post),
+        *stored.routes(house.store),
         Route("/v1/models", _models(house), methods=["GET"]),
         Route("/v1/models/{model:path}", _models(house), methods=["GET"]),
         Route("/metrics", _metrics, methods=["GET"]),

@@ -5,11 +5,29 @@ from typing import Any
 
 from lmi_chat import __version__
 from lmi_chat.bounds import Field, Limits
-from lmi_chat.dialects import chat, openai, standard
+from lmi_chat.dialects import account, chat, openai, standard, stored
 from lmi_chat.dialects.messages import ROLES
 from lmi_chat.wire import Json
 
 JSON_KINDS = {"integer": "integer", "number": "number", "boolean": "boolean", "string": "string", "object": "object"}
+METADATA: Json = {
+    "type": ["object", "null"],
+    "maxProperties": account.PAIRS_MOST,
+    "propertyNames": {"maxLength": account.KEY_CHARS},
+    "additionalProperties": {"type": "string", "maxLength": account.VALUE_CHARS},
+}
+METADATA_REF = "#/components/schemas/Metadata"
+ID: Json = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+LIMIT = {"type": "integer", "minimum": 1, "maximum": stored.LIMIT_MOST, "default": stored.LIMIT_DEFAULT}
+PAGING: list[Json] = [
+    {"name": "after", "in": "query", "schema": {"type": "string"}},
+    {"name": "limit", "in": "query", "schema": LIMIT},
+    {"name": "order", "in": "query", "schema": {"enum": list(stored.ORDERS), "default": stored.ORDERS[0]}},
+]
+FILTERS: list[Json] = [
+    {"name": "model", "in": "query", "schema": {"type": "string"}},
+    {"name": "metadata", "in": "query", "style": "deepObject", "explode": True, "schema": METADATA},
+]
 STATUSES = {
     400: "A field or the body is wrong; the message names it, its bound and the value",
     404: "No such model or path",
@@ -34,7 +52,16 @@ def document(limits: Limits) -> Json:
             "/invocations": {
                 "post": _operation("A chat or a standard request, by its key", ["ChatRequest", "StandardRequest"])
             },
-            "/v1/chat/completions": {"post": _operation("Chat completions", ["ChatRequest"])},
+            "/v1/chat/completions": {
+                "post": _operation("Chat completions", ["ChatRequest"]),
+                "get": _stored("Stored completions", *PAGING, *FILTERS),
+            },
+            "/v1/chat/completions/{id}": {
+                "get": _stored("A stored completion", ID),
+                "post": _stored("Replace its metadata", ID) | {"requestBody": _body([{"$ref": METADATA_REF}])},
+                "delete": _stored("Delete it", ID),
+            },
+            "/v1/chat/completions/{id}/messages": {"get": _stored("What was asked in it", ID, *PAGING)},
             "/v1/models": {"get": _get("The served model")},
             "/ping": {"get": _get("Health: 200 when requests are taken, 503 with what goes on otherwise", 503)},
             "/metrics": {"get": _get("Figures for Prometheus", kind="text/plain")},
@@ -43,6 +70,7 @@ def document(limits: Limits) -> Json:
             "schemas": {
                 "ChatRequest": chat_schema,
                 "StandardRequest": standard_schema,
+                "Metadata": _object({"metadata": METADATA}, ["metadata"]),
                 "Error": {"type": "object", "required": ["error"], "properties": {"error": {}}},
             }
         },
@@ -92,13 +120,28 @@ def _chat(limits: Limits) -> Json:
     content = {"anyOf": [{"type": "string"}, {"type": "array", "items": part, "minItems": 1}]}
     message = _object({"role": {"enum": list(ROLES)}, "content": content}, ["role", "content"])
     options = _object({name: _flag(default=False, meaning="") for name in openai.USAGE}, [])
-    return _table(chat.FIELDS, limits) | {
-        "messages": {"type": "array", "items": message, "minItems": 1, "maxItems": limits.max_messages},
-        "model": {"type": ["string", "null"], "description": 'the served model\'s name, or ""'},
-        "stream": _flag(default=False, meaning="send the answer as it comes"),
-        "stream_options": {"anyOf": [options, {"type": "null"}]},
-        "logprobs": _flag(default=False, meaning="log-probabilities of the answer's tokens"),
-        "user": {"type": ["string", "null"], "description": "who asks; users take turns"},
+    return (
+        _table(chat.FIELDS, limits)
+        | {
+            "messages": {"type": "array", "items": message, "minItems": 1, "maxItems": limits.max_messages},
+            "model": {"type": ["string", "null"], "description": 'the served model\'s name, or ""'},
+            "stream": _flag(default=False, meaning="send the answer as it comes"),
+            "stream_options": {"anyOf": [options, {"type": "null"}]},
+            "logprobs": _flag(default=False, meaning="log-probabilities of the answer's tokens"),
+        }
+        | _account()
+    )
+
+
+def _account() -> Json:
+    text = {"type": ["string", "null"]}
+    return {
+        "user": text | {"maxLength": account.USER_CHARS, "description": "who asks; users take turns"},
+        "metadata": METADATA | {"description": "labels; kept with a stored completion"},
+        "store": _flag(default=False, meaning="keep the completion, where option.store names a file"),
+        "service_tier": {"enum": [*account.PRIORITIES, None], "description": "who goes first, where priorities count"},
+        "modalities": {"enum": [["text"], None], "description": "the served model gives text only"},
+        "audio": {"type": "null"},
     }
 
 
@@ -125,14 +168,25 @@ def _standard(limits: Limits) -> Json:
 
 def _operation(summary: str, names: list[str]) -> Json:
     bodies = [{"$ref": f"#/components/schemas/{name}"} for name in names]
-    body = bodies[0] if len(bodies) == 1 else {"anyOf": bodies}
     answers: Json = {"application/json": {}, "application/jsonlines": {}, "text/event-stream": {}}
     responses: Json = {"200": {"description": "The answer, whole or streamed", "content": answers}}
     return {
         "summary": summary,
-        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+        "requestBody": _body(bodies),
         "responses": responses | {str(status): _error(status) for status in STATUSES},
     }
+
+
+def _body(schemas: list[Json]) -> Json:
+    schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+    return {"required": True, "content": {"application/json": {"schema": schema}}}
+
+
+def _stored(summary: str, *parameters: Json) -> Json:
+    """An operation on stored completions; 404 also where none are stored."""
+    responses: Json = {"200": {"description": summary, "content": {"application/json": {}}}}
+    responses |= {str(status): _error(status) for status in (400, 404, 405, 408, 413, 431, 503)}
+    return {"summary": summary, "parameters": list(parameters), "responses": responses}
 
 
 def _error(status: int) -> Json:

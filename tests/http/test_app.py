@@ -200,7 +200,7 @@ def test_plain_text_is_a_standard_request(service: Service) -> None:
     [
         ({**CHAT, "inputs": "a"}, "messages and inputs in one body"),
         ({"foo": 1}, "messages, inputs, prompt, input, requestType"),
-        ({"prompt": "a"}, "prompt (completion requests) is not served by this version"),
+        ({"requestType": "a"}, "requestType (session requests) is not served by this version"),
         ({**CHAT, "max_tokens": True}, "max_tokens must be an integer, got true"),
         ({**CHAT, "stream": "yes"}, 'stream must be true or false, got "yes"'),
         ({**CHAT, "max_tokens": 4.0}, "max_tokens must be an integer, got 4.0"),
@@ -259,6 +259,19 @@ def test_the_frame_is_chosen_by_header_then_route(service: Service) -> None:
         found = send(service, json.dumps(asked).encode(), headers, path)
         assert (found[1]["content-type"], found[1]["transfer-encoding"]) == (kind, "chunked"), (path, accept)
         assert found[2].endswith(b"data: [DONE]\n\n") == (kind == "text/event-stream")
+
+
+def test_completions_have_a_route_of_their_own(service: Service) -> None:
+    asked = {"prompt": "hi"}
+    for path, kind in (("/v1/completions", "text/event-stream"), ("/invocations", "application/jsonlines")):
+        status, _, answer = post(service, asked, path=path)
+        assert (status, answer["object"], answer["choices"][0]["text"]) == (200, "text_completion", "Hello!")
+        status, headers, data = post(service, {**asked, "stream": True}, path=path)
+        assert (status, headers["content-type"]) == (200, kind)
+        assert data.endswith(b"data: [DONE]\n\n") == (kind == "text/event-stream")
+    status, _, answer = post(service, {"inputs": "hi"}, path="/v1/completions")
+    assert (status, answer["error"]["param"]) == (400, "prompt")
+    assert send(service, b"hello", {"content-type": "text/plain"}, path="/v1/completions")[0] == 415
 
 
 def test_requests_before_the_model_is_there() -> None:

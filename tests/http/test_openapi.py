@@ -22,6 +22,10 @@ VALID: list[tuple[str, dict[str, Any]]] = [
         "ChatRequest",
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}], "logit_bias": {"1": 5}},
     ),
+    (
+        "ChatRequest",
+        {"messages": [{"role": "user", "content": "a"}], "metadata": {"k" * 64: "v" * 512}, "service_tier": "flex"},
+    ),
     ("StandardRequest", {"inputs": ["a", "b"], "parameters": {"max_new_tokens": 1, "top_k": -1, "details": True}}),
     ("StandardRequest", {"inputs": "a", "parameters": None}),
 ]
@@ -32,6 +36,11 @@ INVALID: list[tuple[str, dict[str, Any]]] = [
     ("ChatRequest", {"messages": [{"role": "user", "content": "a"}], "max_tokens": 0}),
     ("ChatRequest", {"messages": [{"role": "user", "content": "a"}], "stop": [""]}),
     ("ChatRequest", {"messages": [{"role": "user", "content": "a"}], "logit_bias": {"x": 1}}),
+    ("ChatRequest", {"messages": [{"role": "user", "content": "a"}], "metadata": {"k" * 65: "v"}}),
+    ("ChatRequest", {"messages": [{"role": "user", "content": "a"}], "metadata": {"k": 1}}),
+    ("ChatRequest", {"messages": [{"role": "user", "content": "a"}], "service_tier": "gold"}),
+    ("ChatRequest", {"messages": [{"role": "user", "content": "a"}], "user": "u" * 513}),
+    ("ChatRequest", {"messages": [{"role": "user", "content": "a"}], "modalities": ["audio"]}),
     ("StandardRequest", {"inputs": ""}),
     ("StandardRequest", {"inputs": "a", "parameters": {"best_of": 17}}),
     ("StandardRequest", {"inputs": "a", "parameters": {"stop_token_ids": [-1]}}),

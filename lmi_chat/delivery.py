@@ -1,0 +1,110 @@
+"""Events in, frames out: the answers of one request's jobs, on their way to the client."""
+
+import asyncio
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+from lmi_chat.dialects.desk import Render
+from lmi_chat.errors import Error
+from lmi_chat.frames import Framing
+from lmi_chat.job import Done, Event, Job, Piece, Sink
+
+
+class Delivery:
+    """Events in, frames out: where an engine's event becomes bytes, without a task switch.
+
+    Frames wait here until the answer has begun on the wire; from then on each goes straight to `write`.
+    """
+
+    def __init__(self, render: Render, framing: Framing, jobs: Sequence[Job]) -> None:
+        """Render the events of `jobs` by `render` and frame them by `framing`."""
+        self._render, self._framing, self._jobs = render, framing, jobs
+        self._dones: list[Done | None] = [None] * len(jobs)
+        self._waiting: list[bytes] = []
+        self._write: Callable[[bytes], None] = self._waiting.append
+        self._begun = asyncio.Event()
+        self._over = asyncio.Event()
+        self._error: Error | None = None
+        self.is_sending = False
+
+    def sinks(self) -> list[Sink]:
+        """One for each job. A single plain job's is `put` itself."""
+        if len(self._jobs) == 1 and self._jobs[0].copies == 1:
+            return [self.put]
+        starts = itertools.accumulate((job.width for job in self._jobs), initial=0)
+        places = range(len(self._jobs))
+        return [partial(self._put_part, place, start) for place, start in zip(places, starts, strict=False)]
+
+    def _put_part(self, place: int, start: int, event: Event) -> None:
+        """An event of one job among several: sequences count through all of them, its end is a part of the end."""
+        job = self._jobs[place]
+        match event:
+            case Piece():
+                for copy in range(job.copies):
+                    self.put(replace(event, index=start + event.index * job.copies + copy))
+            case Done():
+                self._dones[place] = replace(event, completion_tokens=event.completion_tokens * job.copies)
+                dones = [done for done in self._dones if done is not None]
+                if len(dones) == len(self._jobs):
+                    self.put(_sum(dones))
+            case Error():
+                self.put(event)
+
+    def put(self, event: Event) -> None:
+        """Take one event; anything after the end is dropped."""
+        if self._over.is_set():
+            return
+        match event:
+            case Piece():
+                payloads = self._render.piece(event)
+            case Done():
+                payloads = self._render.done(event)
+                self._over.set()
+            case Error():
+                self._error = event
+                payloads = (self._render.fail(event),) if self.is_sending or self._waiting else ()
+                self._over.set()
+        head, tail = self._framing.head, self._framing.tail
+        for payload in payloads:
+            self._write(head + payload + tail)
+        if self._over.is_set() and self._error is None and self._framing.end:
+            self._write(self._framing.end)
+        if payloads or self._over.is_set():
+            self._begun.set()
+
+    async def begun(self) -> None:
+        """Wait for the first frame. Raises the job's Error when it failed before one."""
+        await self._begun.wait()
+        if self._error is not None and not self._waiting:
+            raise self._error
+
+    def send_by(self, write: Callable[[bytes], None]) -> None:
+        """The answer has begun on the wire: send what waits, then every frame as it comes."""
+        self.is_sending = True
+        for data in self._waiting:
+            write(data)
+        self._waiting.clear()
+        self._write = write
+
+    async def over(self) -> None:
+        """Wait for the job's end. Raises its Error when nothing of it was sent."""
+        await self._over.wait()
+        if self._error is not None and not self.is_sending:
+            raise self._error
+
+    def document(self) -> bytes:
+        """The whole answer."""
+        return b"".join(self._waiting)
+
+
+def _sum(dones: Sequence[Done]) -> Done:
+    if len(dones) == 1:
+        return dones[0]
+    return Done(
+        prompt_tokens=sum(done.prompt_tokens for done in dones),
+        completion_tokens=sum(done.completion_tokens for done in dones),
+        cached_tokens=sum(done.cached_tokens for done in dones),
+        parts=tuple(dones),
+    )

@@ -1,0 +1,111 @@
+"""What a chat request says about itself: who asks, its labels, whether it is kept, how soon, in which form.
+
+Nothing of it reaches the model.
+
+Shapes: OpenAI API reference, "Create chat completion": user, metadata, store, service_tier, modalities, audio.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lmi_chat.bounds import Field
+from lmi_chat.dialects.desk import Form
+from lmi_chat.errors import Problem, echo, one_line
+from lmi_chat.wire import Json
+
+USER_CHARS = 512
+PAIRS_MOST, KEY_CHARS, VALUE_CHARS = 16, 64, 512
+PRIORITIES: Mapping[str, int] = {"auto": 0, "default": 0, "flex": 1, "priority": -1}
+NAMES = frozenset({"user", "metadata", "store", "service_tier", "modalities", "audio"})
+NOT_STORED = "store is ignored: option.store names no file"
+NOT_RANKED = "priority is ignored: the engine takes requests as they come (scheduling_policy=priority changes that)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """`priority` is added to the request's own; `tier` is the one given, None unless one was asked for."""
+
+    user: str
+    metadata: Mapping[str, str]
+    is_stored: bool
+    priority: int
+    tier: str | None
+    warnings: tuple[str, ...]
+
+
+def check_account(body: Json, form: Form) -> Account:
+    """Read these fields; what is wrong is noted in `form`."""
+    _check_modalities(body, form)
+    user = check_user(body, form)
+    wants_store = form.value(body, "store", Field(kind="boolean", default=False, meaning=""))
+    tier = _check_tier(body.get("service_tier"), form)
+    priority = PRIORITIES[tier or "default"] + form.extra.get("priority", 0)
+    is_ranked = form.desk.has_priority
+    warnings = []
+    if wants_store and form.desk.save is None:
+        warnings.append(NOT_STORED)
+    if form.extra.get("priority") and not is_ranked:
+        warnings.append(NOT_RANKED)
+    return Account(
+        user=user,
+        metadata=check_metadata(body.get("metadata"), form.problems),
+        is_stored=wants_store and form.desk.save is not None,
+        priority=priority,
+        tier=tier and (tier if is_ranked and tier != "auto" else "default"),
+        warnings=tuple(warnings),
+    )
+
+
+def check_user(body: Json, form: Form) -> str:
+    """Who asks; "" for nobody in particular."""
+    user: str = form.value(body, "user", Field(kind="string", default="", meaning=""))
+    if len(user) > USER_CHARS:
+        form.wrong("user", f"must have at most {USER_CHARS} characters, got {len(user)}")
+    return user
+
+
+def _check_tier(tier: object, form: Form) -> str | None:
+    if tier is None or (isinstance(tier, str) and tier in PRIORITIES):
+        return tier
+    form.wrong("service_tier", f"must be one of {', '.join(PRIORITIES)}, got {echo(tier)}")
+    return None
+
+
+def _check_modalities(body: Json, form: Form) -> None:
+    """The served model writes text and nothing else."""
+    model = one_line(form.desk.model, 80)
+    if (modalities := body.get("modalities")) not in (None, ["text"]):
+        form.wrong("modalities", f'must be ["text"]: {model} gives text only; got {_shown(modalities)}')
+    if (audio := body.get("audio")) is not None:
+        form.wrong("audio", f"must be absent or null: {model} gives text only; got {echo(audio)}")
+
+
+def _shown(value: object) -> str:
+    """A short list of words as it came, anything else as errors show it."""
+    if isinstance(value, list) and len(value) <= len(("text", "audio", "image")):
+        return "[" + ", ".join(echo(item) for item in value) + "]"
+    return echo(value)
+
+
+def check_metadata(value: object, problems: list[Problem]) -> Mapping[str, str]:
+    """Labels: at most 16 pairs of short strings, null is none; what is wrong is added to `problems`."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        problems.append(Problem("metadata", f"metadata must be an object of strings, got {echo(value)}"))
+        return {}
+    if len(value) > PAIRS_MOST:
+        problems.append(Problem("metadata", f"metadata must have at most {PAIRS_MOST} pairs, got {len(value)}"))
+        return {}
+    for key, text in value.items():
+        path = f"metadata.{one_line(key, KEY_CHARS)}"
+        if len(key) > KEY_CHARS:
+            fault = f"must have a key of at most {KEY_CHARS} characters, got {len(key)}"
+        elif not isinstance(text, str):
+            fault = f"must be a string, got {echo(text)}"
+        elif len(text) > VALUE_CHARS:
+            fault = f"must have at most {VALUE_CHARS} characters, got {len(text)}"
+        else:
+            continue
+        problems.append(Problem(path, f"{path} {fault}"))
+    return value

@@ -1,0 +1,170 @@
+"""The completion dialect: OpenAI's legacy completions, of one prompt or several. Its answers: continuation.py.
+
+Shapes: OpenAI API reference, "Completions (legacy)". `echo` with `max_tokens: 0` scores the prompt, which is how
+evaluation tools (lm-eval and the like) ask for the likelihood of a text.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from lmi_chat.bounds import SAMPLING, Field
+from lmi_chat.dialects import desk as common
+from lmi_chat.dialects import openai
+from lmi_chat.dialects.account import NOT_RANKED, check_user
+from lmi_chat.dialects.continuation import Chunks, Scored, Wanted, Whole
+from lmi_chat.dialects.desk import Desk, Form, Render, Task
+from lmi_chat.dialects.openai import BOOLEAN, error_body
+from lmi_chat.errors import BadField, Problem, echo
+from lmi_chat.job import Job
+from lmi_chat.wire import Json
+
+DEFAULT_TOKENS = 16
+MOST_LOGPROBS = 5
+FIELDS: Mapping[str, Field] = {
+    name: SAMPLING[name]
+    for name in (
+        *("n", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "best_of"),
+        *("repetition_penalty", "seed", "min_tokens", "stop", "stop_token_ids", "ignore_eos", "logit_bias"),
+        *("include_stop_str_in_output", "skip_special_tokens", "spaces_between_special_tokens", "bad_words"),
+        *("allowed_token_ids", "truncate_prompt_tokens", "priority", "length_penalty"),
+    )
+} | {"max_tokens": replace(SAMPLING["max_tokens"], low=0)}
+OWN = frozenset(
+    {"prompt", "model", "stream", "stream_options", "logprobs", "echo", "suffix", "user", "cache_salt"}
+    | {"use_beam_search", "add_special_tokens"}
+)
+HARMLESS: Mapping[str, tuple[object, ...]] = {
+    "response_format": (None, {"type": "text"}),
+    "structured_outputs": (None, {}),
+    "guided_json": (None,),
+    "guided_regex": (None,),
+    "guided_choice": (None,),
+    "guided_grammar": (None,),
+    "prompt_logprobs": (None,),
+    "prompt_embeds": (None,),
+    "return_token_ids": (None, False),
+    "return_tokens_as_token_ids": (None, False),
+}
+KNOWN = {name: name for name in (*FIELDS, *OWN, *HARMLESS)}
+ENGINES = ("priority", "length_penalty")
+Prompt = str | list[int]
+
+
+def parse(body: Json, desk: Desk, request_id: str) -> Task:
+    """A completion body → Task. Raises BadField, NotFound or PromptTooLong; the paths are the caller's."""
+    common.check_model(body.get("model"), desk)
+    form = Form(desk)
+    form.read(body, FIELDS, KNOWN)
+    openai.check_unserved(body, form, HARMLESS)
+    if body.get("suffix") not in (None, ""):
+        form.wrong("suffix", f"is not supported by the served model, got {echo(body['suffix'])}")
+    prompts = _check_prompt(body.get("prompt"), form)
+    is_stream = form.value(body, "stream", replace(BOOLEAN, default=desk.streams_by_default))
+    wanted = _check_wanted(body, form, request_id, is_stream=is_stream)
+    has_special = form.value(body, "add_special_tokens", replace(BOOLEAN, default=True))
+    user, salt = check_user(body, form), form.value(body, "cache_salt", Field(kind="string", meaning=""))
+    common.check_vocabulary(form)
+    unknown = form.close()
+
+    values = _sampling(form, wanted)
+    shared: dict[str, Any] = {"copies": common.spread(values, wanted.width, beams=wanted.beams), "beams": wanted.beams}
+    shared |= {"cache_salt": salt} | {name: form.extra[name] for name in ENGINES if name in form.extra}
+    jobs: list[Job] = []
+    for place, (path, prompt) in enumerate(prompts):
+        job_id = request_id if path == "prompt" else f"{request_id}-{place}"
+        text, ids = _read(prompt, path, form, has_special=has_special)
+        sampling = common.seat(ids, dict(values), form, path=path)
+        jobs.append(Job(id=job_id, prompt_text=text, prompt_ids=ids, sampling=sampling, **shared))
+    render: Render = Chunks(jobs, desk, wanted) if is_stream else Whole(jobs, desk, wanted)
+    render = Scored(render) if wanted.is_scoring else render
+    task = Task(dialect="completion", jobs=tuple(jobs), is_stream=is_stream, render=render, has_end=True)
+    is_passed_over = form.extra.get("priority") and not desk.has_priority
+    task.unknown, task.user = [*unknown, NOT_RANKED] if is_passed_over else unknown, user
+    return task
+
+
+def _check_prompt(prompt: object, form: Form) -> Sequence[tuple[str, Prompt]]:
+    """The prompts with their paths: one string or array of token ids, or an array of these."""
+    if not isinstance(prompt, list) or not prompt or type(prompt[0]) is int:
+        _check_one(prompt, "prompt", form)
+        return [("prompt", prompt)]  # type: ignore[list-item]
+    most = form.desk.limits.max_prompts
+    if len(prompt) > most:
+        form.wrong("prompt", f"must have at most {most} prompts, got {len(prompt)}")
+        return []
+    several = [(f"prompt[{place}]", one) for place, one in enumerate(prompt)]
+    for path, one in several:
+        _check_one(one, path, form)
+    return several
+
+
+def _check_one(prompt: object, path: str, form: Form) -> None:
+    if not isinstance(prompt, str | list):
+        inner = ", or an array of these" if path == "prompt" else ""
+        form.wrong(path, f"must be a string or an array of token ids{inner}; got {echo(prompt)}")
+    elif not prompt:
+        form.wrong(path, "must not be empty")
+    elif isinstance(prompt, list):
+        most = form.desk.vocabulary_tokens - 1
+        wrong = next(
+            (place for place, token in enumerate(prompt) if type(token) is not int or not 0 <= token <= most), -1
+        )
+        if wrong >= 0:
+            text = f"must be a token id of at least 0 and at most {most}, got {echo(prompt[wrong])}"
+            form.wrong(f"{path}[{wrong}]", text)
+
+
+def _check_wanted(body: Json, form: Form, request_id: str, *, is_stream: bool) -> Wanted:
+    """What the reply is to show. Nothing to generate is fine where the prompt is shown."""
+    returned, width, beams = openai.check_sequences(body, form, is_stream=is_stream)
+    most = min(MOST_LOGPROBS, form.desk.limits.max_logprobs)
+    logprobs = form.value(body, "logprobs", replace(SAMPLING["top_logprobs"], high=most, default=None))
+    has_echo = form.value(body, "echo", BOOLEAN)
+    is_scoring = form.given.get("max_tokens") == 0
+    if is_scoring and not has_echo:
+        form.wrong("max_tokens", "must be at least 1 unless echo is true, got 0")
+    if is_scoring and form.given.get("min_tokens"):
+        form.wrong("min_tokens", f"must be 0 with max_tokens 0, got {form.given['min_tokens']}")
+    if beams and has_echo and logprobs is not None:
+        form.wrong("use_beam_search", "must be false with both echo and logprobs, got true")
+    return Wanted(
+        id=f"cmpl-{request_id}",
+        returned=returned,
+        width=returned if is_scoring else width,
+        beams=0 if is_scoring else beams,
+        logprobs=logprobs,
+        has_echo=has_echo,
+        is_scoring=is_scoring,
+        usage=openai.check_usage(body, form, is_stream=is_stream),
+    )
+
+
+def _sampling(form: Form, wanted: Wanted) -> dict[str, Any]:
+    """Sampling's values. To score a prompt the engine must still generate a token; the answer leaves it out."""
+    fixed: dict[str, Any] = {"prompt_logprobs": wanted.logprobs if wanted.has_echo else None}
+    if wanted.is_scoring:
+        fixed |= {"max_tokens": 1, "temperature": 0.0}
+    else:
+        is_ranked = wanted.width > wanted.returned
+        fixed["logprobs"] = 0 if is_ranked and wanted.logprobs is None else wanted.logprobs
+    return common.sampling(form, {"max_tokens": DEFAULT_TOKENS}, **fixed)
+
+
+def _read(prompt: Prompt, path: str, form: Form, *, has_special: bool) -> tuple[str, list[int]]:
+    """Text and token ids of a prompt, of what `truncate_prompt_tokens` leaves. Raises PromptTooLong, BadField."""
+    template, most = form.desk.template, form.extra.get("truncate_prompt_tokens", 0)
+    if isinstance(prompt, str):
+        common.check_length(prompt, form.desk, path)
+        ids = template.encode(prompt, add_special_tokens=has_special)
+        if not ids:
+            raise BadField([Problem(path, f"{path} must have at least 1 token, got {echo(prompt)}")])
+        if not 0 < most < len(ids):
+            return prompt, ids
+        prompt = ids
+    kept = prompt[-most:]
+    common.check_room(kept, form.desk, path)
+    return template.decode(kept), kept
+
+
+__all__ = ["error_body", "parse"]

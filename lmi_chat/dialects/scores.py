@@ -1,0 +1,65 @@
+"""The completion dialect's logprobs object: four arrays in parallel, one entry per token of a choice."""
+
+import codecs
+from collections.abc import Sequence
+
+from lmi_chat.job import Choice, Job, Token
+from lmi_chat.template import Template
+from lmi_chat.wire import Json
+
+
+def _text(choice: Choice) -> str:
+    return choice.bytes.decode("utf-8", "replace")
+
+
+class Scores:
+    """One choice's tokens, with the offset in characters at which each begins in the choice's text.
+
+    A token that is a part of a character begins where the character does; special tokens that the text leaves out have
+    no length.
+    """
+
+    def __init__(self, job: Job, template: Template) -> None:
+        """Start at the beginning of the text; `template` spells the token that no log-probability comes for."""
+        self._job, self._template = job, template
+        self._at = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("ignore")
+
+    def take(self, prompt: Sequence[Token | None], tokens: Sequence[Token]) -> Json:
+        """The object for the prompt's tokens (if they are shown) and the next ones."""
+        shown: Json = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        for token in prompt:
+            choice = token.choice if token else self._first()
+            self._add(shown, token or Token(choice), is_first=token is None)
+            self._at += self._prompt_length(choice)
+        if prompt:
+            self._at = len(self._job.prompt_text)
+            self._decoder.reset()
+        for token in tokens:
+            self._add(shown, token)
+            is_hidden = token.choice.is_special and self._job.sampling.skip_special_tokens
+            self._at += 0 if is_hidden else len(self._decoder.decode(token.choice.bytes))
+        return shown
+
+    def _first(self) -> Choice:
+        """The prompt's first token: nothing comes before it, so it has no log-probability."""
+        text = self._template.decode(self._job.prompt_ids[:1])
+        return Choice(self._job.prompt_ids[0], 0.0, text.encode(), is_special=True)
+
+    def _prompt_length(self, choice: Choice) -> int:
+        """A prompt's special token may stand in its text (it was spelled there) or not (the tokenizer added it)."""
+        if choice.is_special:
+            text = _text(choice)
+            return len(text) if self._job.prompt_text.startswith(text, self._at) else 0
+        length = len(self._decoder.decode(choice.bytes))
+        is_padded = self._at == 0 and choice.bytes[:1] == b" " and self._job.prompt_text[:1] != " "
+        return length - is_padded  # SentencePiece begins a text with a space that it has not
+
+    def _add(self, shown: Json, token: Token, *, is_first: bool = False) -> None:
+        """Of alternatives that read the same (parts of characters) the likeliest is shown."""
+        tops = {_text(top): top.logprob for top in reversed(token.top)}
+        tops.setdefault(_text(token.choice), token.choice.logprob)
+        shown["tokens"].append(_text(token.choice))
+        shown["token_logprobs"].append(None if is_first else token.choice.logprob)
+        shown["top_logprobs"].append(None if is_first else tops)
+        shown["text_offset"].append(self._at)

@@ -1,0 +1,153 @@
+"""The process that tries guides out: `python -m lmi_chat.engine.judge`, started and read by guides.py.
+
+It loads llguidance once and forks for every guide, so a trial can be killed by the kernel in the midst of native code
+(a thread cannot), costs no new start, and takes its memory and its crashes with it. One line of JSON in, one out:
+`{"seconds", "whitespace", "tokenizer", "vocabulary", "end"}` first, then `{"kind", "text"}` → `{"problem"}`. It ends
+with its standard input, that is with the server, however that dies.
+
+A trial compiles, then walks: random texts that the guide allows, token by token, as the engine will. What compiles in
+a millisecond may take seconds for each token (an ambiguous grammar: `s ::= s s | [a-z]`), and that is time in which
+the engine's step, and so every neighbour, waits.
+"""
+
+import json
+import os
+import random
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+WALKS, STEPS, STEPS_MOST = 32, 128, 256
+STEP_S = 0.005
+MEMORY_BYTES = 2**30
+NICE = 10
+LOWEST = 8
+WALL = 1.5
+REASON_CHARS = 160
+COMPLEX = "is too complex: "
+FAILS = "the compiler fails on it"
+
+
+def main() -> None:
+    """Serve trials until standard input ends."""
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # a library that prints must not speak in our name
+    os.nice(NICE)
+    head = json.loads(sys.stdin.readline())
+    import llguidance.numpy
+
+    tokenizer = llguidance.LLTokenizer(head["tokenizer"], n_vocab=head["vocabulary"], eos_token=head["end"])
+    for line in sys.stdin:
+        task = json.loads(line)
+        problem = _try_apart(tokenizer, task["kind"], task["text"], head)
+        replies.write(json.dumps({"problem": problem}) + "\n")
+        replies.flush()
+
+
+def _try_apart(tokenizer: Any, kind: str, text: str, head: dict[str, Any]) -> str:
+    """Fork, try, and give what is wrong; a child that the timer or a fault ended is wrong too."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        problem = COMPLEX + FAILS
+        try:
+            _confine(head["seconds"])
+            problem = _try(tokenizer, kind, text, has_whitespace=head["whitespace"])
+        finally:
+            os.write(writer, problem.encode("utf-8", "replace"))
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        problem = pipe.read().decode()
+    _, status = os.waitpid(child, 0)
+    if not os.WIFSIGNALED(status):
+        return problem
+    if os.WTERMSIG(status) in {signal.SIGALRM, signal.SIGPROF}:
+        return f"{COMPLEX}it does not compile within {head['seconds']:g} s"
+    return COMPLEX + FAILS
+
+
+def _confine(seconds: float) -> None:
+    """Bound this process: `seconds` of processor time, half as much again by the clock, memory; no words."""
+    for timer, word, most in (
+        (signal.ITIMER_PROF, signal.SIGPROF, seconds),
+        (signal.ITIMER_REAL, signal.SIGALRM, seconds * WALL),
+    ):
+        signal.signal(word, signal.SIG_DFL)
+        signal.setitimer(timer, most)
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    limit = pages * resource.getpagesize() + MEMORY_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+
+
+def _try(tokenizer: Any, kind: str, text: str, *, has_whitespace: bool) -> str:
+    """As vLLM's serialize_guidance_grammar and GuidanceBackend.compile_grammar do, then a walk."""
+    import llguidance
+
+    try:
+        if kind == "json":
+            defaults = {"whitespace_flexible": has_whitespace}
+            grammar = llguidance.LLMatcher.grammar_from_json_schema(text, defaults=defaults)  # type: ignore[arg-type]
+        else:
+            grammar = llguidance.grammar_from(kind, text)  # type: ignore[arg-type]
+    except (ValueError, RecursionError) as error:
+        return "is refused: " + _reason(str(error))
+    matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0)
+    if matcher.is_error():
+        text = matcher.get_error()
+        return COMPLEX + FAILS if text.startswith("panic") else "is refused: " + _reason(text)
+    return _walk(matcher, tokenizer.vocab_size)
+
+
+def _walk(matcher: Any, vocabulary_tokens: int) -> str:
+    """Random texts by the guide: possible at all, and quick. Processor time counts, so the machine's load does not.
+
+    Two long ones, or as many short ones as hold as many tokens.
+    """
+    import numpy as np
+    from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
+
+    chance = random.Random(0)  # noqa: S311 not a secret: the same guide is judged the same
+    mask = allocate_token_bitmask(1, vocabulary_tokens)
+    spent, steps = 0.0, 0
+    for walk in range(WALKS):
+        matcher.reset()
+        for _ in range(STEPS):
+            began = time.process_time()
+            fill_next_token_bitmask(matcher, mask, 0)
+            spent, steps = spent + time.process_time() - began, steps + 1
+            if matcher.is_error():
+                return "allows no text" if steps == 1 else COMPLEX + _reason(matcher.get_error())
+            allowed = np.flatnonzero(np.unpackbits(mask[0].view(np.uint8), bitorder="little"))
+            # the last of a vocabulary are words, which keep going; the first are characters, which close what is open
+            pool = allowed[:LOWEST] if walk % 2 else allowed[allowed.size // 2 :]
+            began = time.process_time()
+            matcher.consume_token(int(pool[chance.randrange(pool.size)]))
+            spent += time.process_time() - began
+            if spent > STEP_S * max(steps, STEPS):
+                return f"{COMPLEX}a token takes {spent / steps * 1000:.0f} ms to check, at most {STEP_S * 1000:g}"
+            if matcher.is_stopped():
+                break
+        if steps >= STEPS_MOST:
+            break
+    return ""
+
+
+def _reason(text: str) -> str:
+    """What the compiler says, in one line: its first, without the place in its own notation, or a regex's error."""
+    lines = text.splitlines() or [""]
+    told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    first = lines[0].removeprefix("at ")
+    place, _, rest = first.partition("): ")
+    return (told[0] if told else rest if place[:1].isdigit() else first)[:REASON_CHARS]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""The file of stored completions: what is kept, and the SQLite that keeps it. Who may wait for it is store.py's matter.
+
+All functions but `connect` belong into a transaction. They raise sqlite3.Error, and NotFound where an id is unknown.
+"""
+
+import sqlite3
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from lmi_chat.errors import NotFound, one_line
+
+LOCK_S = 1.0  # another process may hold the file for so long
+WAL_BYTES = 4 * 2**20
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS completions (
+    place INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, model TEXT NOT NULL, kept_at REAL NOT NULL,
+    document BLOB NOT NULL, messages BLOB NOT NULL, metadata BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS completions_by_age ON completions (kept_at);
+CREATE INDEX IF NOT EXISTS completions_by_model ON completions (model, place);
+CREATE TABLE IF NOT EXISTS pairs (
+    key TEXT NOT NULL, value TEXT NOT NULL, place INTEGER NOT NULL REFERENCES completions ON DELETE CASCADE,
+    PRIMARY KEY (key, value, place)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS pairs_by_place ON pairs (place);
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A completion to keep: its document and its messages as JSON, the document without its metadata."""
+
+    id: str
+    model: str
+    document: bytes
+    messages: bytes
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        """Its size, nearly."""
+        return len(self.document) + len(self.messages)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """Which ones to list: after the one with id `after`, in the order in which they were kept or against it."""
+
+    model: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    after: str | None = None
+    limit: int = 20
+    is_descending: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What a query found, and whether there is more behind it."""
+
+    found: Sequence[Kept]
+    has_more: bool
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the file, which is made if it is not there. Raises sqlite3.Error, OSError."""
+    path.touch(mode=0o600)  # conversations are nobody else's; SQLite's own files beside it take its mode
+    db = sqlite3.connect(path, timeout=LOCK_S, isolation_level=None)
+    try:
+        for pragma in ("auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+            db.execute(f"PRAGMA {pragma}").fetchall()
+        db.execute(f"PRAGMA journal_size_limit={WAL_BYTES}").fetchall()
+        db.executescript(SCHEMA)
+    except sqlite3.Error:
+        db.close()
+        raise
+    return db
+
+
+def insert(kept: Kept, max_bytes: int, db: sqlite3.Connection) -> None:
+    """Keep one, in place of another of its id."""
+    if kept.bytes > max_bytes // 2:
+        raise sqlite3.DataError(f"{kept.id} has {kept.bytes} bytes, more than half of all that is kept")
+    db.execute("DELETE FROM completions WHERE id = ?", (kept.id,))
+    row = (kept.id, kept.model, time.time(), kept.document, kept.messages, orjson.dumps(dict(kept.metadata)))
+    columns = "(id, model, kept_at, document, messages, metadata)"
+    place = db.execute(f"INSERT INTO completions {columns} VALUES (?, ?, ?, ?, ?, ?)", row).lastrowid  # noqa: S608
+    _insert_pairs(db, place, kept.metadata)
+
+
+def _insert_pairs(db: sqlite3.Connection, place: int | None, metadata: Mapping[str, str]) -> None:
+    db.executemany("INSERT INTO pairs VALUES (?, ?, ?)", [(key, value, place) for key, value in metadata.items()])
+
+
+def trim(db: sqlite3.Connection, horizon: float, max_bytes: int) -> None:
+    """Drop what was kept before `horizon` (Unix seconds), then the oldest until `max_bytes` are used or one is left."""
+    db.execute("DELETE FROM completions WHERE kept_at < ?", (horizon,))
+    ends = ("SELECT min(place) FROM completions", "SELECT max(place) FROM completions")
+    oldest = f"DELETE FROM completions WHERE place = ({ends[0]}) AND place < ({ends[1]})"  # noqa: S608
+    while _used_bytes(db) > max_bytes and db.execute(oldest).rowcount:
+        pass
+
+
+def _used_bytes(db: sqlite3.Connection) -> int:
+    pages, free, size = (
+        db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free) * size)
+
+
+def _kept(row: Sequence[Any]) -> Kept:
+    completion_id, model, document, messages, metadata = row
+    return Kept(id=completion_id, model=model, document=document, messages=messages, metadata=orjson.loads(metadata))
+
+
+def _place(db: sqlite3.Connection, completion_id: str, param: str | None = None) -> int:
+    row = db.execute("SELECT place FROM completions WHERE id = ?", (completion_id,)).fetchone()
+    if row is None:
+        raise NotFound(f'no completion "{one_line(completion_id, 200)}" is stored here', param=param)
+    return int(row[0])
+
+
+def get(completion_id: str, db: sqlite3.Connection) -> Kept:
+    """One with all that is kept of it."""
+    place = _place(db, completion_id)
+    columns = "id, model, document, messages, metadata"
+    return _kept(db.execute(f"SELECT {columns} FROM completions WHERE place = ?", (place,)).fetchone())  # noqa: S608
+
+
+def page(query: Query, db: sqlite3.Connection) -> Page:
+    """Those that `query` asks for, without their messages."""
+    wanted, values = ["1"], list[Any]()
+    if query.model is not None:
+        wanted.append("model = ?")
+        values.append(query.model)
+    for pair in query.metadata.items():
+        wanted.append("place IN (SELECT place FROM pairs WHERE key = ? AND value = ?)")
+        values += pair
+    if query.after is not None:
+        wanted.append("place < ?" if query.is_descending else "place > ?")
+        values.append(_place(db, query.after, "after"))
+    order = "DESC" if query.is_descending else "ASC"
+    text = f"SELECT id, model, document, x'5b5d', metadata FROM completions WHERE {' AND '.join(wanted)}"  # noqa: S608
+    rows = db.execute(f"{text} ORDER BY place {order} LIMIT ?", (*values, query.limit + 1)).fetchall()
+    return Page([_kept(row) for row in rows[: query.limit]], len(rows) > query.limit)
+
+
+def update(completion_id: str, metadata: Mapping[str, str], db: sqlite3.Connection) -> Kept:
+    """Replace the metadata of one, and give it."""
+    place = _place(db, completion_id)
+    db.execute("UPDATE completions SET metadata = ? WHERE place = ?", (orjson.dumps(dict(metadata)), place))
+    db.execute("DELETE FROM pairs WHERE place = ?", (place,))
+    _insert_pairs(db, place, metadata)
+    return get(completion_id, db)
+
+
+def delete(completion_id: str, db: sqlite3.Connection) -> None:
+    """Drop one."""
+    db.execute("DELETE FROM completions WHERE place = ?", (_place(db, completion_id),))
