@@ -24,7 +24,7 @@ WALKS, STEPS, STEPS_MOST = 32, 128, 256
 STEP_S = 0.005
 MEMORY_BYTES = 2**30
 NICE = 10
-LOWEST = 8
+LOWEST, OPENING = 8, 2
 WALL = 1.5
 REASON_CHARS = 160
 COMPLEX = "is too complex: "
@@ -119,7 +119,7 @@ def _walk(matcher: Any, vocabulary_tokens: int) -> str:
     spent, steps = 0.0, 0
     for walk in range(WALKS):
         matcher.reset()
-        for _ in range(STEPS):
+        for step in range(STEPS):
             began = time.process_time()
             fill_next_token_bitmask(matcher, mask, 0)
             spent, steps = spent + time.process_time() - began, steps + 1
@@ -127,7 +127,7 @@ def _walk(matcher: Any, vocabulary_tokens: int) -> str:
                 return "allows no text" if steps == 1 else COMPLEX + _reason(matcher.get_error())
             allowed = np.flatnonzero(np.unpackbits(mask[0].view(np.uint8), bitorder="little"))
             # the last of a vocabulary are words, which keep going; the first are characters, which close what is open
-            pool = allowed[:LOWEST] if walk % 2 else allowed[allowed.size // 2 :]
+            pool = allowed[:LOWEST] if walk % 2 else allowed[allowed.size // 2 if step >= OPENING else 0 :]
             began = time.process_time()
             matcher.consume_token(int(pool[chance.randrange(pool.size)]))
             spent += time.process_time() - began
