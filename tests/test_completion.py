@@ -207,9 +207,8 @@ def test_the_prompt_is_kept_to_its_last_tokens() -> None:
         ({"add_special_tokens": "no"}, "add_special_tokens", "must be true or false"),
         ({"user": 7}, "user", "must be a string"),
         ({"user": "u" * 513}, "user", "must have at most 512 characters, got 513"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "not served by this version"),
-        ({"structured_outputs": {"regex": "a"}}, "structured_outputs", "not served by this version"),
-        ({"guided_choice": ["a"]}, "guided_choice", "not served by this version"),
+        ({"guided_regex": 7}, "guided_regex", "must be a string"),
+        ({"guided_choice": ["a"], "use_beam_search": True, "n": 2}, "use_beam_search", ""),
         ({"prompt_logprobs": 1}, "prompt_logprobs", "not served by this version"),
     ],
 )

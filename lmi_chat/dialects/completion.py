@@ -10,7 +10,7 @@ from typing import Any
 
 from lmi_chat.bounds import SAMPLING, Field
 from lmi_chat.dialects import desk as common
-from lmi_chat.dialects import openai
+from lmi_chat.dialects import guide, openai
 from lmi_chat.dialects.account import NOT_RANKED, check_user
 from lmi_chat.dialects.continuation import Chunks, Scored, Wanted, Whole
 from lmi_chat.dialects.desk import Desk, Form, Render, Task
@@ -33,14 +33,9 @@ FIELDS: Mapping[str, Field] = {
 OWN = frozenset(
     {"prompt", "model", "stream", "stream_options", "logprobs", "echo", "suffix", "user", "cache_salt"}
     | {"use_beam_search", "add_special_tokens"}
+    | guide.NAMES
 )
 HARMLESS: Mapping[str, tuple[object, ...]] = {
-    "response_format": (None, {"type": "text"}),
-    "structured_outputs": (None, {}),
-    "guided_json": (None,),
-    "guided_regex": (None,),
-    "guided_choice": (None,),
-    "guided_grammar": (None,),
     "prompt_logprobs": (None,),
     "prompt_embeds": (None,),
     "return_token_ids": (None, False),
@@ -62,6 +57,8 @@ def parse(body: Json, desk: Desk, request_id: str) -> Task:
     prompts = _check_prompt(body.get("prompt"), form)
     is_stream = form.value(body, "stream", replace(BOOLEAN, default=desk.streams_by_default))
     wanted = _check_wanted(body, form, request_id, is_stream=is_stream)
+    guide.read(body, form)
+    guide.check_beams(form, "use_beam_search", wanted.beams)
     has_special = form.value(body, "add_special_tokens", replace(BOOLEAN, default=True))
     user, salt = check_user(body, form), form.value(body, "cache_salt", Field(kind="string", meaning=""))
     common.check_vocabulary(form)

@@ -5,7 +5,7 @@ from typing import Any
 
 from lmi_chat import __version__
 from lmi_chat.bounds import Field, Limits
-from lmi_chat.dialects import account, chat, openai, standard, stored
+from lmi_chat.dialects import account, chat, completion, openai, standard, stored
 from lmi_chat.dialects.messages import ROLES
 from lmi_chat.wire import Json
 
@@ -50,12 +50,16 @@ def document(limits: Limits) -> Json:
         "info": {"title": "lmi-chat", "version": __version__, "license": {"name": "Apache-2.0"}},
         "paths": {
             "/invocations": {
-                "post": _operation("A chat or a standard request, by its key", ["ChatRequest", "StandardRequest"])
+                "post": _operation(
+                    "A chat, a standard request or a completion, by its key",
+                    ["ChatRequest", "StandardRequest", "CompletionRequest"],
+                )
             },
             "/v1/chat/completions": {
                 "post": _operation("Chat completions", ["ChatRequest"]),
                 "get": _stored("Stored completions", *PAGING, *FILTERS),
             },
+            "/v1/completions": {"post": _operation("Completions", ["CompletionRequest"])},
             "/v1/chat/completions/{id}": {
                 "get": _stored("A stored completion", ID),
                 "post": _stored("Replace its metadata", ID) | {"requestBody": _body([{"$ref": METADATA_REF}])},
@@ -70,6 +74,7 @@ def document(limits: Limits) -> Json:
             "schemas": {
                 "ChatRequest": chat_schema,
                 "StandardRequest": standard_schema,
+                "CompletionRequest": _object(_completion(limits), ["prompt"]),
                 "Metadata": _object({"metadata": METADATA}, ["metadata"]),
                 "Error": {"type": "object", "required": ["error"], "properties": {"error": {}}},
             }
@@ -142,6 +147,19 @@ def _account() -> Json:
         "service_tier": {"enum": [*account.PRIORITIES, None], "description": "who goes first, where priorities count"},
         "modalities": {"enum": [["text"], None], "description": "the served model gives text only"},
         "audio": {"type": "null"},
+    }
+
+
+def _completion(limits: Limits) -> Json:
+    ids = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+    one: list[Json] = [{"type": "string", "minLength": 1}, ids]
+    several = {"type": "array", "items": {"anyOf": one}, "minItems": 1, "maxItems": limits.max_prompts}
+    most = completion.MOST_LOGPROBS
+    return _table(completion.FIELDS, limits) | {
+        "prompt": {"anyOf": [*one, several]},
+        "logprobs": {"type": ["integer", "null"], "minimum": 0, "maximum": most, "description": "likeliest per token"},
+        "echo": _flag(default=False, meaning="the prompt too"),
+        "stream": _flag(default=False, meaning="send the answer as it comes"),
     }
 
 

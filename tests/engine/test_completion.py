@@ -138,3 +138,8 @@ def test_the_openai_client(client: openai.OpenAI) -> None:
         client.completions.create(model="", prompt=FRANCE, suffix="!")
     with pytest.raises(openai.NotFoundError, match="nope"):
         client.completions.create(model="nope", prompt=FRANCE)
+
+
+def test_a_guide_holds_for_completions_too(server: Server) -> None:
+    asked = {"prompt": "The sky is", "max_tokens": 8, "temperature": 0, "guided_choice": ["blue", "green"]}
+    assert server.whole(asked, "/v1/completions")["choices"][0]["text"] in {"blue", "green"}

@@ -28,6 +28,7 @@ VALID: list[tuple[str, dict[str, Any]]] = [
     ),
     ("StandardRequest", {"inputs": ["a", "b"], "parameters": {"max_new_tokens": 1, "top_k": -1, "details": True}}),
     ("StandardRequest", {"inputs": "a", "parameters": None}),
+    ("CompletionRequest", {"prompt": [[1, 2], "a"], "logprobs": 5, "max_tokens": 0, "echo": True}),
 ]
 INVALID: list[tuple[str, dict[str, Any]]] = [
     ("ChatRequest", {"messages": []}),
@@ -42,6 +43,8 @@ INVALID: list[tuple[str, dict[str, Any]]] = [
     ("ChatRequest", {"messages": [{"role": "user", "content": "a"}], "user": "u" * 513}),
     ("ChatRequest", {"messages": [{"role": "user", "content": "a"}], "modalities": ["audio"]}),
     ("StandardRequest", {"inputs": ""}),
+    ("CompletionRequest", {"prompt": []}),
+    ("CompletionRequest", {"prompt": "a", "logprobs": 6}),
     ("StandardRequest", {"inputs": "a", "parameters": {"best_of": 17}}),
     ("StandardRequest", {"inputs": "a", "parameters": {"stop_token_ids": [-1]}}),
 ]
