@@ -128,6 +128,13 @@ class BadMethod(Error):
     is_retry_free = True
 
 
+class Conflict(Error):
+    """What is asked for is busy with another request."""
+
+    status, kind, code = 409, "invalid_request_error", "conflict"
+    is_retry_free = True
+
+
 class TooLarge(Error):
     """The body is larger than the configured limit."""
 

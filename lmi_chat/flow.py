@@ -8,7 +8,7 @@ one `async with`, so a client that goes, a deadline and a failure all leave by t
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,11 +16,13 @@ from lmi_chat import dialects, frames, wire
 from lmi_chat.bounds import Limits
 from lmi_chat.delivery import Delivery
 from lmi_chat.dialects import Desk, Task
+from lmi_chat.dialects.session import NEW
 from lmi_chat.engine import Engine
-from lmi_chat.errors import BadMedia, Draining, EngineDown, Error, Loading, TimedOut
+from lmi_chat.errors import BadField, BadMedia, Draining, EngineDown, Error, Loading, Problem, TimedOut
 from lmi_chat.frames import Shape
 from lmi_chat.job import Done, Job, Piece, Sampling
 from lmi_chat.seats import Seats
+from lmi_chat.sessions import Session, Sessions
 
 INLINE_BYTES = 32 * 1024
 # A few more than run at once go to the engine, so that it need not wait for us when one ends.
@@ -39,10 +41,12 @@ class Call:
     content_type: str = "application/json"
     content_encoding: str = ""
     accept: str = ""
+    session_id: str = ""
     route_shape: Shape = "lines"
     forced: str | None = None
     dialect: str = ""
     warnings: list[str] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 class Out(Protocol):
@@ -70,7 +74,7 @@ class Policy:
     output_formatter: str = ""
     is_strict: bool = False
     finish_words: dict[str, str] | None = None
-    chat_template: str | None = None
+    sessions: Sessions | None = None
     limits: Limits = field(default_factory=Limits)
 
 
@@ -134,7 +138,15 @@ class Line:
 
     async def answer(self, call: Call, out: Out) -> None:
         """Answer one request. Raises an Error when nothing was sent yet; after that errors are frames."""
-        task = await self._intake(call)
+        with self._turn(call) as session:
+            task = await self._intake(call, session)
+            if isinstance(task, bytes):
+                await out.whole(task, frames.DOCUMENT.content_type)
+            else:
+                await self._give(task, call, out)
+
+    async def _give(self, task: Task, call: Call, out: Out) -> None:
+        """Run a task's jobs and send what comes of them."""
         shape = frames.choose(call.accept, self._policy.output_formatter, task.shape or call.route_shape)
         framing = frames.framing(shape if task.is_stream else "document", has_end=task.has_end)
         delivery = Delivery(task.render, framing, task.jobs)
@@ -157,18 +169,44 @@ class Line:
         else:
             await out.whole(delivery.document(), framing.content_type)
 
-    async def _intake(self, call: Call) -> Task:
-        """Bytes → Task. All parsing ends here, before a slot is taken; long bodies are read off the event loop."""
+    @contextlib.contextmanager
+    def _turn(self, call: Call) -> Iterator[Session | None]:
+        """The session that the call belongs to, held for its answer. Raises BadField, Conflict."""
+        if not call.session_id or call.session_id == NEW:
+            yield None
+            return
+        if self._policy.sessions is None:
+            text = "session: sessions are off (option.enable_stateful_sessions)"
+            raise BadField([Problem("session", text)])
+        session = self._policy.sessions.get(call.session_id)
+        with session.turn():
+            yield session
+
+    async def _intake(self, call: Call, session: Session | None) -> Task | bytes:
+        """Bytes → Task. All parsing ends here, before a slot is taken; long bodies are read off the event loop.
+
+        What needs no engine, opening or closing a session, is answered at once: its document.
+        """
         if self.refusal:
             raise self.refusal
         if len(call.body) <= INLINE_BYTES:
-            return self._parse(call)
-        return await asyncio.to_thread(self._parse, call)
+            return self._parse(call, session)
+        return await asyncio.to_thread(self._parse, call, session)
 
-    def _parse(self, call: Call) -> Task:
+    def _parse(self, call: Call, session: Session | None) -> Task | bytes:
         body = _read(call, self._policy.limits)
         call.dialect = dialects.choose(body, call.forced)
-        task = dialects.parse(body, self.desk, call.id, call.dialect)
+        if call.dialect == "session":
+            document, headers = dialects.session.answer(body, self._policy.sessions, call.session_id)
+            call.headers |= headers
+            return document
+        if call.dialect == "chat" and call.session_id == NEW and self._policy.sessions is not None:
+            session = self._policy.sessions.open()
+            call.headers |= dialects.session.headers_of_new(session)
+        if call.dialect == "chat" and session is not None and self._policy.sessions is not None:
+            task = dialects.session.parse_chat(body, self.desk, call.id, session, self._policy.sessions)
+        else:
+            task = dialects.parse(body, self.desk, call.id, call.dialect)
         call.warnings = task.unknown
         return task
 

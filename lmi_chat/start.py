@@ -13,6 +13,7 @@ from lmi_chat.engine import Engine, Model, arguments
 from lmi_chat.engine import vllm as engine_vllm
 from lmi_chat.errors import Error, one_line
 from lmi_chat.flow import Line, Policy
+from lmi_chat.sessions import Sessions
 from lmi_chat.settings import MODEL_FOLDER, BadSetting, Settings
 from lmi_chat.store import Store
 from lmi_chat.template import BadTemplate, Template
@@ -147,5 +148,12 @@ def policy(settings: Settings) -> Policy:
         queue=settings.job_queue_size,
         deadline_s=settings.predict_timeout,
         output_formatter=settings.output_formatter,
+        sessions=_sessions(settings),
         limits=_limits(settings),
     )
+
+
+def _sessions(settings: Settings) -> Sessions | None:
+    if not settings.enable_stateful_sessions:
+        return None
+    return Sessions(seconds=settings.sessions_expiration, most=settings.max_sessions)

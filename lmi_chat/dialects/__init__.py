@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from lmi_chat.dialects import chat, completion, openai, standard
+from lmi_chat.dialects import chat, completion, openai, session, standard
 from lmi_chat.dialects.desk import Desk, Task
 from lmi_chat.errors import BadField, BadJson, Problem
 from lmi_chat.wire import Json
@@ -33,8 +33,8 @@ def choose(body: Json, forced: str | None) -> str:
         raise BadField([Problem(found[0], text)])
     if not found:
         raise BadJson(f"the body has none of the keys that choose a kind of request: {', '.join(KEYS)}")
-    if KEYS[found[0]] not in PARSERS:
-        served = ", ".join(key for key, name in KEYS.items() if name in PARSERS)
+    if KEYS[found[0]] not in PARSERS and KEYS[found[0]] != "session":
+        served = ", ".join(key for key, name in KEYS.items() if name in PARSERS or name == "session")
         text = f"{found[0]} ({KEYS[found[0]]} requests) is not served by this version; what is: {served}"
         raise BadField([Problem(found[0], text)])
     return KEYS[found[0]]
@@ -46,8 +46,8 @@ def parse(body: Json, desk: Desk, request_id: str, forced: str | None = None) ->
 
 
 def error_body(error: Exception, dialect: str) -> Json:
-    """An Error in the shape of its dialect: LMI's for standard, else OpenAI's ("": none was chosen yet)."""
-    return standard.error_body(error) if dialect == "standard" else openai.error_body(error)
+    """An Error in the shape of its dialect: LMI's for standard and session, else OpenAI's ("": none was chosen yet)."""
+    return standard.error_body(error) if dialect in {"standard", "session"} else openai.error_body(error)
 
 
-__all__ = ["Desk", "Task", "choose", "error_body", "parse"]
+__all__ = ["Desk", "Task", "choose", "error_body", "parse", "session"]

@@ -120,6 +120,7 @@ def _call(inputs: "Input") -> Call:
         id=headers.get("x-amzn-sagemaker-inference-id") or uuid.uuid4().hex,
         content_type=headers.get("content-type", ""),
         content_encoding=headers.get("content-encoding", ""),
+        session_id=headers.get("x-amzn-sagemaker-session-id", ""),
         accept=headers.get("x-amzn-sagemaker-accept") or headers.get("accept", ""),
     )
 

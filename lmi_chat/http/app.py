@@ -72,11 +72,15 @@ class Reply:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _headers(self) -> Headers:
-        warnings = self._exchange.call.warnings
-        if not warnings:
-            return self._exchange.headers
-        text = one_line("; ".join(warnings), WARNING_CHARS).encode("ascii", "backslashreplace")
-        return [*self._exchange.headers, (b"x-lmi-chat-warning", text)]
+        call = self._exchange.call
+        headers = [
+            *self._exchange.headers,
+            *((name.lower().encode(), text.encode()) for name, text in call.headers.items()),
+        ]
+        if call.warnings:
+            text = one_line("; ".join(call.warnings), WARNING_CHARS).encode("ascii", "backslashreplace")
+            headers.append((b"x-lmi-chat-warning", text))
+        return headers
 
 
 class Door:
@@ -141,6 +145,7 @@ def _exchange(scope: Scope, shape: Shape, forced: str | None) -> Exchange:
         content_type=_header(scope, b"content-type"),
         content_encoding=_header(scope, b"content-encoding").strip().lower(),
         accept=_header(scope, b"x-amzn-sagemaker-accept") or _header(scope, b"accept"),
+        session_id=_header(scope, b"x-amzn-sagemaker-session-id").strip(),
         route_shape=shape,
         forced=forced,
     )

@@ -5,6 +5,11 @@ import socket
 import statistics
 import threading
 import time
+from typing import Any
+
+import boto3
+import botocore.exceptions
+import pytest
 
 from tests.engine.conftest import Server
 
@@ -103,3 +108,37 @@ def test_two_requests_with_one_id_do_not_touch_each_other(server: Server) -> Non
     assert second[0] == 200
     assert json.loads(results[0][2])["usage"]["completion_tokens"] == 30  # type: ignore[index]
     assert server.wait_until_idle(1.0)
+
+
+def test_a_session_through_boto3(server: Server) -> None:
+    """The second turn alone is understood, and its prompt's beginning comes from the prefix cache."""
+    runtime = boto3.client(
+        "sagemaker-runtime",
+        endpoint_url=f"http://127.0.0.1:{server.port}",
+        region_name="us-east-1",
+        aws_access_key_id="none",
+        aws_secret_access_key="none",
+    )
+
+    def ask(body: dict[str, Any], session_id: str) -> Any:
+        data = json.dumps(body)
+        return runtime.invoke_endpoint(
+            EndpointName="any", ContentType="application/json", Body=data, SessionId=session_id
+        )
+
+    begun = ask({"requestType": "NEW_SESSION"}, "NEW_SESSION")
+    session_id = begun["NewSessionId"].partition(";")[0]
+    assert session_id in begun["Body"].read().decode()
+    first = {
+        "messages": [{"role": "user", "content": "My name is Ada. Say hello."}],
+        "temperature": 0,
+        "max_tokens": 16,
+    }
+    said = json.loads(ask(first, session_id)["Body"].read())
+    second = {"messages": [{"role": "user", "content": "And again."}], "temperature": 0, "max_tokens": 4}
+    told = json.loads(ask(second, session_id)["Body"].read())
+    assert told["usage"]["prompt_tokens"] > said["usage"]["prompt_tokens"] + 8
+    assert told["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
+    assert ask({"requestType": "CLOSE"}, session_id)["ClosedSessionId"] == session_id
+    with pytest.raises(botocore.exceptions.ClientError):
+        ask(second, session_id)

@@ -200,7 +200,7 @@ def test_plain_text_is_a_standard_request(service: Service) -> None:
     [
         ({**CHAT, "inputs": "a"}, "messages and inputs in one body"),
         ({"foo": 1}, "messages, inputs, prompt, input, requestType"),
-        ({"requestType": "a"}, "requestType (session requests) is not served by this version"),
+        ({"input": "a"}, "input (embedding requests) is not served by this version"),
         ({**CHAT, "max_tokens": True}, "max_tokens must be an integer, got true"),
         ({**CHAT, "stream": "yes"}, 'stream must be true or false, got "yes"'),
         ({**CHAT, "max_tokens": 4.0}, "max_tokens must be an integer, got 4.0"),

@@ -1,0 +1,78 @@
+"""The session dialect: `requestType` NEW_SESSION and CLOSE, and SageMaker's headers around a session.
+
+Source: Amazon SageMaker, "Stateful sessions" (header names and the form of `Expires`); LMI's answer bodies.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from lmi_chat.dialects import chat
+from lmi_chat.dialects.desk import Desk, Render, Task
+from lmi_chat.errors import BadField, Error, Problem, echo
+from lmi_chat.job import Done, Piece
+from lmi_chat.sessions import Message, Session, Sessions
+from lmi_chat.wire import Json, dump
+
+NEW, CLOSE = "NEW_SESSION", "CLOSE"
+KINDS = (NEW, CLOSE)
+
+
+def headers_of_new(session: Session) -> Mapping[str, str]:
+    """What tells the client and the platform the session's id and end."""
+    ends = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(session.expires_at))
+    told = f"{session.id}; Expires={ends}"
+    return {"X-Amzn-SageMaker-New-Session-Id": told, "X-Amzn-SageMaker-Session-Id": told}
+
+
+def answer(body: Json, sessions: Sessions | None, session_id: str) -> tuple[bytes, Mapping[str, str]]:
+    """Open or close a session: the document and its headers. Raises BadField."""
+    kind = body.get("requestType")
+    if kind not in KINDS:
+        text = f"requestType must be one of {', '.join(KINDS)}, got {echo(kind)}"
+        raise BadField([Problem("requestType", text)])
+    if sessions is None:
+        text = "requestType is not served: sessions are off (option.enable_stateful_sessions)"
+        raise BadField([Problem("requestType", text)])
+    if kind == NEW:
+        session = sessions.open()
+        return dump({"result": f"Session {session.id} created"}), headers_of_new(session)
+    if not session_id:
+        text = "requestType CLOSE needs the session's id in the header X-Amzn-SageMaker-Session-Id"
+        raise BadField([Problem("requestType", text)])
+    closed = sessions.close(session_id)
+    return dump({"result": f"Session {closed.id} closed"}), {"X-Amzn-SageMaker-Closed-Session-Id": closed.id}
+
+
+def parse_chat(body: Json, desk: Desk, request_id: str, session: Session, sessions: Sessions) -> Task:
+    """A chat body in a session: its messages follow those that are held. Raises as chat.parse."""
+    turn = body.get("messages")
+    messages = session.with_turn(turn) if isinstance(turn, list) else turn
+    task = chat.parse(body | {"messages": messages}, desk, request_id)
+    if task.job.width != 1 or messages is None:
+        raise BadField([Problem("n", f"n must be 1 in a session, got {task.job.width} sequences")])
+    task.render = Remembering(task.render, partial(sessions.keep, session), messages)
+    return task
+
+
+class Remembering:
+    """A render that keeps the conversation and its answer in the session, once the answer is complete."""
+
+    def __init__(self, shown: Render, keep: Callable[[list[Message]], None], messages: Sequence[Message]) -> None:
+        """Show by `shown`, keep by `keep`; `messages` are the conversation up to this answer."""
+        self._shown, self._keep, self._messages = shown, keep, messages
+        self._texts: list[str] = []
+
+    def piece(self, piece: Piece) -> Sequence[bytes]:
+        """Keep its text, and show it."""
+        self._texts.append(piece.text)
+        return self._shown.piece(piece)
+
+    def done(self, done: Done) -> Sequence[bytes]:
+        """The turn is complete."""
+        self._keep([*self._messages, {"role": "assistant", "content": "".join(self._texts)}])
+        return self._shown.done(done)
+
+    def fail(self, error: Error) -> bytes:
+        """The turn is not kept."""
+        return self._shown.fail(error)
