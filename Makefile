@@ -34,7 +34,7 @@ system = { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "==> in
   apt-get -qq update && apt-get -qq install --yes $(1) >/dev/null; } || \
   { echo "lmi-chat needs $(2); on Debian and Ubuntu: apt-get install $(1)" >&2; exit 1; }
 
-.PHONY: help run install dev check test quick format clean
+.PHONY: help run install dev check test quick slow format clean
 help: ## print these lines
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
 	@echo "Settings, as in make run PORT=9000: ENGINE=auto|cpu|gpu MODEL=<hub id or folder> PORT HOST ARGS PYTHON VENV"
@@ -52,9 +52,13 @@ check: dev ## formatting, lint, types, directions of import
 	@$(BIN)/mypy
 	@$(if $(wildcard tests/test_arrows.py),$(BIN)/pytest --quiet tests/test_arrows.py)
 
-test: quick ## all tests, the real engine's too
+test: quick ## the tests that a change must pass, the real engine's too
 	@echo "==> tests with the engine"
-	@$(BIN)/pytest tests/engine
+	@$(BIN)/pytest -m "not slow" tests/engine
+
+slow: dev ## the tests that take minutes: the same answers as vLLM alone, guides that never end
+	@echo "==> slow tests with the engine"
+	@$(BIN)/pytest -m slow tests/engine
 
 quick: dev ## the tests that need no engine
 	@echo "==> quick tests"
