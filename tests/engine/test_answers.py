@@ -35,7 +35,7 @@ QUESTIONS = [
 
 
 def chat(question: str, **fields: Any) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 24, **fields}
+    return {"messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 20, **fields}
 
 
 def standard(prompt: str, **parameters: Any) -> dict[str, Any]:

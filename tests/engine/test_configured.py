@@ -56,6 +56,7 @@ def first_token_s(server: Server, user: str) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.slow
 def test_one_users_flood_does_not_starve_another(other: Server) -> None:
     """Eight run at once. With 64 requests of one user waiting, another's single one is next in turn."""
     idle = min(first_token_s(other, "single") for _ in range(3))

