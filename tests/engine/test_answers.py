@@ -233,6 +233,7 @@ def test_the_openai_client_streams(server: Server) -> None:
         client.chat.completions.create(model="", messages=FRANCE, temperature=3)  # type: ignore[arg-type]
     with pytest.raises(openai.NotFoundError, match="nope"):
         client.chat.completions.create(model="nope", messages=FRANCE)  # type: ignore[arg-type]
+    client.close()
 
 
 def test_events_end_with_done_and_parse_alone(server: Server) -> None:

@@ -5,6 +5,7 @@ import io
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,8 +38,11 @@ def test_an_example_prints_what_is_shown(server: Server, language: str, code: st
         said = subprocess.run(words, check=True, capture_output=True, text=True, timeout=60).stdout
     else:
         output = io.StringIO()
+        names: dict[str, Any] = {}
         with contextlib.redirect_stdout(output):
-            exec(compile(code, "README.md", "exec"), {})  # noqa: S102 our own README
+            exec(compile(code, "README.md", "exec"), names)  # noqa: S102 our own README
+        for name in {"client", "runtime"} & names.keys():
+            names[name].close()
         said = output.getvalue()
     assert without_what_differs(said) == without_what_differs(shown)
 

@@ -141,3 +141,4 @@ def test_a_session_through_boto3(server: Server) -> None:
     assert ask({"requestType": "CLOSE"}, session_id)["ClosedSessionId"] == session_id
     with pytest.raises(botocore.exceptions.ClientError):
         ask(second, session_id)
+    runtime.close()
