@@ -72,8 +72,6 @@ class Policy:
     queue: int = 256
     deadline_s: float = 480.0
     output_formatter: str = ""
-    is_strict: bool = False
-    finish_words: dict[str, str] | None = None
     sessions: Sessions | None = None
     limits: Limits = field(default_factory=Limits)
 

@@ -96,7 +96,8 @@ async def _watch(engine: Engine, line: Line, stop: Stop, settings: Settings) -> 
             line.fail_all(EngineDown("the engine is gone"))
             await asyncio.sleep(WATCH_S)
             return FAILED
-        await asyncio.wait([asyncio.ensure_future(stop.asked.wait())], timeout=WATCH_S)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.asked.wait(), WATCH_S)
     say(f"stopping: {line.active} running, up to {settings.drain_seconds:g} s for them")
     await _until(stop, line.drain(settings.drain_seconds), is_hard=True)
     line.fail_all(EngineDown("the server was told to end at once"))
