@@ -104,7 +104,7 @@ def parse(body: Json, desk: Desk, request_id: str) -> Task:
 
 
 def _check_unserved(body: Json, form: Form) -> None:
-    openai.check_unserved(body, form, HARMLESS)
+    common.check_unserved(body, form, HARMLESS)
     if body.get("chat_template") is not None:
         form.wrong("chat_template", "is never taken from a request; it is configuration (option.chat_template)")
 

@@ -51,7 +51,7 @@ def parse(body: Json, desk: Desk, request_id: str) -> Task:
     common.check_model(body.get("model"), desk)
     form = Form(desk)
     form.read(body, FIELDS, KNOWN)
-    openai.check_unserved(body, form, HARMLESS)
+    common.check_unserved(body, form, HARMLESS)
     if body.get("suffix") not in (None, ""):
         form.wrong("suffix", f"is not supported by the served model, got {echo(body['suffix'])}")
     prompts = _check_prompt(body.get("prompt"), form)

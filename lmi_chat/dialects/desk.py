@@ -140,6 +140,13 @@ def check_model(name: object, desk: Desk) -> None:
         raise NotFound(f"model {echo(name)} is not served here; {desk.model} is", param="model")
 
 
+def check_unserved(body: Json, form: Form, harmless: Mapping[str, tuple[object, ...]]) -> None:
+    """Refuse fields that are known but not served; `harmless` gives the values of each that ask for nothing."""
+    for name, values in harmless.items():
+        if name in body and not any(body[name] == value and type(body[name]) is type(value) for value in values):
+            form.wrong(form.prefix + name, f"is not served by this version, got {echo(body[name])}")
+
+
 def check_vocabulary(form: Form) -> None:
     """Token ids must stand in the vocabulary."""
     most = form.desk.vocabulary_tokens

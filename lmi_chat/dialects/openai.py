@@ -17,13 +17,6 @@ LMI_FINISH = {"stop": "eos_token", "length": "length", "abort": "abort", "stop_s
 USAGE = ("include_usage", "continuous_usage_stats")
 
 
-def check_unserved(body: Json, form: Form, harmless: Mapping[str, tuple[object, ...]]) -> None:
-    """Refuse fields that are known but not served; `harmless` gives the values of each that ask for nothing."""
-    for name, values in harmless.items():
-        if name in body and not any(body[name] == value and type(body[name]) is type(value) for value in values):
-            form.wrong(name, f"is not served by this version, got {echo(body[name])}")
-
-
 def check_sequences(body: Json, form: Form, *, is_stream: bool) -> tuple[int, int, int]:
     """Sequences that come back, that run, and the width of a beam search (0: none)."""
     count, best_of = form.given.get("n", 1), form.extra.get("best_of", 1)

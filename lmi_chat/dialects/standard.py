@@ -62,7 +62,7 @@ def parse(body: Json, desk: Desk, request_id: str) -> Task:
     form = Form(desk, prefix="parameters.")
     form.ignore((name for name in body if name not in BODY_OWN), ANYWHERE, "")
     form.read(parameters, FIELDS, KNOWN)
-    _check_unserved(parameters, form)
+    common.check_unserved(parameters, form, HARMLESS)
     prompts = _check_inputs(body.get("inputs"), form)
     is_stream = _check_stream(body, parameters, form)
     flags = {
@@ -136,14 +136,6 @@ def _check_shape(body: Json) -> Json:
     if not isinstance(parameters, dict):
         raise BadField([Problem("parameters", f"parameters must be an object, got {echo(parameters)}")])
     return parameters
-
-
-def _check_unserved(parameters: Json, form: Form) -> None:
-    for name, harmless in HARMLESS.items():
-        if name in parameters and not any(
-            parameters[name] == value and type(parameters[name]) is type(value) for value in harmless
-        ):
-            form.wrong(f"parameters.{name}", f"is not served by this version, got {echo(parameters[name])}")
 
 
 def _check_inputs(inputs: object, form: Form) -> list[str]:
