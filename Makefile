@@ -62,7 +62,7 @@ slow: dev ## the tests that take minutes: the same answers as vLLM alone, guides
 
 quick: dev ## the tests that need no engine
 	@echo "==> quick tests"
-	@$(BIN)/pytest --ignore tests/engine
+	@$(BIN)/pytest --numprocesses auto --ignore tests/engine
 
 format: dev ## format, and mend what lint can mend
 	@$(BIN)/ruff format .
