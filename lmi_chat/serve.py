@@ -18,6 +18,7 @@ from lmi_chat.errors import EngineDown
 from lmi_chat.flow import Line
 from lmi_chat.health import Health
 from lmi_chat.http import app
+from lmi_chat.http.door import House
 from lmi_chat.http.edge import Edge
 from lmi_chat.http.protocol import protocol_class
 from lmi_chat.settings import BadSetting, Settings
@@ -53,7 +54,7 @@ async def run(settings: Settings) -> int:
     health, line = Health(), Line(start.policy(settings))
     listener = _bind(settings)
     store = start.open_store(settings)
-    house = app.House(line=line, health=health, max_body_bytes=settings.max_request_size, store=store)
+    house = House(line=line, health=health, max_body_bytes=settings.max_request_size, store=store)
     server = _server(settings, house)
     stop = Stop()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -126,7 +127,7 @@ def _bind(settings: Settings) -> socket.socket:
         raise BadSetting(f"port {settings.port} of {settings.host} cannot be taken: {error.strerror}") from error
 
 
-def _server(settings: Settings, house: app.House) -> uvicorn.Server:
+def _server(settings: Settings, house: House) -> uvicorn.Server:
     edge = Edge(
         header_bytes=settings.max_header_bytes,
         header_count=settings.max_header_count,

@@ -16,6 +16,7 @@ from lmi_chat.errors import Error
 from lmi_chat.flow import Line, Policy
 from lmi_chat.health import Health
 from lmi_chat.http import app
+from lmi_chat.http.door import House
 from lmi_chat.http.edge import Edge
 from lmi_chat.http.protocol import protocol_class
 from lmi_chat.job import Choice, Done, Finish, Job, Piece, Sink, Token
@@ -128,7 +129,7 @@ def serving(
 ) -> Iterator[Service]:
     """An HTTP server with the real protocol class around a scripted engine."""
     engine, policy = engine or Scripted(), policy or Policy()
-    house = app.House(line=Line(policy), health=Health(), max_body_bytes=max_body_bytes, store=store)
+    house = House(line=Line(policy), health=Health(), max_body_bytes=max_body_bytes, store=store)
     desk_changes = {"save": store.save if store else None} | desk_changes
     edge = Edge(receive_s=2.0, write_stall_s=1.0)
     config = uvicorn.Config(

@@ -1,0 +1,154 @@
+"""The inference routes' way in and out: a request's body to the line, the line's reply to the connection."""
+
+import asyncio
+import re
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from starlette.types import Receive, Scope, Send
+
+from lmi_chat.errors import NotFound, TooLarge, echo, one_line
+from lmi_chat.flow import Call, Line
+from lmi_chat.frames import Shape
+from lmi_chat.health import Health
+from lmi_chat.http.outlet import OUTLET, Outlet
+from lmi_chat.store import Store
+
+ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+ATTRIBUTES_CHARS = 1024
+WARNING_CHARS = 1024
+Headers = list[tuple[bytes, bytes]]
+
+
+@dataclass(slots=True, kw_only=True)
+class House:
+    """What the routes need."""
+
+    line: Line
+    health: Health
+    max_body_bytes: int
+    store: Store | None = None
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and its reply's common headers."""
+
+    call: Call
+    headers: Headers = field(default_factory=list)
+
+
+class Reply:
+    """flow's Out over ASGI: head and end go through `send`, a stream's frames straight to the connection."""
+
+    def __init__(self, exchange: Exchange, send: Send, outlet: Outlet) -> None:
+        """Answer `exchange` by `send` and `outlet`."""
+        self._exchange, self._send, self._outlet = exchange, send, outlet
+        self.write = outlet.write
+
+    async def whole(self, body: bytes, content_type: str) -> None:
+        """One document with its length."""
+        await _send_whole(self._send, 200, body, content_type, self._headers())
+
+    async def start(self, content_type: str) -> None:
+        """A stream's head; proxies are told not to hold it back."""
+        headers = [(b"content-type", content_type.encode()), (b"cache-control", b"no-cache")]
+        headers += [(b"x-accel-buffering", b"no"), *self._headers()]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def end(self) -> None:
+        """A stream's end."""
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _headers(self) -> Headers:
+        call = self._exchange.call
+        headers = [
+            *self._exchange.headers,
+            *((name.lower().encode(), text.encode()) for name, text in call.headers.items()),
+        ]
+        if call.warnings:
+            text = one_line("; ".join(call.warnings), WARNING_CHARS).encode("ascii", "backslashreplace")
+            headers.append((b"x-lmi-chat-warning", text))
+        return headers
+
+
+class Door:
+    """An inference route as an ASGI application: the body goes to the line, the reply to the connection."""
+
+    def __init__(self, house: House, *, shape: Shape, forced: str | None = None) -> None:
+        """`shape` is the route's own way to stream; `forced` the dialect that it insists on."""
+        self._house, self._shape, self._forced = house, shape, forced
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; a client that goes cancels it."""
+        exchange = _exchange(scope, self._shape, self._forced)
+        scope["lmi_chat.exchange"] = exchange
+        outlet: Outlet = scope["extensions"][OUTLET]
+        task = asyncio.current_task()
+        outlet.on_gone = task.cancel if task else None
+        try:
+            self._check_name(scope)
+            exchange.call.body = await self._body(scope, receive)
+            await self._house.line.answer(exchange.call, Reply(exchange, send, outlet))
+        except asyncio.CancelledError:
+            if not outlet.is_gone:
+                raise
+
+    def _check_name(self, scope: Scope) -> None:
+        name = scope["path_params"].get("model")
+        if (
+            name is not None
+            and self._house.line.refusal is None
+            and name not in self._house.line.desk.names | {"model"}
+        ):
+            raise NotFound(f"model {echo(name)} is not served here", param="model")
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        most = self._house.max_body_bytes
+        length = _header(scope, b"content-length")
+        if length.isdigit() and int(length) > most:
+            raise TooLarge(f"the body has {int(length)} bytes; at most {most} are read")
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise asyncio.CancelledError
+            body += message.get("body", b"")
+            if len(body) > most:
+                raise TooLarge(f"the body has more than {most} bytes")
+            if not message.get("more_body", False):
+                return bytes(body)
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
+
+
+def _exchange(scope: Scope, shape: Shape, forced: str | None) -> Exchange:
+    names = (b"x-amzn-sagemaker-inference-id", b"x-request-id")
+    asked = next((text for name in names if (text := _header(scope, name))), "")
+    request_id = asked if ID.fullmatch(asked) else uuid.uuid4().hex
+    call = Call(
+        body=b"",
+        id=request_id,
+        content_type=_header(scope, b"content-type"),
+        content_encoding=_header(scope, b"content-encoding").strip().lower(),
+        accept=_header(scope, b"x-amzn-sagemaker-accept") or _header(scope, b"accept"),
+        session_id=_header(scope, b"x-amzn-sagemaker-session-id").strip(),
+        route_shape=shape,
+        forced=forced,
+    )
+    headers: Headers = [(b"x-request-id", request_id.encode())]
+    attributes = _header(scope, b"x-amzn-sagemaker-custom-attributes")
+    if attributes and len(attributes) <= ATTRIBUTES_CHARS and attributes.isascii():
+        headers.append((b"x-amzn-sagemaker-custom-attributes", attributes.encode()))
+    return Exchange(call, headers)
+
+
+async def _send_whole(
+    send: Send, status: int, body: bytes, content_type: str, headers: Iterable[tuple[bytes, bytes]]
+) -> None:
+    head = [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode()), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": head})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
