@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-import psutil
 import uvicorn
 
 from lmi_chat import start
@@ -21,6 +20,7 @@ from lmi_chat.http import app
 from lmi_chat.http.door import House
 from lmi_chat.http.edge import Edge
 from lmi_chat.http.protocol import protocol_class
+from lmi_chat.processes import Processes
 from lmi_chat.settings import BadSetting, Settings
 
 STOPPED, FAILED = 0, 1
@@ -61,18 +61,18 @@ async def run(settings: Settings) -> int:
         asyncio.get_running_loop().add_signal_handler(name, stop.signal)
     serving = asyncio.create_task(server._serve(sockets=[listener]))  # noqa: SLF001 serve() would take the signals
     say(f"listening on http://{settings.host}:{listener.getsockname()[1]} (not ready yet)")
-    processes: list[psutil.Process] = []
+    processes = Processes()
     try:
         engine = await _until(stop, start.load(settings, line, _announce(health), store))
         if engine is None:
             return STOPPED
-        processes = psutil.Process().children(recursive=True)
+        processes.note()
         _say_ready(settings, health, line, listener.getsockname()[1])
         code = await _watch(engine, line, stop, settings)
         await _until(stop, engine.stop(), is_hard=True)
         return code
     finally:
-        _end_processes(processes)
+        processes.end()
         server.should_exit = True
         await asyncio.wait([serving], timeout=CLOSE_S)
 
@@ -148,17 +148,6 @@ def _server(settings: Settings, house: House) -> uvicorn.Server:
         timeout_keep_alive=int(settings.keep_alive_seconds),
     )
     return uvicorn.Server(config)
-
-
-def _end_processes(known: list[psutil.Process]) -> None:
-    """Leave no orphan: not of a start that was broken off, not the worker of a core that was killed.
-
-    The resource tracker ends by itself, after it has removed the shared memory that the others left.
-    """
-    for process in {*known, *psutil.Process().children(recursive=True)}:
-        with contextlib.suppress(psutil.Error):
-            if not any("resource_tracker" in word for word in process.cmdline()):
-                process.kill()
 
 
 def _say_ready(settings: Settings, health: Health, line: Line, port: int) -> None:

@@ -23,7 +23,7 @@ FLOORS = (
     ("sessions",),
     ("template", "bounds", "wire", "frames", "seats", "shelf"),
     ("job",),
-    ("errors", "health", "progress"),
+    ("errors", "health", "progress", "processes"),
 )
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 OWNERS = {
