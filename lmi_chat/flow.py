@@ -195,7 +195,8 @@ class Line:
         body = _read(call, self._policy.limits)
         call.dialect = dialects.choose(body, call.forced)
         if call.dialect == "session":
-            document, headers = dialects.session.answer(body, self._policy.sessions, call.session_id)
+            sessions = self._policy.sessions
+            document, headers, call.warnings = dialects.session.answer(body, self.desk, sessions, call.session_id)
             call.headers |= headers
             return document
         if call.dialect == "chat" and call.session_id == NEW and self._policy.sessions is not None:

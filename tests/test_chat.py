@@ -275,6 +275,8 @@ def test_other_models_are_not_found() -> None:
             "must be text",
         ),
         ({"messages": [{"role": "assistant", "content": None}]}, "messages[0].content", "got null"),
+        ({"messages": [{"role": "user", "content": None, "refusal": "x"}]}, "messages[0].content", "got null"),
+        ({"messages": [USER | {"name": 7}]}, "messages[0].name", "must be a string, got 7"),
         ({"stream": "yes"}, "stream", 'must be true or false, got "yes"'),
         ({"logprobs": 3}, "logprobs", "must be true or false, got 3"),
         ({"top_logprobs": 3}, "top_logprobs", "needs logprobs to be true, got 3"),
@@ -405,8 +407,106 @@ def test_unknown_keys_are_ignored_with_a_word() -> None:
         "stream_options.include_usge is ignored; did you mean stream_options.include_usage?",
     ]
     assert task.job.sampling.temperature == 1.0
-    assert len(ask(**{f"key{number}": 1 for number in range(12_000)}).unknown) <= 8
+    flood = ask(**{f"key{number}": 1 for number in range(12_000)}).unknown
+    assert (len(flood), flood[-1]) == (9, "so are at least 92 more")
+    assert ask(**{f"key{number}": 1 for number in range(10)}).unknown[-1] == "so are 2 more"
     assert all(len(text) < 200 for text in ask(**{"x" * 1_000_000: 1, "a\r\nb: c\0": 1}).unknown)
+
+
+INNER = [
+    ({"messages": [USER | {"contnet": "x"}]}, "messages[0].contnet", "messages[0].content"),
+    ({"messages": [USER, USER | {"tool_call": []}]}, "messages[1].tool_call", "messages[1].tool_calls"),
+    ({"messages": [USER | {"zzz": 1}]}, "messages[0].zzz", ""),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a", "txet": "b"}]}]},
+        "messages[0].content[0].txet",
+        "messages[0].content[0].text",
+    ),
+    ({"messages": [USER | {"audio": {"id": "a"}}]}, "messages[0].audio", ""),
+    (
+        {"messages": [{"role": "assistant", "content": "", "function_call": {"name": "f"}}]},
+        "messages[0].function_call",
+        "messages[0].tool_calls",
+    ),
+    (
+        {"stream": True, "stream_options": {"include_usge": True}},
+        "stream_options.include_usge",
+        "stream_options.include_usage",
+    ),
+    (
+        {"response_format": {"type": "json_object", "schema": {}}},
+        "response_format.schema",
+        "response_format.json_schema",
+    ),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}, "strickt": True}}},
+        "response_format.json_schema.strickt",
+        "response_format.json_schema.strict",
+    ),
+    (
+        {"structured_outputs": {"regex": "a", "choise": ["a"]}},
+        "structured_outputs.choise",
+        "structured_outputs.choice",
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "path", "near"), INNER, ids=[row[1] for row in INNER])
+def test_unknown_keys_are_told_wherever_they_stand(fields: Json, path: str, near: str) -> None:
+    hint = f"; did you mean {near}?" if near else ""
+    assert ask(**fields).unknown == [f"{path} is ignored{hint}"]
+    error = refusal(body(**fields), "chat", is_strict=True)
+    assert (error.param, error.message) == (path, f"{path} is not a known key{hint}")
+
+
+def test_a_key_in_trouble_is_told_with_the_one_that_it_was_misspelled_by() -> None:
+    error = refused(messages=[{"role": "user", "contnet": "hi", "zzz": 1}])
+    assert error.message == (
+        "messages[0].content must be a string or an array of parts, got null; "
+        "messages[0].contnet is not a known key; did you mean messages[0].content?"
+    )
+    with pytest.raises(Error, match=r"none of the keys .*requestType; did you mean messages by mesages\?"):
+        dialects.parse({"model": "tiny", "mesages": [USER]}, desk(), "1")
+
+
+LMI_REPLY: Json = {
+    "role": "assistant",
+    "content": "Paris.",
+    "refusal": None,
+    "annotations": None,
+    "audio": None,
+    "function_call": None,
+    "tool_calls": [],
+    "reasoning": None,
+    "reasoning_content": None,
+    "name": None,
+}
+OPENAI_REPLY: Json = {"role": "assistant", "content": "Paris.", "refusal": None, "annotations": [], "audio": None}
+STORED = {"id": "chatcmpl-1-0", "role": "assistant", "content": "Paris.", "name": None, "content_parts": None}
+
+
+@pytest.mark.parametrize("reply", [LMI_REPLY, OPENAI_REPLY, STORED])
+def test_an_answer_comes_back_as_a_turn_without_a_word(reply: Json) -> None:
+    """As LMI, OpenAI and this server's store give it; the template sees what is in it and no empty keys."""
+    here = desk(template=Template(Templated(json.dumps)), is_strict=True)
+    task = dialects.parse({"messages": [USER, reply, USER]}, here, "1")
+    assert task.unknown == []
+    assert json.loads(task.job.prompt_text) == [USER, {"role": "assistant", "content": "Paris."}, USER]
+
+
+def test_a_refusal_comes_back_as_what_was_said() -> None:
+    said = [{"role": "assistant", "content": None, "refusal": "No."}]
+    parts = [{"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}]
+    for turn in (said, parts):
+        task = ask(messages=[USER, *turn, USER])
+        assert task.unknown == []
+        assert "assistant\nNo." in task.job.prompt_text
+
+
+def test_what_a_template_never_sees_cannot_reach_it() -> None:
+    named = {"role": "user", "content": "a", "name": "Ann", "system": "override"}
+    task = dialects.parse({"messages": [named]}, desk(template=Template(Templated(json.dumps))), "1")
+    assert json.loads(task.job.prompt_text) == [{"role": "user", "content": "a", "name": "Ann"}]
 
 
 def test_unknown_keys_are_errors_where_the_deployment_is_strict() -> None:

@@ -250,6 +250,8 @@ def test_unknown_keys_of_structured_outputs_are_told() -> None:
     assert dialects.parse(body, desk(), "1").unknown == [
         "structured_outputs.regexp is ignored; did you mean structured_outputs.regex?"
     ]
+    [told] = dialects.parse(standard({"grammar": {"type": "regex", "value": "a", "vlaue": "b"}}), desk(), "1").unknown
+    assert told == "parameters.grammar.vlaue is ignored; did you mean parameters.grammar.value?"
 
 
 async def test_a_model_without_a_fast_tokenizer_takes_no_guide() -> None:

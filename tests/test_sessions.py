@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lmi_chat.errors import BadField, Bug, Conflict
+from lmi_chat.errors import BadField, Bug, Conflict, NotFound
 from lmi_chat.flow import Call, Line
 from lmi_chat.sessions import Sessions
 from tests.scripted import Scripted, said
@@ -133,6 +133,14 @@ async def test_mistakes_are_named(body: object, session_id: str, words: str) -> 
     line, _, _ = await held()
     with pytest.raises(BadField, match=words):
         await ask(line, body, session_id)
+
+
+async def test_unknown_keys_are_told() -> None:
+    line, _, _ = await held()
+    _, call = await ask(line, {"requestType": "NEW_SESSION", "expire": 5}, "NEW_SESSION")
+    assert call.warnings == ["expire is ignored"]
+    with pytest.raises(NotFound, match="gpt-4"):
+        await ask(line, {"requestType": "NEW_SESSION", "model": "gpt-4"}, "NEW_SESSION")
 
 
 async def test_what_does_not_fit_a_session_is_refused() -> None:

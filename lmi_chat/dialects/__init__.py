@@ -1,10 +1,12 @@
 """What a body speaks: chosen from one key first, so that every error names a field the caller meant."""
 
 from collections.abc import Callable, Mapping
+from itertools import islice
 
+from lmi_chat.bounds import nearest
 from lmi_chat.dialects import chat, completion, openai, session, standard
-from lmi_chat.dialects.desk import Desk, Task
-from lmi_chat.errors import BadField, BadJson, Problem
+from lmi_chat.dialects.desk import NAME_BYTES, UNKNOWN_SHOWN, Desk, Task
+from lmi_chat.errors import BadField, BadJson, Problem, one_line
 from lmi_chat.wire import Json
 
 Parse = Callable[[Json, Desk, str], Task]
@@ -32,12 +34,22 @@ def choose(body: Json, forced: str | None) -> str:
         text = f"{names} in one body: each of them chooses another kind of request; send one of them"
         raise BadField([Problem(found[0], text)])
     if not found:
-        raise BadJson(f"the body has none of the keys that choose a kind of request: {', '.join(KEYS)}")
+        hints = [
+            f"; did you mean {near} by {one_line(name, NAME_BYTES)}?"
+            for name in islice(body, UNKNOWN_SHOWN)
+            if (near := _near(name))
+        ]
+        text = f"the body has none of the keys that choose a kind of request: {', '.join(KEYS)}"
+        raise BadJson(text + "".join(hints[:1]))
     if KEYS[found[0]] not in PARSERS and KEYS[found[0]] != "session":
         served = ", ".join(key for key, name in KEYS.items() if name in PARSERS or name == "session")
         text = f"{found[0]} ({KEYS[found[0]]} requests) is not served by this version; what is: {served}"
         raise BadField([Problem(found[0], text)])
     return KEYS[found[0]]
+
+
+def _near(name: str) -> str:
+    return nearest(name, KEYS) if len(name) <= NAME_BYTES else ""
 
 
 def parse(body: Json, desk: Desk, request_id: str, forced: str | None = None) -> Task:

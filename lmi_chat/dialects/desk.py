@@ -1,6 +1,6 @@
 """What all dialects share: the deployment they check a body against, the task they make of it, the checks in common."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol
@@ -73,7 +73,10 @@ class Task:
 
 @dataclass(slots=True)
 class Form:
-    """One body being read: collects what it gives and under which paths, what is wrong and what is unknown."""
+    """One body being read: collects what it gives and under which paths, what is wrong and what is unknown.
+
+    `unknown` has each unknown key's path and the path of the known key that it may have been meant for, or "".
+    """
 
     desk: Desk
     prefix: str = ""
@@ -90,6 +93,13 @@ class Form:
                 self._keep(name, table[name], value)
         self.ignore((name for name in body if name not in known), known, self.prefix)
 
+    def check_keys(self, value: Mapping[str, object], known: Collection[str], path: str) -> None:
+        """Note the keys of `value`, which stands at `path` ("": the body itself), that are not among `known`."""
+        others = [name for name in value if name not in known]
+        if others:
+            prefix = f"{path}." if path else ""
+            self.ignore(others, {name: prefix + name for name in known}, prefix)
+
     def _keep(self, name: str, known: Field, value: object) -> None:
         path, place = self.prefix + name, known.sets or name
         checked = check(known, value, path, self.desk.limits, self.problems)
@@ -105,8 +115,7 @@ class Form:
         for name in islice(names, PROBLEMS_MOST - len(self.unknown)):
             has_hint = len(name) <= NAME_BYTES and len(self.unknown) < UNKNOWN_SHOWN
             near = nearest(name, known) if has_hint else ""
-            hint = f"; did you mean {known[near]}?" if near else ""
-            self.unknown.append((prefix + one_line(name, NAME_BYTES), hint))
+            self.unknown.append((prefix + one_line(name, NAME_BYTES), known[near] if near else ""))
 
     def value(self, body: Json, name: str, field_: Field) -> Any:
         """Check one key that is the dialect's own; its default when absent, null or wrong."""
@@ -121,13 +130,24 @@ class Form:
         self.problems.append(Problem(path, f"{path} {text}"))
 
     def close(self) -> list[str]:
-        """What is to be said about unknown keys; in a strict deployment they are wrong. Raises BadField."""
-        if self.desk.is_strict:
-            for path, hint in self.unknown:
-                self.wrong(path, f"is not a known key{hint}")
+        """What is to be said about unknown keys; in a strict deployment they are wrong. Raises BadField.
+
+        Where another key is wrong, an unknown one that it may have been meant by is named beside it.
+        """
+        wrong = {problem.path for problem in self.problems}
+        for path, near in self.unknown:
+            if self.desk.is_strict or near in wrong:
+                self.wrong(path, f"is not a known key{_hint(near)}")
         if self.problems:
             raise BadField(self.problems)
-        return [f"{path} is ignored{hint}" for path, hint in self.unknown[:UNKNOWN_SHOWN]]
+        told = [f"{path} is ignored{_hint(near)}" for path, near in self.unknown[:UNKNOWN_SHOWN]]
+        more = len(self.unknown) - UNKNOWN_SHOWN
+        least = "at least " if len(self.unknown) >= PROBLEMS_MOST else ""
+        return told if more <= 0 else [*told, f"so are {least}{more} more"]
+
+
+def _hint(near: str) -> str:
+    return f"; did you mean {near}?" if near else ""
 
 
 def check_model(name: object, desk: Desk) -> None:

@@ -23,6 +23,9 @@ GUIDED: Mapping[str, GuideKind] = {
 NAMES = frozenset({"response_format", "structured_outputs", *GUIDED})
 TGI_NAMES = NAMES | {"grammar"}
 OUTPUTS = ("json", "regex", "choice", "grammar", "json_object")
+FORMAT_KEYS = ("type", "json_schema")
+SCHEMA_KEYS = ("name", "description", "schema", "strict")
+TGI_KEYS = ("type", "value")
 TGI_KINDS = "json, json_schema or regex"
 PROBLEM_ITEMS = 5
 
@@ -57,6 +60,7 @@ def _read_format(value: object, path: str, form: Form) -> Guide | None:
     if not isinstance(value, dict):
         form.wrong(path, f'must be an object such as {{"type":"json_object"}}, got {echo(value)}')
         return None
+    form.check_keys(value, FORMAT_KEYS, path)
     match value.get("type"):
         case "text":
             return None
@@ -74,6 +78,7 @@ def _read_named_schema(value: object, path: str, form: Form) -> Guide | None:
     if not isinstance(value, dict):
         form.wrong(path, f"must be an object with name and schema, got {echo(value)}")
         return None
+    form.check_keys(value, SCHEMA_KEYS, path)
     for name, kind, words in (("name", str, "a string"), ("description", str, "a string"), ("strict", bool, "boolean")):
         if value.get(name) is not None and not isinstance(value[name], kind):
             form.wrong(f"{path}.{name}", f"must be {words}, got {echo(value[name])}")
@@ -84,9 +89,7 @@ def _read_outputs(value: object, path: str, form: Form) -> Guide | None:
     if not isinstance(value, dict):
         form.wrong(path, f"must be an object with one of {', '.join(OUTPUTS)}, got {echo(value)}")
         return None
-    form.ignore(
-        (name for name in value if name not in OUTPUTS), {name: f"{path}.{name}" for name in OUTPUTS}, path + "."
-    )
+    form.check_keys(value, OUTPUTS, path)
     named = [name for name in OUTPUTS if value.get(name) is not None]
     if len(named) > 1:
         form.wrong(path, f"must have one of {', '.join(OUTPUTS)}, got {' and '.join(named)}")
@@ -100,6 +103,7 @@ def _read_tgi(value: object, path: str, form: Form) -> Guide | None:
     if not isinstance(value, dict):
         form.wrong(path, f"must be an object with type and value, got {echo(value)}")
         return None
+    form.check_keys(value, TGI_KEYS, path)
     match value.get("type"):
         case "json":
             return _check_schema(value.get("value"), f"{path}.value", form)

@@ -7,10 +7,20 @@ from lmi_chat.dialects.desk import Form
 from lmi_chat.errors import PROBLEMS_MOST, echo
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+PLAIN = ("role", "content")
+STRINGS = ("name", "tool_call_id", "reasoning", "reasoning_content", "refusal")
+SHOWN = (*PLAIN, *STRINGS, "tool_calls")
+"""What a template may see. The rest of a message that an API has answered with says nothing to a model."""
+ANSWERED = ("annotations", "id", "content_parts")
+UNSERVED = ("function_call", "audio")
+KNOWN = (*SHOWN, *ANSWERED, *UNSERVED)
+PARTS = {"text": "text", "refusal": "refusal"}
+"""The kinds of parts, and the key that has their text."""
+Message = Mapping[str, Any]
 
 
-def check_messages(messages: object, form: Form) -> Sequence[Mapping[str, Any]]:
-    """The messages as they came, with what is wrong noted in `form`; empty when they are no usable array."""
+def check_messages(messages: object, form: Form) -> Sequence[Message]:
+    """The messages as a template may see them, what is wrong noted in `form`; empty when they are no usable array."""
     if not isinstance(messages, list):
         form.wrong("messages", f"must be an array of messages, got {echo(messages)}")
         return []
@@ -18,40 +28,68 @@ def check_messages(messages: object, form: Form) -> Sequence[Mapping[str, Any]]:
     if not messages or len(messages) > most:
         form.wrong("messages", f"must have at least 1 and at most {most} messages, got {len(messages)}")
         return []
-    for index, message in enumerate(messages):
-        _check_message(message, f"messages[{index}]", form)
-    return messages
+    return [_check_message(message, f"messages[{index}]", form) for index, message in enumerate(messages)]
 
 
-def _check_message(message: object, path: str, form: Form) -> None:
+def _check_message(message: object, path: str, form: Form) -> Message:
     if not isinstance(message, dict):
         form.wrong(path, f"must be an object with role and content, got {echo(message)}")
-        return
+        return {}
     role, content = message.get("role"), message.get("content")
+    is_plain = isinstance(content, str)
+    if is_plain and role in ROLES and len(message) == len(PLAIN):
+        return message  # nearly all are
+    message = _check_keys(message, path, form)
     if role not in ROLES:
         form.wrong(f"{path}.role", f"must be one of {', '.join(ROLES)}, got {echo(role)}")
-    if isinstance(content, str):
-        return
+    if is_plain:
+        return message
     if isinstance(content, list) and content:
-        for index, part in enumerate(content):
-            if len(form.problems) >= PROBLEMS_MOST:
-                break
-            _check_part(part, f"{path}.content[{index}]", form)
-    elif not (content is None and role == "assistant" and message.get("tool_calls")):
+        return {**message, "content": _check_parts(content, f"{path}.content", form)}
+    if role == "assistant" and content is None and "refusal" in message:
+        return {**message, "content": message["refusal"]}
+    if not (content is None and role == "assistant" and message.get("tool_calls")):
         form.wrong(f"{path}.content", f"must be a string or an array of parts, got {echo(content)}")
+    return message
 
 
-def _check_part(part: object, path: str, form: Form) -> None:
+def _check_keys(message: Message, path: str, form: Form) -> Message:
+    """The message without what no template is shown: unknown keys, and the empty ones that answers are full of."""
+    for name in STRINGS:
+        if not isinstance(message.get(name), str | None):
+            form.wrong(f"{path}.{name}", f"must be a string, got {echo(message[name])}")
+    known = [name for name in KNOWN if name not in UNSERVED or message.get(name) is None]
+    form.check_keys(message, known, path)
+    return {name: value for name, value in message.items() if name in SHOWN and (value or name == "content")}
+
+
+def _check_parts(parts: Sequence[object], path: str, form: Form) -> Sequence[Message]:
+    checked = []
+    for index, part in enumerate(parts):
+        if len(form.problems) >= PROBLEMS_MOST:
+            break
+        checked.append(_check_part(part, f"{path}[{index}]", form))
+    return checked
+
+
+def _check_part(part: object, path: str, form: Form) -> Message:
+    """A text part, or one that an assistant has refused with, which is text too."""
     kind = part.get("type") if isinstance(part, dict) else None
     if not isinstance(part, dict) or not isinstance(kind, str):
         form.wrong(path, f'must be an object with a type, such as {{"type":"text","text":"…"}}, got {echo(part)}')
-    elif kind != "text":
+        return {}
+    if kind not in PARTS:
         form.wrong(f"{path}.type", f"must be text, this version serves no other parts; got {echo(kind)}")
-    elif not isinstance(part.get("text"), str):
-        form.wrong(f"{path}.text", f"must be a string, got {echo(part.get('text'))}")
+        return {}
+    name = PARTS[kind]
+    text = part.get(name)
+    form.check_keys(part, ("type", name), path)
+    if not isinstance(text, str):
+        form.wrong(f"{path}.{name}", f"must be a string, got {echo(text)}")
+    return {"type": "text", "text": text}
 
 
-def text_of(message: Mapping[str, Any]) -> str:
+def text_of(message: Message) -> str:
     """A checked message's text, parts joined as a template without parts gets them."""
     content = message.get("content")
     if isinstance(content, list):

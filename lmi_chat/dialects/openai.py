@@ -38,8 +38,8 @@ def check_usage(body: Json, form: Form, *, is_stream: bool) -> Mapping[str, bool
     if not isinstance(options, dict) or not is_stream:
         form.wrong("stream_options", f"must be an object, and only with stream true; got {echo(options)}")
         return {}
-    inner = Form(form.desk, prefix="stream_options.", problems=form.problems, unknown=form.unknown)
-    inner.read(options, {}, {name: f"stream_options.{name}" for name in USAGE})
+    form.check_keys(options, USAGE, "stream_options")
+    inner = Form(form.desk, prefix="stream_options.", problems=form.problems)
     return {name: inner.value(options, name, BOOLEAN) for name in USAGE}
 
 

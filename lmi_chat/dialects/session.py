@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from lmi_chat.dialects import chat
-from lmi_chat.dialects.desk import Desk, Render, Task
+from lmi_chat.dialects.desk import Desk, Form, Render, Task, check_model
 from lmi_chat.errors import BadField, Error, Problem, echo
 from lmi_chat.job import Done, Piece
 from lmi_chat.sessions import Message, Session, Sessions
@@ -16,6 +16,7 @@ from lmi_chat.wire import Json, dump
 
 NEW, CLOSE = "NEW_SESSION", "CLOSE"
 KINDS = (NEW, CLOSE)
+KNOWN = ("requestType", "model")
 
 
 def headers_of_new(session: Session) -> Mapping[str, str]:
@@ -25,8 +26,14 @@ def headers_of_new(session: Session) -> Mapping[str, str]:
     return {"X-Amzn-SageMaker-New-Session-Id": told, "X-Amzn-SageMaker-Session-Id": told}
 
 
-def answer(body: Json, sessions: Sessions | None, session_id: str) -> tuple[bytes, Mapping[str, str]]:
-    """Open or close a session: the document and its headers. Raises BadField."""
+def answer(
+    body: Json, desk: Desk, sessions: Sessions | None, session_id: str
+) -> tuple[bytes, Mapping[str, str], list[str]]:
+    """Open or close a session: document, headers, what is to be said of unknown keys. Raises BadField, NotFound."""
+    check_model(body.get("model"), desk)
+    form = Form(desk)
+    form.check_keys(body, KNOWN, "")
+    unknown = form.close()
     kind = body.get("requestType")
     if kind not in KINDS:
         text = f"requestType must be one of {', '.join(KINDS)}, got {echo(kind)}"
@@ -36,12 +43,13 @@ def answer(body: Json, sessions: Sessions | None, session_id: str) -> tuple[byte
         raise BadField([Problem("requestType", text)])
     if kind == NEW:
         session = sessions.open()
-        return dump({"result": f"Session {session.id} created"}), headers_of_new(session)
+        return dump({"result": f"Session {session.id} created"}), headers_of_new(session), unknown
     if not session_id:
         text = "requestType CLOSE needs the session's id in the header X-Amzn-SageMaker-Session-Id"
         raise BadField([Problem("requestType", text)])
     closed = sessions.close(session_id)
-    return dump({"result": f"Session {closed.id} closed"}), {"X-Amzn-SageMaker-Closed-Session-Id": closed.id}
+    headers = {"X-Amzn-SageMaker-Closed-Session-Id": closed.id}
+    return dump({"result": f"Session {closed.id} closed"}), headers, unknown
 
 
 def parse_chat(body: Json, desk: Desk, request_id: str, session: Session, sessions: Sessions) -> Task:

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from prometheus_client import Counter
 from starlette.types import Receive, Scope, Send
 
 from lmi_chat.errors import NotFound, TooLarge, echo, one_line
@@ -18,6 +19,9 @@ from lmi_chat.store import Store
 ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 ATTRIBUTES_CHARS = 1024
 WARNING_CHARS = 1024
+IGNORED = Counter(
+    "lmi_chat_ignored_keys", "Keys of requests that were ignored, as X-LMI-Chat-Warning names them", ["dialect"]
+)
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -94,6 +98,9 @@ class Door:
         except asyncio.CancelledError:
             if not outlet.is_gone:
                 raise
+        finally:
+            if exchange.call.warnings:
+                IGNORED.labels(exchange.call.dialect).inc(len(exchange.call.warnings))
 
     def _check_name(self, scope: Scope) -> None:
         name = scope["path_params"].get("model")

@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import http.client
 import json
+import re
 import resource
 import socket
 import threading
@@ -326,3 +327,22 @@ def test_each_frame_is_one_write(service: Service) -> None:
     texts = [json.loads(event.removeprefix(b"data: "))["choices"][0]["delta"]["content"] for event in events]
     assert "".join(texts) == "Hello!"
     assert len(texts) == 6
+
+
+def ignored(service: Service) -> dict[str, float]:
+    text = send(service, b"", {}, "/metrics", "GET")[2].decode()
+    found = re.findall(r'^lmi_chat_ignored_keys_total\{dialect="(\w+)"\} (\S+)$', text, re.MULTILINE)
+    return {dialect: float(count) for dialect, count in found}
+
+
+def test_ignored_keys_are_told_and_counted(service: Service) -> None:
+    before = ignored(service)
+    misspelled = {"messages": [{"role": "user", "content": "hi", "nmae": "é\r\nx: y"}], "stream": True, "zz\r\nx: y": 1}
+    _, headers, _ = post(service, misspelled)
+    assert headers["x-lmi-chat-warning"] == (
+        "zz x: y is ignored; messages[0].nmae is ignored; did you mean messages[0].name?"
+    )
+    assert "x-lmi-chat-warning" in post(service, {"inputs": "x", "parameters": {"max_tokens": 5}})[1]
+    assert "x-lmi-chat-warning" not in post(service, CHAT)[1]
+    after = ignored(service)
+    assert {name: after[name] - before.get(name, 0) for name in ("chat", "standard")} == {"chat": 2, "standard": 1}
