@@ -63,9 +63,10 @@ class Delivery:
                 payloads = self._render.done(event)
                 self._over.set()
             case Error():
-                self._error = event
-                payloads = (self._render.fail(event),) if self.is_sending or self._waiting else ()
+                self._error, payloads = event, ()
                 self._over.set()
+                if self.is_sending:
+                    self._send_error(event)
         head, tail = self._framing.head, self._framing.tail
         for payload in payloads:
             self._write(head + payload + tail)
@@ -80,13 +81,18 @@ class Delivery:
         if self._error is not None and not self._waiting:
             raise self._error
 
-    def send_by(self, write: Callable[[bytes], None]) -> None:
-        """The answer has begun on the wire: send what waits, then every frame as it comes."""
+    def send_by(self, write: Callable[[bytes], None], fail: Callable[[Error, bytes], None]) -> None:
+        """The answer has begun on the wire: send what waits, then every frame as it comes, and an error by `fail`."""
         self.is_sending = True
         for data in self._waiting:
             write(data)
         self._waiting.clear()
-        self._write = write
+        self._write, self._fail = write, fail
+        if self._error is not None:
+            self._send_error(self._error)
+
+    def _send_error(self, error: Error) -> None:
+        self._fail(error, self._framing.head + self._render.fail(error) + self._framing.tail)
 
     async def over(self) -> None:
         """Wait for the job's end. Raises its Error when nothing of it was sent."""

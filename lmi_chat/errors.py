@@ -176,6 +176,12 @@ class Draining(Unavailable):
     code = "draining"
 
 
+class CutOff(Draining):
+    """The server shut down in the middle of this answer."""
+
+    is_retry_free = False
+
+
 class EngineDown(Unavailable):
     """The engine process is gone."""
 

@@ -18,7 +18,7 @@ from lmi_chat.delivery import Delivery
 from lmi_chat.dialects import Desk, Task
 from lmi_chat.dialects.session import NEW
 from lmi_chat.engine import Engine
-from lmi_chat.errors import BadField, BadMedia, Draining, EngineDown, Error, Loading, Problem, TimedOut
+from lmi_chat.errors import BadField, BadMedia, CutOff, Draining, EngineDown, Error, Loading, Problem, TimedOut
 from lmi_chat.frames import Shape
 from lmi_chat.job import Done, Job, Piece, Sampling
 from lmi_chat.seats import Seats
@@ -60,6 +60,9 @@ class Out(Protocol):
 
     def write(self, data: bytes) -> None:
         """Send one frame of a stream; returns at once and never fails for a client that is gone."""
+
+    def fail(self, error: Error, frame: bytes) -> None:
+        """Send a stream's last frame, by which its dialect tells the error; otherwise as `write`."""
 
     async def end(self) -> None:
         """End the stream."""
@@ -156,7 +159,7 @@ class Line:
                     await delivery.begun()
                     if task.is_stream:
                         await out.start(framing.content_type)
-                        delivery.send_by(out.write)
+                        delivery.send_by(out.write, out.fail)
                         await delivery.over()
         except TimeoutError:
             delivery.put(TimedOut(f"the answer was not complete within {self._policy.deadline_s:g} s"))
@@ -232,7 +235,7 @@ class Line:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
         except TimeoutError:
-            self.fail_all(Draining("the server is shutting down and this answer was not complete in time"))
+            self.fail_all(CutOff("the server is shutting down and this answer was not complete in time"))
             await self._idle.wait()
 
     def fail_all(self, error: Error) -> None:

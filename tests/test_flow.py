@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lmi_chat.errors import Bug, Busy, Draining, EngineDown, TimedOut
+from lmi_chat.errors import Bug, Busy, Draining, EngineDown, Error, TimedOut
 from lmi_chat.flow import Call, Line, Policy
 from lmi_chat.job import Done, Finish, Job, Piece
 from tests.fakes import desk
@@ -39,6 +39,9 @@ class Kept:
     def write(self, data: bytes) -> None:
         assert self.content_type, "nothing is written before the start"
         self.data += data
+
+    def fail(self, error: Error, frame: bytes) -> None:  # noqa: ARG002
+        self.write(frame)
 
     async def end(self) -> None:
         self.is_ended = True

@@ -68,6 +68,10 @@ class Parts:
         """One frame."""
         self.waiting.put_nowait((self._content_type, data))
 
+    def fail(self, error: Error, frame: bytes) -> None:  # noqa: ARG002 the frame says it
+        """The frame of an error."""
+        self.write(frame)
+
     async def end(self) -> None:
         """The stream is over; the queue's end says so."""
 

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from lmi_chat import dialects, wire
 from lmi_chat.errors import BadMethod, Bug, Error, NotFound, echo
-from lmi_chat.http import openapi, stored
+from lmi_chat.http import openapi, sagemaker, stored
 from lmi_chat.http.door import Door, Exchange, House
 
 
@@ -35,6 +35,9 @@ def _refuse(request: Request, error: Exception) -> Response:
     if error.status in {413, 415} or error.code == "draining":
         headers["Connection"] = "close"
     dialect = (exchange.call.dialect or exchange.call.forced or "") if exchange else ""
+    if request.url.path.startswith(sagemaker.PREFIX):
+        status, kind, body = sagemaker.refusal(error, dialect, is_models=exchange is not None)
+        return _json(body, status, headers | {"x-amzn-errortype": kind})
     return _json(dialects.error_body(error, dialect), error.status, headers)
 
 
@@ -55,9 +58,9 @@ def build(house: House) -> Starlette:
         Route("/invocations", lines, methods=post),
         Route("/predictions/{model}", lines, methods=post),
         Route("/models/{model}/invoke", lines, methods=post),
-        Route("/endpoints/{name}/invocations", lines, methods=post),
         Route("/v1/chat/completions", chat, methods=post),
         Route("/v1/completions", completion, methods=post),
+        *sagemaker.routes(house),
         *stored.routes(house.store),
         Route("/v1/models", _models(house), methods=["GET"]),
         Route("/v1/models/{model:path}", _models(house), methods=["GET"]),

@@ -3,13 +3,13 @@
 import asyncio
 import re
 import uuid
-from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from prometheus_client import Counter
 from starlette.types import Receive, Scope, Send
 
-from lmi_chat.errors import NotFound, TooLarge, echo, one_line
+from lmi_chat.errors import Error, NotFound, TooLarge, echo, one_line
 from lmi_chat.flow import Call, Line
 from lmi_chat.frames import Shape
 from lmi_chat.health import Health
@@ -48,22 +48,31 @@ class Reply:
 
     def __init__(self, exchange: Exchange, send: Send, outlet: Outlet) -> None:
         """Answer `exchange` by `send` and `outlet`."""
-        self._exchange, self._send, self._outlet = exchange, send, outlet
+        self._exchange, self._send = exchange, send
         self.write = outlet.write
 
     async def whole(self, body: bytes, content_type: str) -> None:
         """One document with its length."""
-        await _send_whole(self._send, 200, body, content_type, self._headers())
+        headers = [*self.types(content_type), (b"content-length", str(len(body)).encode()), *self._headers()]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def start(self, content_type: str) -> None:
         """A stream's head; proxies are told not to hold it back."""
-        headers = [(b"content-type", content_type.encode()), (b"cache-control", b"no-cache")]
-        headers += [(b"x-accel-buffering", b"no"), *self._headers()]
-        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        headers = [*self.types(content_type), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+        await self._send({"type": "http.response.start", "status": 200, "headers": [*headers, *self._headers()]})
+
+    def fail(self, error: Error, frame: bytes) -> None:  # noqa: ARG002 the frame says it
+        """A stream's last frame, of an error."""
+        self.write(frame)
 
     async def end(self) -> None:
         """A stream's end."""
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def types(self, content_type: str) -> Headers:
+        """The headers that say what the body is."""
+        return [(b"content-type", content_type.encode())]
 
     def _headers(self) -> Headers:
         call = self._exchange.call
@@ -77,8 +86,15 @@ class Reply:
         return headers
 
 
+def header(scope: Scope, name: bytes) -> str:
+    """The first of a request's headers of that name (in lower case), or ""."""
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
+
+
 class Door:
     """An inference route as an ASGI application: the body goes to the line, the reply to the connection."""
+
+    reply: ClassVar[type[Reply]] = Reply
 
     def __init__(self, house: House, *, shape: Shape, forced: str | None = None) -> None:
         """`shape` is the route's own way to stream; `forced` the dialect that it insists on."""
@@ -86,7 +102,7 @@ class Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; a client that goes cancels it."""
-        exchange = _exchange(scope, self._shape, self._forced)
+        exchange = self.exchange(scope)
         scope["lmi_chat.exchange"] = exchange
         outlet: Outlet = scope["extensions"][OUTLET]
         task = asyncio.current_task()
@@ -94,13 +110,34 @@ class Door:
         try:
             self._check_name(scope)
             exchange.call.body = await self._body(scope, receive)
-            await self._house.line.answer(exchange.call, Reply(exchange, send, outlet))
+            await self._house.line.answer(exchange.call, self.reply(exchange, send, outlet))
         except asyncio.CancelledError:
             if not outlet.is_gone:
                 raise
         finally:
             if exchange.call.warnings:
                 IGNORED.labels(exchange.call.dialect).inc(len(exchange.call.warnings))
+
+    def exchange(self, scope: Scope) -> Exchange:
+        """A request's head as the line takes it, and what its reply repeats."""
+        names = (b"x-amzn-sagemaker-inference-id", b"x-request-id")
+        asked = next((text for name in names if (text := header(scope, name))), "")
+        request_id = asked if ID.fullmatch(asked) else uuid.uuid4().hex
+        call = Call(
+            body=b"",
+            id=request_id,
+            content_type=header(scope, b"content-type"),
+            content_encoding=header(scope, b"content-encoding").strip().lower(),
+            accept=header(scope, b"x-amzn-sagemaker-accept") or header(scope, b"accept"),
+            session_id=header(scope, b"x-amzn-sagemaker-session-id").strip(),
+            route_shape=self._shape,
+            forced=self._forced,
+        )
+        headers: Headers = [(b"x-request-id", request_id.encode())]
+        attributes = header(scope, b"x-amzn-sagemaker-custom-attributes")
+        if attributes and len(attributes) <= ATTRIBUTES_CHARS and attributes.isascii():
+            headers.append((b"x-amzn-sagemaker-custom-attributes", attributes.encode()))
+        return Exchange(call, headers)
 
     def _check_name(self, scope: Scope) -> None:
         name = scope["path_params"].get("model")
@@ -113,7 +150,7 @@ class Door:
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         most = self._house.max_body_bytes
-        length = _header(scope, b"content-length")
+        length = header(scope, b"content-length")
         if length.isdigit() and int(length) > most:
             raise TooLarge(f"the body has {int(length)} bytes; at most {most} are read")
         body = bytearray()
@@ -126,36 +163,3 @@ class Door:
                 raise TooLarge(f"the body has more than {most} bytes")
             if not message.get("more_body", False):
                 return bytes(body)
-
-
-def _header(scope: Scope, name: bytes) -> str:
-    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
-
-
-def _exchange(scope: Scope, shape: Shape, forced: str | None) -> Exchange:
-    names = (b"x-amzn-sagemaker-inference-id", b"x-request-id")
-    asked = next((text for name in names if (text := _header(scope, name))), "")
-    request_id = asked if ID.fullmatch(asked) else uuid.uuid4().hex
-    call = Call(
-        body=b"",
-        id=request_id,
-        content_type=_header(scope, b"content-type"),
-        content_encoding=_header(scope, b"content-encoding").strip().lower(),
-        accept=_header(scope, b"x-amzn-sagemaker-accept") or _header(scope, b"accept"),
-        session_id=_header(scope, b"x-amzn-sagemaker-session-id").strip(),
-        route_shape=shape,
-        forced=forced,
-    )
-    headers: Headers = [(b"x-request-id", request_id.encode())]
-    attributes = _header(scope, b"x-amzn-sagemaker-custom-attributes")
-    if attributes and len(attributes) <= ATTRIBUTES_CHARS and attributes.isascii():
-        headers.append((b"x-amzn-sagemaker-custom-attributes", attributes.encode()))
-    return Exchange(call, headers)
-
-
-async def _send_whole(
-    send: Send, status: int, body: bytes, content_type: str, headers: Iterable[tuple[bytes, bytes]]
-) -> None:
-    head = [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode()), *headers]
-    await send({"type": "http.response.start", "status": status, "headers": head})
-    await send({"type": "http.response.body", "body": body, "more_body": False})

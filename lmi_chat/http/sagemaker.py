@@ -1,0 +1,131 @@
+"""SageMaker's runtime API on this server: what an unmodified `boto3.client("sagemaker-runtime")` asks for and is told.
+
+The platform wraps a container's errors itself, so this happens below /endpoints/ only. Source of names, statuses and
+patterns: the service model that botocore brings (sagemaker-runtime, 2017-05-13). The signature is not looked at.
+"""
+
+import re
+from typing import ClassVar
+
+from starlette.routing import Route
+from starlette.types import Scope, Send
+
+from lmi_chat import dialects, frames, wire
+from lmi_chat.errors import BadField, Error, Problem, TimedOut, TooLarge, echo, one_line
+from lmi_chat.frames import EVENT_STREAM
+from lmi_chat.http.door import Door, Exchange, Headers, House, Reply, header
+from lmi_chat.http.outlet import Outlet
+
+PREFIX = "/endpoints/"
+VARIANT = (b"x-amzn-invoked-production-variant", b"AllTraffic")
+NAME = re.compile(r"[a-zA-Z0-9](?:-*[a-zA-Z0-9]){0,62}")
+HEADERS = {
+    b"x-amzn-sagemaker-custom-attributes": ("CustomAttributes", 1024, re.compile(r"[\x00-\x7f]*")),
+    b"x-amzn-sagemaker-inference-id": ("InferenceId", 64, re.compile(r"[!-~][ -~]*")),
+    b"x-amzn-sagemaker-session-id": ("SessionId", 256, re.compile(r"NEW_SESSION|[a-zA-Z0-9](?:-*[a-zA-Z0-9])*")),
+}
+ERROR_BYTES = 2048
+SUMMARY_BYTES = 400
+SHORT_BYTES = 280
+
+
+class Endpoint(Door):
+    """POST /endpoints/{name}/invocations: what SageMaker checks before the container is asked, is checked here."""
+
+    def exchange(self, scope: Scope) -> Exchange:
+        """As at every door, with the variant's name. Raises BadField."""
+        check_head(scope)
+        exchange = super().exchange(scope)
+        exchange.headers.append(VARIANT)
+        return exchange
+
+
+class Parts(Reply):
+    """An answer as AWS event-stream messages: each frame is a PayloadPart, an error in mid-stream an exception."""
+
+    def __init__(self, exchange: Exchange, send: Send, outlet: Outlet) -> None:
+        """Answer `exchange` by `send` and `outlet`."""
+        super().__init__(exchange, send, outlet)
+        self._push = outlet.write
+        self.write = self._write_parts
+
+    def types(self, content_type: str) -> Headers:
+        """The stream's own type, and the type of what its parts join to."""
+        own = (b"content-type", EVENT_STREAM.encode())
+        return [own, (b"x-amzn-sagemaker-content-type", content_type.encode())]
+
+    async def whole(self, body: bytes, content_type: str) -> None:
+        """One document in as many parts as it takes."""
+        await super().whole(b"".join(frames.parts(body)), content_type)
+
+    def _write_parts(self, data: bytes) -> None:
+        for part in frames.parts(data):
+            self._push(part)
+
+    def fail(self, error: Error, frame: bytes) -> None:  # noqa: ARG002 the exception says it
+        """What boto3 raises while it reads; the dialect's own frame would look like a part of the answer."""
+        code = "ModelInvocationTimeExceeded" if isinstance(error, TimedOut) else "StreamBroken"
+        payload = wire.dump({"Message": error.message, "ErrorCode": code})
+        self._push(frames.exception("ModelStreamError", payload))
+
+
+class Stream(Endpoint):
+    """POST /endpoints/{name}/invocations-response-stream."""
+
+    reply: ClassVar[type[Reply]] = Parts
+
+
+def check_head(scope: Scope) -> None:
+    """The endpoint's name and the headers that SageMaker bounds. Raises BadField."""
+    name = scope["path_params"]["name"]
+    if not NAME.fullmatch(name):
+        text = f"EndpointName must be at most 63 letters, digits and inner hyphens, got {echo(name)}"
+        raise BadField([Problem("EndpointName", text)])
+    for key, (field, most, pattern) in HEADERS.items():
+        value = header(scope, key)
+        if value and (len(value) > most or not pattern.fullmatch(value)):
+            text = f"{field} must have at most {most} characters and match {pattern.pattern}, got {echo(value)}"
+            raise BadField([Problem(field, text)])
+
+
+def refusal(error: Error, dialect: str, *, is_models: bool) -> tuple[int, str, wire.Json]:
+    """An Error as the runtime API tells it: status, error type, body. `is_models`: it is the container's own word.
+
+    boto3 sends a request again after 500, 502, 503, 504 and 429. Only what cost nothing is a 503; all else that the
+    container says is a ModelError, status 424, with the real status inside.
+    """
+    if isinstance(error, TooLarge) or (not is_models and error.status == 400):  # noqa: PLR2004
+        return 400, "ValidationError", {"Message": error.message}
+    if error.status == 503 and error.is_retry_free:  # noqa: PLR2004
+        return 503, "ServiceUnavailable", {"Message": error.message}
+    if not is_models and error.status < 500:  # noqa: PLR2004
+        return error.status, "UnknownOperationException", {"Message": error.message}
+    if not is_models:
+        return 500, "InternalFailure", {"Message": error.message}
+    body = _model_error(error, dialect, error.message)
+    if len(wire.dump(body)) > ERROR_BYTES:
+        body = _model_error(error, dialect, one_line(error.message, SHORT_BYTES))
+    return 424, "ModelError", body
+
+
+def _model_error(error: Error, dialect: str, message: str) -> wire.Json:
+    """OriginalMessage is the body that /invocations gives; `message` is the error's, shortened if need be."""
+    original = Error(message, param=error.param)
+    original.status, original.kind, original.code = error.status, error.kind, error.code
+    side = "client" if error.status < 500 else "server"  # noqa: PLR2004
+    text = f'Received {side} error ({error.status}) from primary with message "{message}"'
+    return {
+        "Message": one_line(text, SUMMARY_BYTES),
+        "OriginalStatusCode": error.status,
+        "OriginalMessage": wire.dump(dialects.error_body(original, dialect)).decode(),
+        "LogStreamArn": "",
+    }
+
+
+def routes(house: House) -> list[Route]:
+    """The runtime API's routes."""
+    one = PREFIX + "{name}/"
+    return [
+        Route(one + "invocations", Endpoint(house, shape="lines"), methods=["POST"]),
+        Route(one + "invocations-response-stream", Stream(house, shape="lines"), methods=["POST"]),
+    ]
