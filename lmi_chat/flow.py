@@ -45,6 +45,8 @@ class Call:
     route_shape: Shape = "lines"
     forced: str | None = None
     dialect: str = ""
+    deadline_s: float | None = None  # None: the deployment's
+    is_promised: bool = False  # accepted earlier: answered in a drain too
     warnings: list[str] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -89,6 +91,8 @@ class Line:
         self._desk: Desk | None = None
         self._seats: Seats | None = None
         self._active: set[Delivery] = set()
+        self._promised = 0
+        self._is_over = False
         self._closed_by: Error = Loading("the model is still loading; /ping says how far")
         self._idle = asyncio.Event()
         self._idle.set()
@@ -105,11 +109,13 @@ class Line:
             return self._closed_by
         if self._engine.is_dead:
             return EngineDown("the engine is gone; this server is ending")
-        return self._closed_by if self._is_closed else None
+        return self._closed_by if isinstance(self._closed_by, Draining) else None
 
-    @property
-    def _is_closed(self) -> bool:
-        return isinstance(self._closed_by, Draining)
+    def _check_open(self, call: Call) -> None:
+        """Raises the refusal; what was promised before a drain is still taken while the drain lasts."""
+        refusal = self.refusal
+        if refusal and not (call.is_promised and isinstance(refusal, Draining) and not self._is_over):
+            raise refusal
 
     @property
     def limits(self) -> Limits:
@@ -151,9 +157,10 @@ class Line:
         shape = frames.choose(call.accept, self._policy.output_formatter, task.shape or call.route_shape)
         framing = frames.framing(shape if task.is_stream else "document", has_end=task.has_end)
         delivery = Delivery(task.render, framing, task.jobs)
+        seconds = call.deadline_s or self._policy.deadline_s
         try:
-            async with asyncio.timeout(self._policy.deadline_s):
-                async with self._slot(task, delivery) as engine, contextlib.AsyncExitStack() as runs:
+            async with asyncio.timeout(seconds):
+                async with self._slot(task, call, delivery) as engine, contextlib.AsyncExitStack() as runs:
                     for job, sink in zip(task.jobs, delivery.sinks(), strict=True):
                         await runs.enter_async_context(engine.run(job, sink))
                     await delivery.begun()
@@ -162,9 +169,9 @@ class Line:
                         delivery.send_by(out.write, out.fail)
                         await delivery.over()
         except TimeoutError:
-            delivery.put(TimedOut(f"the answer was not complete within {self._policy.deadline_s:g} s"))
+            delivery.put(TimedOut(f"the answer was not complete within {seconds:g} s"))
             if not delivery.is_sending:
-                raise TimedOut(f"no answer within {self._policy.deadline_s:g} s") from None
+                raise TimedOut(f"no answer within {seconds:g} s") from None
         if task.is_stream:
             await out.end()
         else:
@@ -188,8 +195,7 @@ class Line:
 
         What needs no engine, opening or closing a session, is answered at once: its document.
         """
-        if self.refusal:
-            raise self.refusal
+        self._check_open(call)
         if len(call.body) <= INLINE_BYTES:
             return self._parse(call, session)
         return await asyncio.to_thread(self._parse, call, session)
@@ -213,10 +219,11 @@ class Line:
         return task
 
     @contextlib.asynccontextmanager
-    async def _slot(self, task: Task, delivery: Delivery) -> AsyncIterator[Engine]:
+    async def _slot(self, task: Task, call: Call, delivery: Delivery) -> AsyncIterator[Engine]:
         """Count as running until the end; wait for one's turn at the engine. Raises Busy."""
-        if self.refusal or self._engine is None or self._seats is None:
-            raise self.refusal or self._closed_by
+        self._check_open(call)
+        if self._engine is None or self._seats is None:
+            raise self._closed_by
         self._active.add(delivery)
         self._idle.clear()
         try:
@@ -225,8 +232,22 @@ class Line:
                 yield self._engine
         finally:
             self._active.discard(delivery)
-            if not self._active:
-                self._idle.set()
+            self._settle()
+
+    @contextlib.contextmanager
+    def promise(self) -> Iterator[None]:
+        """Work accepted for later: a drain waits for it as for what runs; its calls are `is_promised`."""
+        self._promised += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._promised -= 1
+            self._settle()
+
+    def _settle(self) -> None:
+        if not self._active and not self._promised:
+            self._idle.set()
 
     async def drain(self, seconds: float) -> None:
         """Take nothing more; wait up to `seconds` for what runs, then end the rest with an error of its own."""
@@ -235,6 +256,7 @@ class Line:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
         except TimeoutError:
+            self._is_over = True
             self.fail_all(CutOff("the server is shutting down and this answer was not complete in time"))
             await self._idle.wait()
 

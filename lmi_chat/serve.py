@@ -54,7 +54,8 @@ async def run(settings: Settings) -> int:
     health, line = Health(), Line(start.policy(settings))
     listener = _bind(settings)
     store = start.open_store(settings)
-    house = House(line=line, health=health, max_body_bytes=settings.max_request_size, store=store)
+    spool = start.open_spool(settings, line)
+    house = House(line=line, health=health, max_body_bytes=settings.max_request_size, store=store, spool=spool)
     server = _server(settings, house)
     stop = Stop()
     for name in (signal.SIGTERM, signal.SIGINT):

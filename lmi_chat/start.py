@@ -13,8 +13,10 @@ from lmi_chat.engine import Engine, Model, arguments
 from lmi_chat.engine import vllm as engine_vllm
 from lmi_chat.errors import Error, one_line
 from lmi_chat.flow import Line, Policy
+from lmi_chat.folder import Folder
 from lmi_chat.sessions import Sessions
 from lmi_chat.settings import MODEL_FOLDER, BadSetting, Settings
+from lmi_chat.spool import Spool
 from lmi_chat.store import Store
 from lmi_chat.template import BadTemplate, Template
 
@@ -97,6 +99,17 @@ def open_store(settings: Settings) -> Store | None:
     store = Store(path, days=settings.store_days, max_bytes=settings.store_bytes)
     atexit.register(store.close)  # both surfaces end this way, after the last answer
     return store
+
+
+def open_spool(settings: Settings, line: Line) -> Spool | None:
+    """Where asynchronous requests wait, if a folder is configured. Raises BadSetting."""
+    if not settings.async_folder:
+        return None
+    path = Path(settings.async_folder)
+    if not path.is_dir():
+        raise BadSetting(f"async_folder must be a folder that exists, got {one_line(settings.async_folder, 200)}")
+    most, at_once = settings.async_queue_size, settings.async_concurrency
+    return Spool(line, Folder(path), most=most, at_once=at_once, max_body_bytes=settings.max_request_size)
 
 
 def _desk(settings: Settings, model: Model, store: Store | None) -> Desk:

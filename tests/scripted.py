@@ -20,6 +20,7 @@ from lmi_chat.http.door import House
 from lmi_chat.http.edge import Edge
 from lmi_chat.http.protocol import protocol_class
 from lmi_chat.job import Choice, Done, Finish, Job, Piece, Sink, Token
+from lmi_chat.spool import Spool
 from lmi_chat.store import Store
 from tests.fakes import VOCABULARY_TOKENS, ByteTokenizer, desk
 
@@ -125,11 +126,13 @@ def serving(
     is_open: bool = True,
     max_body_bytes: int = 2**20,
     store: Store | None = None,
+    spool: Callable[[Line], Spool] | None = None,
     **desk_changes: Any,
 ) -> Iterator[Service]:
     """An HTTP server with the real protocol class around a scripted engine."""
     engine, policy = engine or Scripted(), policy or Policy()
     house = House(line=Line(policy), health=Health(), max_body_bytes=max_body_bytes, store=store)
+    house.spool = spool(house.line) if spool else None
     desk_changes = {"save": store.save if store else None} | desk_changes
     edge = Edge(receive_s=2.0, write_stall_s=1.0)
     config = uvicorn.Config(

@@ -17,11 +17,12 @@ FLOORS = (
     ("http", "djl"),
     ("start",),
     ("settings", "embedded"),
+    ("spool",),
     ("flow",),
     ("delivery",),
     ("dialects", "engine", "store"),
     ("sessions",),
-    ("template", "bounds", "wire", "frames", "seats", "shelf"),
+    ("template", "bounds", "wire", "frames", "seats", "shelf", "folder"),
     ("job",),
     ("errors", "health", "progress", "processes"),
 )

@@ -14,6 +14,7 @@ from lmi_chat.flow import Call, Line
 from lmi_chat.frames import Shape
 from lmi_chat.health import Health
 from lmi_chat.http.outlet import OUTLET, Outlet
+from lmi_chat.spool import Spool
 from lmi_chat.store import Store
 
 ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -33,6 +34,7 @@ class House:
     health: Health
     max_body_bytes: int
     store: Store | None = None
+    spool: Spool | None = None
 
 
 @dataclass(slots=True)

@@ -5,16 +5,23 @@ patterns: the service model that botocore brings (sagemaker-runtime, 2017-05-13)
 """
 
 import re
+import uuid
+from pathlib import PurePosixPath
 from typing import ClassVar
 
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Scope, Send
 
 from lmi_chat import dialects, frames, wire
 from lmi_chat.errors import BadField, Error, Problem, TimedOut, TooLarge, echo, one_line
+from lmi_chat.flow import Call
+from lmi_chat.folder import Folder
 from lmi_chat.frames import EVENT_STREAM
 from lmi_chat.http.door import Door, Exchange, Headers, House, Reply, header
 from lmi_chat.http.outlet import Outlet
+from lmi_chat.spool import Order
 
 PREFIX = "/endpoints/"
 VARIANT = (b"x-amzn-invoked-production-variant", b"AllTraffic")
@@ -23,7 +30,20 @@ HEADERS = {
     b"x-amzn-sagemaker-custom-attributes": ("CustomAttributes", 1024, re.compile(r"[\x00-\x7f]*")),
     b"x-amzn-sagemaker-inference-id": ("InferenceId", 64, re.compile(r"[!-~][ -~]*")),
     b"x-amzn-sagemaker-session-id": ("SessionId", 256, re.compile(r"NEW_SESSION|[a-zA-Z0-9](?:-*[a-zA-Z0-9])*")),
+    b"x-amzn-sagemaker-inputlocation": ("InputLocation", 1024, re.compile(r"[ -~]+")),
+    b"x-amzn-sagemaker-filename": ("Filename", 32, re.compile(r"(?!.*\..*\.)[a-zA-Z0-9][a-zA-Z0-9_.-]*")),
+    b"x-amzn-sagemaker-s3outputpathextension": (
+        "S3OutputPathExtension",
+        512,
+        re.compile(r"(?!s3:|https:)[a-zA-Z0-9!_.*'()/-]+"),
+    ),
 }
+ASYNC_HEADERS = (
+    *("inputlocation", "filename", "s3outputpathextension", "inference-id", "content-type", "accept"),
+    *("invocationtimeoutseconds", "requestttlseconds"),
+)
+INLINE_BYTES = 128_000
+TIMEOUT_S, TTL_S = (1, 3600), (60, 21_600)
 ERROR_BYTES = 2048
 SUMMARY_BYTES = 400
 SHORT_BYTES = 280
@@ -75,17 +95,83 @@ class Stream(Endpoint):
     reply: ClassVar[type[Reply]] = Parts
 
 
+class Later:
+    """POST /endpoints/{name}/async-invocations: 202 with the places where answer or failure will be."""
+
+    def __init__(self, house: House) -> None:
+        """Hand over to the spool of `house`."""
+        self._house = house
+
+    async def __call__(self, request: Request) -> Response:
+        """Accept one request. Raises what makes it unacceptable."""
+        check_head(request.scope)
+        if self._house.spool is None:
+            raise _bad("InvokeEndpointAsync", "is not served: option.async_folder is not set")
+        order = _order(request, await _read_inline(request), self._house.spool.folder)
+        await self._house.spool.take(order)
+        headers = {
+            "X-Amzn-SageMaker-OutputLocation": self._house.spool.folder.url(order.output),
+            "X-Amzn-SageMaker-FailureLocation": self._house.spool.folder.url(order.failure),
+        }
+        return Response(wire.dump({"InferenceId": order.call.id}), 202, headers, "application/json")
+
+
+async def _read_inline(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > INLINE_BYTES:
+            raise TooLarge(f"Body must have at most {INLINE_BYTES} bytes; use InputLocation for more")
+    return bytes(body)
+
+
+def _order(request: Request, body: bytes, folder: Folder) -> Order:
+    """The request's own words checked. Raises BadField."""
+    given = {name: header(request.scope, b"x-amzn-sagemaker-" + name.encode()) for name in ASYNC_HEADERS}
+    location, name = given["inputlocation"], given["filename"] or f"{uuid.uuid4().hex}.out"
+    if bool(location) == bool(body):
+        raise _bad("InputLocation", "and Body: exactly one of them is needed")
+    path = PurePosixPath(given["s3outputpathextension"].lstrip("/"))
+    if ".." in path.parts:
+        raise _bad("S3OutputPathExtension", f"must not go up, got {echo(str(path))}")
+    call = Call(
+        body=body,
+        id=given["inference-id"] or uuid.uuid4().hex,
+        content_type=given["content-type"],
+        accept=given["accept"],
+        deadline_s=_seconds(given["invocationtimeoutseconds"], "InvocationTimeoutSeconds", *TIMEOUT_S),
+    )
+    return Order(
+        call=call,
+        source=folder.parts(location) if location else None,
+        output=("output", *path.parts, name),
+        failure=("failure", *path.parts, name),
+        wait_s=_seconds(given["requestttlseconds"], "RequestTTLSeconds", *TTL_S) or TTL_S[1],
+    )
+
+
+def _seconds(text: str, field: str, low: int, high: int) -> int | None:
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and low <= int(text[:9]) <= high):
+        raise _bad(field, f"must be a whole number, at least {low} and at most {high}, got {echo(text)}")
+    return int(text)
+
+
+def _bad(field: str, text: str) -> BadField:
+    return BadField([Problem(field, f"{field} {text}")])
+
+
 def check_head(scope: Scope) -> None:
     """The endpoint's name and the headers that SageMaker bounds. Raises BadField."""
     name = scope["path_params"]["name"]
     if not NAME.fullmatch(name):
-        text = f"EndpointName must be at most 63 letters, digits and inner hyphens, got {echo(name)}"
-        raise BadField([Problem("EndpointName", text)])
+        raise _bad("EndpointName", f"must be at most 63 letters, digits and inner hyphens, got {echo(name)}")
     for key, (field, most, pattern) in HEADERS.items():
         value = header(scope, key)
         if value and (len(value) > most or not pattern.fullmatch(value)):
-            text = f"{field} must have at most {most} characters and match {pattern.pattern}, got {echo(value)}"
-            raise BadField([Problem(field, text)])
+            text = f"must have at most {most} characters and match {pattern.pattern}, got {echo(value)}"
+            raise _bad(field, text)
 
 
 def refusal(error: Error, dialect: str, *, is_models: bool) -> tuple[int, str, wire.Json]:
@@ -128,4 +214,5 @@ def routes(house: House) -> list[Route]:
     return [
         Route(one + "invocations", Endpoint(house, shape="lines"), methods=["POST"]),
         Route(one + "invocations-response-stream", Stream(house, shape="lines"), methods=["POST"]),
+        Route(one + "async-invocations", Later(house).__call__, methods=["POST"]),
     ]

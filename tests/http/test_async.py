@@ -1,0 +1,210 @@
+"""invoke_endpoint_async by boto3: a file in, a file out, the same line in between."""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmi_chat.errors import Bug, EngineDown
+from lmi_chat.flow import Call, Line, Policy
+from lmi_chat.folder import Folder
+from lmi_chat.spool import Order, Spool
+from tests.fakes import desk
+from tests.http.test_app import CHAT, post
+from tests.http.test_sagemaker import boto
+from tests.scripted import Scripted, Service, said, serving
+from tests.test_flow import breaking
+
+
+def spooling(folder: Path, **limits: int) -> Callable[[Line], Spool]:
+    values = {"most": 4, "at_once": 2, "max_body_bytes": 4096} | limits
+    return lambda line: Spool(line, Folder(folder), **values)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    with serving(spool=spooling(tmp_path)) as running:
+        yield running
+
+
+@pytest.fixture
+def ask(service: Service) -> Iterator[Any]:
+    client = boto(service, retries={"total_max_attempts": 1})
+    given = partial(client.invoke_endpoint_async, EndpointName="e", ContentType="application/json")
+    given.exceptions = client.exceptions  # type: ignore[attr-defined]
+    yield given
+    client.close()
+
+
+def placed(folder: Path, body: object, name: str = "in.json") -> str:
+    (folder / name).write_bytes(body if isinstance(body, bytes) else json.dumps(body).encode())
+    return (folder / name).as_uri()
+
+
+def left(location: str) -> bytes:
+    """What is in the file, as soon as it is there."""
+    path, end = Path(location.removeprefix("file://")), time.monotonic() + 5
+    while not path.exists():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    return path.read_bytes()
+
+
+def test_a_file_in_a_file_out(service: Service, ask: Any, tmp_path: Path) -> None:
+    reply = ask(InputLocation=placed(tmp_path, CHAT), InferenceId="my-id")
+    assert (reply["ResponseMetadata"]["HTTPStatusCode"], reply["InferenceId"]) == (202, "my-id")
+    answer = json.loads(left(reply["OutputLocation"]))
+    assert answer["choices"][0]["message"]["content"] == "Hello!"
+    assert service.engine.jobs[-1].id == "my-id"
+    assert not Path(reply["FailureLocation"].removeprefix("file://")).exists()
+    again = ask(InputLocation=placed(tmp_path, CHAT), InferenceId="my-id")
+    assert again["OutputLocation"] != reply["OutputLocation"]
+
+
+def test_a_body_a_stream_and_a_name_of_its_own(ask: Any, tmp_path: Path) -> None:
+    reply = ask(Body=b'{"inputs":"a"}', Filename="mine.out", S3OutputPathExtension="/today/x")
+    assert reply["OutputLocation"] == (tmp_path / "output/today/x/mine.out").as_uri()
+    assert json.loads(left(reply["OutputLocation"])) == {"generated_text": "Hello!"}
+    lines = left(ask(Body=json.dumps({**CHAT, "stream": True}))["OutputLocation"]).splitlines()
+    assert [json.loads(line)["choices"][0]["delta"]["content"] for line in lines] == [*"Hello!"]
+    events = left(ask(Body=json.dumps({**CHAT, "stream": True}), Accept="text/event-stream")["OutputLocation"])
+    assert events.endswith(b"data: [DONE]\n\n")
+    plain = ask(Body=b"hello", ContentType="text/plain")
+    assert json.loads(left(plain["OutputLocation"])) == {"generated_text": "Hello!"}
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("error", [Bug("boom"), EngineDown("the engine is gone")])
+def test_a_failure_is_a_document_of_its_own(
+    service: Service,
+    ask: Any,
+    error: Any,
+    is_stream: bool,  # noqa: FBT001
+) -> None:
+    service.engine.script = breaking(error)
+    reply = ask(Body=json.dumps({**CHAT, "stream": is_stream}))
+    assert json.loads(left(reply["FailureLocation"]))["error"]["message"] == error.message
+    assert not Path(reply["OutputLocation"].removeprefix("file://")).exists()
+
+
+def test_bad_bodies_fail_in_their_dialects_words(ask: Any) -> None:
+    failure = json.loads(left(ask(Body=b'{"inputs":"a","parameters":{"top_p":2}}')["FailureLocation"]))
+    assert (failure["code"], failure["param"]) == (400, "parameters.top_p")
+    failure = json.loads(left(ask(Body=b"{")["FailureLocation"]))
+    assert failure["error"]["code"] == "bad_json"
+
+
+def test_the_time_of_an_answer_is_the_requests_own(service: Service, ask: Any) -> None:
+    service.engine.script = said("slow", gap_s=1.0)
+    failure = left(ask(Body=json.dumps(CHAT), InvocationTimeoutSeconds=1)["FailureLocation"])
+    assert json.loads(failure)["error"]["message"] == "no answer within 1 s"
+
+
+def test_what_is_not_accepted(service: Service, ask: Any, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    location, more = placed(tmp_path, CHAT), "x-amzn-sagemaker-"
+    for fields, words in (
+        ({}, "exactly one of them"),
+        ({"Body": b"{}", "InputLocation": location}, "exactly one of them"),
+        ({"Body": b" " * 128_001}, "Body must have at most 128000 bytes"),
+        ({"InputLocation": "s3://bucket/in.json"}, "must be a file:// URL"),
+        ({"InputLocation": "file:///etc/passwd"}, "must name a file in option.async_folder"),
+        ({"InputLocation": location.replace("in.json", "../x")}, "must name a file in option.async_folder"),
+        ({"InputLocation": location.replace("in.json", "link")}, "InputLocation cannot be read"),
+        ({"InputLocation": location.replace("in.json", "none")}, "InputLocation cannot be read: No such file"),
+        ({"InputLocation": placed(tmp_path, b" " * 4097, "big")}, "more than 4096 bytes"),
+        ({"Body": b"{}", "S3OutputPathExtension": "a/../../b"}, "S3OutputPathExtension must not go up"),
+        ({"Body": b"{}", "Filename": "../x"}, "Filename must have at most 32 characters"),
+        ({"Body": b"{}", "RequestTTLSeconds": 21_601}, "RequestTTLSeconds must be a whole number, at least 60"),
+        ({"Body": b"{}", "InvocationTimeoutSeconds": 3601}, "at least 1 and at most 3600, got"),
+    ):
+        with pytest.raises(ask.exceptions.ValidationError, match=words):
+            ask(**fields)
+    status, _, answer = post(service, CHAT, path="/endpoints/e/async-invocations", headers={more + "filename": "a b"})
+    assert (status, answer.keys()) == (400, {"Message"})
+    assert not (tmp_path / "output").exists()
+
+
+def test_off_unless_a_folder_is_named() -> None:
+    with serving() as service:
+        client = boto(service)
+        with pytest.raises(client.exceptions.ValidationError, match="async_folder is not set"):
+            client.invoke_endpoint_async(EndpointName="e", Body=b"{}")
+        client.close()
+
+
+def test_so_many_are_held_and_the_others_told_to_come_again(service: Service, ask: Any) -> None:
+    service.engine.script = said("slow", gap_s=0.1)
+    held = [ask(Body=json.dumps(CHAT)) for _ in range(4)]
+    with pytest.raises(ask.exceptions.ServiceUnavailable, match="all 4 places for asynchronous requests"):
+        ask(Body=json.dumps(CHAT))
+    assert service.engine.running <= 2
+    for reply in held:
+        assert b"slow" in left(reply["OutputLocation"])
+    service.engine.script = said("Hello!")
+    assert left(ask(Body=json.dumps(CHAT))["OutputLocation"])
+
+
+def test_a_full_line_is_waited_for(tmp_path: Path) -> None:
+    engine = Scripted(said("abc", gap_s=0.1), max_running=1)
+    with serving(engine, policy=Policy(queue=0), spool=spooling(tmp_path)) as service:
+        client = boto(service)
+        live = [threading.Thread(target=lambda: post(service, CHAT)) for _ in range(2)]
+        for thread in live:
+            thread.start()
+        while engine.running < 2:
+            time.sleep(0.005)
+        assert post(service, CHAT)[0] == 503
+        reply = client.invoke_endpoint_async(EndpointName="e", Body=json.dumps(CHAT))
+        assert b"abc" in left(reply["OutputLocation"])
+        for thread in live:
+            thread.join()
+        client.close()
+
+
+def order(name: str, wait_s: float = 60.0) -> Order:
+    call = Call(body=json.dumps(CHAT).encode(), id=name)
+    return Order(call=call, source=None, output=("output", name), failure=("failure", name), wait_s=wait_s)
+
+
+async def opened(folder: Path, engine: Scripted) -> tuple[Line, Spool]:
+    line = Line(Policy())
+    await line.open(engine, desk())
+    return line, spooling(folder, at_once=1)(line)
+
+
+async def test_a_drain_waits_for_what_was_accepted(tmp_path: Path) -> None:
+    line, spool = await opened(tmp_path, Scripted(said("abc", gap_s=0.02)))
+    for name in "123":
+        await spool.take(order(name))
+    await line.drain(10)
+    assert sorted(path.name for path in (tmp_path / "output").iterdir()) == ["1", "2", "3"]
+    with pytest.raises(Exception, match="shutting down"):
+        await spool.take(order("4"))
+
+
+async def test_a_drain_has_an_end(tmp_path: Path) -> None:
+    line, spool = await opened(tmp_path, Scripted(said("abc", gap_s=60.0)))
+    for name in "123":
+        await spool.take(order(name))
+    await asyncio.sleep(0.01)
+    await line.drain(0.05)
+    assert not (tmp_path / "output").exists()
+    for name in "123":
+        failure = json.loads((tmp_path / "failure" / name).read_bytes())
+        assert failure["error"]["code"] == "draining"
+
+
+async def test_who_waits_too_long_is_told(tmp_path: Path) -> None:
+    line, spool = await opened(tmp_path, Scripted(said("abc", gap_s=0.1)))
+    await spool.take(order("1"))
+    await spool.take(order("2", wait_s=0.05))
+    await line.drain(10)
+    assert (tmp_path / "output" / "1").exists()
+    assert b"has waited for 0.05 s" in (tmp_path / "failure" / "2").read_bytes()
