@@ -55,7 +55,9 @@ async def run(settings: Settings) -> int:
     listener = _bind(settings)
     store = start.open_store(settings)
     spool = start.open_spool(settings, line)
-    house = House(line=line, health=health, max_body_bytes=settings.max_request_size, store=store, spool=spool)
+    most = settings.max_request_size
+    house = House(line=line, health=health, max_body_bytes=most, store=store, spool=spool)
+    house.is_tgi = settings.tgi_compat
     server = _server(settings, house)
     stop = Stop()
     for name in (signal.SIGTERM, signal.SIGINT):

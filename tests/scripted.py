@@ -133,6 +133,7 @@ def serving(
     engine, policy = engine or Scripted(), policy or Policy()
     house = House(line=Line(policy), health=Health(), max_body_bytes=max_body_bytes, store=store)
     house.spool = spool(house.line) if spool else None
+    house.is_tgi = desk_changes.get("is_tgi", False)
     desk_changes = {"save": store.save if store else None} | desk_changes
     edge = Edge(receive_s=2.0, write_stall_s=1.0)
     config = uvicorn.Config(

@@ -27,11 +27,12 @@ CONTRACT = {
     "Busy": (503, "unavailable_error", "busy"),
     "Loading": (503, "unavailable_error", "loading"),
     "Draining": (503, "unavailable_error", "draining"),
+    "CutOff": (503, "unavailable_error", "draining"),
     "EngineDown": (503, "unavailable_error", "engine_down"),
     "TimedOut": (504, "timeout_error", "deadline_exceeded"),
     "Bug": (500, "server_error", "internal_error"),
 }
-SPENT = {"EngineDown", "TimedOut", "Bug"}
+SPENT = {"CutOff", "EngineDown", "TimedOut", "Bug"}
 
 
 def classes(base: type[Error]) -> list[type[Error]]:
@@ -110,4 +111,4 @@ def test_a_line_is_printable_and_as_short_as_asked(text: str, limit: int) -> Non
 def test_any_error_fits_two_kibibytes(texts: list[tuple[str, str]], times: int) -> None:
     error = BadField([Problem(path * times, text * times) for path, text in texts])
     for dialect in ("chat", "standard"):
-        assert len(dump(error_body(error, dialect))) <= 2048
+        assert len(dump(error_body(error, dialect, is_tgi=True))) <= 2048

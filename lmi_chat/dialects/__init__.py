@@ -57,9 +57,13 @@ def parse(body: Json, desk: Desk, request_id: str, forced: str | None = None) ->
     return PARSERS[choose(body, forced)](body, desk, request_id)
 
 
-def error_body(error: Exception, dialect: str) -> Json:
-    """An Error in the shape of its dialect: LMI's for standard and session, else OpenAI's ("": none was chosen yet)."""
-    return standard.error_body(error) if dialect in {"standard", "session"} else openai.error_body(error)
+def error_body(error: Exception, dialect: str, *, is_tgi: bool = False) -> Json:
+    """An Error in the shape of its dialect: LMI's for standard and session, else OpenAI's ("": none was chosen yet).
+
+    `is_tgi`: a deployment for TGI's clients, who are told `error_type` wherever they may be the ones that asked.
+    """
+    body = standard.error_body(error) if dialect in {"standard", "session"} else openai.error_body(error)
+    return body | {"error_type": standard.tgi_type(error)} if is_tgi and dialect in {"standard", ""} else body
 
 
 __all__ = ["Desk", "Task", "choose", "error_body", "parse", "session"]

@@ -4,7 +4,7 @@ import codecs
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lmi_chat.errors import Error
+from lmi_chat.errors import CutOff, Error, TimedOut
 from lmi_chat.job import Done, Finish, Job, Piece, Token
 from lmi_chat.wire import Json, dump
 
@@ -18,6 +18,17 @@ def error_body(error: Exception) -> Json:
     if not isinstance(error, Error):
         error = Error("internal error")
     return {"error": error.message, "code": error.status, "type": error.kind, "param": error.param}
+
+
+def tgi_type(error: Exception) -> str:
+    """What TGI calls an Error, in `error_type`: its clients choose the exception that they raise by it."""
+    if not isinstance(error, Error):
+        return "generation"
+    if error.status < Error.status:
+        return "validation"
+    if error.is_retry_free:
+        return "overloaded"
+    return "incomplete_generation" if error.code in {TimedOut.code, CutOff.code} else "generation"
 
 
 def _finish(finish: Finish | None) -> str:
@@ -100,8 +111,9 @@ class Lines:
     `index` counts prompts and sequences, prompt by prompt.
     """
 
-    def __init__(self, jobs: Sequence[Job], *, details: bool, return_full_text: bool) -> None:
+    def __init__(self, jobs: Sequence[Job], *, details: bool, return_full_text: bool, is_tgi: bool = False) -> None:
         """Remember what the last lines are to carry."""
+        self._is_tgi = is_tgi
         self._jobs = [job for job in jobs for _ in range(job.width)]
         self._has_details = details
         self._growths = [Growth(job.prompt_text if return_full_text else "") for job in self._jobs]
@@ -141,6 +153,7 @@ class Lines:
                 "details": {"finish_reason": "error", "generated_tokens": growth.count},
             }
             | error_body(error)
+            | ({"error_type": tgi_type(error)} if self._is_tgi else {})
         )
 
 

@@ -12,7 +12,7 @@ from lmi_chat.bounds import SAMPLING, Field
 from lmi_chat.dialects import desk as common
 from lmi_chat.dialects import guide
 from lmi_chat.dialects.desk import Desk, Form, Task
-from lmi_chat.dialects.generation import Lines, Whole, WholeList, error_body
+from lmi_chat.dialects.generation import Lines, Whole, WholeList, error_body, tgi_type
 from lmi_chat.errors import BadField, Problem, echo
 from lmi_chat.job import Job
 from lmi_chat.wire import Json
@@ -86,7 +86,7 @@ def parse(body: Json, desk: Desk, request_id: str) -> Task:
     )
     render: common.Render
     if is_stream:
-        render = Lines(jobs, **flags)
+        render = Lines(jobs, is_tgi=desk.is_tgi, **flags)
     else:
         wholes = [Whole(job, returned=shape["returned"], **flags) for job in jobs]
         render = WholeList(wholes) if is_many or desk.is_tgi else wholes[0]
@@ -197,4 +197,4 @@ def _check_prefill(parameters: Json, form: Form, *, is_stream: bool) -> dict[str
     return {"prompt_logprobs": 0} if wanted and "prompt_logprobs" not in form.given else {}
 
 
-__all__ = ["error_body", "parse"]
+__all__ = ["error_body", "parse", "tgi_type"]

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -21,24 +22,28 @@ def _json(value: object, status: int = 200, headers: dict[str, str] | None = Non
     return Response(wire.dump(value), status, headers, "application/json")
 
 
-def _refuse(request: Request, error: Exception) -> Response:
-    """The one place where an Error becomes a response."""
-    exchange: Exchange | None = request.scope.get("lmi_chat.exchange")
-    headers = {key.decode(): value.decode() for key, value in exchange.headers} if exchange else {}
-    if isinstance(error, HTTPException):
-        headers |= error.headers or {}
-        error = _of_route(request, error)
-    if not isinstance(error, Error):
-        error = Bug("internal error")
-    if error.retry_after_s is not None:
-        headers["Retry-After"] = str(error.retry_after_s)
-    if error.status in {413, 415} or error.code == "draining":
-        headers["Connection"] = "close"
-    dialect = (exchange.call.dialect or exchange.call.forced or "") if exchange else ""
-    if request.url.path.startswith(sagemaker.PREFIX):
-        status, kind, body = sagemaker.refusal(error, dialect, is_models=exchange is not None)
-        return _json(body, status, headers | {"x-amzn-errortype": kind})
-    return _json(dialects.error_body(error, dialect), error.status, headers)
+def _refusing(house: House) -> Callable[[Request, Exception], Response]:
+    def refuse(request: Request, error: Exception) -> Response:
+        """The one place where an Error becomes a response."""
+        exchange: Exchange | None = request.scope.get("lmi_chat.exchange")
+        headers = {key.decode(): value.decode() for key, value in exchange.headers} if exchange else {}
+        if isinstance(error, HTTPException):
+            headers |= error.headers or {}
+            error = _of_route(request, error)
+        if not isinstance(error, Error):
+            error = Bug("internal error")
+        if error.retry_after_s is not None:
+            headers["Retry-After"] = str(error.retry_after_s)
+        if error.status in {413, 415} or error.code == "draining":
+            headers["Connection"] = "close"
+        dialect = (exchange.call.dialect or exchange.call.forced or "") if exchange else ""
+        body_of = partial(dialects.error_body, dialect=dialect, is_tgi=house.is_tgi)
+        if request.url.path.startswith(sagemaker.PREFIX):
+            status, kind, body = sagemaker.refusal(error, body_of, is_models=exchange is not None)
+            return _json(body, status, headers | {"x-amzn-errortype": kind})
+        return _json(body_of(error), error.status, headers)
+
+    return refuse
 
 
 def _of_route(request: Request, error: HTTPException) -> Error:
@@ -67,7 +72,7 @@ def build(house: House) -> Starlette:
         Route("/metrics", _metrics, methods=["GET"]),
         Route("/openapi.json", _openapi(house), methods=["GET"]),
     ]
-    handlers: dict[Any, Any] = {Error: _refuse, HTTPException: _refuse, Exception: _refuse}
+    handlers: dict[Any, Any] = dict.fromkeys((Error, HTTPException, Exception), _refusing(house))
     return Starlette(routes=routes, exception_handlers=handlers)
 
 

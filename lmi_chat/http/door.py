@@ -35,6 +35,7 @@ class House:
     max_body_bytes: int
     store: Store | None = None
     spool: Spool | None = None
+    is_tgi: bool = False
 
 
 @dataclass(slots=True)

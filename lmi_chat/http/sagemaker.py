@@ -6,6 +6,7 @@ patterns: the service model that botocore brings (sagemaker-runtime, 2017-05-13)
 
 import re
 import uuid
+from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import ClassVar
 
@@ -14,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Scope, Send
 
-from lmi_chat import dialects, frames, wire
+from lmi_chat import frames, wire
 from lmi_chat.errors import BadField, Error, Problem, TimedOut, TooLarge, echo, one_line
 from lmi_chat.flow import Call
 from lmi_chat.folder import Folder
@@ -47,6 +48,7 @@ TIMEOUT_S, TTL_S = (1, 3600), (60, 21_600)
 ERROR_BYTES = 2048
 SUMMARY_BYTES = 400
 SHORT_BYTES = 280
+BodyOf = Callable[[Error], wire.Json]
 
 
 class Endpoint(Door):
@@ -174,7 +176,7 @@ def check_head(scope: Scope) -> None:
             raise _bad(field, text)
 
 
-def refusal(error: Error, dialect: str, *, is_models: bool) -> tuple[int, str, wire.Json]:
+def refusal(error: Error, body_of: BodyOf, *, is_models: bool) -> tuple[int, str, wire.Json]:
     """An Error as the runtime API tells it: status, error type, body. `is_models`: it is the container's own word.
 
     boto3 sends a request again after 500, 502, 503, 504 and 429. Only what cost nothing is a 503; all else that the
@@ -188,13 +190,13 @@ def refusal(error: Error, dialect: str, *, is_models: bool) -> tuple[int, str, w
         return error.status, "UnknownOperationException", {"Message": error.message}
     if not is_models:
         return 500, "InternalFailure", {"Message": error.message}
-    body = _model_error(error, dialect, error.message)
+    body = _model_error(error, body_of, error.message)
     if len(wire.dump(body)) > ERROR_BYTES:
-        body = _model_error(error, dialect, one_line(error.message, SHORT_BYTES))
+        body = _model_error(error, body_of, one_line(error.message, SHORT_BYTES))
     return 424, "ModelError", body
 
 
-def _model_error(error: Error, dialect: str, message: str) -> wire.Json:
+def _model_error(error: Error, body_of: BodyOf, message: str) -> wire.Json:
     """OriginalMessage is the body that /invocations gives; `message` is the error's, shortened if need be."""
     original = Error(message, param=error.param)
     original.status, original.kind, original.code = error.status, error.kind, error.code
@@ -203,7 +205,7 @@ def _model_error(error: Error, dialect: str, message: str) -> wire.Json:
     return {
         "Message": one_line(text, SUMMARY_BYTES),
         "OriginalStatusCode": error.status,
-        "OriginalMessage": wire.dump(dialects.error_body(original, dialect)).decode(),
+        "OriginalMessage": wire.dump(body_of(original)).decode(),
         "LogStreamArn": "",
     }
 
