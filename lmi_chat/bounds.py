@@ -1,4 +1,7 @@
-"""One table of parameters: name → type, low, high, default, meaning. Both dialects and the README read it."""
+"""What a field may hold: type, low, high, default, meaning; the table of sampling's; the check of a value against one.
+
+The dialects, the OpenAPI document and docs/fields.md read it; fields.py has the dialects' other fields.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +10,9 @@ from typing import Any, Literal
 
 from lmi_chat.errors import Problem, echo
 
-Kind = Literal["integer", "number", "boolean", "string", "strings", "token ids", "bias", "object"]
+Kind = Literal[
+    "integer", "number", "boolean", "string", "strings", "token ids", "bias", "object", "word", "structure", "refused"
+]
 KINDS = {
     "integer": "an integer",
     "number": "a number",
@@ -32,6 +37,7 @@ class Limits:
     max_stop: int = 16
     max_stop_chars: int = 1024
     max_logprobs: int = 20
+    max_prompt_logprobs: int = 65_536
     max_logit_bias: int = 1024
     max_json_depth: int = 64
     max_schema_bytes: int = 65_536
@@ -45,9 +51,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Field:
-    """A parameter's type and bounds (of an array: of its length); `high` may name a member of Limits.
+    """A field's type and bounds (of a string or array: of its length); `high` may name a member of Limits.
 
-    `sets` is its name in Sampling ("" for none).
+    `sets` is its name in Sampling ("" for none). Of a word, `words` are the possible ones; of a structure, `shown` is
+    its type in words; of a field that is refused, `nothing` are the values which ask for nothing.
     """
 
     kind: Kind
@@ -57,6 +64,9 @@ class Field:
     high: float | str | None = None
     is_above_low: bool = False
     default: object = None
+    words: tuple[str, ...] = ()
+    shown: str = ""
+    nothing: tuple[object, ...] = ()
 
     def top(self, limits: Limits) -> float | None:
         """The upper bound as a number."""
@@ -165,22 +175,36 @@ def check(field: Field, value: object, path: str, limits: Limits, problems: list
 
 def _wrong(field: Field, value: object, limits: Limits) -> str:
     match field.kind, value:
-        case ("boolean", bool()) | ("string", str()) | ("object", dict()):
+        case ("boolean", bool()) | ("object", dict()) | ("structure", _):
             return ""
+        case (("word" | "refused"), _):
+            return _unlisted(field, value)
+        case "string", str():
+            return _bad_string(field, value, limits)
         case ("integer", int()) | ("number", int() | float()) if not isinstance(value, bool):
             return _outside(field, value, limits)  # type: ignore[arg-type]
-        case "strings", str():
-            return _bad_strings([value], field, limits)
-        case "strings", list() if all(isinstance(item, str) for item in value):
-            return _bad_strings(value, field, limits)
+        case "strings", str() | list() if all(isinstance(item, str) for item in value):
+            return _bad_strings([value] if isinstance(value, str) else value, field, limits)
         case "token ids", list() if all(type(item) is int for item in value):
             return _bad_ids(value, field, limits)
         case "bias", dict():
             return _bad_bias(value, field, limits)
-        case "integer", float() if value.is_integer() and abs(value) >= 2**63:
-            return f"must be {_range(field, limits)}, got {value!r}"
-        case _:
-            return f"must be {KINDS[field.kind]}, got {echo(value)}"
+    is_huge = field.kind == "integer" and isinstance(value, float) and value.is_integer() and abs(value) >= 2**63
+    return f"must be {_range(field, limits) if is_huge else KINDS[field.kind]}, got {echo(value)}"
+
+
+def _unlisted(field: Field, value: object) -> str:
+    if field.kind == "word":
+        return "" if value in field.words else f"must be one of {', '.join(field.words)}, got {echo(value)}"
+    is_nothing = any(value == other and type(value) is type(other) for other in field.nothing)
+    return "" if is_nothing else f"{field.meaning}, got {echo(value)}"
+
+
+def _bad_string(field: Field, value: str, limits: Limits) -> str:
+    most = field.top(limits)
+    if most is not None and len(value) > most:
+        return f"must have at most {most} characters, got {len(value)}"
+    return "must not be empty" if field.low and not value else ""
 
 
 def _outside(field: Field, value: float, limits: Limits) -> str:

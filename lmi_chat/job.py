@@ -60,7 +60,7 @@ class Job:
     """One prompt as the engine sees it: token ids, how to sample, who asked.
 
     `copies`: equal greedy sequences run once and are given so many times. `beams`: beam search of that width, with
-    `length_penalty`; 0 for ordinary sampling.
+    `length_penalty`, which ends with the first `beams` sequences that do if it `stops_early`; 0 for ordinary sampling.
     """
 
     id: str
@@ -72,6 +72,7 @@ class Job:
     copies: int = 1
     beams: int = 0
     length_penalty: float = 1.0
+    stops_early: bool = False
 
     @property
     def width(self) -> int:
@@ -91,10 +92,14 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A chosen token with the most likely alternatives, best first (empty unless asked for)."""
+    """A chosen token with the most likely alternatives, best first (empty unless asked for).
+
+    `rank`: its place among all tokens by probability, from 1; 0 where the engine does not tell.
+    """
 
     choice: Choice
     top: tuple[Choice, ...] = ()
+    rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)

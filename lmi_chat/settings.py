@@ -85,6 +85,9 @@ class Settings:
     max_stop: int = key(16, "stop strings of one request", low=1, high=1024)
     max_stop_chars: int = key(1024, "characters of one stop string", low=1, high=65_536)
     max_logprobs: int = key(20, "alternatives per token", low=0, high=1000)
+    max_prompt_logprobs: int = key(
+        65_536, "log-probabilities of prompts in one reply: tokens × (1 + alternatives)", low=1, high=2**30
+    )
     max_logit_bias: int = key(1024, "tokens in logit_bias", low=0, high=300_000)
     store: str = key("", "a file that keeps the chat completions which ask for it (store: true); empty: none is kept")
     store_days: float = key(30.0, "days for which a completion is kept", low=0.01, high=36_500)

@@ -42,7 +42,9 @@ async def load(settings: Settings, line: Line, enter: Callable[[str], None], sto
     """Start the engine and open `line`; `enter` is told each phase as it begins. Raises StartFailed."""
     folder = await _model_folder(settings, enter)
     names = _names(settings, folder)
-    given = dict(settings.engine) | {"model": folder, "served_model_name": names[0]}
+    # a beam search asks the engine for twice as many alternatives as it has beams
+    given = dict(settings.engine) | {"max_logprobs": str(max(settings.max_logprobs, 2 * settings.max_n))}
+    given |= {"model": folder, "served_model_name": names[0]}
     arguments.prepare_environment(given)
     loop = asyncio.get_running_loop()
 
@@ -143,6 +145,7 @@ def _limits(settings: Settings) -> Limits:
         max_stop=settings.max_stop,
         max_stop_chars=settings.max_stop_chars,
         max_logprobs=settings.max_logprobs,
+        max_prompt_logprobs=settings.max_prompt_logprobs,
         max_logit_bias=settings.max_logit_bias,
         max_json_depth=settings.max_json_depth,
         max_schema_bytes=settings.max_schema_bytes,

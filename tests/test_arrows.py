@@ -21,7 +21,7 @@ FLOORS = (
     ("flow",),
     ("delivery",),
     ("dialects", "engine", "store"),
-    ("sessions",),
+    ("sessions", "fields"),
     ("template", "bounds", "wire", "frames", "seats", "shelf", "folder"),
     ("job",),
     ("errors", "health", "progress", "processes"),

@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from lmi_chat.engine import beam
 from lmi_chat.errors import Bug, Error
-from lmi_chat.job import Choice, Done, Event, Job, Piece, Sampling, Sink, Token
+from lmi_chat.job import Choice, Done, Event, Finish, Job, Piece, Sampling, Sink, Token
 
 END = 0
 MODEL = {
@@ -32,11 +33,27 @@ async def run(job: Job, sink: Sink) -> AsyncIterator[None]:
     yield
 
 
-async def found(*, beams: int, max_tokens: int = 3, penalty: float = 1.0) -> list[Event]:
+async def found(
+    *,
+    beams: int,
+    max_tokens: int = 3,
+    penalty: float = 1.0,
+    is_early: bool = False,
+    ends: frozenset[int] = frozenset({END}),
+    **changes: Any,
+) -> list[Event]:
     events: list[Event] = []
-    sampling = Sampling(temperature=0.0, max_tokens=max_tokens, logprobs=0)
-    job = Job(id="j", prompt_ids=[9], prompt_text="p", sampling=sampling, beams=beams, length_penalty=penalty)
-    async with beam.run(run, job, events.append, frozenset({END})):
+    sampling = Sampling(temperature=0.0, max_tokens=max_tokens, logprobs=0, **changes)
+    job = Job(
+        id="j",
+        prompt_ids=[9],
+        prompt_text="p",
+        sampling=sampling,
+        beams=beams,
+        length_penalty=penalty,
+        stops_early=is_early,
+    )
+    async with beam.run(run, job, events.append, ends):
         while not events or not isinstance(events[-1], Done | Error):
             await asyncio.sleep(0)
     return events
@@ -60,6 +77,39 @@ async def test_the_length_limit_ends_unfinished_beams() -> None:
     assert pieces[0].ids == [2, 3]
     assert pieces[0].finish is not None
     assert pieces[0].finish.reason == "length"
+
+
+def pieces_of(events: list[Event]) -> list[Piece]:
+    return [event for event in events if isinstance(event, Piece)]
+
+
+@pytest.mark.parametrize(("is_kept", "text"), [(False, "B"), (True, "BC")])
+async def test_stop_strings_end_a_beam(is_kept: bool, text: str) -> None:  # noqa: FBT001
+    [best, _] = pieces_of(await found(beams=2, stop=("C",), include_stop_str_in_output=is_kept))
+    assert (best.ids, best.text, best.finish) == ([2, 3], text, Finish("stop", "C"))
+
+
+async def test_stop_tokens_end_a_beam_and_are_named() -> None:
+    [best, _] = pieces_of(await found(beams=2, stop_token_ids=(3,)))
+    assert (best.ids, best.text, best.finish) == ([2, 3], "B", Finish("stop", 3))
+
+
+async def test_the_end_may_be_passed_over() -> None:
+    """`ignore_eos`: the model's own ends are none; `min_tokens`: none yet."""
+    assert pieces_of(await found(beams=2, ends=frozenset()))[0].ids == [2, 3, END]
+    assert pieces_of(await found(beams=2, ends=frozenset()))[0].finish == Finish("length")
+    assert pieces_of(await found(beams=2, min_tokens=3))[0].ids == [2, 3, 5]
+    least = pieces_of(await found(beams=2, max_tokens=4, min_tokens=3))
+    assert all(END not in piece.ids[:3] for piece in least)
+    assert pieces_of(await found(beams=2, stop=("C",), min_tokens=2))[0].ids == [2, 3, END]
+
+
+async def test_early_stopping_takes_the_first_that_end() -> None:
+    """Two have ended after three steps; without it the search goes on to a longer one that scores better."""
+    early = pieces_of(await found(beams=2, max_tokens=8, penalty=4.0, is_early=True))
+    late = pieces_of(await found(beams=2, max_tokens=8, penalty=4.0))
+    assert max(len(piece.ids) for piece in early) == 3
+    assert max(len(piece.ids) for piece in late) > 3
 
 
 async def test_an_error_of_a_step_is_the_searchs_error() -> None:

@@ -122,7 +122,7 @@ def test_other_types_are_wrong_and_not_converted(name: str, value: object) -> No
 @pytest.mark.parametrize("name", SAMPLING)
 def test_null_is_absent(name: str) -> None:
     form = Form(desk())
-    form.read({name: None}, SAMPLING, {name: name})
+    form.read({name: None}, SAMPLING)
     assert (form.given, form.extra, form.problems, form.unknown) == ({}, {}, [], [])
 
 

@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmi_chat import dialects
+from lmi_chat.bounds import Limits
 from lmi_chat.dialects import chat
 from lmi_chat.dialects.desk import Task
 from lmi_chat.dialects.openai import LMI_FINISH
 from lmi_chat.errors import BadField, Bug, EngineDown, Error, NotFound, PromptTooLong
+from lmi_chat.fields import CHAT
 from lmi_chat.job import Choice, Done, Finish, Piece, Sampling, Token
 from lmi_chat.template import BadTemplate, Template
 from lmi_chat.wire import Json
@@ -52,6 +54,7 @@ REACHING: dict[str, tuple[Any, str, Any]] = {
     "logit_bias": ({"7": -100}, "logit_bias", {7: -100.0}),
     "allowed_token_ids": ([1, 256], "allowed_token_ids", (1, 256)),
     "bad_words": (["no"], "bad_words", ("no",)),
+    "prompt_logprobs": (0, "prompt_logprobs", 0),
     "logprobs": (True, "logprobs", 0),
 }
 ANY_JSON = st.recursive(
@@ -59,7 +62,7 @@ ANY_JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=4,
 )
-ANY_BODY = st.dictionaries(st.sampled_from(sorted(chat.KNOWN)), ANY_JSON, max_size=5)
+ANY_BODY = st.dictionaries(st.sampled_from(sorted(CHAT)), ANY_JSON, max_size=5)
 
 
 def body(**fields: Any) -> Json:
@@ -103,10 +106,10 @@ def test_each_field_reaches_sampling(name: str) -> None:
 
 
 def test_no_field_was_forgotten() -> None:
-    assert {name for name, field in chat.FIELDS.items() if field.sets} | {"logprobs"} == REACHING.keys()
+    assert {name for name, field in CHAT.items() if field.sets} | {"logprobs"} == REACHING.keys()
 
 
-@pytest.mark.parametrize("name", sorted(({*chat.FIELDS, *chat.OWN, *chat.HARMLESS}) - {"messages"}))
+@pytest.mark.parametrize("name", sorted(CHAT.keys() - {"messages"}))
 def test_null_is_absent(name: str) -> None:
     task, plain = ask(**{name: None}), ask()
     assert task.job == plain.job
@@ -306,6 +309,27 @@ def test_other_models_are_not_found() -> None:
         ({"best_of": 2, "stream": True}, "best_of", "must be 1 with stream"),
         ({"n": 3, "best_of": 2}, "best_of", "must be at least n = 3, got 2"),
         ({"best_of": True}, "best_of", "got true"),
+        ({"prompt_logprobs": 21}, "prompt_logprobs", "at least 0 and at most 20, got 21"),
+        ({"prompt_logprobs": 0, "stream": True}, "prompt_logprobs", "must be absent with stream true, got 0"),
+        ({"prompt_logprobs": True}, "prompt_logprobs", "must be an integer, got true"),
+        ({"reasoning_effort": "low"}, "reasoning_effort", 'is not served by this version, got "low"'),
+        ({"functions": [{}]}, "functions", "not served by this version"),
+        ({"function_call": {"name": "f"}}, "function_call", "not served by this version"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice", "not served by this version, got an object"),
+        ({"parallel_tool_calls": "no"}, "parallel_tool_calls", "must be true or false"),
+        ({"audio": {"voice": "alloy"}}, "audio", "gives text only"),
+        ({"cache_salt": ""}, "cache_salt", "must not be empty"),
+        ({"cache_salt": "s" * 129}, "cache_salt", "must have at most 128 characters, got 129"),
+        ({"cache_salt": "a/../b"}, "cache_salt", "must not hold"),
+        ({"cache_salt": 1}, "cache_salt", "must be a string, got 1"),
+        ({"service_tier": "gold"}, "service_tier", 'must be one of auto, default, flex, priority, got "gold"'),
+        ({"user": "u" * 513}, "user", "must have at most 512 characters, got 513"),
+        ({"store": "yes"}, "store", "must be true or false"),
+        ({"echo": 1}, "echo", "must be true or false, got 1"),
+        ({"return_token_ids": 1}, "return_token_ids", "must be true or false, got 1"),
+        ({"use_beam_search": True, "logit_bias": {"1": 1}}, "use_beam_search", "no beam search beside logit_bias"),
+        ({"use_beam_search": True, "frequency_penalty": 1}, "use_beam_search", "beside frequency_penalty"),
+        ({"use_beam_search": True, "prompt_logprobs": 0}, "use_beam_search", "beside prompt_logprobs"),
     ],
 )
 def test_a_bad_field_is_named(fields: Json, param: str, words: str) -> None:
@@ -730,3 +754,35 @@ def test_echo_and_ids(is_stream: bool) -> None:  # noqa: FBT001
     assert not str(plain[0]["choices"][0].get("delta", plain[0]["choices"][0].get("message"))["content"]).startswith(
         "Hel"
     )
+
+
+PROMPT_TOKENS_TOLD = (
+    None,
+    Token(Choice(104, -1.5, b"h"), (Choice(120, -0.25, b"x"), Choice(226, -1.0, b"\xe2")), 3),
+    Token(Choice(105, -9999.0, b"i"), (Choice(105, -9999.0, b"i"),), 1),
+)
+
+
+def test_the_prompts_logprobs_as_vllm_tells_them() -> None:
+    done = Done(prompt_tokens=3, completion_tokens=1, prompt_logprobs=PROMPT_TOKENS_TOLD)
+    [reply] = answer(piece("x", finish="stop"), done, fields={"prompt_logprobs": 2})
+    assert reply["prompt_logprobs"] == [
+        None,
+        {
+            "104": {"logprob": -1.5, "rank": 3, "decoded_token": "h"},
+            "120": {"logprob": -0.25, "rank": 1, "decoded_token": "x"},
+            "226": {"logprob": -1.0, "rank": 2, "decoded_token": "\ufffd"},
+        },
+        {"105": {"logprob": -9999.0, "rank": 1, "decoded_token": "i"}},
+    ]
+    assert [list(position) for position in reply["prompt_logprobs"][1:]] == [["104", "120", "226"], ["105"]]
+    assert "prompt_logprobs" not in answer(piece("x", finish="stop"), done)[0]
+
+
+def test_a_reply_holds_so_many_of_the_prompts_logprobs() -> None:
+    limits = Limits(max_prompt_logprobs=PROMPT_TOKENS * 3)
+    assert dialects.parse(body(prompt_logprobs=2), desk(limits=limits), "1").job.sampling.prompt_logprobs == 2
+    error = refusal(body(prompt_logprobs=3), "chat", limits=limits)
+    assert error.param == "prompt_logprobs"
+    assert f"asks for {PROMPT_TOKENS * 4} log-probabilities" in error.message
+    assert f"at most {PROMPT_TOKENS * 3} are given" in error.message

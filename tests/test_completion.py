@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmi_chat import dialects
-from lmi_chat.dialects import completion
+from lmi_chat.bounds import Limits
 from lmi_chat.dialects.desk import Task
 from lmi_chat.dialects.openai import LMI_FINISH
 from lmi_chat.errors import BadField, EngineDown, Error, NotFound, PromptTooLong
+from lmi_chat.fields import COMPLETION
 from lmi_chat.job import Choice, Done, Finish, Job, Piece, Sampling, Token
 from lmi_chat.wire import Json
 from tests.fakes import END, END_ID, brief, desk, piece, refusal, rendered, token
@@ -50,6 +51,7 @@ REACHING: dict[str, tuple[Any, str, Any]] = {
     "logit_bias": ({"7": -100}, "logit_bias", {7: -100.0}),
     "allowed_token_ids": ([1, 256], "allowed_token_ids", (1, 256)),
     "bad_words": (["no"], "bad_words", ("no",)),
+    "prompt_logprobs": (0, "prompt_logprobs", 0),
     "logprobs": (5, "logprobs", 5),
 }
 ANY_JSON = st.recursive(
@@ -60,7 +62,7 @@ ANY_JSON = st.recursive(
 ANY_PROMPT = st.just("Once") | st.lists(st.integers(0, 256), max_size=4) | ANY_JSON
 ANY_BODY = st.tuples(
     st.fixed_dictionaries({"prompt": ANY_PROMPT}),
-    st.dictionaries(st.sampled_from(sorted(completion.KNOWN)), st.integers(0, 3) | ANY_JSON, max_size=5),
+    st.dictionaries(st.sampled_from(sorted(COMPLETION)), st.integers(0, 3) | ANY_JSON, max_size=5),
 ).map(lambda parts: parts[1] | parts[0])
 
 
@@ -109,10 +111,10 @@ def test_each_field_reaches_sampling(name: str) -> None:
 
 
 def test_no_field_was_forgotten() -> None:
-    assert {name for name, field in completion.FIELDS.items() if field.sets} | {"logprobs"} == REACHING.keys()
+    assert {name for name, field in COMPLETION.items() if field.sets} | {"logprobs"} == REACHING.keys()
 
 
-@pytest.mark.parametrize("name", sorted(completion.KNOWN.keys() - {"prompt"}))
+@pytest.mark.parametrize("name", sorted(COMPLETION.keys() - {"prompt"}))
 def test_null_is_absent(name: str) -> None:
     task = ask(**{name: None})
     assert (task.jobs, task.is_stream, task.unknown) == (ask().jobs, False, [])
@@ -209,7 +211,12 @@ def test_the_prompt_is_kept_to_its_last_tokens() -> None:
         ({"user": "u" * 513}, "user", "must have at most 512 characters, got 513"),
         ({"guided_regex": 7}, "guided_regex", "must be a string"),
         ({"guided_choice": ["a"], "use_beam_search": True, "n": 2}, "use_beam_search", ""),
-        ({"prompt_logprobs": 1}, "prompt_logprobs", "not served by this version"),
+        ({"prompt_logprobs": 1, "stream": True}, "prompt_logprobs", "must be absent with stream true, got 1"),
+        ({"prompt_logprobs": 21}, "prompt_logprobs", "at most 20, got 21"),
+        ({"prompt_embeds": "AAAA"}, "prompt_embeds", "a prompt is text or token ids"),
+        ({"cache_salt": ""}, "cache_salt", "must not be empty"),
+        ({"use_beam_search": True, "bad_words": ["a"]}, "use_beam_search", "beside bad_words"),
+        ({"stream_options": {"include_usage": 1}, "stream": True}, "stream_options.include_usage", "got 1"),
     ],
 )
 def test_a_bad_field_is_named(fields: Json, param: str, words: str) -> None:
@@ -221,8 +228,6 @@ def test_a_bad_field_is_named(fields: Json, param: str, words: str) -> None:
 
 
 def test_fewer_logprobs_where_the_deployment_gives_fewer() -> None:
-    from lmi_chat.bounds import Limits
-
     assert "at most 2, got 3" in refusal(body(logprobs=3), "completion", limits=Limits(max_logprobs=2)).message
 
 
@@ -420,6 +425,55 @@ def test_a_special_token_that_is_shown_has_a_length() -> None:
     first = Piece(0, "a" + END + "b", [97, END_ID, 98], [token(b"a"), special, token(b"b")], Finish("stop"))
     shown = answer(first, DONE, fields={"logprobs": 0, "skip_special_tokens": False})
     assert scores(shown)["text_offset"] == [0, 1, 1 + len(END)]
+
+
+def test_the_prompts_logprobs_as_vllm_tells_them() -> None:
+    """Each choice has them, beside an echo's own, which may ask for fewer alternatives."""
+    known = (None, Token(Choice(110, -1.5, b"n"), (Choice(120, -0.5, b"x"), Choice(121, -1.0, b"y")), 3))
+    first = Piece(0, " up", [32], [token(b" up", -0.75)], Finish("stop"), known)
+    fields = {"prompt_logprobs": 2, "echo": True, "logprobs": 1}
+    assert ask(**fields).job.sampling.prompt_logprobs == 2
+    [choice] = answer(first, DONE, fields=fields)[0]["choices"]
+    assert choice["prompt_logprobs"] == [
+        None,
+        {
+            "110": {"logprob": -1.5, "rank": 3, "decoded_token": "n"},
+            "120": {"logprob": -0.5, "rank": 1, "decoded_token": "x"},
+            "121": {"logprob": -1.0, "rank": 2, "decoded_token": "y"},
+        },
+    ]
+    assert choice["logprobs"]["top_logprobs"][:2] == [None, {"x": -0.5, "n": -1.5}]
+    plain = answer(first, DONE, fields={"echo": True, "logprobs": 1})[0]["choices"][0]
+    assert "prompt_logprobs" not in plain
+
+
+def test_a_reply_holds_so_many_of_the_prompts_logprobs() -> None:
+    limits = Limits(max_prompt_logprobs=16)
+    fields: Json = {"prompt": ["abcd", "efgh"], "logprobs": 1, "echo": True}
+    assert len(dialects.parse(fields, desk(limits=limits), "1").jobs) == 2
+    error = refusal(fields | {"n": 2}, "completion", limits=limits)
+    assert (error.param, "asks for 32 log-probabilities" in error.message) == ("logprobs", True)
+    assert refusal(fields | {"prompt_logprobs": 2}, "completion", limits=limits).param == "prompt_logprobs"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_token_ids(stream: bool) -> None:  # noqa: FBT001
+    events = [Piece(0, "l", [108]), Piece(0, "", [1]), Piece(0, "o", [111], finish=Finish("stop")), DONE]
+    choices = [reply["choices"][0] for reply in answer(*events, fields={"return_token_ids": True, "stream": stream})]
+    assert [one for choice in choices for one in choice["token_ids"]] == [108, 1, 111]
+    assert choices[0]["prompt_token_ids"] == list(b"Once")
+    assert all("prompt_token_ids" not in choice for choice in choices[1:])
+    assert "token_ids" not in answer(*events, fields={"stream": stream})[0]["choices"][0]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_tokens_may_be_written_as_their_ids(stream: bool) -> None:  # noqa: FBT001
+    last = Piece(0, "ab", [97, 98], [token(b"a", top=[(b"b", -0.25)]), token(b"b")], Finish("stop"))
+    fields = {"logprobs": 1, "return_tokens_as_token_ids": True, "stream": stream}
+    shown = scores(answer(last, DONE, fields=fields)[:1])
+    assert shown["tokens"] == ["token_id:97", "token_id:98"]
+    assert shown["top_logprobs"][0] == {"token_id:98": -0.25, "token_id:97": -0.5}
+    assert shown["text_offset"] == [0, 1]
 
 
 @pytest.mark.parametrize("fields", [{}, {"stream": True}, {"max_tokens": 0, "echo": True}])

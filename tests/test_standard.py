@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmi_chat import dialects
+from lmi_chat.bounds import Limits
 from lmi_chat.dialects import standard
 from lmi_chat.dialects.desk import Task
 from lmi_chat.errors import BadField, EngineDown, Error, NotFound, PromptTooLong
+from lmi_chat.fields import PARAMETERS
 from lmi_chat.job import Choice, Done, Finish, Piece, Sampling, Token
 from lmi_chat.wire import Json
 from tests.fakes import brief, desk, piece, refusal, rendered, token
@@ -49,7 +51,7 @@ ANY_JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=4,
 )
-ANY_PARAMETERS = st.dictionaries(st.sampled_from(sorted(standard.KNOWN)), ANY_JSON, max_size=5) | ANY_JSON
+ANY_PARAMETERS = st.dictionaries(st.sampled_from(sorted(PARAMETERS)), ANY_JSON, max_size=5) | ANY_JSON
 ANY_BODY = st.fixed_dictionaries(
     {"inputs": st.just("Once") | ANY_JSON}, optional={"parameters": ANY_PARAMETERS, "stream": ANY_JSON, "zzz": ANY_JSON}
 )
@@ -65,6 +67,9 @@ def ask(parameters: Json | None = None, **fields: Any) -> Task:
 
 def sampling(**parameters: Any) -> Sampling:
     return ask(parameters).job.sampling
+
+
+SHOWN_IN_DETAILS = ("prompt_logprobs", "logprobs", "top_n_tokens")
 
 
 def refused(parameters: Any = None, **fields: Any) -> Error:
@@ -95,16 +100,27 @@ def test_the_smallest_request(sent: Json) -> None:
 @pytest.mark.parametrize("name", REACHING)
 def test_each_parameter_reaches_sampling(name: str) -> None:
     value, field, expected = REACHING[name]
-    assert getattr(sampling(**{name: value}), field) == expected
-    assert getattr(sampling(), field) != expected
+    details = name in SHOWN_IN_DETAILS
+    assert getattr(sampling(**{name: value}, details=details), field) == expected
+    assert getattr(sampling(details=details), field) != expected
+
+
+@pytest.mark.parametrize("name", [*SHOWN_IN_DETAILS, "decoder_input_details"])
+def test_what_only_details_show_is_not_asked_of_the_engine_without(name: str) -> None:
+    value = True if name == "decoder_input_details" else 2
+    task = ask({name: value})
+    assert task.job == ask().job
+    assert task.unknown == [f"parameters.{name} is ignored: it needs details true"]
+    assert ask({name: value, "details": True}).unknown == []
+    assert ask({name: None}).unknown == []
 
 
 def test_no_parameter_was_forgotten() -> None:
-    own = {name for name, field in standard.FIELDS.items() if field.sets}
+    own = {name for name, field in PARAMETERS.items() if field.sets}
     assert own | {"logprobs", "top_n_tokens"} == REACHING.keys()
 
 
-@pytest.mark.parametrize("name", sorted(standard.KNOWN))
+@pytest.mark.parametrize("name", sorted(PARAMETERS))
 def test_null_is_absent(name: str) -> None:
     task = ask({name: None})
     assert (task.job, task.is_stream, task.unknown) == (ask().job, False, [])
@@ -227,9 +243,14 @@ def test_an_answer_is_cut_to_what_has_room_unless_it_was_asked_for() -> None:
         (body({"num_beams": 4}, stream=True), "parameters.num_beams", "must be 1 with stream true, got 4"),
         (body({"n": 3, "best_of": 2}), "parameters.n", "must be at most best_of = 2, got 3"),
         (body({"num_beams": 2, "best_of": 2}), "parameters.num_beams", "must be 1 with best_of = 2"),
-        (body({"typical_p": 0.5}), "parameters.typical_p", "not served by this version"),
-        (body({"watermark": True}), "parameters.watermark", "not served by this version"),
+        (body({"typical_p": 0.5}), "parameters.typical_p", "the engine has no typical sampling, got 0.5"),
+        (body({"watermark": True}), "parameters.watermark", "is not served"),
         (body({"decoder_input_details": True}, stream=True), "parameters.decoder_input_details", "stream true"),
+        (body({"prompt_logprobs": 0}, stream=True), "parameters.prompt_logprobs", "must be absent with stream true"),
+        (body({"early_stopping": "never"}), "parameters.early_stopping", "must be true or false"),
+        (body({"num_beams": 2, "bad_sequences": ["a"]}), "parameters.num_beams", "beside parameters.bad_sequences"),
+        (body({"num_beams": 2, "repetition_penalty": 1.1}), "parameters.num_beams", "parameters.repetition_penalty"),
+        (body({"length_penalty": 11}), "parameters.length_penalty", "at most 10, got 11"),
         (body(model=["x"]), "model", "must be a string"),
     ],
 )
@@ -264,7 +285,7 @@ def test_several_problems_are_named_together() -> None:
 
 
 def test_a_flood_of_problems_is_answered_briefly() -> None:
-    wrong = dict.fromkeys(standard.FIELDS, '"\\\n€' * 250_000)
+    wrong = dict.fromkeys(PARAMETERS, '"\\\n€' * 250_000)
     assert "more" in refused(wrong).message
     flood = {f"{'é' * 1000}{number}": 1 for number in range(12_000)}
     assert ask(flood).unknown[8:] == ["so are at least 92 more"]
@@ -361,6 +382,38 @@ def test_the_prompts_own_tokens() -> None:
         {"id": 99, "text": "c", "log_prob": -1.5, "logprob": -1.5},
         {"id": 226, "text": "\ufffd", "log_prob": -9999.0, "logprob": -9999.0},
     ]
+
+
+def test_the_prompts_logprobs_with_alternatives() -> None:
+    prompt = (None, Token(Choice(99, -1.5, b"c"), (Choice(120, -0.5, b"x"),), 7))
+    done = Done(prompt_tokens=2, completion_tokens=1, prompt_logprobs=prompt)
+    [reply] = answer(piece("x", finish="stop"), done, parameters={"details": True, "prompt_logprobs": 1})
+    assert reply["details"]["prompt_logprobs"] == [
+        None,
+        {
+            "99": {"logprob": -1.5, "rank": 7, "decoded_token": "c"},
+            "120": {"logprob": -0.5, "rank": 1, "decoded_token": "x"},
+        },
+    ]
+    assert [token["id"] for token in reply["details"]["prefill"]] == [99]
+    [plain] = answer(piece("x", finish="stop"), done, parameters={"details": True, "decoder_input_details": True})
+    assert "prompt_logprobs" not in plain["details"]
+
+
+def test_a_reply_holds_so_many_of_the_prompts_logprobs() -> None:
+    limits = Limits(max_prompt_logprobs=8)
+    parameters = {"details": True, "decoder_input_details": True}
+    assert dialects.parse({"inputs": ["abcd"] * 2, "parameters": parameters}, desk(limits=limits), "1").jobs
+    error = refusal({"inputs": ["abcd"] * 3, "parameters": parameters}, "standard", limits=limits)
+    assert (error.param, "asks for 12" in error.message) == ("parameters.decoder_input_details", True)
+    asked = {"inputs": "abcd", "parameters": {"details": True, "prompt_logprobs": 2}}
+    assert refusal(asked, "standard", limits=limits).param == "parameters.prompt_logprobs"
+
+
+def test_beam_search_reaches_the_job() -> None:
+    job = ask({"num_beams": 3, "length_penalty": 2, "early_stopping": True}).job
+    assert (job.beams, job.width, job.length_penalty, job.stops_early) == (3, 3, 2.0, True)
+    assert (ask({"num_beams": 2}).job.stops_early, ask().job.beams) == (False, 0)
 
 
 @pytest.mark.parametrize(

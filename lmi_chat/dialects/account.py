@@ -8,15 +8,12 @@ Shapes: OpenAI API reference, "Create chat completion": user, metadata, store, s
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lmi_chat.bounds import Field
 from lmi_chat.dialects.desk import Form
 from lmi_chat.errors import Problem, echo, one_line
+from lmi_chat.fields import KEY_CHARS, PAIRS_MOST, VALUE_CHARS
 from lmi_chat.wire import Json
 
-USER_CHARS = 512
-PAIRS_MOST, KEY_CHARS, VALUE_CHARS = 16, 64, 512
 PRIORITIES: Mapping[str, int] = {"auto": 0, "default": 0, "flex": 1, "priority": -1}
-NAMES = frozenset({"user", "metadata", "store", "service_tier", "modalities", "audio"})
 NOT_STORED = "store is ignored: option.store names no file"
 NOT_RANKED = "priority is ignored: the engine takes requests as they come (scheduling_policy=priority changes that)"
 
@@ -36,9 +33,7 @@ class Account:
 def check_account(body: Json, form: Form) -> Account:
     """Read these fields; what is wrong is noted in `form`."""
     _check_modalities(body, form)
-    user = check_user(body, form)
-    wants_store = form.value(body, "store", Field(kind="boolean", default=False, meaning=""))
-    tier = _check_tier(body.get("service_tier"), form)
+    wants_store, tier = form.own("store"), form.own("service_tier")
     priority = PRIORITIES[tier or "default"] + form.extra.get("priority", 0)
     is_ranked = form.desk.has_priority
     warnings = []
@@ -47,28 +42,13 @@ def check_account(body: Json, form: Form) -> Account:
     if form.extra.get("priority") and not is_ranked:
         warnings.append(NOT_RANKED)
     return Account(
-        user=user,
+        user=form.own("user"),
         metadata=check_metadata(body.get("metadata"), form.problems),
         is_stored=wants_store and form.desk.save is not None,
         priority=priority,
         tier=tier and (tier if is_ranked and tier != "auto" else "default"),
         warnings=tuple(warnings),
     )
-
-
-def check_user(body: Json, form: Form) -> str:
-    """Who asks; "" for nobody in particular."""
-    user: str = form.value(body, "user", Field(kind="string", default="", meaning=""))
-    if len(user) > USER_CHARS:
-        form.wrong("user", f"must have at most {USER_CHARS} characters, got {len(user)}")
-    return user
-
-
-def _check_tier(tier: object, form: Form) -> str | None:
-    if tier is None or (isinstance(tier, str) and tier in PRIORITIES):
-        return tier
-    form.wrong("service_tier", f"must be one of {', '.join(PRIORITIES)}, got {echo(tier)}")
-    return None
 
 
 def _check_modalities(body: Json, form: Form) -> None:

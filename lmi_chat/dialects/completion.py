@@ -4,45 +4,21 @@ Shapes: OpenAI API reference, "Completions (legacy)". `echo` with `max_tokens: 0
 evaluation tools (lm-eval and the like) ask for the likelihood of a text.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
-from lmi_chat.bounds import SAMPLING, Field
 from lmi_chat.dialects import desk as common
 from lmi_chat.dialects import guide, openai
-from lmi_chat.dialects.account import NOT_RANKED, check_user
+from lmi_chat.dialects.account import NOT_RANKED
 from lmi_chat.dialects.continuation import Chunks, Scored, Wanted, Whole
 from lmi_chat.dialects.desk import Desk, Form, Render, Task
-from lmi_chat.dialects.openai import BOOLEAN, error_body
+from lmi_chat.dialects.openai import error_body
 from lmi_chat.errors import BadField, Problem, echo
+from lmi_chat.fields import COMPLETION
 from lmi_chat.job import Job
 from lmi_chat.wire import Json
 
-DEFAULT_TOKENS = 16
-MOST_LOGPROBS = 5
-FIELDS: Mapping[str, Field] = {
-    name: SAMPLING[name]
-    for name in (
-        *("n", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "best_of"),
-        *("repetition_penalty", "seed", "min_tokens", "stop", "stop_token_ids", "ignore_eos", "logit_bias"),
-        *("include_stop_str_in_output", "skip_special_tokens", "spaces_between_special_tokens", "bad_words"),
-        *("allowed_token_ids", "truncate_prompt_tokens", "priority", "length_penalty"),
-    )
-} | {"max_tokens": replace(SAMPLING["max_tokens"], low=0)}
-OWN = frozenset(
-    {"prompt", "model", "stream", "stream_options", "logprobs", "echo", "suffix", "user", "cache_salt"}
-    | {"use_beam_search", "add_special_tokens"}
-    | guide.NAMES
-)
-HARMLESS: Mapping[str, tuple[object, ...]] = {
-    "prompt_logprobs": (None,),
-    "prompt_embeds": (None,),
-    "return_token_ids": (None, False),
-    "return_tokens_as_token_ids": (None, False),
-}
-KNOWN = {name: name for name in (*FIELDS, *OWN, *HARMLESS)}
-ENGINES = ("priority", "length_penalty")
+ENGINES = ("priority", "length_penalty", "cache_salt")
 Prompt = str | list[int]
 
 
@@ -50,34 +26,33 @@ def parse(body: Json, desk: Desk, request_id: str) -> Task:
     """A completion body → Task. Raises BadField, NotFound or PromptTooLong; the paths are the caller's."""
     common.check_model(body.get("model"), desk)
     form = Form(desk)
-    form.read(body, FIELDS, KNOWN)
-    common.check_unserved(body, form, HARMLESS)
-    if body.get("suffix") not in (None, ""):
-        form.wrong("suffix", f"is not supported by the served model, got {echo(body['suffix'])}")
+    form.read(body, COMPLETION)
     prompts = _check_prompt(body.get("prompt"), form)
-    is_stream = form.value(body, "stream", replace(BOOLEAN, default=desk.streams_by_default))
+    is_stream = form.extra.get("stream", desk.streams_by_default)
     wanted = _check_wanted(body, form, request_id, is_stream=is_stream)
     guide.read(body, form)
-    guide.check_beams(form, "use_beam_search", wanted.beams)
-    has_special = form.value(body, "add_special_tokens", replace(BOOLEAN, default=True))
-    user, salt = check_user(body, form), form.value(body, "cache_salt", Field(kind="string", meaning=""))
+    common.check_beams(form, "use_beam_search", wanted.beams)
     common.check_vocabulary(form)
+    openai.check_salt(form)
     unknown = form.close()
 
     values = _sampling(form, wanted)
     shared: dict[str, Any] = {"copies": common.spread(values, wanted.width, beams=wanted.beams), "beams": wanted.beams}
-    shared |= {"cache_salt": salt} | {name: form.extra[name] for name in ENGINES if name in form.extra}
+    shared |= {name: form.extra[name] for name in ENGINES if name in form.extra}
     jobs: list[Job] = []
     for place, (path, prompt) in enumerate(prompts):
         job_id = request_id if path == "prompt" else f"{request_id}-{place}"
-        text, ids = _read(prompt, path, form, has_special=has_special)
+        text, ids = _read(prompt, path, form, has_special=form.own("add_special_tokens"))
         sampling = common.seat(ids, dict(values), form, path=path)
         jobs.append(Job(id=job_id, prompt_text=text, prompt_ids=ids, sampling=sampling, **shared))
+    common.check_prompt_logprobs(
+        jobs, desk, "prompt_logprobs" if "prompt_logprobs" in form.given else "logprobs", times=wanted.width
+    )
     render: Render = Chunks(jobs, desk, wanted) if is_stream else Whole(jobs, desk, wanted)
     render = Scored(render) if wanted.is_scoring else render
     task = Task(dialect="completion", jobs=tuple(jobs), is_stream=is_stream, render=render, has_end=True)
     is_passed_over = form.extra.get("priority") and not desk.has_priority
-    task.unknown, task.user = [*unknown, NOT_RANKED] if is_passed_over else unknown, user
+    task.unknown, task.user = [*unknown, NOT_RANKED] if is_passed_over else unknown, form.own("user")
     return task
 
 
@@ -114,15 +89,16 @@ def _check_one(prompt: object, path: str, form: Form) -> None:
 
 def _check_wanted(body: Json, form: Form, request_id: str, *, is_stream: bool) -> Wanted:
     """What the reply is to show. Nothing to generate is fine where the prompt is shown."""
-    returned, width, beams = openai.check_sequences(body, form, is_stream=is_stream)
-    most = min(MOST_LOGPROBS, form.desk.limits.max_logprobs)
-    logprobs = form.value(body, "logprobs", replace(SAMPLING["top_logprobs"], high=most, default=None))
-    has_echo = form.value(body, "echo", BOOLEAN)
+    returned, width, beams = openai.check_sequences(form, is_stream=is_stream)
+    logprobs, has_echo = form.own("logprobs"), form.own("echo")
+    if (logprobs or 0) > (most := form.desk.limits.max_logprobs):
+        form.wrong("logprobs", f"must be at least 0 and at most {most}, got {logprobs}")
     is_scoring = form.given.get("max_tokens") == 0
     if is_scoring and not has_echo:
         form.wrong("max_tokens", "must be at least 1 unless echo is true, got 0")
     if is_scoring and form.given.get("min_tokens"):
         form.wrong("min_tokens", f"must be 0 with max_tokens 0, got {form.given['min_tokens']}")
+    openai.check_prompt_logprobs(form, is_stream=is_stream)
     if beams and has_echo and logprobs is not None:
         form.wrong("use_beam_search", "must be false with both echo and logprobs, got true")
     return Wanted(
@@ -131,7 +107,10 @@ def _check_wanted(body: Json, form: Form, request_id: str, *, is_stream: bool) -
         width=returned if is_scoring else width,
         beams=0 if is_scoring else beams,
         logprobs=logprobs,
+        prompt_logprobs=form.given.get("prompt_logprobs"),
         has_echo=has_echo,
+        has_ids=form.own("return_token_ids"),
+        names_ids=form.own("return_tokens_as_token_ids"),
         is_scoring=is_scoring,
         usage=openai.check_usage(body, form, is_stream=is_stream),
     )
@@ -139,13 +118,15 @@ def _check_wanted(body: Json, form: Form, request_id: str, *, is_stream: bool) -
 
 def _sampling(form: Form, wanted: Wanted) -> dict[str, Any]:
     """Sampling's values. To score a prompt the engine must still generate a token; the answer leaves it out."""
-    fixed: dict[str, Any] = {"prompt_logprobs": wanted.logprobs if wanted.has_echo else None}
+    echoed = wanted.logprobs if wanted.has_echo else None
+    tops = [top for top in (wanted.prompt_logprobs, echoed) if top is not None]
+    fixed: dict[str, Any] = {"prompt_logprobs": max(tops, default=None)}
     if wanted.is_scoring:
         fixed |= {"max_tokens": 1, "temperature": 0.0}
     else:
         is_ranked = wanted.width > wanted.returned
         fixed["logprobs"] = 0 if is_ranked and wanted.logprobs is None else wanted.logprobs
-    return common.sampling(form, {"max_tokens": DEFAULT_TOKENS}, **fixed)
+    return common.sampling(form, {"max_tokens": COMPLETION["max_tokens"].default}, **fixed)
 
 
 def _read(prompt: Prompt, path: str, form: Form, *, has_special: bool) -> tuple[str, list[int]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from lmi_chat.dialects import openai
 from lmi_chat.dialects.desk import Desk, Render
 from lmi_chat.dialects.openai import error_body
-from lmi_chat.dialects.scores import Scores
+from lmi_chat.dialects.scores import Scores, of_prompt
 from lmi_chat.errors import Error
 from lmi_chat.job import Done, Finish, Job, Piece, Token
 from lmi_chat.wire import Json, dump
@@ -16,7 +16,8 @@ from lmi_chat.wire import Json, dump
 class Wanted:
     """What the reply is to show: of each prompt's `width` sequences the `returned` likeliest.
 
-    `beams` is the width of a beam search or 0; `logprobs` the alternatives or None; `is_scoring`: the prompt alone.
+    `beams` is the width of a beam search or 0; `logprobs` and `prompt_logprobs` the alternatives or None;
+    `is_scoring`: the prompt alone; `has_ids`: token ids too; `names_ids`: tokens are written `token_id:7`.
     """
 
     id: str
@@ -24,7 +25,10 @@ class Wanted:
     width: int
     beams: int
     logprobs: int | None
+    prompt_logprobs: int | None
     has_echo: bool
+    has_ids: bool
+    names_ids: bool
     is_scoring: bool
     usage: Mapping[str, bool]
 
@@ -34,23 +38,25 @@ def _choice(index: int, text: str, logprobs: Json | None, finish: Finish | None,
     return choice | {"finish_reason": openai.finish_word(finish, desk), "stop_reason": finish.stop if finish else None}
 
 
-class Chunks:
+class Chunks(openai.Chunks):
     """A streamed answer: one text_completion per piece. Choices count prompts and sequences, prompt by prompt."""
 
     def __init__(self, jobs: Sequence[Job], desk: Desk, wanted: Wanted) -> None:
-        """Render what is the same in every chunk once."""
-        rows = [job for job in jobs for _ in range(job.width)]
-        self._desk = desk
-        self._has_usage, self._is_continuous = (wanted.usage.get(name, False) for name in openai.USAGE)
-        self._leads = {index: job.prompt_text for index, job in enumerate(rows)} if wanted.has_echo else {}
-        self._scores = [] if wanted.logprobs is None else [Scores(job, desk.template) for job in rows]
-        self._prompt_tokens = sum(len(job.prompt_ids) for job in jobs)
-        self._completion_tokens = 0
-        self._is_plain = wanted.logprobs is None and not self._is_continuous
-        self._head = dump(openai.head(wanted.id, desk, "text_completion"))[:-1]
-        self._plain_heads = [self._head + b',"choices":[{"index":%d,"text":' % index for index in range(len(rows))]
-        usage = b',"usage":null}' if self._has_usage else b"}"
-        self._plain_tail = b',"logprobs":null,"finish_reason":null,"stop_reason":null}]' + usage
+        """Render what is the same in every chunk of a choice once."""
+        prompt_tokens = sum(len(job.prompt_ids) for job in jobs)
+        super().__init__(openai.head(wanted.id, desk, "text_completion"), wanted.usage, prompt_tokens)
+        self._desk, self._has_ids = desk, wanted.has_ids
+        self._rows = [job for job in jobs for _ in range(job.width)]
+        self._leads = {index: job.prompt_text for index, job in enumerate(self._rows)} if wanted.has_echo else {}
+        self._unshown = set(range(len(self._rows))) if wanted.has_ids else set[int]()
+        self._scores: list[Scores] = []
+        if (top := wanted.logprobs) is not None:
+            self._scores = [Scores(job, desk.template, top, names_ids=wanted.names_ids) for job in self._rows]
+        self._is_plain = wanted.logprobs is None and not self._is_continuous and not wanted.has_ids
+        self._plain_heads = [
+            self._head + b',"choices":[{"index":%d,"text":' % place for place in range(len(self._rows))
+        ]
+        self._plain_tail = b',"logprobs":null,"finish_reason":null,"stop_reason":null}]' + self._null_usage
 
     def piece(self, piece: Piece) -> Sequence[bytes]:
         """One chunk; the plain ones, which are nearly all, are prefix + text + suffix."""
@@ -59,28 +65,16 @@ class Chunks:
             head = self._plain_heads[piece.index]
             return (head + dump(piece.text) + self._plain_tail,) if piece.text else ()
         text = self._leads.pop(piece.index, "") + piece.text
-        if not (text or piece.tokens or piece.finish):
+        if not (text or piece.tokens or piece.finish or (self._has_ids and piece.ids)):
             return ()
         logprobs = self._scores[piece.index].take(piece.prompt, piece.tokens) if self._scores else None
         choice = _choice(piece.index, text, logprobs, piece.finish, self._desk)
-        usage: Json | None = None
-        if self._is_continuous:
-            usage = openai.usage(Done(prompt_tokens=self._prompt_tokens, completion_tokens=self._completion_tokens))
-        return (self._close([choice], usage),)
-
-    def _close(self, choices: list[Json], usage: Json | None) -> bytes:
-        tail = b',"choices":' + dump(choices)
-        if self._has_usage or self._is_continuous:
-            tail += b',"usage":' + dump(usage)
-        return self._head + tail + b"}"
-
-    def done(self, done: Done) -> Sequence[bytes]:
-        """The usage chunk, if it was asked for."""
-        return (self._close([], openai.usage(done)),) if self._has_usage else ()
-
-    def fail(self, error: Error) -> bytes:
-        """The error in place of the rest."""
-        return dump(error_body(error))
+        if self._has_ids:
+            choice["token_ids"] = piece.ids
+        if piece.index in self._unshown:
+            self._unshown.discard(piece.index)
+            choice["prompt_token_ids"] = self._rows[piece.index].prompt_ids
+        return (self._chunk(choice),)
 
 
 class Strand:
@@ -91,6 +85,7 @@ class Strand:
         self.job = job
         self.texts = [job.prompt_text] if has_echo else []
         self.prompt: tuple[Token | None, ...] = ()
+        self.ids: list[int] = []
         self.tokens: list[Token] = []
         self.finish: Finish | None = None
 
@@ -98,6 +93,7 @@ class Strand:
         """Add a piece."""
         self.texts.append(piece.text)
         self.prompt = self.prompt or piece.prompt
+        self.ids += piece.ids
         self.tokens += piece.tokens
         self.finish = piece.finish or self.finish
 
@@ -129,10 +125,16 @@ class Whole:
         return (dump(head | {"choices": choices, "usage": openai.usage(done)}),)
 
     def _choice(self, index: int, strand: Strand) -> Json:
-        logprobs: Json | None = None
-        if self._wanted.logprobs is not None:
-            logprobs = Scores(strand.job, self._desk.template).take(strand.prompt, strand.tokens)
-        return _choice(index, "".join(strand.texts), logprobs, strand.finish, self._desk)
+        wanted, logprobs = self._wanted, None
+        if wanted.logprobs is not None:
+            scores = Scores(strand.job, self._desk.template, wanted.logprobs, names_ids=wanted.names_ids)
+            logprobs = scores.take(strand.prompt, strand.tokens)
+        choice = _choice(index, "".join(strand.texts), logprobs, strand.finish, self._desk)
+        if wanted.prompt_logprobs is not None:
+            choice["prompt_logprobs"] = of_prompt(strand.prompt, wanted.prompt_logprobs)
+        if wanted.has_ids:
+            choice |= {"token_ids": strand.ids, "prompt_token_ids": strand.job.prompt_ids}
+        return choice
 
     def fail(self, error: Error) -> bytes:
         """The error in place of the document."""

@@ -15,6 +15,10 @@ from lmi_chat.wire import Json
 
 UNKNOWN_SHOWN = 8
 NAME_BYTES = 40
+UNSEARCHED = (
+    *("guide", "logit_bias", "allowed_token_ids", "bad_words", "prompt_logprobs"),
+    *("presence_penalty", "frequency_penalty", "repetition_penalty"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,13 +89,19 @@ class Form:
     paths: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     unknown: list[tuple[str, str]] = field(default_factory=list)
+    table: Mapping[str, Field] = field(default_factory=dict)
 
-    def read(self, body: Json, table: Mapping[str, Field], known: Mapping[str, str]) -> None:
-        """Check the keys of `body` that stand in `table`; `known` gives all known keys' paths; null is absent."""
+    def read(self, body: Json, table: Mapping[str, Field]) -> None:
+        """Check the keys of `body` against `table`; null is absent."""
+        self.table = table
         for name, value in body.items():
             if value is not None and name in table:
                 self._keep(name, table[name], value)
-        self.ignore((name for name in body if name not in known), known, self.prefix)
+        self.check_keys(body, table, self.prefix.removesuffix("."))
+
+    def own(self, name: str) -> Any:
+        """What was given for a field that is not sampling's, or its default."""
+        return self.extra.get(name, self.table[name].default)
 
     def check_keys(self, value: Mapping[str, object], known: Collection[str], path: str) -> None:
         """Note the keys of `value`, which stands at `path` ("": the body itself), that are not among `known`."""
@@ -116,14 +126,6 @@ class Form:
             has_hint = len(name) <= NAME_BYTES and len(self.unknown) < UNKNOWN_SHOWN
             near = nearest(name, known) if has_hint else ""
             self.unknown.append((prefix + one_line(name, NAME_BYTES), known[near] if near else ""))
-
-    def value(self, body: Json, name: str, field_: Field) -> Any:
-        """Check one key that is the dialect's own; its default when absent, null or wrong."""
-        value = body.get(name)
-        if value is None:
-            return field_.default
-        checked = check(field_, value, self.prefix + name, self.desk.limits, self.problems)
-        return field_.default if checked is None else checked
 
     def wrong(self, path: str, text: str) -> None:
         """Note a problem with one field."""
@@ -160,13 +162,6 @@ def check_model(name: object, desk: Desk) -> None:
         raise NotFound(f"model {echo(name)} is not served here; {desk.model} is", param="model")
 
 
-def check_unserved(body: Json, form: Form, harmless: Mapping[str, tuple[object, ...]]) -> None:
-    """Refuse fields that are known but not served; `harmless` gives the values of each that ask for nothing."""
-    for name, values in harmless.items():
-        if name in body and not any(body[name] == value and type(body[name]) is type(value) for value in values):
-            form.wrong(form.prefix + name, f"is not served by this version, got {echo(body[name])}")
-
-
 def check_vocabulary(form: Form) -> None:
     """Token ids must stand in the vocabulary."""
     most = form.desk.vocabulary_tokens
@@ -174,6 +169,14 @@ def check_vocabulary(form: Form) -> None:
         outside = next((token for token in form.given.get(key, ()) if token >= most), None)
         if outside is not None:
             form.wrong(form.paths[key], f"has token {echo(outside)}; the vocabulary ends at {most - 1}")
+
+
+def check_beams(form: Form, path: str, beams: int) -> None:
+    """A beam search ranks the model's own probabilities, token by token: what would change them has no place there."""
+    plain = Sampling()
+    for name in UNSEARCHED if beams else ():
+        if form.given.get(name) not in (None, getattr(plain, name)):
+            form.wrong(path, f"must ask for no beam search beside {form.paths[name]}")
 
 
 def check_length(text: str, desk: Desk, path: str) -> None:
@@ -190,6 +193,17 @@ def check_room(ids: Sequence[int], desk: Desk, path: str) -> None:
     if len(ids) >= desk.context_tokens:
         text = f"{path} has {len(ids)} tokens; the model's context holds {desk.context_tokens}, one of them generated"
         raise PromptTooLong(text, param=path)
+
+
+def check_prompt_logprobs(jobs: Sequence[Job], desk: Desk, path: str, *, times: int = 1) -> None:
+    """Bound the log-probabilities of prompts that one reply holds, each `times` over. Raises BadField."""
+    tops = [job.sampling.prompt_logprobs for job in jobs]
+    count = sum(times * len(job.prompt_ids) * (1 + top) for job, top in zip(jobs, tops, strict=True) if top is not None)
+    if count > (most := desk.limits.max_prompt_logprobs):
+        text = (
+            f"asks for {count} log-probabilities (the prompt's tokens × (1 + alternatives)), at most {most} are given"
+        )
+        raise BadField([Problem(path, f"{path} {text}")])
 
 
 def sampling(form: Form, dialect_defaults: Mapping[str, Any], **fixed: object) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import codecs
 from collections.abc import Sequence
 from dataclasses import replace
 
+from lmi_chat.dialects.scores import of_prompt
 from lmi_chat.errors import CutOff, Error, TimedOut
 from lmi_chat.job import Done, Finish, Job, Piece, Token
 from lmi_chat.wire import Json, dump
@@ -160,9 +161,18 @@ class Lines:
 class Whole:
     """A whole answer to one prompt: the fold of the same pieces; of several sequences the likeliest comes first."""
 
-    def __init__(self, job: Job, *, details: bool, return_full_text: bool, returned: int = 1) -> None:
-        """Remember what the document is to carry, and how many sequences."""
+    def __init__(
+        self,
+        job: Job,
+        *,
+        details: bool,
+        return_full_text: bool,
+        returned: int = 1,
+        prompt_logprobs: int | None = None,
+    ) -> None:
+        """Remember what the document is to carry, how many sequences, and how many alternatives per prompt token."""
         self.job, self._has_details, self._returned = job, details, returned
+        self._prompt_logprobs = prompt_logprobs
         width = job.width
         self._growths = [Growth(job.prompt_text if return_full_text else "") for _ in range(width)]
         self._tokens: list[list[Json]] = [[] for _ in range(width)]
@@ -200,16 +210,23 @@ class Whole:
 
     def _details(self, index: int, done: Done) -> Json:
         prefill = [token for token in done.prompt_logprobs if token is not None]
-        return self._sequence(index) | {
-            "inputs": self.job.prompt_text,
-            "prefill": [_prefill(token) for token in prefill],
-            "usage": {
-                "prompt_tokens": done.prompt_tokens,
-                "completion_tokens": done.completion_tokens,
-                "total_tokens": done.prompt_tokens + done.completion_tokens,
-                "cached_tokens": done.cached_tokens,
-            },
-        }
+        ranked: Json = {}
+        if self._prompt_logprobs is not None:
+            ranked["prompt_logprobs"] = of_prompt(done.prompt_logprobs, self._prompt_logprobs)
+        return (
+            self._sequence(index)
+            | ranked
+            | {
+                "inputs": self.job.prompt_text,
+                "prefill": [_prefill(token) for token in prefill],
+                "usage": {
+                    "prompt_tokens": done.prompt_tokens,
+                    "completion_tokens": done.completion_tokens,
+                    "total_tokens": done.prompt_tokens + done.completion_tokens,
+                    "cached_tokens": done.cached_tokens,
+                },
+            }
+        )
 
     def fail(self, error: Error) -> bytes:
         """The error in place of the document."""

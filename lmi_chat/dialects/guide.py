@@ -20,8 +20,6 @@ GUIDED: Mapping[str, GuideKind] = {
     "guided_choice": "choice",
     "guided_grammar": "grammar",
 }
-NAMES = frozenset({"response_format", "structured_outputs", *GUIDED})
-TGI_NAMES = NAMES | {"grammar"}
 OUTPUTS = ("json", "regex", "choice", "grammar", "json_object")
 FORMAT_KEYS = ("type", "json_schema")
 SCHEMA_KEYS = ("name", "description", "schema", "strict")
@@ -48,12 +46,6 @@ def read(body: Json, form: Form, *, has_grammar: bool = False) -> None:
         if form.given.setdefault("guide", guide) != guide:
             form.wrong(path, f"and {form.paths['guide']} ask for different forms of the text; send one of them")
         form.paths.setdefault("guide", path)
-
-
-def check_beams(form: Form, name: str, beams: int) -> None:
-    """A beam search goes token by token and keeps no guide's state."""
-    if beams and "guide" in form.given:
-        form.wrong(form.prefix + name, f"must ask for no beam search beside {form.paths['guide']}")
 
 
 def _read_format(value: object, path: str, form: Form) -> Guide | None:

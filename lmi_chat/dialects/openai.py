@@ -6,21 +6,20 @@ Shapes: OpenAI API reference, "Chat completions" and "Completions (legacy)".
 import time
 from collections.abc import Mapping, Sequence
 
-from lmi_chat.bounds import Field
 from lmi_chat.dialects.desk import Desk, Form
 from lmi_chat.errors import Error, echo
+from lmi_chat.fields import USAGE
 from lmi_chat.job import Done, Finish, Token
-from lmi_chat.wire import Json
+from lmi_chat.wire import Json, dump
 
-BOOLEAN = Field(kind="boolean", default=False, meaning="")
 LMI_FINISH = {"stop": "eos_token", "length": "length", "abort": "abort", "stop_sequence": "stop_sequence"}
-USAGE = ("include_usage", "continuous_usage_stats")
+SALT_FORBIDDEN = frozenset("@/\\\0")
 
 
-def check_sequences(body: Json, form: Form, *, is_stream: bool) -> tuple[int, int, int]:
+def check_sequences(form: Form, *, is_stream: bool) -> tuple[int, int, int]:
     """Sequences that come back, that run, and the width of a beam search (0: none)."""
     count, best_of = form.given.get("n", 1), form.extra.get("best_of", 1)
-    is_search = form.value(body, "use_beam_search", BOOLEAN)
+    is_search = form.own("use_beam_search")
     if best_of > 1 and best_of < count:
         form.wrong("best_of", f"must be at least n = {count}, got {best_of}")
     if best_of > 1 and (is_stream or is_search):
@@ -28,6 +27,20 @@ def check_sequences(body: Json, form: Form, *, is_stream: bool) -> tuple[int, in
     if is_search and is_stream:
         form.wrong("use_beam_search", "must be false with stream true, got true")
     return count, max(count, best_of), count if is_search else 0
+
+
+def check_salt(form: Form) -> str | None:
+    """A salt becomes part of names where cached prefixes are kept: no character that is a path's."""
+    salt: str | None = form.own("cache_salt")
+    if salt and not SALT_FORBIDDEN.isdisjoint(salt):
+        form.wrong("cache_salt", f"must not hold @, /, \\ or U+0000, got {echo(salt)}")
+    return salt
+
+
+def check_prompt_logprobs(form: Form, *, is_stream: bool) -> None:
+    """They come with a whole answer only, and no beam search tells them."""
+    if is_stream and "prompt_logprobs" in form.given:
+        form.wrong("prompt_logprobs", f"must be absent with stream true, got {form.given['prompt_logprobs']}")
 
 
 def check_usage(body: Json, form: Form, *, is_stream: bool) -> Mapping[str, bool]:
@@ -38,9 +51,9 @@ def check_usage(body: Json, form: Form, *, is_stream: bool) -> Mapping[str, bool
     if not isinstance(options, dict) or not is_stream:
         form.wrong("stream_options", f"must be an object, and only with stream true; got {echo(options)}")
         return {}
-    form.check_keys(options, USAGE, "stream_options")
-    inner = Form(form.desk, prefix="stream_options.", problems=form.problems)
-    return {name: inner.value(options, name, BOOLEAN) for name in USAGE}
+    inner = Form(form.desk, prefix="stream_options.", problems=form.problems, unknown=form.unknown)
+    inner.read(options, USAGE)
+    return {name: inner.own(name) for name in USAGE}
 
 
 def error_body(error: Exception) -> Json:
@@ -84,3 +97,32 @@ def finish_word(finish: Finish | None, desk: Desk) -> str | None:
 def likelihood(tokens: Sequence[Token]) -> float:
     """Mean log-probability, by which `best_of` ranks sequences."""
     return sum(token.choice.logprob for token in tokens) / max(len(tokens), 1)
+
+
+class Chunks:
+    """A stream of chunks, as far as it is the same for all: its head, its counts, usage, its end."""
+
+    def __init__(self, head: Json, usage: Mapping[str, bool], prompt_tokens: int) -> None:
+        """Render `head`, the same in every chunk, once; `usage` is what `stream_options` asks for."""
+        self._head = dump(head)[:-1]
+        self._has_usage, self._is_continuous = (usage.get(name, False) for name in USAGE)
+        self._prompt_tokens, self._completion_tokens = prompt_tokens, 0
+        self._null_usage = b',"usage":null}' if self._has_usage else b"}"
+
+    def _chunk(self, choice: Json) -> bytes:
+        counted: Json | None = None
+        if self._is_continuous:
+            counted = usage(Done(prompt_tokens=self._prompt_tokens, completion_tokens=self._completion_tokens))
+        return self._close([choice], counted)
+
+    def _close(self, choices: list[Json], counted: Json | None) -> bytes:
+        tail = self._null_usage if counted is None else b',"usage":' + dump(counted) + b"}"
+        return self._head + b',"choices":' + dump(choices) + tail
+
+    def done(self, done: Done) -> Sequence[bytes]:
+        """The usage chunk, if it was asked for."""
+        return (self._close([], usage(done)),) if self._has_usage else ()
+
+    def fail(self, error: Error) -> bytes:
+        """The error in place of the rest."""
+        return dump(error_body(error))

@@ -1,4 +1,8 @@
-"""The completion dialect's logprobs object: four arrays in parallel, one entry per token of a choice."""
+"""Log-probabilities as they are shown: the completion dialect's object, and vLLM's list for a prompt.
+
+Shapes: OpenAI API reference, "Completions (legacy)" (four arrays in parallel, one entry per token of a choice); vLLM's
+`prompt_logprobs` (one object per token, by token id; null for the first token, which nothing comes before).
+"""
 
 import codecs
 from collections.abc import Sequence
@@ -12,6 +16,27 @@ def _text(choice: Choice) -> str:
     return choice.bytes.decode("utf-8", "replace")
 
 
+def of_prompt(prompt: Sequence[Token | None], top: int) -> list[Json | None]:
+    """A prompt's tokens, each with its `top` likeliest alternatives."""
+    return [None if token is None else _position(token, top) for token in prompt]
+
+
+def _position(token: Token, top: int) -> Json:
+    """The prompt's own token first, then those that are likelier or as likely, by rank."""
+    shown = {token.choice.id: _ranked(token.choice, token.rank)}
+    for rank, choice in enumerate(token.top[:top], 1):
+        shown.setdefault(choice.id, _ranked(choice, rank))
+    return shown  # type: ignore[return-value]  # JSON's writer spells the ids
+
+
+def _ranked(choice: Choice, rank: int) -> Json:
+    return {"logprob": choice.logprob, "rank": rank, "decoded_token": _text(choice)}
+
+
+def _named(choice: Choice) -> str:
+    return f"token_id:{choice.id}"
+
+
 class Scores:
     """One choice's tokens, with the offset in characters at which each begins in the choice's text.
 
@@ -19,9 +44,13 @@ class Scores:
     no length.
     """
 
-    def __init__(self, job: Job, template: Template) -> None:
-        """Start at the beginning of the text; `template` spells the token that no log-probability comes for."""
-        self._job, self._template = job, template
+    def __init__(self, job: Job, template: Template, top: int, *, names_ids: bool = False) -> None:
+        """Start at the beginning of the text, with `top` alternatives per token.
+
+        `template` spells the token that no log-probability comes for; `names_ids`: tokens are written `token_id:7`.
+        """
+        self._job, self._template, self._top = job, template, top
+        self._spell = _named if names_ids else _text
         self._at = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("ignore")
 
@@ -57,9 +86,9 @@ class Scores:
 
     def _add(self, shown: Json, token: Token, *, is_first: bool = False) -> None:
         """Of alternatives that read the same (parts of characters) the likeliest is shown."""
-        tops = {_text(top): top.logprob for top in reversed(token.top)}
-        tops.setdefault(_text(token.choice), token.choice.logprob)
-        shown["tokens"].append(_text(token.choice))
+        tops = {self._spell(top): top.logprob for top in reversed(token.top[: self._top])}
+        tops.setdefault(self._spell(token.choice), token.choice.logprob)
+        shown["tokens"].append(self._spell(token.choice))
         shown["token_logprobs"].append(None if is_first else token.choice.logprob)
         shown["top_logprobs"].append(None if is_first else tops)
         shown["text_offset"].append(self._at)

@@ -9,14 +9,13 @@ from functools import partial
 
 from lmi_chat.dialects import chat
 from lmi_chat.dialects.desk import Desk, Form, Render, Task, check_model
-from lmi_chat.errors import BadField, Error, Problem, echo
+from lmi_chat.errors import BadField, Error, Problem
+from lmi_chat.fields import SESSION
 from lmi_chat.job import Done, Piece
 from lmi_chat.sessions import Message, Session, Sessions
 from lmi_chat.wire import Json, dump
 
-NEW, CLOSE = "NEW_SESSION", "CLOSE"
-KINDS = (NEW, CLOSE)
-KNOWN = ("requestType", "model")
+NEW, CLOSE = KINDS = SESSION["requestType"].words
 
 
 def headers_of_new(session: Session) -> Mapping[str, str]:
@@ -32,12 +31,11 @@ def answer(
     """Open or close a session: document, headers, what is to be said of unknown keys. Raises BadField, NotFound."""
     check_model(body.get("model"), desk)
     form = Form(desk)
-    form.check_keys(body, KNOWN, "")
+    form.read(body, SESSION)
+    kind = form.own("requestType")
+    if kind is None and not form.problems:
+        form.wrong("requestType", f"must be one of {', '.join(KINDS)}, got null")
     unknown = form.close()
-    kind = body.get("requestType")
-    if kind not in KINDS:
-        text = f"requestType must be one of {', '.join(KINDS)}, got {echo(kind)}"
-        raise BadField([Problem("requestType", text)])
     if sessions is None:
         text = "requestType is not served: sessions are off (option.enable_stateful_sessions)"
         raise BadField([Problem("requestType", text)])

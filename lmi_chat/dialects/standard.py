@@ -5,54 +5,19 @@ Shapes: DJL Serving's "LMI handlers inference API schema"; the streamed line is 
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-from lmi_chat.bounds import SAMPLING, Field
 from lmi_chat.dialects import desk as common
 from lmi_chat.dialects import guide
 from lmi_chat.dialects.desk import Desk, Form, Task
 from lmi_chat.dialects.generation import Lines, Whole, WholeList, error_body, tgi_type
 from lmi_chat.errors import BadField, Problem, echo
+from lmi_chat.fields import PARAMETERS, STANDARD
 from lmi_chat.job import Job
 from lmi_chat.wire import Json
 
-DEFAULT_NEW_TOKENS = 30
-BOOLEAN = Field(kind="boolean", default=False, meaning="")
-RENAMED = {
-    "max_new_tokens": "max_tokens",
-    "stop_sequences": "stop",
-    "ignore_eos_token": "ignore_eos",
-    "bad_sequences": "bad_words",
-    "min_length": "min_tokens",
-    "top_n_tokens": "top_logprobs",
-    "truncate": "truncate_prompt_tokens",
-}
-FIELDS: Mapping[str, Field] = (
-    {
-        name: SAMPLING[name]
-        for name in (
-            *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"),
-            *("seed", "stop", "stop_token_ids", "include_stop_str_in_output", "skip_special_tokens", "min_tokens"),
-            *("spaces_between_special_tokens", "logit_bias", "ignore_eos", "prompt_logprobs", "best_of", "num_beams"),
-            *("length_penalty",),
-        )
-    }
-    | {wire: SAMPLING[name] for wire, name in RENAMED.items()}
-    | {"n": replace(SAMPLING["n"], sets="")}
-)
-OWN = guide.TGI_NAMES | {
-    *("do_sample", "details", "decoder_input_details", "return_full_text", "stream", "logprobs"),
-}
-BODY_OWN = frozenset({"inputs", "parameters", "stream", "model"})
-HARMLESS: Mapping[str, tuple[object, ...]] = {
-    "early_stopping": (None, False, True),
-    "typical_p": (None, 1, 1.0),
-    "watermark": (None, False),
-}
-KNOWN = {name: f"parameters.{name}" for name in (*FIELDS, *OWN, *HARMLESS)}
-ANYWHERE = KNOWN | {name: name for name in BODY_OWN}
-SAMPLES = ("temperature", "top_p", "top_k", "min_p")
+ANYWHERE = {name: f"parameters.{name}" for name in PARAMETERS} | {name: name for name in STANDARD}
+SAMPLES = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 
 
 def parse(body: Json, desk: Desk, request_id: str) -> Task:
@@ -60,35 +25,37 @@ def parse(body: Json, desk: Desk, request_id: str) -> Task:
     common.check_model(body.get("model"), desk)
     parameters = _check_shape(body)
     form = Form(desk, prefix="parameters.")
-    form.ignore((name for name in body if name not in BODY_OWN), ANYWHERE, "")
-    form.read(parameters, FIELDS, KNOWN)
-    common.check_unserved(parameters, form, HARMLESS)
+    form.ignore((name for name in body if name not in STANDARD), ANYWHERE, "")
+    form.read(parameters, PARAMETERS)
     prompts = _check_inputs(body.get("inputs"), form)
-    is_stream = _check_stream(body, parameters, form)
+    is_stream = _check_stream(body, form)
     flags = {
-        "details": form.value(parameters, "details", replace(BOOLEAN, default=desk.is_tgi)),
-        "return_full_text": form.value(parameters, "return_full_text", BOOLEAN),
+        "details": form.extra.get("details", desk.is_tgi),
+        "return_full_text": form.own("return_full_text"),
     }
-    fixed = _check_sampling(parameters, form, has_tokens=is_stream or flags["details"], has_details=flags["details"])
-    fixed |= _check_prefill(parameters, form, is_stream=is_stream)
+    fixed = _check_sampling(form, has_tokens=is_stream or flags["details"], has_details=flags["details"])
+    fixed |= _check_prefill(form, is_stream=is_stream, has_details=flags["details"])
     shape = _check_sequences(form, is_stream=is_stream)
     guide.read(parameters, form, has_grammar=True)
-    guide.check_beams(form, "num_beams", shape["beams"])
+    common.check_beams(form, "parameters.num_beams", shape["beams"])
     common.check_vocabulary(form)
-    unknown = form.close()
+    unknown = [*form.close(), *_without_details(form, is_stream=is_stream, has_details=flags["details"])]
 
     if shape["width"] > 1 and not is_stream and fixed["logprobs"] is None:
         fixed["logprobs"] = 0
-    values = common.sampling(form, {"max_tokens": DEFAULT_NEW_TOKENS}, **fixed)
+    values = common.sampling(form, {"max_tokens": PARAMETERS["max_new_tokens"].default}, **fixed)
     is_many = isinstance(body.get("inputs"), list)
     jobs = tuple(
         _job(prompt, place, request_id, form, values, shape, is_many=is_many) for place, prompt in enumerate(prompts)
     )
+    name = "prompt_logprobs" if "prompt_logprobs" in form.given else "decoder_input_details"
+    common.check_prompt_logprobs(jobs, desk, f"parameters.{name}")
     render: common.Render
     if is_stream:
         render = Lines(jobs, is_tgi=desk.is_tgi, **flags)
     else:
-        wholes = [Whole(job, returned=shape["returned"], **flags) for job in jobs]
+        top = form.given.get("prompt_logprobs")
+        wholes = [Whole(job, returned=shape["returned"], prompt_logprobs=top, **flags) for job in jobs]
         render = WholeList(wholes) if is_many or desk.is_tgi else wholes[0]
     return Task(
         dialect="standard",
@@ -125,7 +92,8 @@ def _job(
         sampling=common.seat(ids, own, form, path=path),
         copies=copies,
         beams=shape["beams"],
-        length_penalty=form.extra.get("length_penalty", 1.0),
+        length_penalty=form.own("length_penalty"),
+        stops_early=form.own("early_stopping"),
     )
 
 
@@ -168,21 +136,21 @@ def _check_sequences(form: Form, *, is_stream: bool) -> Mapping[str, int]:
     return {"beams": beams, "width": width, "returned": given["n"] if given["n"] > 1 else width}
 
 
-def _check_stream(body: Json, parameters: Json, form: Form) -> bool:
-    for place, prefix in ((body, ""), (parameters, "parameters.")):
-        if place.get("stream") is not None:
-            return bool(Form(form.desk, prefix=prefix, problems=form.problems).value(place, "stream", BOOLEAN))
-    return form.desk.streams_by_default
+def _check_stream(body: Json, form: Form) -> bool:
+    """`stream` beside `inputs` counts, then the one among the parameters, then the deployment's way."""
+    beside = Form(form.desk, problems=form.problems, unknown=form.unknown)
+    beside.read({"stream": body.get("stream")}, STANDARD)
+    return bool(({"stream": form.desk.streams_by_default} | form.extra | beside.extra)["stream"])
 
 
-def _check_sampling(parameters: Json, form: Form, *, has_tokens: bool, has_details: bool) -> dict[str, Any]:
+def _check_sampling(form: Form, *, has_tokens: bool, has_details: bool) -> dict[str, Any]:
     """`do_sample` decides; where it is absent, asking for a way of sampling does."""
-    do_sample = form.value(parameters, "do_sample", Field(kind="boolean", meaning=""))
+    do_sample = form.own("do_sample")
     if do_sample is None:
-        do_sample = any(name in form.given for name in SAMPLES)
-    top = form.value(parameters, "logprobs", SAMPLING["top_logprobs"]) if "logprobs" in parameters else 0
-    top = max(top, form.extra.get("top_n_tokens") or 0)
-    fixed: dict[str, Any] = {"logprobs": top if has_tokens or top else None}
+        do_sample = any(name in form.given or name in form.extra for name in SAMPLES)
+    fixed: dict[str, Any] = {
+        "logprobs": max(form.own("logprobs") or 0, form.own("top_n_tokens")) if has_tokens else None
+    }
     if not do_sample:
         return fixed | {"temperature": 0.0}
     if has_details and "seed" not in form.given:
@@ -190,11 +158,23 @@ def _check_sampling(parameters: Json, form: Form, *, has_tokens: bool, has_detai
     return fixed
 
 
-def _check_prefill(parameters: Json, form: Form, *, is_stream: bool) -> dict[str, Any]:
-    wanted = form.value(parameters, "decoder_input_details", BOOLEAN)
-    if wanted and is_stream:
+def _check_prefill(form: Form, *, is_stream: bool, has_details: bool) -> dict[str, Any]:
+    """The prompt's own log-probabilities: they stand in the details of a whole answer."""
+    if form.own("decoder_input_details") and is_stream:
         form.wrong("parameters.decoder_input_details", "must be false with stream true, got true")
-    return {"prompt_logprobs": 0} if wanted and "prompt_logprobs" not in form.given else {}
+    top = form.given.get("prompt_logprobs")
+    if top is not None and is_stream:
+        form.wrong("parameters.prompt_logprobs", f"must be absent with stream true, got {top}")
+    if top is None and form.own("decoder_input_details"):
+        top = 0
+    return {"prompt_logprobs": top if has_details else None}
+
+
+def _without_details(form: Form, *, is_stream: bool, has_details: bool) -> list[str]:
+    """What is asked for and shows in the details alone, which are not asked for."""
+    hidden = {"decoder_input_details", "prompt_logprobs"} | (set() if is_stream else {"logprobs", "top_n_tokens"})
+    asked = sorted(name for name, value in (form.extra | form.given).items() if value and name in hidden)
+    return [] if has_details else [f"parameters.{name} is ignored: it needs details true" for name in asked]
 
 
 __all__ = ["error_body", "parse", "tgi_type"]

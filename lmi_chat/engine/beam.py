@@ -16,25 +16,46 @@ Run = Callable[[Job, Sink], AbstractAsyncContextManager[None]]
 
 @dataclass(frozen=True, slots=True)
 class Beam:
-    """One way on: its tokens so far and the sum of their log-probabilities."""
+    """One way on: its tokens so far, the sum of their log-probabilities, and how it ended, if it did.
+
+    `stop` is the stop string or stop token id that ended it, None for end-of-sequence.
+    """
 
     choices: tuple[Choice, ...] = ()
     logprob: float = 0.0
     is_ended: bool = False
+    stop: str | int | None = None
 
-    def with_choice(self, choice: Choice, ends: frozenset[int]) -> "Beam":
-        """One token more."""
-        return Beam((*self.choices, choice), self.logprob + choice.logprob, choice.id in ends)
+    def with_choice(self, choice: Choice, job: Job, ends: frozenset[int]) -> "Beam":
+        """One token more; `ends` and the job's stop tokens end it."""
+        is_stop = choice.id in job.sampling.stop_token_ids
+        is_ended = is_stop or choice.id in ends
+        stop = choice.id if is_stop else None
+        return Beam((*self.choices, choice), self.logprob + choice.logprob, is_ended, stop)
+
+    def text(self, *, has_special: bool = False) -> str:
+        """What it says so far; the token that ends it is not part of that."""
+        own = self.choices[:-1] if self.is_ended and not isinstance(self.stop, str) else self.choices
+        said = b"".join(choice.bytes for choice in own if has_special or not choice.is_special)
+        return said.decode("utf-8", "replace")
+
+    def checked(self, job: Job) -> "Beam":
+        """Itself, or ended by one of the job's stop strings."""
+        if self.is_ended or not job.sampling.stop or len(self.choices) <= job.sampling.min_tokens:
+            return self
+        text = self.text(has_special=not job.sampling.skip_special_tokens)
+        found = next((stop for stop in job.sampling.stop if stop in text), None)
+        return self if found is None else replace(self, is_ended=True, stop=found)
 
     def score(self, penalty: float) -> float:
-        """Higher is better; the token that ends the sequence does not count as length."""
-        length = max(len(self.choices) - self.is_ended, 1)
+        """Higher is better; a token that ends the sequence does not count as length."""
+        length = max(len(self.choices) - (self.is_ended and not isinstance(self.stop, str)), 1)
         return float(self.logprob / length**penalty)
 
 
 @asynccontextmanager
 async def run(engine_run: Run, job: Job, sink: Sink, ends: frozenset[int]) -> AsyncIterator[None]:
-    """Search for `job.beams` sequences; `ends` are the token ids that end one. See Engine.run."""
+    """Search for `job.beams` sequences; `ends` are the model's own token ids that end one. See Engine.run."""
     task = asyncio.create_task(_tell(engine_run, job, sink, ends))
     try:
         yield
@@ -57,7 +78,7 @@ async def _tell(engine_run: Run, job: Job, sink: Sink, ends: frozenset[int]) -> 
         sink(error)
         return
     for index, beam in enumerate(beams):
-        sink(_piece(index, beam, has_tokens=job.sampling.logprobs is not None))
+        sink(_piece(index, beam, job))
     count = sum(len(beam.choices) for beam in beams)
     sink(Done(prompt_tokens=len(job.prompt_ids), completion_tokens=count, cached_tokens=cached[0]))
 
@@ -67,21 +88,39 @@ async def _search(job: Job, step: Callable[[Job], Awaitable[Token]], ends: froze
     for place in range(job.sampling.max_tokens):
         tokens = await asyncio.gather(*(step(_next(job, beam, place, number)) for number, beam in enumerate(live)))
         grown = [
-            beam.with_choice(choice, ends) for beam, token in zip(live, tokens, strict=True) for choice in token.top
+            beam.with_choice(choice, job, ends)
+            for beam, token in zip(live, tokens, strict=True)
+            for choice in token.top
         ]
-        grown.sort(key=lambda beam: -beam.logprob)
-        ended += [beam for beam in grown[: 2 * job.beams] if beam.is_ended]
-        live = [beam for beam in grown if not beam.is_ended][: job.beams]
+        live, newly = _sorted_out(grown, job, is_early=place < job.sampling.min_tokens)
+        ended += newly
         if not live or _is_settled(live, ended, job):
             break
-    best = sorted([*ended, *live], key=lambda beam: -beam.score(job.length_penalty))
+    found = ended if job.stops_early and len(ended) >= job.beams else [*ended, *live]
+    best = sorted(found, key=lambda beam: -beam.score(job.length_penalty))
     return best[: job.beams]
+
+
+def _sorted_out(grown: list[Beam], job: Job, *, is_early: bool) -> tuple[list[Beam], list[Beam]]:
+    """The likeliest that go on, and those among the likeliest that have ended; `is_early`: none may end yet."""
+    live, ended = list[Beam](), list[Beam]()
+    for place, beam in enumerate(sorted(grown, key=lambda beam: -beam.logprob)):
+        if place >= 2 * job.beams and len(live) == job.beams:
+            break
+        checked = beam.checked(job)
+        if not checked.is_ended and len(live) < job.beams:
+            live.append(checked)
+        elif checked.is_ended and place < 2 * job.beams and not is_early:
+            ended.append(checked)
+    return live, ended
 
 
 def _is_settled(live: list[Beam], ended: list[Beam], job: Job) -> bool:
     """Enough sequences have ended, and none that goes on is better than the worst of them."""
     scores = sorted((beam.score(job.length_penalty) for beam in ended), reverse=True)
-    return len(scores) >= job.beams and live[0].score(job.length_penalty) <= scores[job.beams - 1]
+    if len(scores) < job.beams:
+        return False
+    return job.stops_early or live[0].score(job.length_penalty) <= scores[job.beams - 1]
 
 
 def _next(job: Job, beam: Beam, place: int, number: int) -> Job:
@@ -108,8 +147,11 @@ async def _one_token(engine_run: Run, job: Job) -> tuple[Token, int]:
     return found[0], cached
 
 
-def _piece(index: int, beam: Beam, *, has_tokens: bool) -> Piece:
-    text = b"".join(choice.bytes for choice in beam.choices if not choice.is_special).decode("utf-8", "replace")
-    tokens = [Token(choice) for choice in beam.choices] if has_tokens else []
-    finish = Finish("stop" if beam.is_ended else "length")
+def _piece(index: int, beam: Beam, job: Job) -> Piece:
+    text = beam.text(has_special=not job.sampling.skip_special_tokens)
+    if isinstance(beam.stop, str):
+        end = text.index(beam.stop) + (len(beam.stop) if job.sampling.include_stop_str_in_output else 0)
+        text = text[:end]
+    tokens = [Token(choice) for choice in beam.choices] if job.sampling.logprobs is not None else []
+    finish = Finish("stop", beam.stop) if beam.is_ended else Finish("length")
     return Piece(index, text, [choice.id for choice in beam.choices], tokens, finish)

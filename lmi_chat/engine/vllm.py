@@ -49,7 +49,7 @@ class Vllm:
     async def run(self, job: Job, sink: Sink) -> AsyncIterator[None]:
         """See Engine.run."""
         if job.beams:
-            ends = self.model.end_ids | set(job.sampling.stop_token_ids)
+            ends = frozenset[int]() if job.sampling.ignore_eos else self.model.end_ids
             async with beam.run(self.run, job, sink, ends):
                 yield
             return
@@ -174,7 +174,8 @@ class _Run:
         """`entry` holds the chosen token and the `top` likeliest, each with its rank from 1."""
         ranked = sorted((item for item in entry.items() if item[1].rank <= top), key=lambda item: item[1].rank)
         choices = tuple(self._vocabulary.choice(other, logprob.logprob) for other, logprob in ranked)
-        return Token(self._vocabulary.choice(token_id, entry[token_id].logprob), choices)
+        own = entry[token_id]
+        return Token(self._vocabulary.choice(token_id, own.logprob), choices, own.rank or 0)
 
     def _read_prompt(self, output: Any) -> tuple[Token | None, ...]:
         pairs = zip(output.prompt_token_ids, output.prompt_logprobs, strict=False)

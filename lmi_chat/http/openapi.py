@@ -1,20 +1,20 @@
 """The OpenAPI 3.1 document of this server, made from the same tables that requests are checked against."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from lmi_chat import __version__
+from lmi_chat import fields as tables
 from lmi_chat.bounds import Field, Limits
-from lmi_chat.dialects import account, chat, completion, openai, standard, stored
+from lmi_chat.dialects import stored
 from lmi_chat.dialects.messages import ROLES
 from lmi_chat.wire import Json
 
 JSON_KINDS = {"integer": "integer", "number": "number", "boolean": "boolean", "string": "string", "object": "object"}
 METADATA: Json = {
     "type": ["object", "null"],
-    "maxProperties": account.PAIRS_MOST,
-    "propertyNames": {"maxLength": account.KEY_CHARS},
-    "additionalProperties": {"type": "string", "maxLength": account.VALUE_CHARS},
+    "maxProperties": tables.PAIRS_MOST,
+    "propertyNames": {"maxLength": tables.KEY_CHARS},
+    "additionalProperties": {"type": "string", "maxLength": tables.VALUE_CHARS},
 }
 METADATA_REF = "#/components/schemas/Metadata"
 ID: Json = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
@@ -100,8 +100,17 @@ def schema(field: Field, limits: Limits) -> Json:
             keys = {"pattern": r"^[0-9]{1,9}$"}
             shown |= {"type": ["object", "null"], "additionalProperties": bias, "propertyNames": keys}
             shown["maxProperties"] = limits.max_logit_bias
+        case "word":
+            shown["enum"] = [*field.words, None]
+        case "refused":
+            shown["enum"] = [*field.nothing, None]
+        case "structure":
+            pass
         case kind:
             shown["type"] = [JSON_KINDS[kind], "null"]
+    if field.kind == "string":
+        bounds = {"minLength": low, "maxLength": high}
+        shown |= {name: bound for name, bound in bounds.items() if bound is not None}
     if field.kind in {"integer", "number"}:
         bounds = {("exclusiveMinimum" if field.is_above_low else "minimum"): low, "maximum": high}
         shown |= {name: bound for name, bound in bounds.items() if bound is not None}
@@ -116,72 +125,40 @@ def _object(properties: Json, required: list[str]) -> Json:
     return {"type": "object", "properties": properties, "required": required}
 
 
-def _flag(default: Any, meaning: str) -> Json:
-    return {"type": ["boolean", "null"], "default": default, "description": meaning}
-
-
 def _chat(limits: Limits) -> Json:
     part = _object({"type": {"const": "text"}, "text": {"type": "string"}}, ["type", "text"])
     content = {"anyOf": [{"type": "string"}, {"type": "array", "items": part, "minItems": 1}]}
     message = _object({"role": {"enum": list(ROLES)}, "content": content}, ["role", "content"])
-    options = _object({name: _flag(default=False, meaning="") for name in openai.USAGE}, [])
-    return (
-        _table(chat.FIELDS, limits)
-        | {
-            "messages": {"type": "array", "items": message, "minItems": 1, "maxItems": limits.max_messages},
-            "model": {"type": ["string", "null"], "description": 'the served model\'s name, or ""'},
-            "stream": _flag(default=False, meaning="send the answer as it comes"),
-            "stream_options": {"anyOf": [options, {"type": "null"}]},
-            "logprobs": _flag(default=False, meaning="log-probabilities of the answer's tokens"),
-        }
-        | _account()
-    )
+    shown = _table(tables.CHAT, limits)
+    shown["messages"] |= {"type": "array", "items": message, "minItems": 1, "maxItems": limits.max_messages}
+    shown["stream_options"] |= _options(limits)
+    shown["metadata"] |= METADATA
+    shown["modalities"] |= {"enum": [["text"], None]}
+    shown["audio"] |= {"type": "null"}
+    return shown
 
 
-def _account() -> Json:
-    text = {"type": ["string", "null"]}
-    return {
-        "user": text | {"maxLength": account.USER_CHARS, "description": "who asks; users take turns"},
-        "metadata": METADATA | {"description": "labels; kept with a stored completion"},
-        "store": _flag(default=False, meaning="keep the completion, where option.store names a file"),
-        "service_tier": {"enum": [*account.PRIORITIES, None], "description": "who goes first, where priorities count"},
-        "modalities": {"enum": [["text"], None], "description": "the served model gives text only"},
-        "audio": {"type": "null"},
-    }
+def _options(limits: Limits) -> Json:
+    return {"anyOf": [_object(_table(tables.USAGE, limits), []), {"type": "null"}]}
 
 
 def _completion(limits: Limits) -> Json:
     ids = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
     one: list[Json] = [{"type": "string", "minLength": 1}, ids]
     several = {"type": "array", "items": {"anyOf": one}, "minItems": 1, "maxItems": limits.max_prompts}
-    most = completion.MOST_LOGPROBS
-    return _table(completion.FIELDS, limits) | {
-        "prompt": {"anyOf": [*one, several]},
-        "logprobs": {"type": ["integer", "null"], "minimum": 0, "maximum": most, "description": "likeliest per token"},
-        "echo": _flag(default=False, meaning="the prompt too"),
-        "stream": _flag(default=False, meaning="send the answer as it comes"),
-    }
+    shown = _table(tables.COMPLETION, limits)
+    shown["prompt"] |= {"anyOf": [*one, several]}
+    shown["stream_options"] |= _options(limits)
+    return shown
 
 
 def _standard(limits: Limits) -> Json:
     prompt = {"type": "string", "minLength": 1}
-    flags = {
-        name: _flag(default=False, meaning=meaning)
-        for name, meaning in (
-            ("details", "tokens, counts, reasons"),
-            ("decoder_input_details", "the prompt's tokens; not with stream"),
-            ("return_full_text", "prompt and text"),
-        )
-    }
-    flags["do_sample"] = _flag(default=None, meaning="false: greedy; absent: by whether a way of sampling is given")
-    parameters = {"type": ["object", "null"], "properties": _table(standard.FIELDS, limits) | flags}
-    return {
-        "inputs": {
-            "anyOf": [prompt, {"type": "array", "items": prompt, "minItems": 1, "maxItems": limits.max_prompts}]
-        },
-        "parameters": parameters,
-        "stream": _flag(default=False, meaning="send the answer as it comes"),
-    }
+    several = {"type": "array", "items": prompt, "minItems": 1, "maxItems": limits.max_prompts}
+    shown = _table(tables.STANDARD, limits)
+    shown["inputs"] |= {"anyOf": [prompt, several]}
+    shown["parameters"] |= {"type": ["object", "null"], "properties": _table(tables.PARAMETERS, limits)}
+    return shown
 
 
 def _operation(summary: str, names: list[str]) -> Json:
