@@ -118,9 +118,9 @@ class Line:
             raise refusal
 
     @property
-    def limits(self) -> Limits:
-        """How much one request may ask for."""
-        return self._policy.limits
+    def has_sessions(self) -> bool:
+        """Whether conversations can be held here."""
+        return self._policy.sessions is not None
 
     @property
     def desk(self) -> Desk:

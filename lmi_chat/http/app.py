@@ -116,8 +116,9 @@ def _models(house: House) -> Callable[[Request], Any]:
 
 def _openapi(house: House) -> Callable[[Request], Any]:
     async def shown(_: Request) -> Response:
-        """What this server takes, as an OpenAPI document."""
-        return _json(openapi.document(house.line.limits))
+        """What this server takes and gives, with the model's bounds, as an OpenAPI document. Raises Loading."""
+        line, has_async = house.line, house.spool is not None
+        return _json(openapi.document(line.desk, has_sessions=line.has_sessions, has_async=has_async))
 
     return shown
 

@@ -1,0 +1,163 @@
+"""The OpenAPI 3.1 document of this server, made from the same tables that requests are checked against.
+
+Bodies of requests: requests.py (and guides.py); of answers: answers.py. Here: paths, parameters, headers, statuses.
+"""
+
+from lmi_chat import __version__
+from lmi_chat.dialects import stored
+from lmi_chat.dialects.desk import Desk
+from lmi_chat.http.openapi import answers, requests, runtime
+from lmi_chat.http.openapi.responses import (
+    ALWAYS,
+    INFERENCE,
+    LMI,
+    OPENAI,
+    REQUEST_ID_OUT,
+    STATUSES,
+    answered,
+    refusals,
+)
+from lmi_chat.http.openapi.shapes import TEXT, record, ref
+from lmi_chat.wire import Json
+
+
+def _header(name: str, meaning: str) -> Json:
+    return {"name": name, "in": "header", "schema": TEXT, "description": meaning}
+
+
+REQUEST_ID = "the request's id: of letters, digits and ._:- up to 128; what is none gets a new one"
+HEADERS_IN: list[Json] = [
+    _header("X-Request-Id", REQUEST_ID),
+    _header("X-Amzn-SageMaker-Inference-Id", REQUEST_ID + "; before X-Request-Id"),
+    _header("X-Amzn-SageMaker-Custom-Attributes", "comes back in the answer, up to 1024 characters of ASCII"),
+    _header("X-Amzn-SageMaker-Accept", "as Accept, and before it: the shape of a stream"),
+]
+SESSION_IN = _header("X-Amzn-SageMaker-Session-Id", "the session of this request; NEW_SESSION begins one with a chat")
+WARNING_OUT: Json = {"X-LMI-Chat-Warning": {"schema": TEXT, "description": "what of the request was ignored, and why"}}
+HEADERS_OUT: Json = {
+    **REQUEST_ID_OUT,
+    **WARNING_OUT,
+    "X-Amzn-SageMaker-Custom-Attributes": {"schema": TEXT, "description": "as they came"},
+}
+SESSION_OUT: Json = {
+    "X-Amzn-SageMaker-New-Session-Id": {"schema": TEXT, "description": "id; Expires=time, of a session that begins"},
+    "X-Amzn-SageMaker-Session-Id": {"schema": TEXT, "description": "the same"},
+    "X-Amzn-SageMaker-Closed-Session-Id": {"schema": TEXT, "description": "of a session that ends"},
+}
+ID: Json = {"name": "id", "in": "path", "required": True, "schema": TEXT}
+LIMIT = {"type": "integer", "minimum": 1, "maximum": stored.LIMIT_MOST, "default": stored.LIMIT_DEFAULT}
+PAGING: list[Json] = [
+    {"name": "after", "in": "query", "schema": TEXT},
+    {"name": "limit", "in": "query", "schema": LIMIT},
+    {"name": "order", "in": "query", "schema": {"enum": list(stored.ORDERS), "default": stored.ORDERS[0]}},
+]
+FILTERS: list[Json] = [
+    {"name": "model", "in": "query", "schema": TEXT},
+    {"name": "metadata", "in": "query", "style": "deepObject", "explode": True, "schema": requests.METADATA},
+]
+
+
+def document(desk: Desk, *, has_sessions: bool, has_async: bool) -> Json:
+    """The whole document, of this deployment and its bounds.
+
+    Stored completions, sessions and asynchronous requests stand in it where they are on.
+    """
+    bodies = {
+        "ChatRequest": requests.of_chat(desk),
+        "StandardRequest": requests.of_standard(desk),
+        "CompletionRequest": requests.of_completion(desk),
+    }
+    if has_sessions:
+        bodies["SessionRequest"] = requests.of_session(desk)
+    if desk.save is not None:
+        bodies["Metadata"] = record({"metadata": requests.METADATA}, ["metadata"])
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "lmi-chat", "version": __version__, "license": {"name": "Apache-2.0"}},
+        "paths": _paths(has_sessions=has_sessions, has_store=desk.save is not None, has_async=has_async),
+        "components": {"schemas": bodies | answers.schemas(desk)},
+    }
+
+
+def _paths(*, has_sessions: bool, has_store: bool, has_async: bool) -> Json:
+    door = _door(has_sessions=has_sessions)
+    paths: Json = {
+        "/invocations": {"post": door},
+        "/predictions/{model}": {"post": _named(door, "model")},
+        "/models/{model}/invoke": {"post": _named(door, "model")},
+        **runtime.paths(door, has_async=has_async),
+        "/v1/chat/completions": {"post": _inference("Chat completions", "chat", has_sessions=has_sessions)},
+        "/v1/completions": {"post": _inference("Completions", "completion", has_sessions=has_sessions)},
+        "/v1/models": {"get": _get("The served model", "Models", 503)},
+        "/v1/models/{model}": {"get": _named(_get("One of its names", "Model", 404, 503), "model")},
+        "/ping": {"get": _get("Health: 200 when requests are taken, 503 with what goes on otherwise", "Ready")},
+        "/metrics": {"get": _get("Figures for Prometheus", "")},
+        "/openapi.json": {"get": _get("This document", "", 503)},
+    }
+    paths["/metrics"]["get"]["responses"]["200"]["content"] = {"text/plain": {"schema": TEXT}}
+    paths["/ping"]["get"]["responses"]["503"] = answered(STATUSES[503], "NotReady")
+    if has_store:
+        one = "/v1/chat/completions/{id}"
+        paths["/v1/chat/completions"]["get"] = _stored("Stored completions", "StoredCompletions", *PAGING, *FILTERS)
+        paths[one] = {
+            "get": _stored("A stored completion", "ChatCompletion", ID),
+            "post": _stored("Replace its metadata", "ChatCompletion", ID, has_body=True),
+            "delete": _stored("Delete it", "Deleted", ID),
+        }
+        paths[one + "/messages"] = {"get": _stored("What was asked in it", "StoredMessages", ID, *PAGING)}
+    return paths
+
+
+def _door(*, has_sessions: bool) -> Json:
+    """A door for every dialect."""
+    kinds = {"ChatRequest": "messages", "StandardRequest": "inputs", "CompletionRequest": "prompt"}
+    kinds |= {"SessionRequest": "requestType"} if has_sessions else {}
+    bodies: Json = {
+        "application/json": {"schema": {"anyOf": [requests.at_any_door(*kind) for kind in kinds.items()]}},
+        "text/plain": {"schema": {"type": "string", "minLength": 1, "description": "the inputs of a standard request"}},
+    }
+    names = ("chat", "standard", "completion")
+    return _operation(
+        "A chat, a standard request or a completion, by its key", names, bodies, has_sessions=has_sessions
+    )
+
+
+def _inference(summary: str, dialect: str, *, has_sessions: bool) -> Json:
+    bodies = {"application/json": {"schema": ref(f"{dialect.capitalize()}Request")}}
+    return _operation(summary, (dialect,), bodies, has_sessions=has_sessions)
+
+
+def _operation(summary: str, dialects: tuple[str, ...], bodies: Json, *, has_sessions: bool) -> Json:
+    errors = (OPENAI, LMI) if "standard" in dialects else (OPENAI,)
+    headers = HEADERS_OUT | (SESSION_OUT if has_sessions else {})
+    content = answers.contents(dialects, has_sessions=has_sessions and "standard" in dialects)
+    responses: Json = {"200": {"description": "The answer, whole or streamed", "headers": headers, "content": content}}
+    rules = "".join(f"\n- {rule}" for rule in requests.UNSAID)
+    return {
+        "summary": summary,
+        "description": f"Beyond its schema, a body is refused unless:{rules}",
+        "parameters": [*HEADERS_IN, *([SESSION_IN] if has_sessions else [])],
+        "requestBody": {"required": True, "content": bodies},
+        "responses": responses | refusals(INFERENCE, errors),
+    }
+
+
+def _named(operation: Json, name: str) -> Json:
+    """The same operation under a path with that parameter."""
+    parameter: Json = {"name": name, "in": "path", "required": True, "schema": TEXT}
+    return operation | {"parameters": [parameter, *operation["parameters"]]}
+
+
+def _get(summary: str, name: str, *statuses: int) -> Json:
+    shown = answered(summary, name) if name else {"description": summary, "content": {"application/json": {}}}
+    return {"summary": summary, "parameters": [], "responses": {"200": shown} | refusals((*ALWAYS, *statuses))}
+
+
+def _stored(summary: str, name: str, *parameters: Json, has_body: bool = False) -> Json:
+    """An operation on stored completions."""
+    shown = _get(summary, name, 404, 503, *((413,) if has_body else ()))
+    shown["parameters"] = list(parameters)
+    shown["responses"]["200"]["headers"] = WARNING_OUT
+    if has_body:
+        shown["requestBody"] = {"required": True, "content": {"application/json": {"schema": ref("Metadata")}}}
+    return shown

@@ -1,0 +1,230 @@
+"""The bodies of requests as JSON Schema, from the tables that the dialects check them by.
+
+A rule between two fields stands here where a schema can say it; the others are sentences, in UNSAID.
+"""
+
+from collections.abc import Mapping
+
+from lmi_chat.bounds import TOKEN_DIGITS, Field
+from lmi_chat.dialects import KEYS, messages
+from lmi_chat.dialects.chat import VARIABLE_CHARS
+from lmi_chat.dialects.desk import Desk
+from lmi_chat.fields import (
+    CHAT,
+    COMPLETION,
+    KEY_CHARS,
+    PAIRS_MOST,
+    PARAMETERS,
+    SESSION,
+    STANDARD,
+    USAGE,
+    VALUE_CHARS,
+)
+from lmi_chat.http.openapi import guides
+from lmi_chat.http.openapi.shapes import TEXT, if_then, nullable, record
+from lmi_chat.wire import Json
+
+UNSAID = (
+    "the prompt has at least one token, and with max_tokens (max_new_tokens) it fits the model's context",
+    "min_tokens is at most max_tokens",
+    "the model's chat template takes the messages",
+    "token ids stand in the vocabulary",
+    "two names of one field (max_tokens and max_completion_tokens, stop and stop_sequences) have the same value",
+    "n is at most best_of and num_beams, where these are above 1",
+    "of several ways to ask for a form of the text all ask for the same one, and none stands beside a beam search",
+    "a schema, regex, choice or grammar is sound, compiles in time, and is within its bytes",
+    "an integer is written without a fraction: 4, not 4.0",
+    "the body nests within option.max_json_depth",
+    "the session of X-Amzn-SageMaker-Session-Id is open, and n is 1 in it",
+)
+METADATA: Json = {
+    "type": ["object", "null"],
+    "maxProperties": PAIRS_MOST,
+    "propertyNames": {"maxLength": KEY_CHARS},
+    "additionalProperties": {"type": "string", "maxLength": VALUE_CHARS},
+}
+NULL: Json = {"type": "null"}
+UNSET: Json = {"enum": [False, None]}
+
+
+def field(known: Field, desk: Desk) -> Json:
+    """One field; the inside of a structure is its room's matter."""
+    shown: Json = {"description": known.meaning}
+    if known.default is not None:
+        shown["default"] = known.default
+    match known.kind:
+        case "word":
+            shown["enum"] = [*known.words, None]
+        case "refused":
+            shown["enum"] = [
+                None,
+                *(value for place, value in enumerate(known.nothing) if value not in known.nothing[:place]),
+            ]
+        case "structure":
+            pass
+        case _:
+            shown |= _bounded(known, desk)
+    return shown
+
+
+def _bounded(known: Field, desk: Desk) -> Json:
+    low, high = known.low, known.top(desk.limits)
+    least, most = ("minLength", "maxLength") if known.kind == "string" else ("minimum", "maximum")
+    bounds = {("exclusiveMinimum" if known.is_above_low else least): low, most: high}
+    match known.kind:
+        case "strings":
+            one = {"type": "string", "minLength": 1, "maxLength": desk.limits.max_stop_chars}
+            return {"anyOf": [one, {"type": "array", "items": one, "maxItems": high}, NULL]}
+        case "token ids":
+            ids = {"type": "array", "items": _token(desk), "minItems": low or 0, "maxItems": high}
+            return {"anyOf": [ids, NULL]}
+        case "bias":
+            keys = {
+                "propertyNames": {"pattern": f"^[0-9]{{1,{TOKEN_DIGITS}}}$"},
+                "maxProperties": desk.limits.max_logit_bias,
+            }
+            return {"type": ["object", "null"], "additionalProperties": {"type": "number"} | bounds} | keys
+        case kind:
+            return {"type": [kind, "null"]} | {name: bound for name, bound in bounds.items() if bound is not None}
+
+
+def _token(desk: Desk) -> Json:
+    return {"type": "integer", "minimum": 0, "maximum": desk.vocabulary_tokens - 1}
+
+
+def _table(fields: Mapping[str, Field], desk: Desk, insides: Json) -> Json:
+    """All fields of a table; `insides` has what is more to be said of some."""
+    return {name: field(known, desk) | insides.get(name, {}) for name, known in fields.items()}
+
+
+def _shared(desk: Desk) -> Json:
+    usage = record(_table(USAGE, desk, {}), is_closed=desk.is_strict)
+    return guides.openai(desk.limits, is_strict=desk.is_strict) | {
+        "model": {"examples": ["", *sorted(desk.names)]},
+        "stream_options": {"anyOf": [usage, NULL]},
+        "cache_salt": {"pattern": r"^[^@/\\\x00]*$"},
+    }
+
+
+def _streams(desk: Desk) -> Json:
+    """What a body that streams looks like."""
+    if desk.streams_by_default:
+        return {"properties": {"stream": {"enum": [True, None]}}}
+    return {"properties": {"stream": {"const": True}}, "required": ["stream"]}
+
+
+def _shared_rules(desk: Desk) -> list[Json]:
+    plain = {"best_of": {"maximum": 1}, "use_beam_search": UNSET, "prompt_logprobs": NULL}
+    return [
+        {"if": _streams(desk), "then": {"properties": plain}, "else": {"properties": {"stream_options": NULL}}},
+        if_then({"best_of": {"minimum": 2, "type": "integer"}}, {"use_beam_search": UNSET}),
+    ]
+
+
+def of_chat(desk: Desk) -> Json:
+    """A chat."""
+    plain: Json = {"type": ["string", "number", "boolean", "null"], "maxLength": VARIABLE_CHARS}
+    variables = record(dict.fromkeys(sorted(desk.template_variables), plain)) | {"additionalProperties": False}
+    most = desk.limits.max_messages
+    insides = _shared(desk) | {
+        "messages": {"type": "array", "items": _message(desk), "minItems": 1, "maxItems": most},
+        "metadata": METADATA,
+        "modalities": {"enum": [["text"], None]},
+        "audio": NULL,
+        "chat_template_kwargs": nullable(variables),
+    }
+    rules = [
+        if_then({"top_logprobs": {"minimum": 1, "type": "integer"}}, {"logprobs": {"const": True}}, is_given=True),
+        if_then({"continue_final_message": {"const": True}}, {"add_generation_prompt": UNSET}),
+        *_shared_rules(desk),
+    ]
+    return record(_table(CHAT, desk, insides), ["messages"], is_closed=desk.is_strict) | {"allOf": rules}
+
+
+def _message(desk: Desk) -> Json:
+    """A message: its content is text, or for an assistant a refusal or the calls of tools."""
+    parts = [
+        record({"type": {"const": kind}, name: TEXT}, ["type", name], is_closed=desk.is_strict)
+        for kind, name in messages.PARTS.items()
+    ]
+    said = {"anyOf": [TEXT, {"type": "array", "items": {"anyOf": parts}, "minItems": 1}]}
+    unserved: Json = NULL if desk.is_strict else {}
+    properties: Json = {
+        "role": {"enum": list(messages.ROLES)},
+        "content": {"anyOf": [said, NULL]},
+        **dict.fromkeys(messages.STRINGS, nullable(TEXT)),
+        "tool_calls": {"description": "of an assistant"},
+        **{name: {"description": "of an answer that comes back"} for name in messages.ANSWERED},
+        **{name: unserved | {"description": "not served by this version"} for name in messages.UNSERVED},
+    }
+    own = {"role": {"const": "assistant"}, "content": NULL}
+    ways = [
+        {"properties": {"content": said}, "required": ["content"]},
+        {"properties": own, "required": ["refusal"]},
+        {"properties": own | {"tool_calls": {"type": "array", "minItems": 1}}, "required": ["tool_calls"]},
+    ]
+    return record(properties, ["role"], is_closed=desk.is_strict) | {"anyOf": ways}
+
+
+def of_completion(desk: Desk) -> Json:
+    """A completion."""
+    one: list[Json] = [{"type": "string", "minLength": 1}, {"type": "array", "items": _token(desk), "minItems": 1}]
+    several = {"type": "array", "items": {"anyOf": one}, "minItems": 1, "maxItems": desk.limits.max_prompts}
+    most = min(COMPLETION["logprobs"].top(desk.limits) or 0, desk.limits.max_logprobs)
+    insides = _shared(desk) | {
+        "prompt": {"anyOf": [*one, several]},
+        "logprobs": {"maximum": most},
+    }
+    scored = {"use_beam_search": {"const": True}, "echo": {"const": True}}
+    rules = [
+        if_then({"max_tokens": {"const": 0}}, {"echo": {"const": True}}, is_given=True),
+        if_then({"max_tokens": {"const": 0}}, {"min_tokens": {"enum": [0, None]}}),
+        if_then(scored, {"logprobs": NULL}),
+        *_shared_rules(desk),
+    ]
+    return record(_table(COMPLETION, desk, insides), ["prompt"], is_closed=desk.is_strict) | {"allOf": rules}
+
+
+def of_standard(desk: Desk) -> Json:
+    """A standard request."""
+    forms = guides.openai(desk.limits, is_strict=desk.is_strict)
+    forms["grammar"] = guides.tgi(desk.limits, is_strict=desk.is_strict)
+    beams = if_then({"best_of": {"minimum": 2, "type": "integer"}}, {"num_beams": {"maximum": 1}})
+    inner = record(_table(PARAMETERS, desk, forms), is_closed=desk.is_strict) | {"allOf": [beams]}
+    prompt = {"type": "string", "minLength": 1}
+    several = {"type": "array", "items": prompt, "minItems": 1, "maxItems": desk.limits.max_prompts}
+    insides: Json = {
+        "inputs": {"anyOf": [prompt, several]},
+        "parameters": {"anyOf": [inner, NULL]},
+        "model": _shared(desk)["model"],
+    }
+    whole = record(_table(STANDARD, desk, insides), ["inputs"], is_closed=desk.is_strict)
+    return whole | {"allOf": [_standard_stream(desk)]}
+
+
+def _standard_stream(desk: Desk) -> Json:
+    """`stream` may stand in the body, where it counts first, or in `parameters`."""
+    unset = {"properties": {"stream": NULL}}
+    inside = {"properties": {"parameters": _streams(desk) | {"type": "object"}}, "required": ["parameters"]}
+    ways = [{"properties": {"stream": {"const": True}}, "required": ["stream"]}, {"allOf": [unset, inside]}]
+    if desk.streams_by_default:
+        ways.append({"allOf": [unset, {"properties": {"parameters": NULL}}]})
+    single = {
+        "decoder_input_details": UNSET,
+        "best_of": {"maximum": 1},
+        "num_beams": {"maximum": 1},
+        "prompt_logprobs": NULL,
+    }
+    return {"if": {"anyOf": ways}, "then": {"properties": {"parameters": {"properties": single}}}}
+
+
+def of_session(desk: Desk) -> Json:
+    """Begin or end a session."""
+    kinds = {"requestType": {"enum": list(SESSION["requestType"].words)}, "model": _shared(desk)["model"]}
+    return record(_table(SESSION, desk, kinds), ["requestType"], is_closed=desk.is_strict)
+
+
+def at_any_door(name: str, key: str) -> Json:
+    """The body of that component, where another dialect's key would choose the other dialect."""
+    others: Json = {other: False for other in KEYS if other != key}
+    return {"allOf": [{"$ref": f"#/components/schemas/{name}"}, {"properties": others}]}

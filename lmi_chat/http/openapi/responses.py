@@ -1,0 +1,44 @@
+"""Which statuses a route may answer with, and what stands in their bodies and headers."""
+
+from collections.abc import Mapping, Sequence
+
+from lmi_chat.http.openapi.shapes import TEXT, one_of
+from lmi_chat.wire import Json
+
+OPENAI, LMI = "OpenAIError", "LmiError"
+STATUSES = {
+    400: "A field or the body is wrong; the message names it, its bound and the value",
+    404: "No such model or path",
+    405: "Not a method of this path; Allow names those that are",
+    408: "The request came too slowly",
+    409: "The session is answering another request",
+    413: "The body is larger than the limit",
+    415: "A content type or encoding that is not read",
+    431: "The head is larger than the limit",
+    500: "A mistake of this server's; its log says more",
+    503: "Loading, full, draining or without an engine; see Retry-After",
+    504: "Not complete within the deadline",
+}
+ALWAYS = (400, 405, 408, 431, 500)
+"""What can meet any request."""
+INFERENCE = (*ALWAYS, 404, 409, 413, 415, 503, 504)
+
+
+REQUEST_ID_OUT: Json = {"X-Request-Id": {"schema": TEXT, "description": "the request's id"}}
+OF_STATUS: Mapping[int, Json] = {
+    405: {"Allow": {"schema": TEXT, "description": "the methods of this path"}},
+    503: {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}},
+}
+
+
+def refusals(statuses: Sequence[int], errors: tuple[str, ...] = (OPENAI,)) -> Json:
+    """The responses of these statuses, by their text; `errors` are the shapes of their bodies."""
+    return {
+        str(status): answered(STATUSES[status], *errors) | {"headers": REQUEST_ID_OUT | OF_STATUS.get(status, {})}
+        for status in sorted(statuses)
+    }
+
+
+def answered(meaning: str, *names: str) -> Json:
+    """A response with one of these schemas as its document."""
+    return {"description": meaning, "content": {"application/json": {"schema": one_of(*names)}}}
