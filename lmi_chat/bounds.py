@@ -32,6 +32,7 @@ class Limits:
     """How much one request may ask for; each is a setting."""
 
     max_messages: int = 2048
+    max_input_tokens: int = 0
     max_n: int = 16
     max_prompts: int = 64
     max_stop: int = 16
@@ -255,6 +256,6 @@ def _bad_bias(bias: dict[str, object], field: Field, limits: Limits) -> str:
     return ""
 
 
-def nearest(name: str, known: Mapping[str, object] | frozenset[str]) -> str:
-    """The known name most like `name`, or "" when none is near."""
-    return next(iter(get_close_matches(name, list(known), n=1, cutoff=0.6)), "")
+def nearest(name: str, known: Mapping[str, object] | frozenset[str], likeness: float = 0.6) -> str:
+    """The known name most like `name`, or "" when none is near; `likeness` is from 0 to 1, the same."""
+    return next(iter(get_close_matches(name, list(known), n=1, cutoff=likeness)), "")

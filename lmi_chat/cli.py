@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from lmi_chat import __version__, embedded, settings
+from lmi_chat import __version__, embedded, explain, settings, sources
 from lmi_chat.engine import arguments
 
 USAGE = "any key of the configuration is an option too: --port 8081, --max-model-len 4096, --strict-requests true"
@@ -25,6 +25,8 @@ def main(words: Sequence[str] | None = None) -> int:
     ):
         command = commands.add_parser(name, help=meaning, epilog=USAGE, allow_abbrev=False)
         command.add_argument("--properties", default="", help="a serving.properties file")
+        if name == "explain-config":
+            command.add_argument("--json", action="store_true", help="as one JSON document")
     fetch = commands.add_parser("fetch-model", help="fetch the default model into the cache")
     fetch.add_argument("--verify", action="store_true", help="check every file of it against its checksum")
     known, rest = parser.parse_known_args(words)
@@ -32,8 +34,10 @@ def main(words: Sequence[str] | None = None) -> int:
         if known.command == "fetch-model":
             return _fetch(is_check=known.verify)
         configured = _configure(known.properties, _pairs(rest))
-        return _explain(configured) if known.command == "explain-config" else _serve(configured)
-    except settings.BadSetting as error:
+        if known.command == "explain-config":
+            return _explain(configured, is_json=known.json)
+        return _serve(configured)
+    except sources.BadSetting as error:
         sys.stderr.write(f"lmi-chat: {error}\n")
         return 2
 
@@ -45,7 +49,7 @@ def _pairs(words: Sequence[str]) -> dict[str, str]:
     while waiting:
         word = waiting.pop(0)
         if not word.startswith("--"):
-            raise settings.BadSetting(f"command line: {word!r} stands alone; write --key value")
+            raise sources.BadSetting(f"command line: {word!r} stands alone; write --key value")
         name, has_value, value = word[2:].partition("=")
         if not has_value:
             value = waiting.pop(0) if waiting and not waiting[0].startswith("--") else "true"
@@ -54,14 +58,16 @@ def _pairs(words: Sequence[str]) -> dict[str, str]:
 
 
 def _configure(properties: str, pairs: dict[str, str]) -> settings.Settings:
-    environment = settings.environment()
-    path = settings.find_properties(properties, pairs.get("model_id", environment.get("OPTION_MODEL_ID", "")))
-    return settings.read(pairs, environment, path, arguments.names(), arguments.defaults())
+    environment = sources.environment()
+    folder = pairs.get("model_id") or next(filter(None, map(environment.get, sources.MODEL_VARIABLES)), "")
+    path = sources.find_properties(properties, folder)
+    kinds, defaults = arguments.kinds(), arguments.defaults()
+    return settings.read(pairs, environment, path, kinds, defaults, gpus=arguments.gpus())
 
 
-def _explain(configured: settings.Settings) -> int:
+def _explain(configured: settings.Settings, *, is_json: bool) -> int:
     with contextlib.suppress(BrokenPipeError):
-        print(settings.explain(configured))
+        print(explain.as_json(configured) if is_json else explain.as_text(configured))
     return 0
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import uvicorn
 
-from lmi_chat import start
+from lmi_chat import explain, start
 from lmi_chat.engine import Engine
 from lmi_chat.errors import EngineDown
 from lmi_chat.flow import Line
@@ -21,7 +21,8 @@ from lmi_chat.http.door import House
 from lmi_chat.http.edge import Edge
 from lmi_chat.http.protocol import protocol_class
 from lmi_chat.processes import Processes
-from lmi_chat.settings import BadSetting, Settings
+from lmi_chat.settings import Settings
+from lmi_chat.sources import BadSetting
 
 STOPPED, FAILED = 0, 1
 WATCH_S = 0.2
@@ -51,6 +52,8 @@ def say(text: str) -> None:
 
 async def run(settings: Settings) -> int:
     """Serve until a signal or the engine's end. Gives the exit code. Raises start.StartFailed."""
+    for text in explain.warnings(settings):
+        say(f"note: {text}")
     health, line = Health(), Line(start.policy(settings))
     listener = _bind(settings)
     store = start.open_store(settings)

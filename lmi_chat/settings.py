@@ -1,59 +1,35 @@
 """One table of keys → one frozen Settings, each value with its origin.
 
 The table is the fields of Settings: name, type, default, meaning. Sources, strongest first: command line, environment
-(`OPTION_X`, `SERVING_X`), `serving.properties`, the environment names that other servers use, defaults.
+(`OPTION_X`, `SERVING_X`), `serving.properties`, the environment names of other servers (families.py), defaults.
 """
 
 import dataclasses
-import os
+import re
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import javaproperties
-
-from lmi_chat.bounds import nearest
-from lmi_chat.errors import one_line
-
-MODEL_FOLDER = Path("/opt/ml/model")
-PROPERTIES = "serving.properties"
-RENAMED = {
-    "model": "model_id",
-    "tensor_parallel_degree": "tensor_parallel_size",
-    "pipeline_parallel_degree": "pipeline_parallel_size",
-    "max_rolling_batch_size": "max_num_seqs",
-    "max_rolling_batch_prefill_tokens": "max_num_batched_tokens",
-    "quantize": "quantization",
-    "cpu_offload_gb_per_gpu": "cpu_offload_gb",
-}
-SECRETS = ("_token", "_key", "_password")
-DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
-DJL_OWN = frozenset(
-    {"engine", "entryPoint", "async_mode", "rolling_batch", "mpi_mode", "minWorkers", "maxWorkers", "batch_size"}
-    | {"retry_threshold", "model_loading_timeout", "max_idle_time", "load_on_devices", "fail_fast", "pythonExecutable"}
-)
+from lmi_chat.families import FAMILIES
+from lmi_chat.names import Keys, bad
+from lmi_chat.sources import BadSetting, Given, Note, from_environment, from_family, from_properties, notes
 
 
-class BadSetting(Exception):
-    """A key that is not known or a value that is not possible; one sentence, which stops the start."""
-
-
-def key(default: object, meaning: str, *, low: float | None = None, high: float | None = None, also: str = "") -> Any:
-    """A row of the table. `also` lists environment names of other servers, separated by spaces."""
-    return dataclasses.field(
-        default=default, metadata={"meaning": meaning, "low": low, "high": high, "also": also.split()}
-    )
+def key(default: object, meaning: str, *, low: float | None = None, high: float | None = None) -> Any:
+    """A row of the table."""
+    return dataclasses.field(default=default, metadata={"meaning": meaning, "low": low, "high": high})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The deployment. Bytes, seconds and tokens are named as such; every field is `option.<name>`."""
 
-    model_id: str = key("", "model folder or hub id; empty: /opt/ml/model, else the embedded model", also="HF_MODEL_ID")
+    model_id: str = key("", "model folder or hub id; empty: /opt/ml/model, else the embedded model")
     host: str = key("0.0.0.0", "address to listen on")  # noqa: S104 a container is reached from outside
-    port: int = key(8080, "port to listen on", low=0, high=65535, also="SAGEMAKER_BIND_TO_PORT")
+    port: int = key(8080, "port to listen on", low=0, high=65535)
+    safe_port_range: str = key("", "ports that the engine's processes may use among themselves, such as 9000-9099")
     served_model_name: str = key("", "name that replies carry, and further names after commas; empty: from model_id")
     chat_template: str = key("", "a Jinja file, or its text, instead of the model's own chat template")
     chat_template_kwargs: str = key("", "names that a request may set in chat_template_kwargs, separated by commas")
@@ -67,9 +43,7 @@ class Settings:
     job_queue_size: int = key(256, "requests that may wait beyond those the engine runs at once", low=0, high=1_000_000)
     predict_timeout: float = key(480.0, "seconds for one whole answer or stream", low=0.1, high=86_400)
     drain_seconds: float = key(25.0, "seconds that running answers get after SIGTERM", low=0, high=3600)
-    max_request_size: int = key(
-        25 * 2**20, "bytes of one request body", low=1024, high=2**31, also="SAGEMAKER_MAX_REQUEST_SIZE"
-    )
+    max_request_size: int = key(25 * 2**20, "bytes of one request body", low=1024, high=2**31)
     receive_seconds: float = key(30.0, "seconds for a request's head, and per 16 KiB of its body", low=0.1, high=3600)
     write_stall_seconds: float = key(
         30.0, "seconds without progress after which a reader is cut off", low=0.1, high=3600
@@ -80,6 +54,7 @@ class Settings:
     max_header_count: int = key(100, "headers of one request", low=8, high=10_000)
     max_json_depth: int = key(64, "nesting of a request body", low=4, high=1000)
     max_messages: int = key(2048, "messages of one chat", low=1, high=100_000)
+    max_input_tokens: int = key(0, "tokens of one prompt; 0: what the context holds", low=0, high=100_000_000)
     max_n: int = key(16, "sequences of one request", low=1, high=1024)
     max_prompts: int = key(64, "prompts of one request", low=1, high=4096)
     max_stop: int = key(16, "stop strings of one request", low=1, high=1024)
@@ -108,118 +83,73 @@ class Settings:
     log_level: str = key("warning", "debug, info, warning or error")
     engine: Mapping[str, str] = dataclasses.field(default_factory=lambda: types.MappingProxyType({}))
     origins: Mapping[str, str] = dataclasses.field(default_factory=lambda: types.MappingProxyType({}))
+    notes: tuple[Note, ...] = ()
 
 
-OWN = {row.name: row for row in dataclasses.fields(Settings) if row.name not in {"engine", "origins"}}
+OWN = {row.name: row for row in dataclasses.fields(Settings) if row.name not in {"engine", "origins", "notes"}}
 TYPES = {name: kind for name, kind in get_type_hints(Settings).items() if name in OWN}
 CHOICES = {
     "output_formatter": ("", "json", "jsonlines", "sse"),
     "finish_reason": ("openai", "lmi"),
     "log_level": ("debug", "info", "warning", "error"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """One key as a source gives it: a name of the table or of the engine, its text, and where it stood."""
-
-    name: str
-    text: str
-    origin: str
+PORTS = re.compile(r"(\d{1,5})-(\d{1,5})")
 
 
 def read(
     arguments: Mapping[str, str],
     environment: Mapping[str, str],
     properties: Path | None,
-    engine_names: frozenset[str],
+    engine_kinds: Mapping[str, str],
     engine_defaults: Mapping[str, tuple[str, str]] | None = None,
+    *,
+    gpus: int = 1,
+    origin: str = "command line",
 ) -> Settings:
-    """Merge all sources. `engine_names` are the engine's own argument names (empty: any passes, it is not installed).
+    """Merge all sources. `origin` is what `arguments` are called.
 
-    Raises BadSetting with the key, the value and the nearest known key.
+    `engine_kinds` are the engine's own argument names with their types (empty: any passes, it is not installed),
+    `gpus` is what a tensor_parallel_degree of `max` stands for. Raises BadSetting with key, value, origin and hint.
     """
+    keys = Keys(OWN, engine_kinds, gpus)
+    in_file, noted = from_properties(properties) if properties else ([], [])
+    sources: list[Iterable[Given]] = [
+        [Given(name, text, origin) for name, text in arguments.items()],
+        from_environment(environment),
+        in_file,
+        *(from_family(family, environment) for family in FAMILIES),
+    ]
     chosen: dict[str, Given] = {}
-    sources = (
-        [Given(name, text, "command line") for name, text in arguments.items()],
-        _from_environment(environment, engine_names),
-        _from_properties(properties),
-        _from_other_servers(environment),
-    )
     for source in sources:
-        mine: dict[str, Given] = {}
-        for given in source:
-            resolved = _resolve(given, engine_names)
-            if resolved is None:
-                continue
-            twin = mine.setdefault(resolved.name, resolved)
-            if twin.text != resolved.text:
-                both = f"{given.name} = {given.text} and {twin.text} ({twin.origin})"
-                text = f"{both} are the same setting; keep one of them"
-                raise BadSetting(f"{given.origin}: {text}")
-        chosen = mine | chosen
+        chosen = _one_source(source, keys, noted) | chosen
     for name, (text, why) in (engine_defaults or {}).items():
         chosen.setdefault(name, Given(name, text, why))
-    values = {name: _convert(given) for name, given in chosen.items() if name in OWN}
-    engine = {name: given.text for name, given in chosen.items() if name not in OWN}
-    origins = {name: given.origin for name, given in chosen.items()}
-    return Settings(**values, engine=types.MappingProxyType(engine), origins=types.MappingProxyType(origins))
+    return Settings(
+        **{name: _convert(given) for name, given in chosen.items() if name in OWN},
+        engine=types.MappingProxyType({name: given.text for name, given in chosen.items() if name not in OWN}),
+        origins=types.MappingProxyType({name: given.origin for name, given in chosen.items()}),
+        notes=(*noted, *notes(environment)),
+    )
 
 
-def find_properties(named: str, folder: str) -> Path | None:
-    """The file to read: the named one, else the model folder's, else the working folder's. Raises BadSetting."""
-    if named:
-        path = Path(named)
-        if not path.is_file():
-            raise BadSetting(f"--properties: there is no file {one_line(named, 200)}")
-        return path
-    places = [Path(folder)] if folder and Path(folder).is_dir() else []
-    return next((path / PROPERTIES for path in [*places, MODEL_FOLDER, Path()] if (path / PROPERTIES).is_file()), None)
+def _one_source(source: Iterable[Given], keys: Keys, noted: list[Note]) -> dict[str, Given]:
+    """Its keys under their one name; what sets nothing goes to `noted`. Raises BadSetting where two disagree."""
+    mine: dict[str, Given] = {}
+    written: dict[str, Given] = {}
+    for given in source:
+        resolved = keys.resolve(given)
+        if isinstance(resolved, Note):
+            noted.append(resolved)
+        elif mine.setdefault(resolved.name, resolved).text != resolved.text:
+            raise _twice(given, written[resolved.name])
+        else:
+            written.setdefault(resolved.name, given)
+    return mine
 
 
-def _from_environment(environment: Mapping[str, str], engine_names: frozenset[str]) -> Iterable[Given]:
-    for name, text in environment.items():
-        for prefix in ("OPTION_", "SERVING_"):
-            if name.startswith(prefix):
-                yield Given(_spelled(name.removeprefix(prefix), engine_names), text, f"environment {name}")
-
-
-def _from_other_servers(environment: Mapping[str, str]) -> Iterable[Given]:
-    for name, row in OWN.items():
-        for other in row.metadata["also"]:
-            if other in environment:
-                yield Given(name, environment[other], f"environment {other}")
-
-
-def _spelled(upper: str, engine_names: frozenset[str]) -> str:
-    """DJL's keys have capitals inside (`entryPoint`); the environment's do not."""
-    lowered = {name.lower(): name for name in DJL_OWN | engine_names | OWN.keys()}
-    return lowered.get(upper.lower(), lowered.get(upper.lower().replace("_", ""), upper.lower()))
-
-
-def _from_properties(path: Path | None) -> Iterable[Given]:
-    if path is None:
-        return
-    try:
-        pairs = javaproperties.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BadSetting(f"{path.name} cannot be read: {one_line(str(error), 200)}") from error
-    for name, text in pairs.items():
-        yield Given(name.removeprefix("option."), text.strip(), path.name)
-
-
-def _resolve(given: Given, engine_names: frozenset[str]) -> Given | None:
-    """The key under its one name; None for DJL's own keys, which say nothing to us. Raises BadSetting."""
-    name = given.name.replace("-", "_")
-    if given.name in DJL_OWN or name in DJL_OWN:
-        return None
-    name = RENAMED.get(name, name)
-    text = DTYPES.get(given.text, given.text) if name == "dtype" else given.text
-    if name in OWN or name in engine_names or not engine_names:
-        return Given(name, text, given.origin)
-    near = nearest(name, frozenset(OWN) | engine_names | frozenset(RENAMED))
-    hint = f"; the nearest known key is {near}" if near else ""
-    raise BadSetting(f"{given.origin}: {one_line(given.name, 80)} is no key of lmi-chat or of the engine{hint}")
+def _twice(given: Given, other: Given) -> BadSetting:
+    both = f"{given.name} = {given.shown} and {other.name} = {other.shown} ({other.origin})"
+    return BadSetting(f"{given.origin}: {both} are the same setting; keep one of them")
 
 
 def _convert(given: Given) -> Any:
@@ -229,54 +159,24 @@ def _convert(given: Given) -> Any:
     if kind is bool:
         choices = ("true", "false")
     if choices and given.text.lower() not in choices:
-        raise _bad(given, f"one of {', '.join(choice for choice in choices if choice)}")
+        raise bad(given, f"one of {', '.join(choice for choice in choices if choice)}")
     if kind is bool:
         return given.text.lower() == "true"
+    if given.name == "safe_port_range":
+        return _ports(given)
     if kind is str:
         return given.text.lower() if choices else given.text
     try:
         value = kind(given.text)
     except ValueError:
-        raise _bad(given, "a whole number" if kind is int else "a number") from None
+        raise bad(given, "a whole number" if kind is int else "a number") from None
     if not low <= value <= high:
-        raise _bad(given, f"at least {low} and at most {high}")
+        raise bad(given, f"at least {low} and at most {high}")
     return value
 
 
-def _bad(given: Given, wanted: str) -> BadSetting:
-    return BadSetting(f"{given.origin}: {given.name} must be {wanted}, got {one_line(given.text, 80)!r}")
-
-
-def explain(settings: Settings) -> str:
-    """Every value with where it came from, as text in three columns."""
-    rows = [(name, _shown(getattr(settings, name)), settings.origins.get(name, "default")) for name in OWN]
-    for name, value in sorted(settings.engine.items()):
-        shown = "(hidden)" if name.endswith(SECRETS) else value
-        rows.append((f"engine.{name}", shown, settings.origins[name]))
-    widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    return "\n".join(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {origin}" for name, value, origin in rows)
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value) if value != "" else "-"
-
-
-def table() -> str:
-    """The README's table of keys, in Markdown."""
-    lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
-    for name, row in OWN.items():
-        kind = TYPES[name]
-        kind_name = {int: "integer", float: "number", bool: "boolean"}.get(kind, "string")
-        also = "".join(f" (also `{other}`)" for other in row.metadata["also"])
-        default = _shown(row.default)
-        lines.append(
-            f"| `{name}` | {kind_name} | {default if default != '-' else ''} | {row.metadata['meaning']}{also} |"
-        )
-    return "\n".join(lines)
-
-
-def environment() -> Mapping[str, str]:
-    """The process's environment."""
-    return os.environ
+def _ports(given: Given) -> str:
+    found = PORTS.fullmatch(given.text)
+    if given.text and not (found and 0 < int(found[1]) <= int(found[2]) < 2**16):
+        raise bad(given, "two ports, the lower one first, such as 9000-9099")
+    return given.text

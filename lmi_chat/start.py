@@ -2,6 +2,8 @@
 
 import asyncio
 import atexit
+import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,8 @@ from lmi_chat.errors import Error, one_line
 from lmi_chat.flow import Line, Policy
 from lmi_chat.folder import Folder
 from lmi_chat.sessions import Sessions
-from lmi_chat.settings import MODEL_FOLDER, BadSetting, Settings
+from lmi_chat.settings import Settings
+from lmi_chat.sources import MODEL_FOLDER, BadSetting
 from lmi_chat.spool import Spool
 from lmi_chat.store import Store
 from lmi_chat.template import BadTemplate, Template
@@ -44,8 +47,8 @@ async def load(settings: Settings, line: Line, enter: Callable[[str], None], sto
     names = _names(settings, folder)
     # a beam search asks the engine for twice as many alternatives as it has beams
     given = dict(settings.engine) | {"max_logprobs": str(max(settings.max_logprobs, 2 * settings.max_n))}
-    given |= {"model": folder, "served_model_name": names[0]}
-    arguments.prepare_environment(given)
+    given |= {"model": folder, "served_model_name": json.dumps(names[:1])}
+    arguments.prepare_environment(given, _safe_ports(settings))
     loop = asyncio.get_running_loop()
 
     def told(phase: str) -> None:
@@ -57,12 +60,27 @@ async def load(settings: Settings, line: Line, enter: Callable[[str], None], sto
         desk = _desk(settings, engine.model, store)
         enter("generating a first token")
         await line.open(engine, desk)
-    except (engine_vllm.StartFailed, BadTemplate, Error) as error:
+    except engine_vllm.StartFailed as error:
+        raise StartFailed(f"{error}{_origins(settings, str(error))}") from error
+    except (BadTemplate, Error) as error:
         raise StartFailed(str(error)) from error
     if store:
         store.tidy()
     enter("ready")
     return engine
+
+
+def _origins(settings: Settings, text: str) -> str:
+    """Where the engine's settings that `text` speaks of were given, in brackets."""
+    words = set(re.findall(r"[a-z_]+", text.replace("-", "_")))
+    named = [f"{name}: {settings.origins[name]}" for name in settings.engine if words & {name, f"__{name}"}]
+    return f" ({'; '.join(named)})" if named else ""
+
+
+def _safe_ports(settings: Settings) -> list[int]:
+    """What SageMaker leaves to a container beside the port that it asks on."""
+    low, _, high = settings.safe_port_range.partition("-")
+    return [port for port in range(int(low), int(high) + 1) if port != settings.port] if low else []
 
 
 async def _model_folder(settings: Settings, enter: Callable[[str], None]) -> str:
@@ -140,6 +158,7 @@ def _desk(settings: Settings, model: Model, store: Store | None) -> Desk:
 def _limits(settings: Settings) -> Limits:
     return Limits(
         max_messages=settings.max_messages,
+        max_input_tokens=settings.max_input_tokens,
         max_n=settings.max_n,
         max_prompts=settings.max_prompts,
         max_stop=settings.max_stop,

@@ -1,5 +1,6 @@
 """What is known of the engine before it is imported: its argument names, and what we choose for it."""
 
+import argparse
 import os
 import platform
 import sys
@@ -21,6 +22,7 @@ class EngineArgs:
     """Arguments."""
     model: str = "x"
     max_model_len: int | None = None
+    _own: int = 1
     plain = 1
     def method(self) -> None:
         local: int = 0
@@ -58,15 +60,16 @@ def on(monkeypatch: pytest.MonkeyPatch, *, machine: str, flags: frozenset[str]) 
 
 def test_names_are_read_without_importing_the_engine(tmp_path: Path) -> None:
     put_engine(tmp_path)
-    assert arguments.names() == {"model", "max_model_len", "enable_log_requests"}
+    kinds = {"model": "str", "max_model_len": "int | None", "enable_log_requests": "bool"}
+    assert arguments.kinds() == kinds
     assert "vllm" not in sys.modules
 
 
 def test_without_an_engine_there_are_no_names(tmp_path: Path) -> None:
-    assert arguments.names() == frozenset()
+    assert arguments.kinds() == {}
     (tmp_path / "vllm").mkdir()
     (tmp_path / "vllm" / "__init__.py").write_text("")
-    assert arguments.names() == frozenset()
+    assert arguments.kinds() == {}
 
 
 def test_which_engine_is_the_cpu_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -126,3 +129,68 @@ def test_the_cache_is_modest(monkeypatch: pytest.MonkeyPatch, total_gib: int, ca
     arguments.prepare_environment({"enforce_eager": "false", "model": "hub/name"})
     assert environment["VLLM_CPU_KVCACHE_SPACE"] == str(cache_gib)
     assert "TORCHDYNAMO_DISABLE" not in environment
+
+
+PARSER = argparse.ArgumentParser()
+PARSER.add_argument("--eager", action=argparse.BooleanOptionalAction)
+PARSER.add_argument("--quiet", action="store_true")
+PARSER.add_argument("--token", nargs="?", const=True)
+PARSER.add_argument("--json-config")
+PARSER.add_argument("--seed", type=int)
+PARSER.add_argument("--domains", nargs="+")
+PARSER.add_argument("--sizes", nargs="*", type=int)
+ACTIONS = {action.dest: action for action in PARSER._actions}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("eager", "True", True),
+        ("eager", "false", False),
+        ("quiet", "true", True),
+        ("quiet", "False", False),
+        ("seed", "-1", -1),
+        ("token", "false", "false"),
+        ("token", "--x", "--x"),
+        ("json_config", '{"a": [1, 2]}', '{"a": [1, 2]}'),
+        ("json_config", "true", "true"),
+        ("domains", '["a.org", "b org"]', ["a.org", "b org"]),
+        ("domains", "a.org,b.org", ["a.org", "b.org"]),
+        ("sizes", "[1, 2]", [1, 2]),
+        ("sizes", "1, 2 4", [1, 2, 4]),
+    ],
+)
+def test_an_argument_as_words_of_a_command_line(name: str, text: str, value: object) -> None:
+    assert getattr(PARSER.parse_args(arguments.words(name, text, ACTIONS[name])), name) == value
+
+
+@pytest.mark.parametrize(
+    ("visible", "devices", "count"),
+    [
+        (None, ["nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"], 2),
+        (None, [], 1),
+        ("0,2", ["nvidia0", "nvidia1", "nvidia2"], 2),
+        ("GPU-8932f937", ["nvidia0", "nvidia1"], 1),
+        ("", ["nvidia0"], 1),
+        ("-1", ["nvidia0", "nvidia1"], 1),
+    ],
+)
+def test_how_many_gpus(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, visible: str | None, devices: list[str], count: int
+) -> None:
+    monkeypatch.setattr(os, "environ", {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
+    monkeypatch.setattr(arguments, "DEVICES", tmp_path)
+    for name in devices:
+        (tmp_path / name).touch()
+    assert arguments.gpus() == count
+    monkeypatch.setattr(arguments, "is_cpu", lambda: True)
+    assert arguments.gpus() == 1
+
+
+def test_the_engine_keeps_to_the_ports_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment: dict[str, str] = {}
+    monkeypatch.setattr(os, "environ", environment)
+    arguments.prepare_environment({"model": "hub/name"})
+    assert "VLLM_PORT" not in environment
+    arguments.prepare_environment({"model": "hub/name"}, [9001, 9002])
+    assert environment["VLLM_PORT"] == "9001"

@@ -16,13 +16,16 @@ FLOORS = (
     ("serve",),
     ("http", "djl"),
     ("start",),
+    ("explain",),
     ("settings", "embedded"),
     ("spool",),
     ("flow",),
     ("delivery",),
     ("dialects", "engine", "store"),
     ("sessions", "fields"),
-    ("template", "bounds", "wire", "frames", "seats", "shelf", "folder"),
+    ("names",),
+    ("sources",),
+    ("template", "bounds", "wire", "frames", "seats", "shelf", "folder", "families"),
     ("job",),
     ("errors", "health", "progress", "processes"),
 )
@@ -34,7 +37,7 @@ OWNERS = {
     "uvicorn": {"http", "serve"},
     "jinja2": {"template"},
     "transformers": {"template", "embedded"},
-    "settings": {"cli", "serve", "djl", "start"},  # read at the top, handed down as values
+    "settings": {"cli", "serve", "djl", "start", "explain"},  # read at the top, handed down as values
 }
 FILES = [*sorted((ROOT / "lmi_chat").rglob("*.py")), *ROOT.glob("model.py")]
 

@@ -786,3 +786,12 @@ def test_a_reply_holds_so_many_of_the_prompts_logprobs() -> None:
     assert error.param == "prompt_logprobs"
     assert f"asks for {PROMPT_TOKENS * 4} log-probabilities" in error.message
     assert f"at most {PROMPT_TOKENS * 3} are given" in error.message
+
+
+def test_a_deployments_bound_on_the_prompt() -> None:
+    def asked(most: int) -> Task:
+        return dialects.parse(body(), desk(limits=Limits(max_input_tokens=most)), "1")
+
+    assert asked(PROMPT_TOKENS).job.prompt_text == PROMPT
+    with pytest.raises(PromptTooLong, match=f"has {PROMPT_TOKENS} tokens; this deployment takes at most 18"):
+        asked(PROMPT_TOKENS - 1)

@@ -1,27 +1,30 @@
 """Keys from every source become one Settings, each value with its origin; what is unknown stops the start."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lmi_chat.settings import (
-    DJL_OWN,
-    OWN,
-    PROPERTIES,
-    TYPES,
-    BadSetting,
-    Settings,
-    explain,
-    find_properties,
-    read,
-    table,
-)
+from lmi_chat.families import NOT_YET, REFUSED, RENAMED, WITHOUT_EFFECT
+from lmi_chat.settings import OWN, TYPES, Settings, read
+from lmi_chat.sources import PROPERTIES, BadSetting, Note
 
-ENGINE = frozenset(
-    {"model", "max_model_len", "dtype", "tensor_parallel_size", "max_num_seqs", "quantization", "hf_token"}
-)
+ENGINE = {
+    "model": "str",
+    "max_model_len": "int",
+    "dtype": "str",
+    "tensor_parallel_size": "int",
+    "max_num_seqs": "int | None",
+    "quantization": "str | None",
+    "hf_token": "bool | str | None",
+    "enforce_eager": "bool",
+    "async_scheduling": "bool | None",
+    "revision": "str | None",
+    "hf_overrides": "HfOverrides",
+    "kv_cache_dtype_skip_layers": "list[str]",
+}
 
 
 @pytest.fixture
@@ -34,13 +37,13 @@ def load(
     properties: str | None = None,
     arguments: dict[str, str] | None = None,
     environment: dict[str, str] | None = None,
-    engine: frozenset[str] = ENGINE,
+    engine: Mapping[str, str] = ENGINE,
 ) -> Settings:
     path = None
     if properties is not None:
         path = folder / PROPERTIES
         path.write_text(properties, encoding="utf-8")
-    return read(arguments or {}, environment or {}, path, engine)
+    return read(arguments or {}, environment or {}, path, engine, gpus=4)
 
 
 def refusal(folder: Path, *args: Any, **kwargs: Any) -> str:
@@ -67,8 +70,8 @@ def test_precedence(folder: Path) -> None:
     assert dict(settings.origins) == {
         "port": "command line",
         "max_n": "environment SERVING_MAX_N",
-        "host": "serving.properties",
-        "max_stop": "serving.properties",
+        "host": f"{folder}/serving.properties:2",
+        "max_stop": f"{folder}/serving.properties:4",
         "model_id": "environment HF_MODEL_ID",
     }
 
@@ -98,7 +101,7 @@ def test_names_of_other_servers_stand_below_the_properties(folder: Path) -> None
 def test_names_for_the_engine(folder: Path, line: str, name: str, value: str) -> None:
     settings = load(folder, line)
     assert dict(settings.engine) == {name: value}
-    assert settings.origins[name] == "serving.properties"
+    assert settings.origins[name] == f"{folder}/serving.properties:1"
 
 
 def test_the_environment_names_engine_arguments_too(folder: Path) -> None:
@@ -139,18 +142,42 @@ def test_two_names_with_one_value_are_one_setting(folder: Path) -> None:
     assert settings.engine["tensor_parallel_size"] == "4"
 
 
-@pytest.mark.parametrize("key", sorted(DJL_OWN))
-def test_djls_own_keys_say_nothing_to_us(folder: Path, key: str) -> None:
-    upper = "".join("_" + letter if letter.isupper() else letter.upper() for letter in key)
-    for source in (f"{key}=x", f"option.{key}=x"):
-        assert load(folder, source) == Settings()
-    for name in (f"OPTION_{key.upper()}", f"SERVING_{upper}"):
-        assert load(folder, None, {}, {name: "x"}) == Settings()
+@pytest.mark.parametrize(("keys", "is_warning"), [(WITHOUT_EFFECT, False), (NOT_YET, True)])
+def test_keys_that_set_nothing_are_accepted_and_noted(
+    folder: Path, keys: Mapping[str, str], *, is_warning: bool
+) -> None:
+    for key in keys:
+        upper = "".join("_" + letter if letter.isupper() else letter.upper() for letter in key)
+        properties = [load(folder, source) for source in (f"{key}=x", f"option.{key}=x")]
+        environment = [load(folder, None, {}, {name: "x"}) for name in (f"OPTION_{key.upper()}", f"SERVING_{upper}")]
+        for settings in [*properties, *environment, load(folder, None, {key: "x"})]:
+            [note] = settings.notes
+            assert (note.given.name, note.given.text, note.is_warning) == (key, "x", is_warning)
+            assert keys[key] in note.why
+            assert settings == Settings(notes=settings.notes)
+    assert not any(note.is_warning for key in keys for note in load(folder, None, {key: "false"}).notes)
+
+
+@pytest.mark.parametrize("key", sorted(REFUSED))
+def test_keys_that_would_only_seem_to_protect_stop_the_start(folder: Path, key: str) -> None:
+    text = refusal(folder, None, {}, {f"OPTION_{key.upper()}": "x"})
+    assert text.startswith(f"environment OPTION_{key.upper()}: {key} is not possible, got ")
+    assert text.endswith(REFUSED[key])
+
+
+def test_a_key_has_one_meaning() -> None:
+    tables = [set(OWN), set(RENAMED), set(WITHOUT_EFFECT), set(NOT_YET), set(REFUSED)]
+    both = [one & other for index, one in enumerate(tables) for other in tables[index + 1 :]]
+    assert not set().union(*both), "a key that is served now leaves the tables of families.py"
+    folded = [name.lower().replace("_", "") for names in tables for name in names]
+    assert len(folded) == len(set(folded))
 
 
 def test_the_default_deployment_starts(folder: Path) -> None:
     own = (Path(__file__).parents[1] / PROPERTIES).read_text(encoding="utf-8")
-    assert load(folder, own) == Settings()
+    settings = load(folder, own)
+    assert settings == Settings(notes=settings.notes)
+    assert not any(note.is_warning for note in settings.notes)
 
 
 @pytest.mark.parametrize(
@@ -160,11 +187,20 @@ def test_the_default_deployment_starts(folder: Path) -> None:
             "option.max_model_length=1",
             {},
             {},
-            "serving.properties: max_model_length is no key .* known key is max_model_len$",
+            r"/serving.properties:1: max_model_length is no key .*, got '1'; .* known key is max_model_len$",
         ),
         (None, {"prot": "1"}, {}, "command line: prot is no key .* nearest known key is port$"),
         (None, {}, {"OPTION_TENSOR_PARALEL_DEGREE": "1"}, "environment .*: .* known key is tensor_parallel_degree$"),
-        (None, {"zzz": "1"}, {}, "command line: zzz is no key of lmi-chat or of the engine$"),
+        (
+            None,
+            {},
+            {"OPTION_MAX_MODEL_LENGHT": "4096"},
+            "environment OPTION_MAX_MODEL_LENGHT: max_model_lenght is no key .*, got '4096'; .* is max_model_len$",
+        ),
+        (None, {}, {"SM_VLLM_MAX_MODEL_LENGHT": "1"}, "environment SM_VLLM_MAX_MODEL_LENGHT: .* is max_model_len$"),
+        (None, {}, {"SERVING_JOB_QUEUE": "1"}, "environment SERVING_JOB_QUEUE: .* is job_queue_size$"),
+        (None, {}, {"OPTION_HF_TOKN": "secret"}, r"got '\(hidden\)'; .* is hf_token$"),
+        (None, {"zzz": "1"}, {}, "command line: zzz is no key of lmi-chat or of the engine, got '1'$"),
         ("option.x\\n" + "y" * 1000 + "=1", {}, {}, "is no key"),
     ],
 )
@@ -177,7 +213,7 @@ def test_an_unknown_key_names_the_nearest(
 
 
 def test_without_an_engine_every_other_key_may_be_its(folder: Path) -> None:
-    assert dict(load(folder, "option.zzz=1", engine=frozenset()).engine) == {"zzz": "1"}
+    assert dict(load(folder, "option.zzz=1", engine={}).engine) == {"zzz": "1"}
 
 
 @pytest.mark.parametrize("name", [name for name in OWN if OWN[name].metadata["low"] is not None])
@@ -218,48 +254,92 @@ def test_text_is_kept_as_it_is(folder: Path) -> None:
     assert load(folder, None, {"chat_template": "{{ x }}\n"}).chat_template == "{{ x }}\n"
 
 
-@pytest.mark.parametrize("data", [b"option.port=\\u12", b"option.host=\xff"])
-def test_a_file_that_is_not_properties_stops_the_start(folder: Path, data: bytes) -> None:
-    (folder / PROPERTIES).write_bytes(data)
-    with pytest.raises(BadSetting, match=r"serving\.properties"):
-        read({}, {}, folder / PROPERTIES, ENGINE)
+def test_the_number_of_gpus_is_a_degree(folder: Path) -> None:
+    for environment in ({"OPTION_TENSOR_PARALLEL_DEGREE": "MAX"}, {"TENSOR_PARALLEL_DEGREE": "max"}):
+        settings = load(folder, None, {}, environment)
+        assert settings.engine == {"tensor_parallel_size": "4"}
+        assert settings.origins == {"tensor_parallel_size": f"environment {next(iter(environment))} (max)"}
+    same = {"OPTION_TENSOR_PARALLEL_DEGREE": "max", "OPTION_TENSOR_PARALLEL_SIZE": "4"}
+    assert load(folder, None, {}, same).engine == {"tensor_parallel_size": "4"}
 
 
-def test_which_file_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here, model = folder / "here", folder / "model"
-    for place in (here, model):
-        place.mkdir()
-    monkeypatch.chdir(here)
-    assert find_properties("", "") is None
-    (here / PROPERTIES).write_text("")
-    assert find_properties("", "hub/name") == Path(PROPERTIES)
-    (model / PROPERTIES).write_text("")
-    assert find_properties("", str(model)) == model / PROPERTIES
-    assert find_properties(str(here / PROPERTIES), str(model)) == here / PROPERTIES
-    with pytest.raises(BadSetting, match="there is no file /nowhere"):
-        find_properties("/nowhere", "")
+@pytest.mark.parametrize("key", ["enforce_eager", "async_scheduling"])
+def test_switches_of_the_engine(folder: Path, key: str) -> None:
+    assert load(folder, None, {key: "True"}).engine == {key: "True"}
+    assert load(folder, None, {f"no_{key}": "true"}).engine == {key: "false"}
+    assert load(folder, None, {}, {f"SM_VLLM_{key.upper()}": ""}).engine == {key: "true"}
+    text = refusal(folder, None, {}, {f"OPTION_{key.upper()}": "yes"})
+    assert text == f"environment OPTION_{key.upper()}: {key} must be one of true, false, got 'yes'"
 
 
-def test_explain_shows_every_value_and_its_origin(folder: Path) -> None:
-    settings = load(folder, "option.max_model_len=2048", {"port": "1"}, {"OPTION_STRICT_REQUESTS": "true"})
-    rows = {line.split()[0]: line for line in explain(settings).splitlines()}
-    assert rows.keys() == {*OWN, "engine.max_model_len"}
-    assert rows["port"].split(maxsplit=2) == ["port", "1", "command line"]
-    assert rows["strict_requests"].split(maxsplit=2)[1:] == ["true", "environment OPTION_STRICT_REQUESTS"]
-    assert rows["max_n"].split() == ["max_n", "16", "default"]
-    assert rows["model_id"].split() == ["model_id", "-", "default"]
-    assert rows["engine.max_model_len"].split() == ["engine.max_model_len", "2048", "serving.properties"]
+def test_an_empty_argument_of_the_engine_sets_nothing(folder: Path) -> None:
+    settings = load(folder, "option.quantize=\noption.revision=", {}, {"HF_MODEL_ID": "", "DTYPE": " "})
+    assert (settings.model_id, dict(settings.engine)) == ("", {})
+    assert [note.why for note in settings.notes] == ["it is empty and sets nothing"] * 2
 
 
-def test_explain_keeps_secrets(folder: Path) -> None:
-    assert "hf_abc" not in explain(load(folder, None, {"hf_token": "hf_abc"}))
+def test_families_by_strength(folder: Path) -> None:
+    """Each family alone gives its value; together the strongest does, and each that is taken away uncovers the next."""
+    environment = {
+        "OPTION_TENSOR_PARALLEL_DEGREE": "1",
+        "TENSOR_PARALLEL_DEGREE": "3",
+        "SM_VLLM_TENSOR_PARALLEL_SIZE": "5",
+        "SM_NUM_GPUS": "6",
+    }
+    properties: str | None = "option.tensor_parallel_size=2"
+    for degree in "12356":
+        assert load(folder, properties, {}, environment).engine == {"tensor_parallel_size": degree}
+        environment = {name: text for name, text in environment.items() if text != degree}
+        properties = None if degree == "2" else properties
+    sizes = {"SAGEMAKER_MAX_REQUEST_SIZE": "2048", "SAGEMAKER_MAX_PAYLOAD_IN_MB": "3", "PAYLOAD_LIMIT": "4096"}
+    for size in (2048, 3 * 2**20, 4096):
+        assert load(folder, None, {}, sizes).max_request_size == size
+        sizes.pop(next(iter(sizes)))
 
 
-def test_the_table_has_every_key() -> None:
-    head, rule, *rows = table().splitlines()
-    assert (head, rule) == ("| key | type | default | meaning |", "|---|---|---|---|")
-    assert [row.split("`")[1] for row in rows] == [*OWN]
-    assert all(row.count(" | ") == 3 for row in rows)
-    assert "| `port` | integer | 8080 | port to listen on (also `SAGEMAKER_BIND_TO_PORT`) |" in rows
-    assert any(row.startswith("| `strict_requests` | boolean | false |") for row in rows)
-    assert any(row.startswith("| `model_id` | string |  |") for row in rows)
+def test_a_conflict_names_both_and_hides_secrets(folder: Path) -> None:
+    text = refusal(folder, "a=1\noption.max_num_seqs=4\n\noption.max_rolling_batch_size=2".replace("a=1", "#"))
+    here = f"{folder}/serving.properties"
+    both = f"max_rolling_batch_size = 2 and max_num_seqs = 4 ({here}:2)"
+    assert text == f"{here}:4: {both} are the same setting; keep one of them"
+    text = refusal(folder, None, {}, {"SM_NUM_GPUS": "2", "NUM_SHARD": "4"})
+    assert text.startswith("environment NUM_SHARD: ")
+    assert "(environment SM_NUM_GPUS)" in text
+    assert "abc" not in refusal(folder, None, {}, {"OPTION_HF_TOKEN": "abc1", "SERVING_HF_TOKEN": "abc2"})
+
+
+def test_no_limit_on_a_jobs_payload_is_no_setting(folder: Path) -> None:
+    assert load(folder, None, {}, {"SAGEMAKER_MAX_PAYLOAD_IN_MB": "0"}) == Settings()
+    text = refusal(folder, None, {}, {"SAGEMAKER_MAX_PAYLOAD_IN_MB": "six"})
+    assert text == "environment SAGEMAKER_MAX_PAYLOAD_IN_MB: max_request_size must be a whole number, got 'six'"
+
+
+@pytest.mark.parametrize("text", ["9000", "9099-9000", "0-9", "1-65536", "a-b", "9000-9099-9100", "-1-5"])
+def test_a_port_range_is_two_ports(folder: Path, text: str) -> None:
+    said = refusal(folder, None, {}, {"SAGEMAKER_SAFE_PORT_RANGE": text})
+    assert said.startswith("environment SAGEMAKER_SAFE_PORT_RANGE: safe_port_range must be two ports")
+
+
+def test_other_peoples_variables_never_stop_the_start(folder: Path) -> None:
+    """SageMaker and the hub add names as they like; a slip in one that is read gets a warning."""
+    foreign = {
+        "SAGEMAKER_SOMETHING_NEW": "1",
+        "HF_HOME": "/x",
+        "HF_HUB_OFFLINE": "1",
+        "HF_MODEL_DIR": "/x",
+        "SM_HOSTS": "[]",
+    }
+    assert load(folder, None, {}, foreign) == Settings()
+    for slip, meant in (("SAGEMAKER_BIND_TO_PROT", "SAGEMAKER_BIND_TO_PORT"), ("HF_MODELID", "HF_MODEL_ID")):
+        [note] = load(folder, None, {}, {slip: "1"}).notes
+        assert note.is_warning
+        assert note.why == f"not a name that is read here; {meant} is"
+
+
+def test_a_key_that_stands_twice_in_the_file_is_the_last_one(folder: Path) -> None:
+    settings = load(folder, "option.max_n=1\noption.max_n=1\noption.port=1\n\noption.port=2")
+    assert (settings.max_n, settings.port) == (1, 2)
+    [note] = settings.notes
+    assert isinstance(note, Note)
+    assert (note.given.origin, note.is_warning) == (f"{folder}/serving.properties:3", True)
+    assert note.why == "it stands again on line 5, which counts"

@@ -189,7 +189,10 @@ def check_length(text: str, desk: Desk, path: str) -> None:
 
 
 def check_room(ids: Sequence[int], desk: Desk, path: str) -> None:
-    """Refuse a prompt that leaves no room for a token of the answer. Raises PromptTooLong."""
+    """Refuse a prompt that leaves no room for a token of the answer, or has too many. Raises PromptTooLong."""
+    most = desk.limits.max_input_tokens
+    if most and len(ids) > most:
+        raise PromptTooLong(f"{path} has {len(ids)} tokens; this deployment takes at most {most}", param=path)
     if len(ids) >= desk.context_tokens:
         text = f"{path} has {len(ids)} tokens; the model's context holds {desk.context_tokens}, one of them generated"
         raise PromptTooLong(text, param=path)

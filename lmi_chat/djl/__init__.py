@@ -6,6 +6,7 @@ always ends with `last`. (DJL Serving, engines/python: async mode.)
 """
 
 import asyncio
+import sys
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -14,8 +15,11 @@ from typing import TYPE_CHECKING, Any
 from lmi_chat import start
 from lmi_chat.engine import arguments
 from lmi_chat.errors import Bug, Error
+from lmi_chat.explain import warnings
+from lmi_chat.families import NOT_YET, RENAMED
 from lmi_chat.flow import Call, Line
-from lmi_chat.settings import OWN, RENAMED, read
+from lmi_chat.settings import OWN, read
+from lmi_chat.sources import OWN_PREFIXES, environment
 
 if TYPE_CHECKING:
     from djl_python import Input, Output
@@ -34,10 +38,16 @@ async def handle(inputs: "Input") -> "AsyncIterator[Output] | None":
 
 async def _load(properties: Mapping[str, str]) -> None:
     """DJL has merged environment and serving.properties; what is neither ours nor the engine's is DJL's own."""
-    known = OWN.keys() | RENAMED.keys() | arguments.names()
+    kinds = arguments.kinds()
+    known = OWN.keys() | RENAMED.keys() | NOT_YET.keys() | kinds.keys()
     given = {name: text for name, text in properties.items() if name in known}
     given.setdefault("model_id", _own_folder(properties))
-    settings = read(given, {}, None, arguments.names(), arguments.defaults())
+    others = {name: text for name, text in environment().items() if not name.startswith(OWN_PREFIXES)}
+    settings = read(
+        given, others, None, kinds, arguments.defaults(), gpus=arguments.gpus(), origin="DJL Serving's properties"
+    )
+    for text in warnings(settings):
+        sys.stderr.write(f"note: {text}\n")
     line = Line(start.policy(settings))
     await start.load(settings, line, print, start.open_store(settings))
     _lines.append(line)

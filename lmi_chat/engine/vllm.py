@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from lmi_chat.engine import Load, Model, beam, guides, sampling
+from lmi_chat.engine.arguments import words
 from lmi_chat.engine.tokens import Vocabulary
 from lmi_chat.errors import BadField, Bug, EngineDown, Error, Problem, Unavailable, one_line
 from lmi_chat.job import Done, Finish, Job, Piece, Reason, Sink, Token
@@ -258,17 +259,10 @@ def _parse(arguments: Mapping[str, str]) -> Any:
             raise StartFailed(f"an engine setting has a bad value: {one_line(message, 400)}")
 
     parser = AsyncEngineArgs.add_cli_args(Parser())
-    words: list[str] = []
-    for name, value in arguments.items():
-        flag = "--" + name.replace("_", "-")
-        match value.lower():
-            case "true":
-                words.append(flag)
-            case "false":
-                words.append("--no-" + name.replace("_", "-"))
-            case _:
-                words += [flag, value]
-    return parser.parse_args(words)
+    actions = {action.dest: action for action in parser._actions}  # noqa: SLF001 argparse has no public list
+    for name in arguments.keys() - actions.keys():
+        raise StartFailed(f"the engine takes no {name} from a configuration")
+    return parser.parse_args([word for name, text in arguments.items() for word in words(name, text, actions[name])])
 
 
 def _describe(engine: Any, names: tuple[str, ...]) -> Model:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from lmi_chat import embedded
+from tests.recipes import ASYNC, JUMPSTART, SDK
 
 START_S = 400.0
 RUNNING = re.compile(r"^vllm:num_requests_(?:running|waiting)\{[^}]*\} (\d+)", re.MULTILINE)
@@ -86,15 +87,14 @@ class Server:
         return found
 
 
-def start(log: Path, *arguments: str) -> Server:
+def start(log: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Server:
     """Start `lmi-chat serve` on a free port and wait until it is ready."""
     # float32: only there a greedy answer does not depend on what else is in the batch
     words = [sys.executable, "-m", "lmi_chat", "serve", "--host", "127.0.0.1", "--port", "0", "--dtype", "float32"]
     words += arguments
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            words, stdout=output, stderr=output, env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}
-        )
+        given = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", **(environment or {})}
+        process = subprocess.Popen(words, stdout=output, stderr=output, env=given)
     server = Server(process, _port(process, log), log, [])
     began = time.monotonic()
     while time.monotonic() - began < START_S:
@@ -157,14 +157,38 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 
 @pytest.fixture(scope="session")
 def other(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A second one, with everything that a deployment may choose otherwise; test_death.py kills its engine."""
+    """A second one, with everything that a deployment may choose otherwise; test_death.py kills its engine.
+
+    Its settings come from everywhere: published deployments' variables of LMI, JumpStart, TGI and vLLM's container, a
+    serving.properties, and the command line.
+    """
     folder = tmp_path_factory.mktemp("other")
+    properties = folder / "serving.properties"
+    properties.write_text(
+        "engine=Python\noption.max_rolling_batch_size=8\noption.scheduling_policy=priority\nminWorkers=1\n"
+        'option.speculative_config={"method":"ngram","num_speculative_tokens":4,"prompt_lookup_max":3}\n'
+    )
+    environment = {
+        **ASYNC,
+        **JUMPSTART,
+        **SDK,
+        "PATH": os.environ["PATH"],
+        "HF_MODEL_ID": str(model),
+        "TENSOR_PARALLEL_DEGREE": "max",
+        "OPTION_ENABLE_AUTO_TOOL_CHOICE": "true",
+        "OPTION_TOOL_CALL_PARSER": "hermes",
+        "SERVING_FAIL_FAST": "true",
+        "MAX_INPUT_LENGTH": "1000",
+        "MAX_TOTAL_TOKENS": "1024",
+        "SM_VLLM_STREAM_INTERVAL": "3",
+        "SM_VLLM_REASONING_PARSER": "qwen3",
+        "SAGEMAKER_SAFE_PORT_RANGE": "29000-29099",
+    }
     running = start(
         folder / "log",
-        *("--model-id", str(model), "--served-model-name", "own,other", "--max-model-len", "1024"),
+        *("--properties", str(properties), "--served-model-name", "own,other", "--max-logprobs", "30"),
         *("--finish-reason", "lmi", "--strict-requests", "--tgi-compat", "--store", str(folder / "store.sqlite")),
-        *("--scheduling-policy", "priority", "--max-num-seqs", "8", "--stream-interval", "3"),
-        *("--speculative-config", '{"method":"ngram","num_speculative_tokens":4,"prompt_lookup_max":3}'),
+        environment=environment,
     )
     yield running
     end(running)

@@ -1,11 +1,13 @@
 """A deployment that has chosen otherwise: names, words, strictness, TGI's shapes, turns."""
 
 import json
+import re
 import threading
 import time
 from typing import Any
 
 import huggingface_hub
+import psutil
 import pytest
 
 from tests.engine.conftest import Server
@@ -25,6 +27,39 @@ def test_names_words_and_strictness(other: Server) -> None:
     assert (status, json.loads(data)["error"]["param"]) == (400, "max_token")
     status, _, data = other.post(chat("Hi", max_tokens=1024))
     assert json.loads(data)["error"]["message"].startswith("max_tokens must be at most")
+
+
+def test_settings_from_everywhere(other: Server) -> None:
+    """As conftest.py gives them; what is not served yet is said at the start and refused in a request, as always."""
+    [model, *_] = json.loads(other.request("GET", "/v1/models")[2])["data"]
+    assert model["max_model_len"] == 1024
+    notes = [line for line in other.log.read_text().splitlines() if line.startswith("lmi-chat  note: ")]
+    assert [re.findall(r": (\w+) = ", note) for note in notes] == [
+        ["enable_auto_tool_choice"],
+        ["tool_call_parser"],
+        ["reasoning_parser"],
+    ]
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    assert other.post(chat("Hi", tools=[tool]))[0] == 400
+    assert other.post(chat("Hi", max_tokens=1, logprobs=True, top_logprobs=20))[0] == 200
+    whole = {"prompt": "a", "max_tokens": 1, "logprobs": 30}
+    [choice] = other.whole(whole, "/v1/completions")["choices"]
+    assert len(choice["logprobs"]["top_logprobs"][0]) >= 30
+    status, _, data = other.post({"inputs": "a " * 1010, "parameters": {"max_new_tokens": 1}})
+    assert status == 400
+    assert "this deployment takes at most 1000" in data.decode()
+
+
+def test_the_engines_own_ports_are_in_sagemakers_range(other: Server) -> None:
+    processes = [psutil.Process(pid) for pid in other.children()]
+    listening = {
+        connection.laddr.port
+        for process in processes
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    print(f"the engine listens on {sorted(listening)}")
+    assert listening <= {other.port, *range(29000, 29100)}
 
 
 def test_huggingface_hubs_client(other: Server) -> None:

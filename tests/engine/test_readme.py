@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from lmi_chat.settings import table
 from tests.engine.conftest import Server
 
 TEXT = (Path(__file__).parents[2] / "README.md").read_text()
@@ -52,7 +51,3 @@ def test_there_are_examples_of_both_schemas_and_clients() -> None:
     assert len(codes) >= 7
     for word in ('"messages"', '"inputs"', '"stream": true', "import openai", "import boto3"):
         assert any(word in code for code in codes), word
-
-
-def test_the_table_of_settings_is_the_codes_own() -> None:
-    assert f"<!-- settings -->\n{table()}\n<!-- /settings -->" in TEXT

@@ -1,8 +1,16 @@
 """What the binding leans on in vLLM: an upgrade that changes it fails here, with its name."""
 
 import inspect
+import json
+import os
 
-from lmi_chat.engine import arguments
+import pytest
+
+from lmi_chat import start
+from lmi_chat.engine import arguments, vllm
+from lmi_chat.flow import Line, Policy
+from lmi_chat.settings import read
+from tests.recipes import RECIPES, Recipe
 
 
 def test_add_request_gives_a_collector_whose_put_is_called() -> None:
@@ -23,8 +31,42 @@ def test_names_read_from_the_source_are_the_engines_own() -> None:
 
     from vllm.engine.arg_utils import AsyncEngineArgs
 
-    assert arguments.names() >= {row.name for row in fields(AsyncEngineArgs)}
-    assert "max_model_len" in arguments.names()
+    assert arguments.kinds().keys() == {row.name for row in fields(AsyncEngineArgs) if not row.name.startswith("_")}
+    assert arguments.kinds()["max_model_len"] == "int"
+
+
+def test_a_type_that_is_only_true_or_false_is_a_switch_of_the_parser() -> None:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser())
+    dests = {action.dest for action in parser._actions}
+    switches = {action.dest for action in parser._actions if action.nargs == 0} - {"help"}
+    kinds = {name: {*kind.split(" | ")} for name, kind in arguments.kinds().items() if name in dests}
+    assert switches == {name for name, kind in kinds.items() if kind <= {"bool", "None"}}
+    with pytest.raises(vllm.StartFailed, match="the engine takes no tokens_only from a configuration"):
+        vllm._parse({"tokens_only": "true"})
+    with pytest.raises(vllm.StartFailed, match=r"bad value: argument --max-model-len: .*'many'"):
+        vllm._parse({"max_model_len": "many"})
+    assert vllm._parse({"served_model_name": '["a name, of words"]'}).served_model_name == ["a name, of words"]
+    assert vllm._parse({"disable_log_stats": "false"}).disable_log_stats is False
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_the_engine_takes_the_arguments_of_published_deployments(recipe: Recipe) -> None:
+    """Through its own parser: each value arrives under its name, with its type."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    engine = read({}, recipe.environment, None, arguments.kinds(), gpus=4).engine
+    args = AsyncEngineArgs.from_cli_args(vllm._parse(engine))
+    for name, text in engine.items():
+        value = getattr(args, name)
+        if isinstance(value, bool | int | float):
+            assert value == json.loads(text.lower()), name
+        elif isinstance(value, list | dict):
+            assert value == json.loads(text), name
+        else:
+            assert value == text, name
 
 
 def test_the_classes_of_refusals_are_there() -> None:
@@ -33,3 +75,15 @@ def test_the_classes_of_refusals_are_there() -> None:
 
     assert issubclass(VLLMValidationError, VLLMClientError | ValueError)
     assert issubclass(EngineDeadError, Exception)
+
+
+async def test_a_bad_value_of_the_engine_says_where_it_stood(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    given = {"HF_MODEL_ID": "hub/m", "OPTION_MAX_MODEL_LEN": "many"}
+    settings = read({}, given, None, arguments.kinds())
+    with pytest.raises(start.StartFailed) as caught:
+        await start.load(settings, Line(Policy()), print)
+    text = str(caught.value)
+    assert len(text.splitlines()) == 1
+    assert text.startswith("an engine setting has a bad value: argument --max-model-len: ")
+    assert text.endswith("(max_model_len: environment OPTION_MAX_MODEL_LEN)")

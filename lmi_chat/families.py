@@ -1,0 +1,230 @@
+"""Names that other servers and platforms use for a deployment's settings → the key that they stand for here. Data only.
+
+Sources: LMI's configuration guide and container entry point (djl-serving), DJL Serving's server and model keys, AWS's
+vLLM container (`SM_VLLM_*` are vllm serve's arguments), TGI's launcher and its SageMaker entry point, SageMaker's own
+variables, and deployments that are published.
+"""
+
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+
+def _same(text: str) -> str:
+    return text
+
+
+def _from_mib(text: str) -> str:
+    """Mebibytes → bytes; 0 is SageMaker's word for no limit and sets nothing."""
+    return str(int(text) * 2**20 or "") if text.isdecimal() else text
+
+
+def _not(text: str) -> str:
+    return {"true": "false", "false": "true"}.get(text.lower(), text)
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """An environment variable, the key that it sets, and how its value reads there ("" sets nothing)."""
+
+    variable: str
+    key: str
+    read: Callable[[str], str] = _same
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Names that belong together: within one, two that disagree are refused; of two families, the first wins."""
+
+    title: str
+    names: tuple[Name, ...]
+    example: str
+    prefix: str = ""  # every other variable that begins so is a key by itself
+
+
+RENAMED: Mapping[str, str] = types.MappingProxyType(
+    {
+        "model": "model_id",
+        "s3url": "model_id",
+        "tensor_parallel_degree": "tensor_parallel_size",
+        "pipeline_parallel_degree": "pipeline_parallel_size",
+        "max_rolling_batch_size": "max_num_seqs",
+        "max_rolling_batch_prefill_tokens": "max_num_batched_tokens",
+        "quantize": "quantization",
+        "cpu_offload_gb_per_gpu": "cpu_offload_gb",
+    }
+)
+MOST = "max"  # as a degree of tensor parallelism: every GPU
+VALUES: Mapping[str, Mapping[str, str]] = types.MappingProxyType(
+    {
+        "dtype": {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"},
+        "quantization": {"none": ""},
+        "output_formatter": {"json_chat": "json", "jsonlines_chat": "jsonlines", "sse_chat": "sse", "none": ""},
+    }
+)
+
+FAMILIES = (
+    Family(
+        "SageMaker",
+        (
+            Name("SAGEMAKER_BIND_TO_PORT", "port"),
+            Name("SAGEMAKER_SAFE_PORT_RANGE", "safe_port_range"),
+            Name("SAGEMAKER_MAX_REQUEST_SIZE", "max_request_size"),
+            Name("SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS", "predict_timeout"),
+            Name("SAGEMAKER_ENABLE_STATEFUL_SESSIONS", "enable_stateful_sessions"),
+        ),
+        "SAGEMAKER_BIND_TO_PORT=9000",
+    ),
+    Family(
+        "SageMaker's jobs and SDK",
+        (
+            Name("SAGEMAKER_MAX_PAYLOAD_IN_MB", "max_request_size", _from_mib),
+            Name("SAGEMAKER_MODEL_SERVER_TIMEOUT", "predict_timeout"),
+        ),
+        "SAGEMAKER_MAX_PAYLOAD_IN_MB=6",
+    ),
+    Family(
+        "LMI's simple names, Hugging Face",
+        (
+            Name("HF_MODEL_ID", "model_id"),
+            Name("HF_REVISION", "revision"),
+            Name("HF_MODEL_REVISION", "revision"),
+            Name("HF_TASK", "task"),
+            Name("HF_MODEL_QUANTIZE", "quantization"),
+            Name("HF_MODEL_TRUST_REMOTE_CODE", "trust_remote_code"),
+            Name("HF_TRUST_REMOTE_CODE", "trust_remote_code"),
+            Name("TENSOR_PARALLEL_DEGREE", "tensor_parallel_size"),
+            Name("PREDICT_TIMEOUT", "predict_timeout"),
+        ),
+        "TENSOR_PARALLEL_DEGREE=max",
+    ),
+    Family("vLLM's container", (), "SM_VLLM_MAX_MODEL_LEN=4096", "SM_VLLM_"),
+    Family(
+        "TGI",
+        (
+            Name("SM_NUM_GPUS", "tensor_parallel_size"),
+            Name("NUM_SHARD", "tensor_parallel_size"),
+            Name("MAX_CONCURRENT_REQUESTS", "job_queue_size"),
+            Name("MAX_BATCH_SIZE", "max_num_seqs"),
+            Name("MAX_BATCH_PREFILL_TOKENS", "max_num_batched_tokens"),
+            Name("MAX_INPUT_TOKENS", "max_input_tokens"),
+            Name("MAX_INPUT_LENGTH", "max_input_tokens"),
+            Name("MAX_TOTAL_TOKENS", "max_model_len"),
+            Name("MAX_STOP_SEQUENCES", "max_stop"),
+            Name("MAX_BEST_OF", "max_n"),
+            Name("MAX_TOP_N_TOKENS", "max_logprobs"),
+            Name("MAX_CLIENT_BATCH_SIZE", "max_prompts"),
+            Name("PAYLOAD_LIMIT", "max_request_size"),
+            Name("QUANTIZE", "quantization"),
+            Name("DTYPE", "dtype"),
+            Name("TRUST_REMOTE_CODE", "trust_remote_code"),
+            Name("CUDA_MEMORY_FRACTION", "gpu_memory_utilization"),
+            Name("ENABLE_CUDA_GRAPHS", "enforce_eager", _not),
+        ),
+        "MAX_TOTAL_TOKENS=4096",
+    ),
+)
+"""Weaker than the command line, `OPTION_X`, `SERVING_X` and serving.properties; strongest first."""
+
+
+def _by_name(groups: Mapping[str, str]) -> Mapping[str, str]:
+    return types.MappingProxyType({name: why for why, names in groups.items() for name in names.split()})
+
+
+WITHOUT_EFFECT = _by_name(
+    {
+        "batching is always continuous, and asynchronous": "rolling_batch async_mode batch_size max_batch_delay"
+        " continuous_batching",
+        "this server is the handler": "engine entryPoint handler translatorFactory modeName mpi_mode application"
+        " output_formatter_module",
+        "one server process with one engine": "minWorkers maxWorkers gpu.minWorkers gpu.maxWorkers cpu.minWorkers"
+        " cpu.maxWorkers max_idle_time load_on_devices parallel_loading number_of_netty_threads use_native_io io_ratio"
+        " model_server_workers num_model_workers",
+        "a failed start always ends the process": "fail_fast retry_threshold exit_on_oom",
+        "the start has no time limit of its own; the platform has": "model_loading_timeout startup_timeout"
+        " wait_model_loading allow_multi_status",
+        "predict_timeout is the limit on an answer": "chunked_read_timeout",
+        "one model is served: model_id, else /opt/ml/model": "load_models model_store model_url_pattern"
+        " management_address plugin_folder configFile workflow_template",
+        "Python and its packages are the container's": "pythonExecutable enable_venv env opts mapLocation",
+        "memory is the engine's business: gpu_memory_utilization": "required_memory_mb reserved_memory_mb"
+        " gpu.required_memory_mb gpu.reserved_memory_mb",
+        "the engine's figures are on /metrics": "log_request_metric metrics_aggregation enable_server_load_tracking"
+        " enable_per_request_metrics disable_uvicorn_access_log disable_access_log_for_endpoints uvicorn_log_level"
+        " disable_log_requests max_log_len enable_log_outputs enable_log_deltas log_error_stack",
+        "answers are never held back whole": "max_output_size sse_keep_alive_interval",
+        "sessions are held in memory": "sessions_path",
+        "answers always carry it": "enable_prompt_tokens_details enable_request_id_headers",
+        "the engine decides by itself": "device use_v2_block_manager num_scheduler_steps multi_step_stream_outputs"
+        " swap_space preemption_mode max_seq_len_to_capture worker_use_ray engine_use_ray enable_reasoning"
+        " guided_decoding_backend use_v1",
+        "HTTP on one port is all that is served": "grpc_port disable_fastapi_docs enable_offline_docs"
+        " enable_tokenizer_info_endpoint enable_scale_out enable_flash_late_interaction enable_ssl_refresh"
+        " data_parallel_supervisor_port dp_supervisor_probe_interval_s dp_supervisor_probe_timeout_s"
+        " dp_supervisor_probe_failure_threshold anthropic_disabled_thinking_effort cohere_is_reasoning_model"
+        " cohere_format",
+    }
+)
+NOT_YET = _by_name(
+    {
+        "tools": "enable_auto_tool_choice tool_call_parser tool_parser_plugin tool_server tool_strict_level"
+        " exclude_tools_when_tool_choice_none",
+        "reasoning": "reasoning_parser reasoning_parser_plugin reasoning_config",
+        "adapters": "enable_lora lora_modules max_loras max_lora_rank max_cpu_loras fully_sharded_loras"
+        " lora_extra_vocab_size long_lora_scaling_factors lora_dtype lora_target_modules default_mm_loras adapters",
+        "other tasks than text generation": "task normalize",
+        "Bedrock's schema": "bedrock_compat",
+        "sessions in S3": "sessions_s3url",
+        "LMCache's own configuration": "lmcache_auto_config lmcache_config_file",
+        "other chat template options": "chat_template_content_format default_chat_template_kwargs response_role"
+        " trust_request_chat_template trust_request_mm_kwargs",
+        "other forms of answers": "return_tokens_as_token_ids enable_force_include_usage fingerprint_mode"
+        " fingerprint_value",
+        "other status codes and headers": "bad_request_http_code wlm_error_http_code throttle_http_code"
+        " timeout_http_code server_error_http_code request_id_header_key root_path",
+        "failure rates in /ping": "error_rate_wlm error_rate_server error_rate_model error_rate_any",
+        "CORS": "cors_allowed_origin cors_allowed_methods cors_allowed_headers allow_credentials allowed_origins"
+        " allowed_methods allowed_headers",
+        "secure mode": "secure_mode untrusted_channels security_controls",
+    }
+)
+QUIET = frozenset({"", "false", "none", "auto", "no", "0", "text-generation", "generate"})
+"""Values of those that ask for nothing."""
+REFUSED = _by_name(
+    {
+        "requests are not authenticated here; SageMaker does that, or a proxy": "api_key",
+        "TLS is not served here; SageMaker does that, or a proxy": "keystore keystore_pass keystore_type"
+        " certificate_file private_key_file ssl_keyfile ssl_certfile ssl_ca_certs ssl_cert_reqs ssl_ciphers",
+        "no other code runs in this server": "middleware",
+        "the server listens on host and port": "inference_address uds",
+        "it stands in hf_overrides, as JSON": "rope_scaling rope_theta",
+    }
+)
+
+NOTED: Mapping[str, str] = _by_name(
+    {
+        "read by the hub's client": "HF_TOKEN HUGGING_FACE_HUB_TOKEN",
+        "set by SageMaker and its SDK, means nothing here": "SAGEMAKER_PROGRAM SAGEMAKER_SUBMIT_DIRECTORY"
+        " SAGEMAKER_CONTAINER_LOG_LEVEL SAGEMAKER_REGION SAGEMAKER_ENV SAGEMAKER_MODEL_SERVER_WORKERS"
+        " SAGEMAKER_NUM_MODEL_WORKERS SAGEMAKER_MODEL_DATA_DOWNLOAD_TIMEOUT SAGEMAKER_INFERENCE_ACCELERATOR_PRESENT"
+        " SAGEMAKER_BATCH SAGEMAKER_BATCH_STRATEGY SAGEMAKER_MAX_CONCURRENT_TRANSFORMS SAGEMAKER_MANAGED"
+        " SAGEMAKER_STARTUP_TIMEOUT SAGEMAKER_ENABLE_LOAD_AWARE SAGEMAKER_HEALTH_CHECK_OVERRIDE"
+        " SAGEMAKER_INFERENCE_OUTPUT SAGEMAKER_INFERENCE_INPUT SAGEMAKER_INFERENCE_SUPPORTED MODEL_CACHE_ROOT"
+        " ENDPOINT_SERVER_TIMEOUT",
+        "nothing is reported to anyone": "OPT_OUT_TRACKING",
+        "batches are the engine's business": "MAX_BATCH_TOTAL_TOKENS MAX_WAITING_TOKENS WAITING_SERVED_RATIO"
+        " CUDA_GRAPHS VALIDATION_WORKERS",
+        "chat is always on": "MESSAGES_API_ENABLED",
+        "the start has no time limit of its own; the platform has": "MODEL_LOADING_TIMEOUT",
+    }
+)
+"""Environment variables that are seen and change nothing, with the reason."""
+NOTED_NOT_YET: Mapping[str, str] = _by_name(
+    {
+        "multi-model endpoints": "SAGEMAKER_MULTI_MODEL",
+        "adapters": "SAGEMAKER_MAX_NUMBER_OF_ADAPTERS_IN_MEMORY HF_MODEL_PEFT",
+        "secure mode": "SAGEMAKER_SECURE_MODE SAGEMAKER_UNTRUSTED_CHANNELS SAGEMAKER_SECURITY_CONTROLS",
+    }
+)
+OTHERS = ("SAGEMAKER_", "HF_")
+"""Prefixes that are not ours to police: an unknown name is left alone, one very like a known name gets a warning."""
