@@ -1,8 +1,10 @@
 """DJL's asynchronous mode from the Python side: what `handle` gives, with DJL's two classes as it documents them."""
 
 import json
+import os
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from lmi_chat import djl
 from lmi_chat.errors import Bug
 from lmi_chat.flow import Line, Policy
+from lmi_chat.settings import Settings
 from tests.fakes import desk
 from tests.scripted import Scripted, said
 from tests.test_flow import breaking
@@ -115,3 +118,32 @@ async def test_a_fault_of_ours_never_leaves_the_generator_hanging(
     outputs = await told(engine, monkeypatch, Input(CHAT))
     assert outputs[0].parts[0]["code"] == 500
     assert "ours" not in outputs[0].parts[0]["error"]
+
+
+async def test_the_load_reads_what_djl_has_merged_then_other_servers_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """DJL's properties are strongest; OPTION_X is in them already, and what DJL knows better says nothing to us."""
+    loaded: list[Settings] = []
+
+    async def load(settings: Settings, *_: object) -> None:
+        loaded.append(settings)
+
+    environment = {"OPTION_MAX_N": "9", "OPTION_NOBODYS": "1", "HF_MODEL_ID": "hub/b", "MAX_TOTAL_TOKENS": "64"}
+    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr(djl.start, "load", load)
+    monkeypatch.setattr(djl, "_lines", [])
+    properties = {"max_n": "3", "tool_call_parser": "hermes", "rolling_batch": "disable", "nobodys": "1"}
+    await djl.handle(Input(None, model_dir=str(tmp_path), **properties))
+    (tmp_path / "config.json").touch()
+    await djl.handle(Input(None, model_dir=str(tmp_path), **properties))
+    await djl.handle(Input(None, model_dir=str(tmp_path), model_id="hub/a"))
+    assert [settings.model_id for settings in loaded] == ["hub/b", str(tmp_path), "hub/a"]
+    assert [(settings.max_n, settings.engine["max_model_len"]) for settings in loaded] == [
+        (3, "64"),
+        (3, "64"),
+        (16, "64"),
+    ]
+    assert loaded[1].origins["max_n"] == "DJL Serving's properties"
+    notes = capsys.readouterr().err.splitlines()
+    assert notes == ["note: DJL Serving's properties: tool_call_parser = hermes: tools: not served by this version"] * 2

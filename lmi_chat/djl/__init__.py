@@ -41,7 +41,8 @@ async def _load(properties: Mapping[str, str]) -> None:
     kinds = arguments.kinds()
     known = OWN.keys() | RENAMED.keys() | NOT_YET.keys() | kinds.keys()
     given = {name: text for name, text in properties.items() if name in known}
-    given.setdefault("model_id", _own_folder(properties))
+    if folder := _own_folder(properties):
+        given.setdefault("model_id", folder)
     others = {name: text for name, text in environment().items() if not name.startswith(OWN_PREFIXES)}
     settings = read(
         given, others, None, kinds, arguments.defaults(), gpus=arguments.gpus(), origin="DJL Serving's properties"
