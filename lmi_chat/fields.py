@@ -50,8 +50,10 @@ GUIDES: Mapping[str, Field] = {
     "guided_choice": structure("array of strings", "the text is one of these", low=1, high="max_choices"),
     "guided_grammar": structure("string", "the text fits this grammar (EBNF or Lark)", high="max_grammar_bytes"),
 }
+ADAPTERS = refused(NOT_YET, "", [])
 SHARED: Mapping[str, Field] = {
     "model": MODEL,
+    "adapters": ADAPTERS,
     "stream": STREAM,
     "stream_options": structure("object", f"with stream true: {', '.join(USAGE)}"),
     **GUIDES,
@@ -116,6 +118,7 @@ STANDARD: Mapping[str, Field] = {
     "parameters": structure("object", "the parameters, below"),
     "stream": STREAM,
     "model": MODEL,
+    "adapters": ADAPTERS,
 }
 PARAMETERS: Mapping[str, Field] = {
     "max_new_tokens": replace(SAMPLING["max_tokens"], default=30, meaning="tokens to generate"),

@@ -104,6 +104,12 @@ async def test_the_end_may_be_passed_over() -> None:
     assert pieces_of(await found(beams=2, stop=("C",), min_tokens=2))[0].ids == [2, 3, END]
 
 
+@pytest.mark.parametrize(("penalty", "ids"), [(0.0, [2]), (1.7, [1, 3, END])])
+async def test_the_length_penalty_chooses(penalty: float, ids: list[int]) -> None:
+    """One ends (by a stop token) at −0.9 after one token, another at −2.6 after three: the exponent weighs them."""
+    assert pieces_of(await found(beams=2, stop_token_ids=(2,), penalty=penalty))[0].ids == ids
+
+
 async def test_early_stopping_takes_the_first_that_end() -> None:
     """Two have ended after three steps; without it the search goes on to a longer one that scores better."""
     early = pieces_of(await found(beams=2, max_tokens=8, penalty=4.0, is_early=True))

@@ -124,6 +124,12 @@ def test_fields_beside_sampling() -> None:
     assert (task.unknown, task.metadata) == ([], {"a": "b"})
 
 
+def test_beam_search_reaches_the_job() -> None:
+    job = ask(use_beam_search=True, n=3, length_penalty=0.5, temperature=1).job
+    assert (job.beams, job.width, job.length_penalty, job.sampling.n) == (3, 3, 0.5, 1)
+    assert (ask(n=3).job.beams, ask(n=3).job.sampling.n) == (0, 3)
+
+
 @pytest.mark.parametrize(("top", "expected"), [(None, 0), (0, 0), (5, 5), (20, 20)])
 def test_top_logprobs(top: int | None, expected: int) -> None:
     assert ask(logprobs=True, top_logprobs=top).job.sampling.logprobs == expected
@@ -319,6 +325,7 @@ def test_other_models_are_not_found() -> None:
         ({"parallel_tool_calls": "no"}, "parallel_tool_calls", "must be true or false"),
         ({"audio": {"voice": "alloy"}}, "audio", "gives text only"),
         ({"cache_salt": ""}, "cache_salt", "must not be empty"),
+        ({"adapters": "french"}, "adapters", 'is not served by this version, got "french"'),
         ({"cache_salt": "s" * 129}, "cache_salt", "must have at most 128 characters, got 129"),
         ({"cache_salt": "a/../b"}, "cache_salt", "must not hold"),
         ({"cache_salt": 1}, "cache_salt", "must be a string, got 1"),
@@ -347,6 +354,8 @@ def test_a_bad_field_is_named(fields: Json, param: str, words: str) -> None:
         {"response_format": {"type": "text"}},
         {"best_of": 1},
         {"modalities": ["text"]},
+        {"parallel_tool_calls": False},
+        {"adapters": []},
     ],
 )
 def test_what_asks_for_nothing_is_not_refused(fields: Json) -> None:

@@ -1,12 +1,23 @@
 """The documents of the fields are the code's own tables."""
 
+import ast
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from lmi_chat.fields import CHAT, DIALECTS, table
+from lmi_chat.fields import CHAT, DIALECTS, USAGE, table
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+SECTIONS = (DOCS / "compatibility.md").read_text().split("\n## ")[1:]
+COMPATIBLE = [
+    [cell.strip() for cell in line.strip("|").split(" | ")]
+    for section in SECTIONS
+    for line in section.splitlines()
+    if line.startswith("| ") and not line.endswith("| tests |")
+]
 
 
 def test_the_table_of_fields_is_the_codes_own() -> None:
@@ -53,3 +64,41 @@ def test_types_and_bounds_in_words(name: str, type_: str, bounds: str) -> None:
 
 def test_what_is_refused_takes_its_own_nothing() -> None:
     assert CHAT["tool_choice"].nothing == ("none", "auto")
+
+
+@cache
+def functions(path: str) -> frozenset[str]:
+    """The names of a module's own functions."""
+    tree = ast.parse((ROOT / path).read_text())
+    return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+@pytest.mark.parametrize("row", COMPATIBLE, ids=lambda row: f"{row[0]} {row[1]}"[:60])
+def test_every_row_of_compatibility_names_tests_that_are_there(row: list[str]) -> None:
+    assert len(row) == 4
+    assert all(row)
+    tests = [name.strip("`") for name in row[3].split(" ")]
+    assert tests
+    for name in tests:
+        path, _, function = name.partition("::")
+        assert function.startswith("test_")
+        assert function in functions(path), name
+
+
+def rows_of(dialect: str) -> Mapping[str, str]:
+    """What is said of each of a dialect's fields."""
+    count = sum(line.startswith("| `") for line in SECTIONS[0].splitlines())
+    return {row[0].strip("`"): row[2] for row in COMPATIBLE[:count] if row[1] == dialect}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_every_field_has_a_row_that_says_whether_it_works(dialect: str) -> None:
+    fields = {name: field for fields in DIALECTS[dialect] for name, field in fields.items()}
+    inner = {f"stream_options.{name}": field for name, field in USAGE.items() if "stream_options" in fields}
+    rows = rows_of(dialect)
+    assert rows.keys() == (fields | inner).keys()
+    for name, field in (fields | inner).items():
+        if field.kind == "refused":
+            assert rows[name] == f"400: {field.meaning}"
+        else:
+            assert rows[name].startswith(("yes", "`", "400: the served model"))

@@ -137,9 +137,9 @@ def _check_sequences(form: Form, *, is_stream: bool) -> Mapping[str, int]:
 
 
 def _check_stream(body: Json, form: Form) -> bool:
-    """`stream` beside `inputs` counts, then the one among the parameters, then the deployment's way."""
+    """The `stream` beside `inputs` counts, then the one among the parameters, then the deployment's way."""
     beside = Form(form.desk, problems=form.problems, unknown=form.unknown)
-    beside.read({"stream": body.get("stream")}, STANDARD)
+    beside.read({name: value for name, value in body.items() if name in STANDARD}, STANDARD)
     return bool(({"stream": form.desk.streams_by_default} | form.extra | beside.extra)["stream"])
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 from prometheus_client import Counter
 from starlette.types import Receive, Scope, Send
 
-from lmi_chat.errors import Error, NotFound, TooLarge, echo, one_line
+from lmi_chat.errors import BadField, Error, NotFound, Problem, TooLarge, echo, one_line
 from lmi_chat.flow import Call, Line
 from lmi_chat.frames import Shape
 from lmi_chat.health import Health
@@ -18,6 +18,7 @@ from lmi_chat.spool import Spool
 from lmi_chat.store import Store
 
 ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+ADAPTER = "X-Amzn-SageMaker-Adapter-Identifier"
 ATTRIBUTES_CHARS = 1024
 WARNING_CHARS = 1024
 IGNORED = Counter(
@@ -111,7 +112,7 @@ class Door:
         task = asyncio.current_task()
         outlet.on_gone = task.cancel if task else None
         try:
-            self._check_name(scope)
+            self._check_head(scope)
             exchange.call.body = await self._body(scope, receive)
             await self._house.line.answer(exchange.call, self.reply(exchange, send, outlet))
         except asyncio.CancelledError:
@@ -142,7 +143,10 @@ class Door:
             headers.append((b"x-amzn-sagemaker-custom-attributes", attributes.encode()))
         return Exchange(call, headers)
 
-    def _check_name(self, scope: Scope) -> None:
+    def _check_head(self, scope: Scope) -> None:
+        if adapter := header(scope, ADAPTER.lower().encode()).strip():
+            text = f"{ADAPTER} is not served by this version, got {echo(adapter)}"
+            raise BadField([Problem(ADAPTER, text)])
         name = scope["path_params"].get("model")
         if (
             name is not None

@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+from typing import Any
 
 import pytest
 
@@ -87,3 +88,45 @@ async def test_a_bad_value_of_the_engine_says_where_it_stood(monkeypatch: pytest
     assert len(text.splitlines()) == 1
     assert text.startswith("an engine setting has a bad value: argument --max-model-len: ")
     assert text.endswith("(max_model_len: environment OPTION_MAX_MODEL_LEN)")
+
+
+def test_every_value_of_sampling_reaches_the_engine() -> None:
+    """Each in vLLM's name for it, which is ours."""
+    from dataclasses import fields
+
+    from lmi_chat.engine.sampling import params
+    from lmi_chat.job import Guide, Sampling
+
+    values: dict[str, Any] = {
+        "n": 2,
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "top_k": 5,
+        "min_p": 0.1,
+        "presence_penalty": 0.2,
+        "frequency_penalty": 0.3,
+        "repetition_penalty": 1.1,
+        "seed": 7,
+        "max_tokens": 9,
+        "min_tokens": 3,
+        "stop": ("a",),
+        "stop_token_ids": (1, 2),
+        "ignore_eos": True,
+        "include_stop_str_in_output": True,
+        "skip_special_tokens": False,
+        "spaces_between_special_tokens": False,
+        "logprobs": 4,
+        "prompt_logprobs": 3,
+        "logit_bias": {7: -1.0},
+        "allowed_token_ids": (3, 4),
+        "bad_words": ("no",),
+    }
+    assert values.keys() | {"guide"} == {row.name for row in fields(Sampling)}
+    given = params(Sampling(**values))
+    for name, value in values.items():
+        expected = list(value) if isinstance(value, tuple) else value
+        assert getattr(given, name) == expected, name
+        assert getattr(params(Sampling()), name) != expected, name
+    guided = params(Sampling(guide=Guide("regex", "a+")))
+    assert guided.structured_outputs is not None
+    assert params(Sampling()).structured_outputs is None
