@@ -131,7 +131,7 @@ async def test_the_load_reads_what_djl_has_merged_then_other_servers_names(
 
     environment = {"OPTION_MAX_N": "9", "OPTION_NOBODYS": "1", "HF_MODEL_ID": "hub/b", "MAX_TOTAL_TOKENS": "64"}
     monkeypatch.setattr(os, "environ", environment)
-    monkeypatch.setattr(djl.start, "load", load)
+    monkeypatch.setattr("lmi_chat.start.load", load)
     monkeypatch.setattr(djl, "_lines", [])
     properties = {"max_n": "3", "tool_call_parser": "hermes", "rolling_batch": "disable", "nobodys": "1"}
     await djl.handle(Input(None, model_dir=str(tmp_path), **properties))
