@@ -1,4 +1,4 @@
-"""The command line: serve · explain-config · fetch-model."""
+"""The command line: serve · chat · invoke · explain-config · fetch-model."""
 
 import argparse
 import asyncio
@@ -9,9 +9,11 @@ import sys
 from collections.abc import Sequence
 
 from lmi_chat import __version__, embedded, explain, settings, sources
+from lmi_chat.client import chat, invoke
 from lmi_chat.engine import arguments
 
 USAGE = "any key of the configuration is an option too: --port 8081, --max-model-len 4096, --strict-requests true"
+CLIENTS = {"chat": chat.run, "invoke": invoke.run}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -29,8 +31,14 @@ def main(words: Sequence[str] | None = None) -> int:
             command.add_argument("--json", action="store_true", help="as one JSON document")
     fetch = commands.add_parser("fetch-model", help="fetch the default model into the cache")
     fetch.add_argument("--verify", action="store_true", help="check every file of it against its checksum")
+    chat.add(commands)
+    invoke.add(commands)
     known, rest = parser.parse_known_args(words)
+    if rest and known.command in CLIENTS:
+        parser.error(f"unknown: {' '.join(rest)}")
     try:
+        if known.command in CLIENTS:
+            return CLIENTS[known.command](known)
         if known.command == "fetch-model":
             return _fetch(is_check=known.verify)
         configured = _configure(known.properties, _pairs(rest))

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     ("__main__", "model"),
     ("cli",),
-    ("serve",),
+    ("serve", "client"),
     ("http", "djl"),
     ("start",),
     ("explain",),

@@ -163,6 +163,7 @@ def other(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     serving.properties, and the command line.
     """
     folder = tmp_path_factory.mktemp("other")
+    (folder / "async").mkdir()
     properties = folder / "serving.properties"
     properties.write_text(
         "engine=Python\noption.max_rolling_batch_size=8\noption.scheduling_policy=priority\nminWorkers=1\n"
@@ -188,6 +189,7 @@ def other(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
         folder / "log",
         *("--properties", str(properties), "--served-model-name", "own,other", "--max-logprobs", "30"),
         *("--finish-reason", "lmi", "--strict-requests", "--tgi-compat", "--store", str(folder / "store.sqlite")),
+        *("--async-folder", str(folder / "async")),
         environment=environment,
     )
     yield running

@@ -1,9 +1,11 @@
 """A deployment that has chosen otherwise: names, words, strictness, TGI's shapes, turns."""
 
+import contextlib
 import json
 import re
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import huggingface_hub
@@ -12,6 +14,7 @@ import pytest
 
 from tests.engine.conftest import Server
 from tests.engine.test_answers import FRANCE, chat
+from tests.engine.test_boto import boto, example
 
 LONG = {"messages": [{"role": "user", "content": "Tell a long story."}], "ignore_eos": True, "temperature": 0}
 
@@ -81,6 +84,24 @@ def test_huggingface_hubs_client(other: Server) -> None:
     assert said.choices[0].message.content == "The capital of France is Paris."
     chunks = list(chats.chat_completion(FRANCE, max_tokens=16, temperature=0, stream=True))
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "The capital of France is Paris."
+
+
+def test_an_asynchronous_request_and_the_example_of_boto3(other: Server) -> None:
+    folder = other.log.parent / "async"
+    runtime = boto(other)
+    with contextlib.closing(runtime):
+        (folder / "in.json").write_text(json.dumps({"inputs": "The capital of France is", "parameters": {"n": 0}}))
+        reply = runtime.invoke_endpoint_async(EndpointName="e", InputLocation=(folder / "in.json").as_uri())
+        failure = Path(reply["FailureLocation"].removeprefix("file://"))
+        limit = time.monotonic() + 20
+        while not failure.exists():
+            assert time.monotonic() < limit
+            time.sleep(0.02)
+        assert json.loads(failure.read_bytes())["param"] == "parameters.n"
+    said = example("boto3_client.py", "--url", f"http://127.0.0.1:{other.port}", "--async-folder", str(folder))
+    assert said[0] == "whole: The capital of France is Paris."
+    assert said[1].replace("|", "") == "streamed: The capital of France is Paris."
+    assert said[-2:] == ["session closed: True", "asynchronous: The capital of France is Paris."]
 
 
 def first_token_s(server: Server, user: str) -> float:
