@@ -680,7 +680,8 @@ def test_usage_may_be_in_every_chunk() -> None:
 @pytest.mark.parametrize("is_stream", [True, False])
 def test_words_for_an_end(finish: Finish, openai: str, lmi: str, is_stream: bool) -> None:  # noqa: FBT001
     events, fields = [Piece(0, "x", [120], finish=finish), DONE], {"stream": is_stream}
-    assert answer(*events, fields=fields)[0]["choices"][0]["finish_reason"] == openai
+    choice = answer(*events, fields=fields)[0]["choices"][0]
+    assert (choice["finish_reason"], choice["stop_reason"]) == (openai, finish.stop)
     replies = answer(*events, fields=fields, finish_words=LMI_FINISH)
     assert replies[0]["choices"][0]["finish_reason"] == lmi
 

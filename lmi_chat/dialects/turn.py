@@ -76,6 +76,8 @@ class Chunks(openai.Chunks):
             "logprobs": _logprobs(piece.tokens) if self._shown.has_logprobs else None,
             "finish_reason": openai.finish_word(piece.finish, self._desk),
         }
+        if piece.finish is not None:
+            choice["stop_reason"] = piece.finish.stop
         if self._shown.has_ids:
             choice["token_ids"] = piece.ids
             choice |= {"prompt_token_ids": self._job.prompt_ids} if is_first else {}
@@ -114,11 +116,13 @@ class Whole:
         return (dump(document),)
 
     def _choice(self, index: int, place: int) -> Json:
+        finish = self._finishes[index]
         choice: Json = {
             "index": place,
             "message": {"role": "assistant", "content": "".join(self._texts[index]), "refusal": None},
             "logprobs": _logprobs(self._tokens[index]) if self._shown.has_logprobs else None,
-            "finish_reason": openai.finish_word(self._finishes[index], self._desk),
+            "finish_reason": openai.finish_word(finish, self._desk),
+            "stop_reason": finish and finish.stop,
         }
         ids = {"token_ids": self._ids[index], "prompt_token_ids": self._job.prompt_ids}
         return choice | (ids if self._shown.has_ids else {})

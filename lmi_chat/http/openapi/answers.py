@@ -19,6 +19,7 @@ from lmi_chat.wire import Json
 
 KINDS = ("invalid_request_error", "not_found_error", "unavailable_error", "timeout_error", "server_error")
 IDS = array(COUNT)
+STOP_REASON: Json = {"type": ["string", "integer", "null"], "description": "what stopped it: a text or a token id"}
 LOGPROB: Json = {"type": "number", "maximum": 0, "description": "natural logarithm; -9999.0 stands for -infinity"}
 
 
@@ -80,10 +81,12 @@ def _chat(desk: Desk, kind: str) -> Json:
         **said,
         "logprobs": {"anyOf": [ref("ChatLogprobs"), {"type": "null"}]},
         "finish_reason": {"enum": _words(desk) if kind == "chat.completion" else [*_words(desk), None]},
+        "stop_reason": STOP_REASON,
         "token_ids": IDS | {"description": "with return_token_ids"},
         "prompt_token_ids": IDS | {"description": "with return_token_ids"},
     }
-    body = {"choices": array(answer(choice, ["token_ids", "prompt_token_ids"]))}
+    optional = ["token_ids", "prompt_token_ids"] + (["stop_reason"] if kind == "chat.completion.chunk" else [])
+    body = {"choices": array(answer(choice, optional))}
     body |= {"usage": {"anyOf": [ref("Usage"), {"type": "null"}]}, "service_tier": nullable(TEXT)}
     body |= {"metadata": record({}) | {"additionalProperties": TEXT, "description": "of a stored completion"}}
     if kind == "chat.completion":
@@ -113,7 +116,7 @@ def _completion(desk: Desk) -> Json:
         "text": TEXT,
         "logprobs": {"anyOf": [answer(scores), {"type": "null"}]},
         "finish_reason": {"enum": [*_words(desk), None]},
-        "stop_reason": {"type": ["string", "integer", "null"], "description": "what stopped it: a text or a token id"},
+        "stop_reason": STOP_REASON,
         "prompt_logprobs": ref("PromptLogprobs"),
         "token_ids": IDS | {"description": "with return_token_ids"},
         "prompt_token_ids": IDS | {"description": "with return_token_ids"},
