@@ -94,13 +94,19 @@ class Spool:
         except Exception:
             log.exception("asynchronous request %s", order.call.id)
             sheet.error = Bug("internal error")
-        place, data = order.output, bytes(sheet.data)
+        if sheet.error is None and not await self._leave(order.output, bytes(sheet.data)):
+            sheet.error = Bug("the answer could not be written to its output location")
         if sheet.error is not None:
-            place, data = order.failure, wire.dump(dialects.error_body(sheet.error, order.call.dialect))
+            await self._leave(order.failure, wire.dump(dialects.error_body(sheet.error, order.call.dialect)))
+
+    async def _leave(self, place: Parts, data: bytes) -> bool:
+        """Write a document; whether that could be done."""
         try:
             await asyncio.to_thread(self.folder.write, place, data)
         except OSError:
-            log.exception("asynchronous request %s cannot be written to %s", order.call.id, "/".join(place))
+            log.exception("cannot write %s", "/".join(place))
+            return False
+        return True
 
     async def _ask(self, order: Order, sheet: Sheet) -> None:
         """Wait for a turn, then for a place in the line, both within `wait_s`."""

@@ -44,6 +44,7 @@ ASYNC_HEADERS = (
     *("invocationtimeoutseconds", "requestttlseconds"),
 )
 INLINE_BYTES = 128_000
+NAME_BYTES = 255  # of a file
 TIMEOUT_S, TTL_S = (1, 3600), (60, 21_600)
 ERROR_BYTES = 2048
 SUMMARY_BYTES = 400
@@ -134,8 +135,8 @@ def _order(request: Request, body: bytes, folder: Folder) -> Order:
     if bool(location) == bool(body):
         raise _bad("InputLocation", "and Body: exactly one of them is needed")
     path = PurePosixPath(given["s3outputpathextension"].lstrip("/"))
-    if ".." in path.parts:
-        raise _bad("S3OutputPathExtension", f"must not go up, got {echo(str(path))}")
+    if ".." in path.parts or any(len(part) > NAME_BYTES for part in path.parts):
+        raise _bad("S3OutputPathExtension", f"must have parts of at most {NAME_BYTES} characters, and no ..")
     call = Call(
         body=body,
         id=given["inference-id"] or uuid.uuid4().hex,

@@ -89,6 +89,16 @@ def test_the_exit_code_tells_the_status(service: Service, target: str, tmp_path:
     assert b"nothing: No such file or directory" in capfdbinary.readouterr().err
 
 
+def test_who_reads_may_have_seen_enough(service: Service) -> None:
+    command = (
+        f"printf '%s' '{json.dumps(STREAM)}' | {sys.executable} -m lmi_chat invoke 127.0.0.1:{service.port} | true"
+    )
+    service.engine.script = said("Hello!", gap_s=0.1)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
+    service.engine.script = said("Hello!")
+    assert done.stderr == b""
+
+
 def test_a_target_that_is_none(tmp_path: Path, capfdbinary: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     code, _, err = invoked(CHAT, tmp_path, capfdbinary, "127.0.0.1:1")
     assert (code, err) == (1, b"lmi-chat: http://127.0.0.1:1 cannot be reached: Connection refused\n")

@@ -93,6 +93,12 @@ def test_a_failure_is_a_document_of_its_own(
     assert not Path(reply["OutputLocation"].removeprefix("file://")).exists()
 
 
+def test_a_place_that_cannot_be_written_is_a_failure_too(ask: Any, tmp_path: Path) -> None:
+    (tmp_path / "output" / "a.out").mkdir(parents=True)
+    failure = left(ask(Body=b'{"inputs":"a"}', Filename="a.out")["FailureLocation"])
+    assert json.loads(failure)["error"] == "the answer could not be written to its output location"
+
+
 def test_bad_bodies_fail_in_their_dialects_words(ask: Any) -> None:
     failure = json.loads(left(ask(Body=b'{"inputs":"a","parameters":{"top_p":2}}')["FailureLocation"]))
     assert (failure["code"], failure["param"]) == (400, "parameters.top_p")
@@ -119,7 +125,8 @@ def test_what_is_not_accepted(service: Service, ask: Any, tmp_path: Path) -> Non
         ({"InputLocation": location.replace("in.json", "link")}, "InputLocation cannot be read"),
         ({"InputLocation": location.replace("in.json", "none")}, "InputLocation cannot be read: No such file"),
         ({"InputLocation": placed(tmp_path, b" " * 4097, "big")}, "more than 4096 bytes"),
-        ({"Body": b"{}", "S3OutputPathExtension": "a/../../b"}, "S3OutputPathExtension must not go up"),
+        ({"Body": b"{}", "S3OutputPathExtension": "a/../../b"}, "S3OutputPathExtension must have parts"),
+        ({"Body": b"{}", "S3OutputPathExtension": "a" * 256}, "at most 255 characters"),
         ({"Body": b"{}", "Filename": "../x"}, "Filename must have at most 32 characters"),
         ({"Body": b"{}", "RequestTTLSeconds": 21_601}, "RequestTTLSeconds must be a whole number, at least 60"),
         ({"Body": b"{}", "InvocationTimeoutSeconds": 3601}, "at least 1 and at most 3600, got"),
