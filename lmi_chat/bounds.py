@@ -105,7 +105,9 @@ SAMPLING: Mapping[str, Field] = {
         default=1.0,
         meaning="against tokens of prompt and text; above 1 discourages",
     ),
-    "seed": Field(kind="integer", sets="seed", low=SEED_LOW, high=SEED_HIGH, meaning="makes sampling repeatable"),
+    "seed": Field(
+        kind="integer", sets="seed", low=SEED_LOW, high=SEED_HIGH, meaning="makes sampling repeatable; -1: none"
+    ),
     "max_tokens": Field(
         kind="integer", sets="max_tokens", low=1, high=2**31 - 1, meaning="tokens to generate; absent: what has room"
     ),

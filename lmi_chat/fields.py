@@ -129,7 +129,14 @@ PARAMETERS: Mapping[str, Field] = {
         *("include_stop_str_in_output", "skip_special_tokens", "spaces_between_special_tokens", "logit_bias"),
         *("prompt_logprobs",),
     ),
-    "typical_p": refused("is not served: the engine has no typical sampling", 1, 1.0),
+    "typical_p": Field(
+        kind="number",
+        low=0,
+        is_above_low=True,
+        high=1,
+        default=1.0,
+        meaning="below 1 ignored with a warning, as the engine has no typical sampling; `strict_requests`: 400",
+    ),
     "watermark": refused("is not served: the engine writes no watermark", False),  # noqa: FBT003 a value, no switch
     "stop_sequences": SAMPLING["stop"],
     "n": replace(SAMPLING["n"], sets="", meaning="sequences that come back"),

@@ -124,6 +124,11 @@ def test_fields_beside_sampling() -> None:
     assert (task.unknown, task.metadata) == ([], {"a": "b"})
 
 
+def test_a_seed_of_minus_one_is_none() -> None:
+    assert ask(seed=-1).job.sampling.seed is None
+    assert ask(seed=-2).job.sampling.seed == -2
+
+
 def test_beam_search_reaches_the_job() -> None:
     job = ask(use_beam_search=True, n=3, length_penalty=0.5, temperature=1).job
     assert (job.beams, job.width, job.length_penalty, job.sampling.n) == (3, 3, 0.5, 1)

@@ -149,6 +149,7 @@ def test_null_is_absent(name: str) -> None:
         ({"top_p": 0.5}, 1.0),
         ({"top_k": 5}, 1.0),
         ({"min_p": 0.1}, 1.0),
+        ({"typical_p": 0.9}, 1.0),
         ({"top_k": None, "seed": 7, "repetition_penalty": 1.2}, 0.0),
     ],
 )
@@ -192,6 +193,8 @@ def test_a_seed_is_chosen_where_it_will_be_reported() -> None:
     assert first != second
     assert sampling(details=True, do_sample=True, seed=5).seed == 5
     assert sampling(details=True).seed is None
+    assert sampling(details=True, do_sample=True, seed=-1).seed not in (-1, None)
+    assert sampling(do_sample=True, seed=-1).seed is None
 
 
 def test_the_prompt_gets_the_models_special_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +255,7 @@ def test_an_answer_is_cut_to_what_has_room_unless_it_was_asked_for() -> None:
         (body({"num_beams": 4}, stream=True), "parameters.num_beams", "must be 1 with stream true, got 4"),
         (body({"n": 3, "best_of": 2}), "parameters.n", "must be at most best_of = 2, got 3"),
         (body({"num_beams": 2, "best_of": 2}), "parameters.num_beams", "must be 1 with best_of = 2"),
-        (body({"typical_p": 0.5}), "parameters.typical_p", "the engine has no typical sampling, got 0.5"),
+        (body({"typical_p": 0}), "parameters.typical_p", "must be above 0 and at most 1, got 0"),
         (body({"watermark": True}), "parameters.watermark", "is not served"),
         (body({"decoder_input_details": True}, stream=True), "parameters.decoder_input_details", "stream true"),
         (body({"prompt_logprobs": 0}, stream=True), "parameters.prompt_logprobs", "must be absent with stream true"),
@@ -282,6 +285,15 @@ def test_a_bad_field_is_named(sent: Json, param: str, words: str) -> None:
 )
 def test_what_asks_for_nothing_is_not_refused(parameters: Json) -> None:
     assert ask(parameters).unknown == []
+
+
+def test_typical_sampling_is_told_and_refused_where_strict() -> None:
+    task = ask({"typical_p": 0.95})
+    assert task.unknown == ["parameters.typical_p is ignored: the engine has no typical sampling"]
+    assert task.job.sampling.temperature == 1.0, "asking for a way of sampling samples"
+    assert ask({"typical_p": 1}).unknown == []
+    error = refusal(body({"typical_p": 0.95}), "standard", is_strict=True)
+    assert (error.param, "no typical sampling; got 0.95" in error.message) == ("parameters.typical_p", True)
 
 
 def test_several_problems_are_named_together() -> None:

@@ -15,6 +15,7 @@ from lmi_chat.wire import Json
 
 UNKNOWN_SHOWN = 8
 NAME_BYTES = 40
+NO_SEED = -1  # as vLLM has it, and so LMI
 UNSEARCHED = (
     *("guide", "logit_bias", "allowed_token_ids", "bad_words", "prompt_logprobs"),
     *("presence_penalty", "frequency_penalty", "repetition_penalty"),
@@ -214,6 +215,8 @@ def sampling(form: Form, dialect_defaults: Mapping[str, Any], **fixed: object) -
     values = {**dialect_defaults, **form.desk.defaults, **form.given, **fixed}
     if values.get("temperature", 1.0) < GREEDY_BELOW:
         values["temperature"] = 0.0
+    if values.get("seed") == NO_SEED:
+        values["seed"] = None
     return values
 
 

@@ -17,6 +17,7 @@ from lmi_chat.job import Job
 from lmi_chat.wire import Json
 
 ANYWHERE = {name: f"parameters.{name}" for name in PARAMETERS} | {name: name for name in STANDARD}
+UNTYPICAL = "the engine has no typical sampling"
 SAMPLES = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 
 
@@ -39,7 +40,8 @@ def parse(body: Json, desk: Desk, request_id: str) -> Task:
     guide.read(parameters, form, has_grammar=True)
     common.check_beams(form, "parameters.num_beams", shape["beams"])
     common.check_vocabulary(form)
-    unknown = [*form.close(), *_without_details(form, is_stream=is_stream, has_details=flags["details"])]
+    untypical = _check_typical(form)
+    unknown = [*form.close(), *untypical, *_without_details(form, is_stream=is_stream, has_details=flags["details"])]
 
     if shape["width"] > 1 and not is_stream and fixed["logprobs"] is None:
         fixed["logprobs"] = 0
@@ -153,7 +155,7 @@ def _check_sampling(form: Form, *, has_tokens: bool, has_details: bool) -> dict[
     }
     if not do_sample:
         return fixed | {"temperature": 0.0}
-    if has_details and "seed" not in form.given:
+    if has_details and form.given.get("seed", common.NO_SEED) == common.NO_SEED:
         fixed["seed"] = secrets.randbits(53)
     return fixed
 
@@ -168,6 +170,15 @@ def _check_prefill(form: Form, *, is_stream: bool, has_details: bool) -> dict[st
     if top is None and form.own("decoder_input_details"):
         top = 0
     return {"prompt_logprobs": top if has_details else None}
+
+
+def _check_typical(form: Form) -> list[str]:
+    """The engine has no typical sampling; TGI's clients send it by default. So it is told, and refused where strict."""
+    if form.own("typical_p") == PARAMETERS["typical_p"].high:
+        return []
+    if form.desk.is_strict:
+        form.wrong("parameters.typical_p", f"must be 1: {UNTYPICAL}; got {form.own('typical_p')}")
+    return [f"parameters.typical_p is ignored: {UNTYPICAL}"]
 
 
 def _without_details(form: Form, *, is_stream: bool, has_details: bool) -> list[str]:
