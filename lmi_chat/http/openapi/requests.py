@@ -31,7 +31,9 @@ UNSAID = (
     "token ids stand in the vocabulary",
     "two names of one field (max_tokens and max_completion_tokens, stop and stop_sequences) have the same value",
     "n is at most best_of and num_beams, where these are above 1",
-    "of several ways to ask for a form of the text all ask for the same one, and none stands beside a beam search",
+    "of several ways to ask for a form of the text all ask for the same one",
+    "a beam search stands beside no form of the text, bias, penalty, list of tokens or words, or prompt_logprobs",
+    "the prompts' tokens × (1 + prompt_logprobs) are within option.max_prompt_logprobs",
     "a schema, regex, choice or grammar is sound, compiles in time, and is within its bytes",
     "an integer is written without a fraction: 4, not 4.0",
     "the body nests within option.max_json_depth",
@@ -189,6 +191,8 @@ def of_standard(desk: Desk) -> Json:
     """A standard request."""
     forms = guides.openai(desk.limits, is_strict=desk.is_strict)
     forms["grammar"] = guides.tgi(desk.limits, is_strict=desk.is_strict)
+    if desk.is_strict:
+        forms["typical_p"] = {"enum": [1, None]}
     beams = if_then({"best_of": {"minimum": 2, "type": "integer"}}, {"num_beams": {"maximum": 1}})
     inner = record(_table(PARAMETERS, desk, forms), is_closed=desk.is_strict) | {"allOf": [beams]}
     prompt = {"type": "string", "minLength": 1}
