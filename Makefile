@@ -34,9 +34,9 @@ system = { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "==> in
   apt-get -qq update && apt-get -qq install --yes $(1) >/dev/null; } || \
   { echo "lmi-chat needs $(2); on Debian and Ubuntu: apt-get install $(1)" >&2; exit 1; }
 
-.PHONY: help run install dev check test quick slow format clean
+.PHONY: help run install dev check test quick slow djl-test format clean
 help: ## print these lines
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 	@echo "Settings, as in make run PORT=9000: ENGINE=auto|cpu|gpu MODEL=<hub id or folder> PORT HOST ARGS PYTHON VENV"
 
 run: install ## install what is missing, then serve on http://127.0.0.1:8080
@@ -60,9 +60,15 @@ slow: dev ## the tests that take minutes: the same answers as vLLM alone, guides
 	@echo "==> slow tests with the engine"
 	@$(BIN)/pytest -m slow tests/engine
 
+djl-test: dev ## this folder inside DJL's own Java engine (needs Java 17 and Maven)
+	@command -v java mvn >/dev/null || \
+	  { echo "make djl-test needs Java 17 and Maven; on Debian and Ubuntu: apt-get install openjdk-17-jdk-headless maven" >&2; exit 1; }
+	@echo "==> tests with DJL's Python engine"
+	@$(BIN)/pytest tests/java
+
 quick: dev ## the tests that need no engine
 	@echo "==> quick tests"
-	@$(BIN)/pytest --numprocesses auto --ignore tests/engine
+	@$(BIN)/pytest --numprocesses auto --ignore tests/engine --ignore tests/java
 
 format: dev ## format, and mend what lint can mend
 	@$(BIN)/ruff format .
@@ -82,14 +88,14 @@ $(BIN)/uv:
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip --disable-pip-version-check --quiet install $(PINS) uv
 
-$(VENV)/.$(ENGINE): pyproject.toml $(wildcard requirements/*-$(ENGINE).txt) | $(BIN)/uv
+$(VENV)/.$(ENGINE): pyproject.toml shim/pyproject.toml $(wildcard requirements/*-$(ENGINE).txt) | $(BIN)/uv
 	@test ! -e $(VENV)/.$(OTHER) || \
 	  { echo "$(VENV) holds the $(OTHER) engine: make clean, or another folder (VENV=.venv-$(ENGINE))" >&2; exit 1; }
 ifeq ($(ENGINE) $(shell uname),cpu Linux)
 	@$(PYTHON) -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null || $(call system,libnuma1,libnuma.so.1)
 endif
 	@echo "==> installing the $(ENGINE) engine ($(SIZE_$(ENGINE)), once)"
-	@$(INSTALL) --editable '.[$(ENGINE)]'
+	@$(INSTALL) --editable '.[$(ENGINE)]' --editable ./shim
 	@touch $@
 
 $(VENV)/.$(ENGINE)-dev: $(VENV)/.$(ENGINE)

@@ -1,5 +1,5 @@
-"""DJL Serving's entry point: `option.entryPoint=model.py`. The handler is lmi_chat.djl's."""
+"""DJL Serving's entry point: `option.entryPoint=model.py`. The functions are lmi_chat.djl's."""
 
-from lmi_chat.djl import handle
+from lmi_chat.djl import handle, register_adapter, unregister_adapter, update_adapter
 
-__all__ = ["handle"]
+__all__ = ["handle", "register_adapter", "unregister_adapter", "update_adapter"]

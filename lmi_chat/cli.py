@@ -7,10 +7,14 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from lmi_chat import __version__, embedded, explain, settings, sources
 from lmi_chat.client import chat, invoke
 from lmi_chat.engine import arguments
+
+if TYPE_CHECKING:
+    from lmi_chat.hooks import Hooks
 
 USAGE = "any key of the configuration is an option too: --port 8081, --max-model-len 4096, --strict-requests true"
 CLIENTS = {"chat": chat.run, "invoke": invoke.run}
@@ -41,7 +45,7 @@ def main(words: Sequence[str] | None = None) -> int:
             return CLIENTS[known.command](known)
         if known.command == "fetch-model":
             return _fetch(is_check=known.verify)
-        configured = _configure(known.properties, _pairs(rest))
+        configured = _configure(known.properties, pairs(rest))
         if known.command == "explain-config":
             return _explain(configured, is_json=known.json)
         return _serve(configured)
@@ -50,7 +54,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _pairs(words: Sequence[str]) -> dict[str, str]:
+def pairs(words: Sequence[str]) -> dict[str, str]:
     """`--key value`, `--key=value`, `--key` (true) → keys and texts. Raises BadSetting."""
     pairs: dict[str, str] = {}
     waiting = list(words)
@@ -80,19 +84,26 @@ def _explain(configured: settings.Settings, *, is_json: bool) -> int:
 
 
 def _serve(configured: settings.Settings) -> int:
+    from lmi_chat import serve, start
+
+    try:
+        return serve_settings(configured)
+    except start.StartFailed as error:
+        sys.stderr.write(f"lmi-chat: {error}\n")
+        return serve.FAILED
+
+
+def serve_settings(configured: settings.Settings, hooks: "Hooks | None" = None) -> int:
+    """Serve until a signal; `hooks` are the deployment's own. Gives the exit code. Raises StartFailed, BadSetting."""
     import uvloop
 
-    from lmi_chat import serve, start
+    from lmi_chat import serve
 
     logging.basicConfig(level=configured.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if configured.log_level not in {"debug", "info"}:
         logging.getLogger("vllm").setLevel(logging.ERROR)
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(serve.run(configured))
-    except start.StartFailed as error:
-        sys.stderr.write(f"lmi-chat: {error}\n")
-        return serve.FAILED
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(serve.run(configured, hooks))
 
 
 def _fetch(*, is_check: bool) -> int:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from lmi_chat.dialects.desk import Render
-from lmi_chat.errors import Error
+from lmi_chat.errors import Error, HookFailed
 from lmi_chat.frames import Framing
 from lmi_chat.job import Done, Event, Job, Piece, Sink
 
@@ -56,17 +56,10 @@ class Delivery:
         """Take one event; anything after the end is dropped."""
         if self._over.is_set():
             return
-        match event:
-            case Piece():
-                payloads = self._render.piece(event)
-            case Done():
-                payloads = self._render.done(event)
-                self._over.set()
-            case Error():
-                self._error, payloads = event, ()
-                self._over.set()
-                if self.is_sending:
-                    self._send_error(event)
+        try:
+            payloads = self._payloads(event)
+        except HookFailed as error:
+            payloads = self._payloads(error)
         head, tail = self._framing.head, self._framing.tail
         for payload in payloads:
             self._write(head + payload + tail)
@@ -74,6 +67,21 @@ class Delivery:
             self._write(self._framing.end)
         if payloads or self._over.is_set():
             self._begun.set()
+
+    def _payloads(self, event: Event) -> Sequence[bytes]:
+        match event:
+            case Piece():
+                return self._render.piece(event)
+            case Done():
+                payloads = self._render.done(event)
+                self._over.set()
+                return payloads
+            case Error():
+                self._error = event
+                self._over.set()
+                if self.is_sending:
+                    self._send_error(event)
+                return ()
 
     async def begun(self) -> None:
         """Wait for the first frame. Raises the job's Error when it failed before one."""

@@ -149,6 +149,12 @@ class BadMedia(Error):
     is_retry_free = True
 
 
+class HookFailed(Error):
+    """The deployment's own code (a formatter, a handler) failed; LMI's status for it."""
+
+    status, kind, code = 424, "server_error", "custom_code_failed"
+
+
 class Unavailable(Error):
     """Nothing was done for this request; the same one may succeed later."""
 

@@ -20,6 +20,7 @@ from lmi_chat.dialects.session import NEW
 from lmi_chat.engine import Engine
 from lmi_chat.errors import BadField, BadMedia, CutOff, Draining, EngineDown, Error, Loading, Problem, TimedOut
 from lmi_chat.frames import Shape
+from lmi_chat.hooks import Hooks
 from lmi_chat.job import Done, Job, Piece, Sampling
 from lmi_chat.seats import Seats
 from lmi_chat.sessions import Session, Sessions
@@ -79,6 +80,7 @@ class Policy:
     output_formatter: str = ""
     sessions: Sessions | None = None
     limits: Limits = field(default_factory=Limits)
+    hooks: Hooks = field(default_factory=Hooks)
 
 
 class Line:
@@ -196,12 +198,12 @@ class Line:
         What needs no engine, opening or closing a session, is answered at once: its document.
         """
         self._check_open(call)
-        if len(call.body) <= INLINE_BYTES:
+        if len(call.body) <= INLINE_BYTES and self._policy.hooks.read is None:
             return self._parse(call, session)
         return await asyncio.to_thread(self._parse, call, session)
 
     def _parse(self, call: Call, session: Session | None) -> Task | bytes:
-        body = _read(call, self._policy.limits)
+        body = self._policy.hooks.body(_read(call, self._policy.limits), self.desk.template.tokenizer)
         call.dialect = dialects.choose(body, call.forced)
         if call.dialect == "session":
             sessions = self._policy.sessions
@@ -216,6 +218,7 @@ class Line:
         else:
             task = dialects.parse(body, self.desk, call.id, call.dialect)
         call.warnings = task.unknown
+        task.render = self._policy.hooks.render(task.render)
         return task
 
     @contextlib.asynccontextmanager

@@ -10,12 +10,14 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import uvicorn
+from starlette.applications import Starlette
 
 from lmi_chat import explain, start
 from lmi_chat.engine import Engine
 from lmi_chat.errors import EngineDown
 from lmi_chat.flow import Line
 from lmi_chat.health import Health
+from lmi_chat.hooks import Hooks
 from lmi_chat.http import app
 from lmi_chat.http.door import House
 from lmi_chat.http.edge import Edge
@@ -50,18 +52,21 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
-async def run(settings: Settings) -> int:
-    """Serve until a signal or the engine's end. Gives the exit code. Raises start.StartFailed."""
+async def run(settings: Settings, hooks: Hooks | None = None) -> int:
+    """Serve until a signal or the engine's end. Gives the exit code. Raises StartFailed.
+
+    `hooks` are the deployment's own formatters.
+    """
     for text in explain.warnings(settings):
         say(f"note: {text}")
-    health, line = Health(), Line(start.policy(settings))
-    listener = _bind(settings)
+    health, line = Health(), Line(start.policy(settings, hooks))
+    listener = bind(settings)
     store = start.open_store(settings)
     spool = start.open_spool(settings, line)
     most = settings.max_request_size
     house = House(line=line, health=health, max_body_bytes=most, store=store, spool=spool)
     house.is_tgi = settings.tgi_compat
-    server = _server(settings, house)
+    server = server_of(settings, app.build(house))
     stop = Stop()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.signal)
@@ -69,13 +74,13 @@ async def run(settings: Settings) -> int:
     say(f"listening on http://{settings.host}:{listener.getsockname()[1]} (not ready yet)")
     processes = Processes()
     try:
-        engine = await _until(stop, start.load(settings, line, _announce(health), store))
+        engine = await until(stop, start.load(settings, line, _announce(health), store))
         if engine is None:
             return STOPPED
         processes.note()
         _say_ready(settings, health, line, listener.getsockname()[1])
         code = await _watch(engine, line, stop, settings)
-        await _until(stop, engine.stop(), is_hard=True)
+        await until(stop, engine.stop(), is_hard=True)
         return code
     finally:
         processes.end()
@@ -83,7 +88,7 @@ async def run(settings: Settings) -> int:
         await asyncio.wait([serving], timeout=CLOSE_S)
 
 
-async def _until(stop: Stop, work: Coroutine[Any, Any, Result], *, is_hard: bool = False) -> Result | None:
+async def until(stop: Stop, work: Coroutine[Any, Any, Result], *, is_hard: bool = False) -> Result | None:
     """Do `work` unless a signal comes first (`is_hard`: unless the second one does); None if it did."""
     task = asyncio.create_task(work)
     wish = asyncio.create_task((stop.now if is_hard else stop.asked).wait())
@@ -106,7 +111,7 @@ async def _watch(engine: Engine, line: Line, stop: Stop, settings: Settings) -> 
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.asked.wait(), WATCH_S)
     say(f"stopping: {line.active} running, up to {settings.drain_seconds:g} s for them")
-    await _until(stop, line.drain(settings.drain_seconds), is_hard=True)
+    await until(stop, line.drain(settings.drain_seconds), is_hard=True)
     line.fail_all(EngineDown("the server was told to end at once"))
     say("stopped")
     return STOPPED
@@ -124,7 +129,7 @@ def _announce(health: Health) -> Callable[[str], None]:
     return enter
 
 
-def _bind(settings: Settings) -> socket.socket:
+def bind(settings: Settings) -> socket.socket:
     """Take the port before anything slow begins. Raises BadSetting."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
@@ -133,7 +138,8 @@ def _bind(settings: Settings) -> socket.socket:
         raise BadSetting(f"port {settings.port} of {settings.host} cannot be taken: {error.strerror}") from error
 
 
-def _server(settings: Settings, house: House) -> uvicorn.Server:
+def server_of(settings: Settings, application: Starlette) -> uvicorn.Server:
+    """A server with the settings' limits on what a connection may cost."""
     edge = Edge(
         header_bytes=settings.max_header_bytes,
         header_count=settings.max_header_count,
@@ -142,7 +148,7 @@ def _server(settings: Settings, house: House) -> uvicorn.Server:
         backlog_bytes=settings.stream_backlog_bytes,
     )
     config = uvicorn.Config(
-        app.build(house),
+        application,
         http=protocol_class(edge),
         ws="none",
         loop="none",

@@ -16,6 +16,7 @@ from lmi_chat.engine import vllm as engine_vllm
 from lmi_chat.errors import Error, one_line
 from lmi_chat.flow import Line, Policy
 from lmi_chat.folder import Folder
+from lmi_chat.hooks import Hooks
 from lmi_chat.sessions import Sessions
 from lmi_chat.settings import Settings
 from lmi_chat.sources import MODEL_FOLDER, BadSetting
@@ -177,14 +178,15 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
-def policy(settings: Settings) -> Policy:
-    """What the line decides about admission and time."""
+def policy(settings: Settings, hooks: Hooks | None = None) -> Policy:
+    """What the line decides about admission and time; `hooks` are the deployment's own formatters."""
     return Policy(
         queue=settings.job_queue_size,
         deadline_s=settings.predict_timeout,
         output_formatter=settings.output_formatter,
         sessions=_sessions(settings),
         limits=_limits(settings),
+        hooks=hooks or Hooks(),
     )
 
 

@@ -47,7 +47,7 @@ class Template:
 
     def __init__(self, tokenizer: Tokenizer, source: str | None = None) -> None:
         """Use `source` (Jinja text) instead of the model's own template; raises BadTemplate if it fails a trial."""
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._source = source
         self._encode = _encoder(tokenizer)
         self.longest_token_chars = max((len(token) for token in tokenizer.get_vocab()), default=1)
@@ -84,14 +84,14 @@ class Template:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Token ids → text, with the special tokens' own spelling."""
-        return self._tokenizer.decode(ids, skip_special_tokens=False)
+        return self.tokenizer.decode(ids, skip_special_tokens=False)
 
     def _apply(self, messages: list[dict[str, Any]], **kwargs: Any) -> str:
         if self._source is not None:
             return str(
-                self._tokenizer.apply_chat_template(messages, chat_template=self._source, tokenize=False, **kwargs)
+                self.tokenizer.apply_chat_template(messages, chat_template=self._source, tokenize=False, **kwargs)
             )
-        return str(self._tokenizer.apply_chat_template(messages, tokenize=False, **kwargs))
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, **kwargs))
 
     def _shaped(self, message: Mapping[str, Any]) -> dict[str, Any]:
         content = message.get("content")

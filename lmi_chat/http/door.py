@@ -113,7 +113,7 @@ class Door:
         outlet.on_gone = task.cancel if task else None
         try:
             self._check_head(scope)
-            exchange.call.body = await self._body(scope, receive)
+            exchange.call.body = await read_body(scope, receive, self._house.max_body_bytes)
             await self._house.line.answer(exchange.call, self.reply(exchange, send, outlet))
         except asyncio.CancelledError:
             if not outlet.is_gone:
@@ -155,18 +155,19 @@ class Door:
         ):
             raise NotFound(f"model {echo(name)} is not served here", param="model")
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        most = self._house.max_body_bytes
-        length = header(scope, b"content-length")
-        if length.isdigit() and int(length) > most:
-            raise TooLarge(f"the body has {int(length)} bytes; at most {most} are read")
-        body = bytearray()
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise asyncio.CancelledError
-            body += message.get("body", b"")
-            if len(body) > most:
-                raise TooLarge(f"the body has more than {most} bytes")
-            if not message.get("more_body", False):
-                return bytes(body)
+
+async def read_body(scope: Scope, receive: Receive, most: int) -> bytes:
+    """A request's body of at most `most` bytes. Raises TooLarge; CancelledError for a client that goes."""
+    length = header(scope, b"content-length")
+    if length.isdigit() and int(length) > most:
+        raise TooLarge(f"the body has {int(length)} bytes; at most {most} are read")
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise asyncio.CancelledError
+        body += message.get("body", b"")
+        if len(body) > most:
+            raise TooLarge(f"the body has more than {most} bytes")
+        if not message.get("more_body", False):
+            return bytes(body)

@@ -87,10 +87,15 @@ class Server:
         return found
 
 
-def start(log: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Server:
-    """Start `lmi-chat serve` on a free port and wait until it is ready."""
+def start(
+    log: Path,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    command: tuple[str, ...] = ("lmi_chat", "serve"),
+) -> Server:
+    """Start `lmi-chat serve`, or another module with its words, on a free port and wait until it is ready."""
     # float32: only there a greedy answer does not depend on what else is in the batch
-    words = [sys.executable, "-m", "lmi_chat", "serve", "--host", "127.0.0.1", "--port", "0", "--dtype", "float32"]
+    words = [sys.executable, "-m", *command, "--host", "127.0.0.1", "--port", "0", "--dtype", "float32"]
     words += arguments
     with log.open("wb") as output:
         given = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", **(environment or {})}

@@ -1,0 +1,171 @@
+"""`handle(Input)` as DJL's asynchronous Python engine calls it.
+
+The first call is an empty Input that carries the properties: the load. Every other call gives a generator of Outputs,
+each with one part. The generator never raises and always ends with a last part. No word comes when a client goes, so
+`predict_timeout` is what bounds an answer. When the engine dies, so does this process: DJL then starts a new one.
+"""
+
+import asyncio
+import atexit
+import logging
+import os
+import re
+import sys
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmi_chat import start
+from lmi_chat.djl.parts import Parts, refusal
+from lmi_chat.engine import Engine, arguments
+from lmi_chat.errors import BadField, Bug, EngineDown, Error, Problem, one_line
+from lmi_chat.explain import warnings
+from lmi_chat.families import NOT_YET, RENAMED
+from lmi_chat.flow import Call, Line
+from lmi_chat.hooks import Hooks
+from lmi_chat.processes import Processes
+from lmi_chat.settings import OWN, read
+from lmi_chat.sources import OWN_PREFIXES, environment
+
+if TYPE_CHECKING:
+    from djl_python import Input, Output
+
+WATCH_S = 0.2
+LAST_WORDS_S = 0.5
+WARNING_CHARS = 1024
+ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+log = logging.getLogger(__name__)
+_lines: list[Line] = []
+_tasks: set["asyncio.Task[None]"] = set()
+
+
+async def handle(inputs: "Input") -> "AsyncIterator[Output] | None":
+    """Load at the first, empty call; answer every other one."""
+    if not _lines and inputs.is_empty():
+        await _load(inputs.get_properties())
+        return None
+    return _answer(inputs)
+
+
+async def register_adapter(inputs: "Input") -> "Output":  # noqa: ARG001 DJL's signature
+    """Refuse: adapters are not served by this version."""
+    return _no_adapters()
+
+
+async def update_adapter(inputs: "Input") -> "Output":  # noqa: ARG001 DJL's signature
+    """Refuse: adapters are not served by this version."""
+    return _no_adapters()
+
+
+async def unregister_adapter(inputs: "Input") -> "Output":  # noqa: ARG001 DJL's signature
+    """Refuse: adapters are not served by this version."""
+    return _no_adapters()
+
+
+async def _load(properties: Mapping[str, Any]) -> None:
+    """DJL has merged OPTION_X and serving.properties; what is neither ours nor the engine's is DJL's own."""
+    kinds = arguments.kinds()
+    known = OWN.keys() | RENAMED.keys() | NOT_YET.keys() | kinds.keys()
+    given = {name: text for name, text in properties.items() if name in known and isinstance(text, str)}
+    if folder := _own_folder(properties):
+        given.setdefault("model_id", folder)
+    others = {name: text for name, text in environment().items() if not name.startswith(OWN_PREFIXES)}
+    settings = read(
+        given, others, None, kinds, arguments.defaults(), gpus=arguments.gpus(), origin="DJL Serving's properties"
+    )
+    for text in warnings(settings):
+        sys.stderr.write(f"note: {text}\n")
+    line = Line(start.policy(settings, hooks(properties)))
+    processes = Processes()
+    atexit.register(processes.end)
+    engine = await start.load(settings, line, print, start.open_store(settings))
+    processes.note()
+    watch = asyncio.create_task(_watch(engine, line, processes))
+    _tasks.add(watch)
+    _lines.append(line)
+
+
+def hooks(properties: Mapping[str, Any]) -> Hooks:
+    """The formatters that DJL found in the directory's model.py; it hands them over as properties."""
+    found = {name: properties.get(name) for name in ("input_formatter", "output_formatter")}
+    functions = {name: function if callable(function) else None for name, function in found.items()}
+    return Hooks(read=functions["input_formatter"], write=functions["output_formatter"])
+
+
+def _own_folder(properties: Mapping[str, Any]) -> str:
+    folder = Path(properties.get("model_dir", ""))
+    return str(folder) if (folder / "config.json").is_file() else ""
+
+
+async def _watch(engine: Engine, line: Line, processes: Processes) -> None:
+    """End this process with its engine, after the running answers have got their error."""
+    while not engine.is_dead:  # noqa: ASYNC110 the engine tells it by a flag only
+        await asyncio.sleep(WATCH_S)
+    log.error("the engine is gone; ending, so that DJL starts a new process")
+    line.fail_all(EngineDown("the engine is gone"))
+    await asyncio.sleep(LAST_WORDS_S)
+    processes.end()
+    os._exit(1)
+
+
+async def _answer(inputs: "Input") -> "AsyncIterator[Output]":
+    from djl_python import Output
+
+    parts, call = Parts(), _call(inputs)
+    work = asyncio.create_task(_run(call, parts))
+    is_first = True
+    try:
+        while (encoded := await parts.get()) is not None:
+            output = Output().add(encoded)
+            if is_first:
+                for name, text in _headers(call, parts.content_type).items():
+                    output.add_property(name, text)
+                is_first = False
+            yield output
+    finally:
+        work.cancel()
+
+
+async def _run(call: Call, parts: Parts) -> None:
+    try:
+        await _lines[0].answer(call, parts)
+    except Error as error:
+        parts.refuse(error)
+    except Exception:
+        log.exception("request %s failed", call.id)
+        parts.refuse(Bug("internal error"))
+
+
+def _headers(call: Call, content_type: str) -> dict[str, str]:
+    headers = {"x-request-id": call.id, **call.headers}
+    if content_type:
+        headers["Content-Type"] = content_type
+    if call.warnings:
+        text = one_line("; ".join(call.warnings), WARNING_CHARS)
+        headers["x-lmi-chat-warning"] = text.encode("ascii", "backslashreplace").decode()
+    return headers
+
+
+def _no_adapters() -> "Output":
+    from djl_python import Output
+
+    text = "adapter: LoRA is off; this version serves no adapters"
+    return Output().add(refusal(BadField([Problem("adapter", text)])), key="data")
+
+
+def _call(inputs: "Input") -> Call:
+    """Headers arrive as properties with the caller's casing; a client can set any of them."""
+    headers = {name.lower(): text for name, text in inputs.get_properties().items() if isinstance(text, str)}
+    asked = headers.get("x-amzn-sagemaker-inference-id") or headers.get("x-request-id", "")
+    return Call(
+        body=b"" if inputs.is_empty() else bytes(inputs.get_as_bytes()),
+        id=asked if ID.fullmatch(asked) else uuid.uuid4().hex,
+        content_type=headers.get("content-type", ""),
+        content_encoding=headers.get("content-encoding", "").strip().lower(),
+        session_id=headers.get("x-amzn-sagemaker-session-id", "").strip(),
+        accept=headers.get("x-amzn-sagemaker-accept") or headers.get("accept", ""),
+    )
+
+
+__all__ = ["handle", "register_adapter", "unregister_adapter", "update_adapter"]

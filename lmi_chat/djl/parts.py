@@ -1,0 +1,105 @@
+"""The parts of an asynchronous answer as DJL's Python engine reads them: pairs of texts, big-endian.
+
+i16 number of pairs, then for each pair key and value as i32 length and UTF-8. The pairs: `data`, `last` ("True" or
+"False"), and for a refusal `code` and `error`. (DJL Serving, engines/python: AsyncRequestManager, binary_encode.)
+"""
+
+import asyncio
+import struct
+from collections.abc import Iterable, Iterator
+
+from lmi_chat.errors import Error
+
+# DJL's connection ends at a frame of 20 MiB.
+PART_BYTES = 8 * 1024 * 1024
+
+
+def part(data: bytes, *, is_last: bool) -> bytes:
+    """One part that carries `data`, which is UTF-8 by itself."""
+    last = b"\0\0\0\4last\0\0\0\4True" if is_last else b"\0\0\0\4last\0\0\0\5False"
+    return b"\0\2\0\0\0\4data" + struct.pack(">i", len(data)) + data + last
+
+
+def refusal(error: Error) -> bytes:
+    """The part that ends an answer with an error: DJL makes {"code", "error"} of it, and the status line."""
+    return pairs((("data", ""), ("last", "True"), ("code", str(error.status)), ("error", error.message)))
+
+
+def pairs(texts: Iterable[tuple[str, str]]) -> bytes:
+    """Pairs of texts → a part."""
+    encoded = [_text(name) + _text(text) for name, text in texts]
+    return struct.pack(">h", len(encoded)) + b"".join(encoded)
+
+
+def read(encoded: bytes) -> dict[str, str]:
+    """A part → its pairs. Raises ValueError for anything else."""
+    try:
+        (count,) = struct.unpack_from(">h", encoded)
+        at, texts = 2, []
+        for _ in range(2 * count):
+            (length,) = struct.unpack_from(">i", encoded, at)
+            texts.append(str(encoded[at + 4 : at + 4 + length], "utf-8") if length >= 0 else "")
+            at += 4 + max(length, 0)
+    except struct.error as error:
+        raise ValueError("not pairs of texts as Output.binary_encode makes them") from error
+    if at != len(encoded):
+        raise ValueError(f"pairs of {at} bytes in a part of {len(encoded)}")
+    return dict(zip(texts[::2], texts[1::2], strict=True))
+
+
+def _text(text: str) -> bytes:
+    data = text.encode()
+    return struct.pack(">i", len(data)) + data
+
+
+def split(data: bytes, most: int = PART_BYTES) -> Iterator[bytes]:
+    """`data`, which is UTF-8, in pieces of at most `most` bytes (at least 4) that end between characters."""
+    at = 0
+    while len(data) - at > most:
+        end = at + most
+        while data[end] & 0xC0 == 0x80:  # noqa: PLR2004 UTF-8's mark of a byte inside a character
+            end -= 1
+        yield data[at:end]
+        at = end
+    yield data[at:]
+
+
+class Parts:
+    """flow's Out as a queue of encoded parts; the last one is followed by None."""
+
+    def __init__(self) -> None:
+        """Empty; `content_type` is known with the first part."""
+        self.content_type = ""
+        self._waiting: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self.get = self._waiting.get
+
+    async def whole(self, body: bytes, content_type: str) -> None:
+        """One document."""
+        self.content_type = content_type
+        pieces = list(split(body))
+        for number, piece in enumerate(pieces, 1):
+            self._waiting.put_nowait(part(piece, is_last=number == len(pieces)))
+        self._waiting.put_nowait(None)
+
+    async def start(self, content_type: str) -> None:
+        """A stream begins."""
+        self.content_type = content_type
+
+    def write(self, data: bytes) -> None:
+        """One frame, or several parts of one that DJL would not take."""
+        for piece in split(data):
+            self._waiting.put_nowait(part(piece, is_last=False))
+
+    def fail(self, error: Error, frame: bytes) -> None:  # noqa: ARG002 the frame says it
+        """A stream's last frame, of an error."""
+        self.write(frame)
+
+    async def end(self) -> None:
+        """The stream is over."""
+        self._waiting.put_nowait(part(b"", is_last=True))
+        self._waiting.put_nowait(None)
+
+    def refuse(self, error: Error) -> None:
+        """Nothing was sent; this error is the answer."""
+        self._waiting.put_nowait(refusal(error))
+        self._waiting.put_nowait(None)

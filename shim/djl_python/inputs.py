@@ -1,0 +1,5 @@
+"""Input."""
+
+from lmi_chat.djl.inputs import Input
+
+__all__ = ["Input"]

@@ -1,0 +1,5 @@
+"""Output."""
+
+from lmi_chat.djl.outputs import Output
+
+__all__ = ["Output"]

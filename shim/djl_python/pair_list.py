@@ -1,0 +1,5 @@
+"""PairList."""
+
+from lmi_chat.djl.pair_list import PairList
+
+__all__ = ["PairList"]

@@ -1,0 +1,283 @@
+"""`djl-serving DIRECTORY`: foreign handlers over real HTTP, as processes of their own."""
+
+import contextlib
+import http.client
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PLAIN = """
+import time
+from djl_python import Input, Output
+
+loaded = None
+
+def handle(inputs: Input) -> Output:
+    global loaded
+    if inputs.is_empty():
+        loaded = inputs.get_property("greeting")
+        return None
+    asked = inputs.get_as_json()
+    match asked["do"]:
+        case "echo":
+            return Output().add_as_json({"got": asked, "greeting": loaded, "id": inputs.get_property("X-Id"),
+                                         "query": inputs.contains_key("q") and inputs.get_as_string("q")})
+        case "stream":
+            return Output().add_property("content-type", "application/jsonlines").add_stream_content(iter("abc"))
+        case "own format":
+            return Output().add_stream_content(iter([1, 2]), output_formatter=lambda item: f"<{item}>")
+        case "error":
+            return Output().error("not that", code=400)
+        case "raise":
+            raise RuntimeError("it broke")
+        case "break":
+            def texts():
+                yield "a"
+                raise RuntimeError("it broke in the middle")
+            return Output().add_stream_content(texts())
+        case "nothing":
+            return None
+        case "alone":
+            begun = time.monotonic()
+            time.sleep(0.1)
+            return Output().add_as_json([begun, time.monotonic()])
+"""
+ASYNC = """
+import asyncio
+from djl_python import Input, Output
+from djl_python.async_utils import create_non_stream_output, create_stream_chunk_output
+
+waiting = 0
+
+async def handle(inputs: Input):
+    if inputs.is_empty():
+        return None
+    global waiting
+    asked = inputs.get_as_json()
+    match asked["do"]:
+        case "whole":
+            return create_non_stream_output({"ok": True}, properties={"x-mine": "yes"})
+        case "refuse":
+            return create_non_stream_output("", error="no such thing", code=404)
+        case "raise":
+            raise RuntimeError("it broke")
+        case "together":
+            waiting += 1
+            while waiting < asked["of"]:
+                await asyncio.sleep(0.01)
+            return create_non_stream_output({"waited": asked["of"]})
+        case "wait":
+            await asyncio.sleep(60)
+    return stream(asked["do"])
+
+async def stream(do):
+    for letter in "ab":
+        yield create_stream_chunk_output({"letter": letter}, False)
+    if do == "break":
+        raise RuntimeError("it broke in the middle")
+    if do != "unended":
+        yield create_stream_chunk_output({"letter": "c"}, True)
+"""
+
+
+@dataclass
+class Runner:
+    process: "subprocess.Popen[bytes]"
+    port: int
+
+    def post(self, body: object, path: str = "/invocations", **headers: str) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            given = {"content-type": "application/json"} | {
+                name.replace("_", "-"): text for name, text in headers.items()
+            }
+            connection.request("POST", path, json.dumps(body), given)
+            answer = connection.getresponse()
+            return answer.status, {name.lower(): text for name, text in answer.getheaders()}, answer.read()
+        finally:
+            connection.close()
+
+
+def start(folder: Path, *words: str) -> "subprocess.Popen[bytes]":
+    """What it says goes into the file `log` beside the folder."""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'shim'}"}
+    command = [sys.executable, "-m", "lmi_chat.runner", str(folder), "--host", "127.0.0.1", "--port", "0", *words]
+    with (folder.parent / "log").open("w") as log:
+        return subprocess.Popen(command, stderr=log, env=environment)
+
+
+@contextlib.contextmanager
+def running(folder: Path, *words: str) -> Iterator[Runner]:
+    with start(folder, *words) as process:
+        log = folder.parent / "log"
+        while "ready after" not in (said := log.read_text()):
+            assert process.poll() is None, said
+            time.sleep(0.02)
+        port = re.search(r"http://127.0.0.1:(\d+)", said)
+        assert port
+        yield Runner(process, int(port[1]))
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+def directory(place: Path, code: str, properties: str = "engine=Python\n") -> Path:
+    place.mkdir()
+    (place / "model.py").write_text(code)
+    (place / "serving.properties").write_text(properties)
+    return place
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    properties = "engine=Python\noption.greeting=hello\noption.predict_timeout=5\nbatch_size=1\n"
+    with running(directory(tmp_path_factory.mktemp("plain") / "m", PLAIN, properties)) as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def asynchronous(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    folder = directory(tmp_path_factory.mktemp("async") / "m", ASYNC, "option.async_mode=true\n")
+    with running(folder, "--predict-timeout", "3") as runner:
+        yield runner
+
+
+def test_a_plain_handler_gets_headers_query_and_configuration(plain: Runner) -> None:
+    status, headers, data = plain.post({"do": "echo"}, "/predictions/m?q=why", X_ID="7")
+    assert status == 200
+    assert headers["content-length"] == str(len(data))
+    assert json.loads(data) == {"got": {"do": "echo"}, "greeting": "hello", "id": "7", "query": "why"}
+
+
+def test_a_plain_handlers_streams(plain: Runner) -> None:
+    status, headers, data = plain.post({"do": "stream"})
+    assert (status, headers["content-type"]) == (200, "application/jsonlines")
+    assert [json.loads(line) for line in data.splitlines()] == [{"outputs": letter} for letter in "abc"]
+    assert plain.post({"do": "own format"})[2] == b"<1><2>"
+
+
+def test_a_plain_handlers_failures(plain: Runner) -> None:
+    status, _, data = plain.post({"do": "error"})
+    assert (status, json.loads(data)["error"]) == (400, "not that")
+    status, _, data = plain.post({"do": "raise"})
+    assert status == 424
+    assert "RuntimeError: it broke" in json.loads(data)["error"]
+    status, _, data = plain.post({"do": "break"})
+    assert status == 200
+    assert json.loads(data.splitlines()[0]) == {"outputs": "a"}
+    assert "it broke in the middle" in json.loads(data.splitlines()[-1])["error"]
+    assert plain.post({"do": "nothing"})[0] == 204
+
+
+def test_a_plain_handler_answers_one_at_a_time(plain: Runner) -> None:
+    times: list[tuple[float, float]] = []
+    threads = [threading.Thread(target=lambda: times.append(json.loads(plain.post({"do": "alone"})[2]))) for _ in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    times.sort()
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(times))
+
+
+def test_an_asynchronous_handler(asynchronous: Runner) -> None:
+    status, headers, data = asynchronous.post({"do": "whole"})
+    assert (status, headers["content-type"], headers["x-mine"]) == (200, "application/json", "yes")
+    assert json.loads(data) == {"ok": True}
+    status, headers, data = asynchronous.post({"do": "stream"}, "/models/m/invoke")
+    assert (status, headers["content-type"]) == (200, "application/jsonlines")
+    assert [json.loads(line)["letter"] for line in data.splitlines()] == list("abc")
+
+
+def test_an_asynchronous_handler_answers_many_at_once(asynchronous: Runner) -> None:
+    answers: list[int] = []
+    ask = {"do": "together", "of": 8}
+    threads = [threading.Thread(target=lambda: answers.append(asynchronous.post(ask)[0])) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [200] * 8
+
+
+def test_an_asynchronous_handlers_failures_never_hang(asynchronous: Runner) -> None:
+    status, _, data = asynchronous.post({"do": "refuse"})
+    assert (status, json.loads(data)) == (404, {"error": "no such thing", "code": 404})
+    assert asynchronous.post({"do": "raise"})[0] == 424
+    for broken, why in (("break", "it broke in the middle"), ("unended", "without a last part")):
+        status, _, data = asynchronous.post({"do": broken})
+        lines = [json.loads(line) for line in data.splitlines()]
+        assert (status, [line.get("letter") for line in lines[:2]]) == (200, ["a", "b"])
+        assert why in lines[-1]["error"]
+    status, _, data = asynchronous.post({"do": "wait"})
+    assert (status, json.loads(data)["type"]) == (504, "timeout_error")
+
+
+def test_ping_and_unknown_paths(plain: Runner) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", plain.port, timeout=10)
+    connection.request("GET", "/ping")
+    assert (reply := connection.getresponse()).status == 200
+    assert json.loads(reply.read())["status"] == "ready"
+    connection.request("GET", "/nowhere")
+    assert (reply := connection.getresponse()).status == 404
+    assert json.loads(reply.read())["code"] == 404
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "properties", "why"),
+    [
+        (
+            "def handle(inputs):\n    raise OSError('no weights')\n",
+            "",
+            "the handler failed to load: OSError: no weights",
+        ),
+        ("import no_such_module\n", "", "entry point model.py does not load"),
+        ("", "engine=PyTorch\n", "engine must be Python, got PyTorch"),
+        ("", "option.entryPoint=other.py\n", "there is no entry point"),
+    ],
+)
+def test_a_directory_that_cannot_be_served_is_told_in_a_sentence(
+    tmp_path: Path, code: str, properties: str, why: str
+) -> None:
+    with start(directory(tmp_path / "m", code, properties)) as process:
+        assert process.wait(20) in {1, 2}
+    assert why in (tmp_path / "log").read_text().splitlines()[-1]
+
+
+def test_a_signal_lets_a_running_answer_finish(tmp_path: Path) -> None:
+    code = "import time\nfrom djl_python import Output\n\ndef handle(inputs):\n    if not inputs.is_empty():\n"
+    code += "        time.sleep(1)\n        return Output().add('done')\n"
+    with running(directory(tmp_path / "m", code)) as runner:
+        answers: list[tuple[int, bytes]] = []
+
+        def ask() -> None:
+            status, _, data = runner.post({})
+            answers.append((status, data))
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        while not is_busy(runner):
+            time.sleep(0.02)
+        runner.process.send_signal(signal.SIGTERM)
+        thread.join(20)
+        assert answers == [(200, b"done")]
+
+
+def is_busy(runner: Runner) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", runner.port, timeout=10)
+    connection.request("GET", "/ping")
+    busy = json.loads(connection.getresponse().read())["active"] == 1
+    connection.close()
+    return bool(busy)

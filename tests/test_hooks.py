@@ -1,0 +1,96 @@
+"""A deployment's own formatters on the line: what they are given, what takes its place, how they fail."""
+
+import json
+from typing import Any
+
+import pytest
+
+from lmi_chat.errors import BadField, BadJson, HookFailed
+from lmi_chat.hooks import Hooks
+from tests.test_flow import CHAT, STREAM, answered, opened
+
+
+def numbered() -> Any:
+    """Numbers each payload it is given."""
+    count = 0
+
+    def write(payload: dict[str, Any]) -> dict[str, Any]:
+        nonlocal count
+        count += 1
+        return {"number": count, "was": payload["object"]}
+
+    return write
+
+
+def constant(value: object) -> Any:
+    return lambda _: value
+
+
+async def test_the_input_formatter_reads_the_decoded_body() -> None:
+    seen: list[object] = []
+
+    def read(body: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+        seen.append(tokenizer.decode)
+        return {"messages": [{"role": "user", "content": body["question"]}], "temperature": body.get("heat", 0)}
+
+    line, engine = await opened(hooks=Hooks(read=read))
+    await answered(line, {"question": "why?"})
+    assert "why?" in engine.jobs[-1].prompt_text
+    assert len(seen) == 1
+    with pytest.raises(BadField, match="temperature must be at least 0"):
+        await answered(line, {"question": "why?", "heat": -1})
+    with pytest.raises(HookFailed, match="the input formatter failed: KeyError: 'question'"):
+        await answered(line, CHAT)
+    assert line.active == 0
+
+
+async def test_what_an_input_formatter_gives_must_be_a_body() -> None:
+    line, _ = await opened(hooks=Hooks(read=lambda body, **_: [body]))
+    with pytest.raises(HookFailed, match="must give a dict, got list"):
+        await answered(line, CHAT)
+    line, _ = await opened(hooks=Hooks(read=lambda _, **__: {}))
+    with pytest.raises(BadJson, match="none of the keys"):
+        await answered(line, CHAT)
+
+
+async def test_the_output_formatter_writes_a_whole_answer_and_each_chunk() -> None:
+    line, _ = await opened(hooks=Hooks(write=numbered()))
+    assert json.loads((await answered(line, CHAT)).data) == {"number": 1, "was": "chat.completion"}
+    line, _ = await opened(hooks=Hooks(write=numbered()))
+    out = await answered(line, STREAM, "text/event-stream")
+    events = out.data.split(b"\n\n")
+    assert [json.loads(event.removeprefix(b"data: ")) for event in events[:-2]] == [
+        {"number": number, "was": "chat.completion.chunk"} for number in range(1, 7)
+    ]
+    assert events[-2:] == [b"data: [DONE]", b""]
+
+
+async def test_an_output_formatter_may_give_a_line_of_text() -> None:
+    line, _ = await opened(hooks=Hooks(write=lambda payload: payload["choices"][0]["delta"]["content"] + "\n"))
+    assert (await answered(line, STREAM)).data == b"H\ne\nl\nl\no\n!\n"
+    bad: object
+    for bad, why in (("a\nb", "one line"), (7, "got int")):
+        line, engine = await opened(hooks=Hooks(write=constant(bad)))
+        with pytest.raises(HookFailed, match=why):
+            await answered(line, STREAM)
+        assert (line.active, engine.running) == (0, 0)
+
+
+async def test_an_output_formatter_that_fails_ends_the_stream_with_its_words() -> None:
+    def write(payload: dict[str, Any]) -> dict[str, Any]:
+        if payload["choices"][0]["delta"]["content"] == "o":
+            raise RuntimeError("no o")
+        return payload
+
+    line, engine = await opened(hooks=Hooks(write=write))
+    out = await answered(line, STREAM, "text/event-stream")
+    events = out.data.split(b"\n\n")[:-1]
+    error = json.loads(events[-1].removeprefix(b"data: "))["error"]
+    assert (error["code"], error["message"]) == (
+        "custom_code_failed",
+        "the output formatter failed: RuntimeError: no o",
+    )
+    assert len(events) == 5
+    assert b"[DONE]" not in out.data
+    assert out.is_ended
+    assert (line.active, engine.running) == (0, 0)
