@@ -340,8 +340,8 @@ def test_the_same_document_is_kept_from_both(*, is_stream: bool) -> None:
 
 def test_nothing_stands_in_the_way_of_others() -> None:
     found: list[Kept] = []
-    assert type(ask(save=found.append).render).__module__ == "lmi_chat.dialects.chat"
-    assert type(ask(save=found.append, stream=True).render).__module__ == "lmi_chat.dialects.chat"
+    assert type(ask(save=found.append).render).__module__ == "lmi_chat.dialects.turn"
+    assert type(ask(save=found.append, stream=True).render).__module__ == "lmi_chat.dialects.turn"
 
 
 def test_an_answer_that_fails_is_not_kept() -> None:

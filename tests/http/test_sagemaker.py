@@ -220,6 +220,19 @@ def test_an_error_in_mid_stream_is_raised_where_it_is_read(
         next(events)
 
 
+def test_a_reader_that_closes_the_stream_ends_the_generation() -> None:
+    with serving(Scripted(said("so long" * 99, gap_s=0.01))) as service:
+        client = boto(service)
+        body = stream(client, STREAM)["Body"]
+        assert next(iter(body))["PayloadPart"]["Bytes"]
+        body.close()
+        end = time.monotonic() + 5
+        while service.engine.running or not service.engine.left_early:
+            assert time.monotonic() < end
+            time.sleep(0.005)
+        client.close()
+
+
 def test_the_deadline_in_mid_stream() -> None:
     with serving(Scripted(said("slow", gap_s=0.3)), policy=Policy(deadline_s=0.5)) as service:
         client = boto(service)
