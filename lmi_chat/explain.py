@@ -3,10 +3,12 @@
 import json
 from collections.abc import Mapping
 
+from lmi_chat.errors import one_line
 from lmi_chat.families import FAMILIES, NOT_YET, NOTED, NOTED_NOT_YET, REFUSED, RENAMED, VALUES, WITHOUT_EFFECT
 from lmi_chat.settings import OWN, TYPES, Settings
 from lmi_chat.sources import HIDDEN, Note, is_secret
 
+SHOWN_BYTES = 200
 KINDS = {int: "integer", float: "number", bool: "boolean"}
 
 
@@ -61,7 +63,7 @@ def _values(settings: Settings) -> list[tuple[str, object, str]]:
 def _shown(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return " ".join(str(value).split()) if value != "" else "-"
+    return one_line(str(value), SHOWN_BYTES) if value != "" else "-"
 
 
 def table() -> str:
@@ -72,7 +74,8 @@ def table() -> str:
     lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for name, row in OWN.items():
         default = _shown(row.default)
-        meaning = row.metadata["meaning"] + "".join(f" (also `{other}`)" for other in also[name])
+        others = ", ".join(f"`{other}`" for other in also[name])
+        meaning = row.metadata["meaning"] + (f" (also {others})" if others else "")
         kind = KINDS.get(TYPES[name], "string")
         lines.append(f"| `{name}` | {kind} | {default if default != '-' else ''} | {meaning} |")
     return "\n".join(lines)

@@ -146,7 +146,7 @@ WITHOUT_EFFECT = _by_name(
         "predict_timeout is the limit on an answer": "chunked_read_timeout",
         "one model is served: model_id, else /opt/ml/model": "load_models model_store model_url_pattern"
         " management_address plugin_folder configFile workflow_template",
-        "Python and its packages are the container's": "pythonExecutable enable_venv env opts mapLocation",
+        "Python and its packages are the container's": "pythonExecutable enable_venv opts mapLocation",
         "memory is the engine's business: gpu_memory_utilization": "required_memory_mb reserved_memory_mb"
         " gpu.required_memory_mb gpu.reserved_memory_mb",
         "the engine's figures are on /metrics": "log_request_metric metrics_aggregation enable_server_load_tracking"
@@ -185,6 +185,7 @@ NOT_YET = _by_name(
         "failure rates in /ping": "error_rate_wlm error_rate_server error_rate_model error_rate_any",
         "CORS": "cors_allowed_origin cors_allowed_methods cors_allowed_headers allow_credentials allowed_origins"
         " allowed_methods allowed_headers",
+        "environment variables as a key (the container's own count)": "env",
         "secure mode": "secure_mode untrusted_channels security_controls",
     }
 )

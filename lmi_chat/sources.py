@@ -70,7 +70,7 @@ def from_environment(environment: Mapping[str, str]) -> Iterator[Given]:
     """`OPTION_X` and `SERVING_X`."""
     for variable, text in environment.items():
         if variable.startswith(OWN_PREFIXES):
-            yield Given(variable.partition("_")[2], text, f"environment {variable}")
+            yield Given(variable.partition("_")[2], text, _variable(variable))
 
 
 def from_family(family: Family, environment: Mapping[str, str]) -> Iterator[Given]:
@@ -78,11 +78,15 @@ def from_family(family: Family, environment: Mapping[str, str]) -> Iterator[Give
     for name in family.names:
         text = name.read(environment.get(name.variable, "").strip())
         if text:
-            yield Given(name.key, text, f"environment {name.variable}")
+            yield Given(name.key, text, _variable(name.variable))
     for variable, text in environment.items():
         if family.prefix and variable.startswith(family.prefix):
             # a variable without a value is a flag there
-            yield Given(variable.removeprefix(family.prefix), text.strip() or "true", f"environment {variable}")
+            yield Given(variable.removeprefix(family.prefix), text.strip() or "true", _variable(variable))
+
+
+def _variable(name: str) -> str:
+    return f"environment {one_line(name, 80)}"
 
 
 def from_properties(path: Path) -> tuple[list[Given], list[Note]]:
@@ -126,7 +130,7 @@ def notes(environment: Mapping[str, str]) -> Iterator[Note]:
     """Variables that other servers know and that set nothing here, and names that look like a slip."""
     known = {name.variable for family in FAMILIES for name in family.names}
     for variable, text in environment.items():
-        given = Given(variable, text, f"environment {variable}")
+        given = Given(variable, text, _variable(variable))
         if variable in NOTED:
             yield Note(given, NOTED[variable])
         elif variable in NOTED_NOT_YET:

@@ -78,6 +78,30 @@ def test_the_command(words: list[str]) -> None:
         assert "command line" in next(line for line in done.stdout.splitlines() if line.startswith("port "))
 
 
+def test_a_long_value_is_cut_for_eyes_only() -> None:
+    settings = read({"chat_template": "x" * 5000}, {}, None, KINDS)
+    assert max(len(line) for line in as_text(settings).splitlines()) < 300
+    assert "x" * 5000 in as_json(settings)
+
+
+@pytest.mark.parametrize("command", ["serve", "explain-config"])
+def test_a_slip_stops_the_start_with_a_sentence(command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "lmi_chat", command],
+        env={"PYTHONPATH": str(ROOT), "PATH": "/bin", "OPTION_MAX_MESAGES": "4096"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    [line] = done.stderr.splitlines()
+    assert line == (
+        "lmi-chat: environment OPTION_MAX_MESAGES: max_mesages is no key of lmi-chat or of the engine, got '4096';"
+        " the nearest known key is max_messages"
+    )
+
+
 def test_the_table_has_every_key() -> None:
     head, rule, *rows = table().splitlines()
     assert (head, rule) == ("| key | type | default | meaning |", "|---|---|---|---|")

@@ -1,13 +1,17 @@
 """Keys from every source become one Settings, each value with its origin; what is unknown stops the start."""
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from lmi_chat.families import NOT_YET, REFUSED, RENAMED, WITHOUT_EFFECT
+from lmi_chat.explain import as_json, as_text
+from lmi_chat.families import FAMILIES, NOT_YET, REFUSED, RENAMED, WITHOUT_EFFECT
 from lmi_chat.settings import OWN, TYPES, Settings, read
 from lmi_chat.sources import PROPERTIES, BadSetting, Note
 
@@ -343,3 +347,30 @@ def test_a_key_that_stands_twice_in_the_file_is_the_last_one(folder: Path) -> No
     assert isinstance(note, Note)
     assert (note.given.origin, note.is_warning) == (f"{folder}/serving.properties:3", True)
     assert note.why == "it stands again on line 5, which counts"
+
+
+PREFIXES = ("OPTION_", "SERVING_", "SM_VLLM_", "HF_", "SAGEMAKER_", "")
+VARIABLES = [name.variable for family in FAMILIES for name in family.names]
+NAMES = st.sampled_from([*OWN, *RENAMED, *WITHOUT_EFFECT, *NOT_YET, *REFUSED, *ENGINE]) | st.text(
+    "aA_-\n.é", max_size=9
+)
+WRITTEN = st.builds(lambda prefix, name: prefix + name.upper(), st.sampled_from(PREFIXES), NAMES)
+
+
+@given(
+    environment=st.dictionaries(WRITTEN | st.sampled_from(VARIABLES), st.text(max_size=30) | st.integers().map(str)),
+    arguments=st.dictionaries(NAMES, st.text(max_size=30) | st.booleans().map(str)),
+)
+def test_whatever_is_given_is_settings_or_one_sentence(environment: dict[str, str], arguments: dict[str, str]) -> None:
+    try:
+        settings = read(arguments, environment, None, ENGINE)
+    except BadSetting as error:
+        text = str(error)
+        assert len(text.splitlines()) == 1
+        assert len(text) < 700
+        assert text.startswith(("environment ", "command line: "))
+    else:
+        assert settings.origins.keys() <= OWN.keys() | ENGINE.keys()
+        assert {*settings.engine} <= ENGINE.keys()
+        assert json.loads(as_json(settings))["settings"]
+        assert as_text(settings)
