@@ -134,9 +134,10 @@ def _by_name(groups: Mapping[str, str]) -> Mapping[str, str]:
 WITHOUT_EFFECT = _by_name(
     {
         "batching is always continuous, and asynchronous": "rolling_batch async_mode batch_size max_batch_delay"
-        " continuous_batching",
-        "this server is the handler": "engine entryPoint handler translatorFactory modeName mpi_mode application"
-        " output_formatter_module",
+        " rolling_batch_strategy continuous_batching paged_attention",
+        "each request says whether it streams": "enable_streaming",
+        "this server is the handler": "features engine entryPoint handler translatorFactory modeName mpi_mode"
+        " application output_formatter_module",
         "one server process with one engine": "minWorkers maxWorkers gpu.minWorkers gpu.maxWorkers cpu.minWorkers"
         " cpu.maxWorkers max_idle_time load_on_devices parallel_loading number_of_netty_threads use_native_io io_ratio"
         " model_server_workers num_model_workers",
@@ -173,6 +174,7 @@ NOT_YET = _by_name(
         "adapters": "enable_lora lora_modules max_loras max_lora_rank max_cpu_loras fully_sharded_loras"
         " lora_extra_vocab_size long_lora_scaling_factors lora_dtype lora_target_modules default_mm_loras adapters",
         "other tasks than text generation": "task normalize",
+        "quantization while loading by this name (quantize has the engine's)": "load_in_8bit load_in_4bit",
         "Bedrock's schema": "bedrock_compat",
         "sessions in S3": "sessions_s3url",
         "LMCache's own configuration": "lmcache_auto_config lmcache_config_file",
@@ -197,6 +199,7 @@ REFUSED = _by_name(
         "TLS is not served here; SageMaker does that, or a proxy": "keystore keystore_pass keystore_type"
         " certificate_file private_key_file ssl_keyfile ssl_certfile ssl_ca_certs ssl_cert_reqs ssl_ciphers",
         "no other code runs in this server": "middleware",
+        "its keys stand in serving.properties or in the environment": "config",
         "the server listens on host and port": "inference_address uds",
         "it stands in hf_overrides, as JSON": "rope_scaling rope_theta",
     }
@@ -216,6 +219,7 @@ NOTED: Mapping[str, str] = _by_name(
         "batches are the engine's business": "MAX_BATCH_TOTAL_TOKENS MAX_WAITING_TOKENS WAITING_SERVED_RATIO"
         " CUDA_GRAPHS VALIDATION_WORKERS",
         "chat is always on": "MESSAGES_API_ENABLED",
+        "the platform starts a container anew that ends": "PROCESS_AUTO_RECOVERY PROCESS_MAX_START_RETRIES",
         "the start has no time limit of its own; the platform has": "MODEL_LOADING_TIMEOUT",
     }
 )

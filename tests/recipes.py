@@ -110,6 +110,9 @@ RECIPES = {
             "OPTION_TRUST_REMOTE_CODE": "true",
             "OPTION_PREDICT_TIMEOUT": "300",
             "SERVING_ENGINE": "Python",
+            "SERVING_FEATURES": "vllm",
+            "SERVING_MODEL_STORE": "/opt/ml/model",
+            "OPT_OUT_TRACKING": "true",
             "SERVING_LOAD_MODELS": "test::Python=/opt/ml/model",
             "OPTION_ROLLING_BATCH": "vllm",
             "OPTION_MAX_ROLLING_BATCH_SIZE": "16",
@@ -128,6 +131,29 @@ RECIPES = {
             "gpu_memory_utilization": "0.85",
         },
         warned=("enable_lora",),
+    ),
+    "LMI 13, a sample stack's": Recipe(
+        {
+            "HF_MODEL_ID": "hub/m",
+            "OPTION_MAX_MODEL_LEN": "10000",
+            "OPTION_GPU_MEMORY_UTILIZATION": "0.95",
+            "OPTION_ENABLE_STREAMING": "false",
+            "OPTION_ROLLING_BATCH": "auto",
+            "OPTION_MODEL_LOADING_TIMEOUT": "3600",
+            "OPTION_PAGED_ATTENTION": "false",
+            "OPTION_LOAD_IN_8BIT": "false",
+            "OPTION_DTYPE": "fp16",
+            "MAX_CONCURRENT_REQUESTS": "10",
+            "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+            "SM_NUM_GPUS": "4",
+        },
+        own={"model_id": "hub/m", "job_queue_size": 10},
+        engine={
+            "max_model_len": "10000",
+            "gpu_memory_utilization": "0.95",
+            "dtype": "float16",
+            "tensor_parallel_size": "4",
+        },
     ),
     "LMI, from Terraform": Recipe(
         {
@@ -206,6 +232,8 @@ RECIPES = {
     "vLLM's container": Recipe(
         {
             "SM_VLLM_MODEL": "hub/m",
+            "SM_VLLM_HOST": "127.0.0.1",
+            "PROCESS_AUTO_RECOVERY": "true",
             "SM_VLLM_HF_TOKEN": "hf_secret",
             "SM_VLLM_MAX_MODEL_LEN": "12000",
             "SM_VLLM_LIMIT_MM_PER_PROMPT": '{"image":6, "video":0}',
@@ -220,7 +248,7 @@ RECIPES = {
             "SM_VLLM_REASONING_PARSER": "qwen3",
             "SAGEMAKER_ENABLE_LOAD_AWARE": "1",
         },
-        own={"model_id": "hub/m", "served_model_name": "name"},
+        own={"model_id": "hub/m", "host": "127.0.0.1", "served_model_name": "name"},
         engine={
             "hf_token": "hf_secret",
             "max_model_len": "12000",
