@@ -29,7 +29,7 @@ class Settings:
     model_id: str = key("", "model folder or hub id; empty: /opt/ml/model, else the embedded model")
     host: str = key("0.0.0.0", "address to listen on")  # noqa: S104 a container is reached from outside
     port: int = key(8080, "port to listen on", low=0, high=65535)
-    safe_port_range: str = key("", "ports that the engine's processes may use among themselves, such as 9000-9099")
+    safe_port_range: str = key("", "where a port is looked for that the engine asks for by number, such as 9000-9099")
     served_model_name: str = key("", "name that replies carry, and further names after commas; empty: from model_id")
     chat_template: str = key("", "a Jinja file, or its text, instead of the model's own chat template")
     chat_template_kwargs: str = key("", "names that a request may set in chat_template_kwargs, separated by commas")

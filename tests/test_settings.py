@@ -14,6 +14,7 @@ from lmi_chat.explain import as_json, as_text
 from lmi_chat.families import FAMILIES, NOT_YET, REFUSED, RENAMED, WITHOUT_EFFECT
 from lmi_chat.settings import OWN, TYPES, Settings, read
 from lmi_chat.sources import PROPERTIES, BadSetting, Note
+from tests.fakes import brief
 
 ENGINE = {
     "model": "str",
@@ -357,6 +358,7 @@ NAMES = st.sampled_from([*OWN, *RENAMED, *WITHOUT_EFFECT, *NOT_YET, *REFUSED, *E
 WRITTEN = st.builds(lambda prefix, name: prefix + name.upper(), st.sampled_from(PREFIXES), NAMES)
 
 
+@brief
 @given(
     environment=st.dictionaries(WRITTEN | st.sampled_from(VARIABLES), st.text(max_size=30) | st.integers().map(str)),
     arguments=st.dictionaries(NAMES, st.text(max_size=30) | st.booleans().map(str)),
