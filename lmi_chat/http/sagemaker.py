@@ -25,6 +25,7 @@ from lmi_chat.http.outlet import Outlet
 from lmi_chat.spool import Order
 
 PREFIX = "/endpoints/"
+REQUEST_ID = b"x-amzn-requestid"
 VARIANT = (b"x-amzn-invoked-production-variant", b"AllTraffic")
 NAME = re.compile(r"[a-zA-Z0-9](?:-*[a-zA-Z0-9]){0,62}")
 HEADERS = {
@@ -56,10 +57,10 @@ class Endpoint(Door):
     """POST /endpoints/{name}/invocations: what SageMaker checks before the container is asked, is checked here."""
 
     def exchange(self, scope: Scope) -> Exchange:
-        """As at every door, with the variant's name. Raises BadField."""
+        """As at every door, with the variant's name and the id where boto3 looks for it. Raises BadField."""
         check_head(scope)
         exchange = super().exchange(scope)
-        exchange.headers.append(VARIANT)
+        exchange.headers += [VARIANT, (REQUEST_ID, exchange.call.id.encode())]
         return exchange
 
 
@@ -115,6 +116,7 @@ class Later:
         headers = {
             "X-Amzn-SageMaker-OutputLocation": self._house.spool.folder.url(order.output),
             "X-Amzn-SageMaker-FailureLocation": self._house.spool.folder.url(order.failure),
+            REQUEST_ID.decode(): order.call.id,
         }
         return Response(wire.dump({"InferenceId": order.call.id}), 202, headers, "application/json")
 

@@ -83,7 +83,7 @@ def test_a_whole_answer_fills_boto3s_fields(service: Service, runtime: Any) -> N
     assert json.loads(reply["Body"].read())["choices"][0]["message"]["content"] == "Hello!"
     assert (reply["ContentType"], reply["CustomAttributes"]) == ("application/json", "trace=9")
     assert reply["InvokedProductionVariant"] == "AllTraffic"
-    assert service.engine.jobs[-1].id == "my-id"
+    assert service.engine.jobs[-1].id == reply["ResponseMetadata"]["RequestId"] == "my-id"
     assert "NewSessionId" not in reply
 
 
