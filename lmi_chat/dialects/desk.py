@@ -204,9 +204,8 @@ def check_prompt_logprobs(jobs: Sequence[Job], desk: Desk, path: str, *, times: 
     tops = [job.sampling.prompt_logprobs for job in jobs]
     count = sum(times * len(job.prompt_ids) * (1 + top) for job, top in zip(jobs, tops, strict=True) if top is not None)
     if count > (most := desk.limits.max_prompt_logprobs):
-        text = (
-            f"asks for {count} log-probabilities (the prompt's tokens × (1 + alternatives)), at most {most} are given"
-        )
+        text = f"asks for {count} log-probabilities (the prompt's tokens × (1 + alternatives))"
+        text += f", at most {most} are given (option.max_prompt_logprobs)"
         raise BadField([Problem(path, f"{path} {text}")])
 
 
