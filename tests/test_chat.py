@@ -291,6 +291,7 @@ def test_other_models_are_not_found() -> None:
         ({"messages": [{"role": "assistant", "content": None}]}, "messages[0].content", "got null"),
         ({"messages": [{"role": "user", "content": None, "refusal": "x"}]}, "messages[0].content", "got null"),
         ({"messages": [USER | {"name": 7}]}, "messages[0].name", "must be a string, got 7"),
+        ({"messages": [USER | {"name": 0}]}, "messages[0].name", "must be a string, got 0"),
         ({"stream": "yes"}, "stream", 'must be true or false, got "yes"'),
         ({"logprobs": 3}, "logprobs", "must be true or false, got 3"),
         ({"top_logprobs": 3}, "top_logprobs", "needs logprobs to be true, got 3"),

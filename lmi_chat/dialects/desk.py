@@ -137,10 +137,11 @@ class Form:
 
         Where another key is wrong, an unknown one that it may have been meant by is named beside it.
         """
-        wrong = {problem.path for problem in self.problems}
-        for path, near in self.unknown:
-            if self.desk.is_strict or near in wrong:
-                self.wrong(path, f"is not a known key{_hint(near)}")
+        if self.unknown:
+            wrong = {problem.path for problem in self.problems}
+            for path, near in self.unknown:
+                if self.desk.is_strict or near in wrong:
+                    self.wrong(path, f"is not a known key{_hint(near)}")
         if self.problems:
             raise BadField(self.problems)
         told = [f"{path} is ignored{_hint(near)}" for path, near in self.unknown[:UNKNOWN_SHOWN]]

@@ -9,11 +9,12 @@ from lmi_chat.errors import PROBLEMS_MOST, echo
 ROLES = ("system", "developer", "user", "assistant", "tool")
 PLAIN = ("role", "content")
 STRINGS = ("name", "tool_call_id", "reasoning", "reasoning_content", "refusal")
-SHOWN = (*PLAIN, *STRINGS, "tool_calls")
-"""What a template may see. The rest of a message that an API has answered with says nothing to a model."""
+SHOWN = frozenset({*PLAIN, *STRINGS, "tool_calls"})
+"""What a template may see."""
 ANSWERED = ("annotations", "id", "content_parts")
+"""What APIs answer with beside it, and says nothing to a model."""
 UNSERVED = ("function_call", "audio")
-KNOWN = (*SHOWN, *ANSWERED, *UNSERVED)
+KNOWN = (*PLAIN, *STRINGS, "tool_calls", *ANSWERED, *UNSERVED)
 PARTS = {"text": "text", "refusal": "refusal"}
 """The kinds of parts, and the key that has their text."""
 Message = Mapping[str, Any]
@@ -55,12 +56,19 @@ def _check_message(message: object, path: str, form: Form) -> Message:
 
 def _check_keys(message: Message, path: str, form: Form) -> Message:
     """The message without what no template is shown: unknown keys, and the empty ones that answers are full of."""
+    shown, unknown = {}, []
+    for name, value in message.items():
+        if name in SHOWN:
+            if value or name == "content":
+                shown[name] = value
+        elif name not in ANSWERED and (value is not None or name not in UNSERVED):
+            unknown.append(name)
     for name in STRINGS:
-        if not isinstance(message.get(name), str | None):
-            form.wrong(f"{path}.{name}", f"must be a string, got {echo(message[name])}")
-    known = [name for name in KNOWN if name not in UNSERVED or message.get(name) is None]
-    form.check_keys(message, known, path)
-    return {name: value for name, value in message.items() if name in SHOWN and (value or name == "content")}
+        if (value := message.get(name)) is not None and not isinstance(value, str):
+            form.wrong(f"{path}.{name}", f"must be a string, got {echo(value)}")
+    if unknown:
+        form.ignore(unknown, {name: f"{path}.{name}" for name in KNOWN if name not in unknown}, f"{path}.")
+    return shown
 
 
 def _check_parts(parts: Sequence[object], path: str, form: Form) -> Sequence[Message]:
