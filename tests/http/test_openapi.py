@@ -22,6 +22,7 @@ from lmi_chat.health import Health
 from lmi_chat.http import app
 from lmi_chat.http.door import House
 from lmi_chat.http.openapi import document
+from tests.cases import UNSAID
 from tests.fakes import desk
 from tests.http.test_app import send
 from tests.scripted import serving
@@ -96,17 +97,6 @@ INVALID: list[tuple[str, dict[str, Any]]] = [
     ("completion", {"prompt": "a", "max_tokens": 0}),
     ("completion", {"prompt": "a", "suffix": "b"}),
 ]
-# What no schema says; each stands in the document in words.
-UNSAID = (
-    "is not served here",
-    "refused by the model's chat template",
-    "say the same thing",
-    "must be at most ",
-    "must be at least n = ",
-    "ask for different forms",
-    "must ask for no beam search",
-    "must be a JSON Schema",
-)
 
 
 @cache

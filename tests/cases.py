@@ -1,0 +1,203 @@
+"""Cases that schemathesis makes from the OpenAPI document, sent to a running server, and what each answer must keep to.
+
+The document is simplified for the making only (what rules between fields cost there is minutes); answers are judged by
+the whole of it.
+"""
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import jsonschema_rs
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
+from schemathesis import GenerationMode
+from schemathesis.core.transport import Response
+
+MODES = {"positive": GenerationMode.POSITIVE, "negative": GenerationMode.NEGATIVE}
+MOST = {"maxItems": 8, "maxLength": 64, "maxProperties": 8}
+LEFT_OUT = {"pattern", "default", "examples"}
+LENGTHS = ("max_tokens", "max_completion_tokens", "max_new_tokens")
+SHORT = dict.fromkeys((*LENGTHS, "n", "best_of", "num_beams", "min_tokens", "min_length"), 2)
+ERROR_BYTES = 2048
+# What no schema says; each stands in the document in words.
+UNSAID = (
+    "is not served here",  # a model's name
+    "refused by the model's chat template",
+    "say the same thing",
+    "must be at most ",
+    "must be at least n = ",
+    "ask for different forms",
+    "must ask for no beam search",
+    "must be a JSON Schema",
+)
+
+
+def simplified(node: Any) -> Any:
+    """The document as cases are made from it: short texts and arrays, no patterns, no rules between fields."""
+    if isinstance(node, list):
+        return [simplified(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    shown = {name: value for name, value in node.items() if name not in LEFT_OUT or not isinstance(value, str | list)}
+    shown |= {name: min(most, shown[name]) for name, most in MOST.items() if isinstance(shown.get(name), int)}
+    if any("if" in rule for rule in shown.get("allOf", [])):
+        del shown["allOf"]
+    return {name: simplified(value) for name, value in shown.items() if name != "content" or "description" not in node}
+
+
+def closed(node: Any) -> Any:
+    """Schemas of answers without room for what they do not name."""
+    if isinstance(node, list):
+        return [closed(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    own = {} if "properties" not in node or node["properties"] == {} else {"additionalProperties": False}
+    return own | {name: closed(value) for name, value in node.items()}
+
+
+def whole_numbers(node: Any) -> Any:
+    """4.0 as 4: to JSON Schema they are the same, here an integer has no fraction."""
+    match node:
+        case float() if node.is_integer() and abs(node) < 2**53:
+            return int(node)
+        case list():
+            return [whole_numbers(item) for item in node]
+        case dict():
+            return {name: whole_numbers(value) for name, value in node.items()}
+        case _:
+            return node
+
+
+def shortened(body: Any) -> Any:
+    """The same request for fewer tokens and sequences; what is wrong with it stays wrong."""
+    if not isinstance(body, dict):
+        return body
+    body = whole_numbers(body)
+    for place in (body, body.get("parameters")):
+        if isinstance(place, dict):
+            place |= {name: 2 for name in SHORT if type(place.get(name)) is int and 2 < place[name] <= 16}
+            place |= {name: 2 for name in LENGTHS if type(place.get(name)) is int and 2 < place[name] < 2**31}
+    if "messages" in body and body.get("max_completion_tokens") is None and body.get("max_tokens") is None:
+        body["max_tokens"] = 2
+    return body
+
+
+@dataclass
+class Tester:
+    """Sends cases to the server at `url` and keeps count: of statuses by mode, and of what was wrong."""
+
+    url: str
+    seed: int = 1
+    statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+
+    @cached_property
+    def document(self) -> dict[str, Any]:
+        """As the server shows it."""
+        found: dict[str, Any] = requests.get(self.url + "/openapi.json", timeout=10).json()
+        return found
+
+    @cached_property
+    def _made_from(self) -> Any:
+        return schemathesis.openapi.from_dict(simplified(self.document))
+
+    def run(self, path: str, method: str, mode: str, count: int) -> None:
+        """`count` cases of one operation."""
+        strategy = self._made_from[path][method].as_strategy(generation_mode=MODES[mode])
+        session = requests.Session()
+
+        @seed(self.seed)
+        @settings(
+            max_examples=count,
+            deadline=None,
+            database=None,
+            phases=[Phase.generate],
+            verbosity=Verbosity.quiet,
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(strategy)
+        def each(case: Any) -> None:
+            self._tell(case)
+            answer = case.call(base_url=self.url, session=session, timeout=60)
+            self.statuses[mode, answer.status_code] += 1
+            fault = self._fault(self.document["paths"][path][method.lower()], answer)
+            if fault:
+                self.faults.append(f"{method} {path} {answer.request.body!r:.600} → {answer.status_code} {fault}")
+
+        with session:
+            each()
+
+    def _tell(self, case: Any) -> None:
+        """A served model's name most of the time, no unknown session, short answers."""
+        case.body = shortened(case.body)
+        names = self.document["components"]["schemas"]["ChatRequest"]["properties"]["model"]["examples"]
+        if isinstance(case.body, dict) and isinstance(case.body.get("model"), str):
+            case.body["model"] = names[len(case.body["model"]) % len(names)]
+        if "model" in (case.path_parameters or {}) and len(str(case.path_parameters["model"])) % 2:
+            case.path_parameters["model"] = names[-1]
+        for name in [name for name in case.headers or {} if "session-id" in name.lower()]:
+            case.headers[name] = "NEW_SESSION"
+
+    def _fault(self, operation: dict[str, Any], answer: Response) -> str:
+        """What is wrong with an answer, or ""."""
+        shown = operation["responses"].get(str(answer.status_code))
+        if shown is None or answer.status_code >= 500:
+            return f"is no status for this: {answer.text[:300]}"
+        if answer.status_code >= 400 and len(answer.content) > ERROR_BYTES:
+            return f"has {len(answer.content)} bytes"
+        return self._wrong_head(shown, answer) or self._wrong_body(shown, answer) or self._wrongly(operation, answer)
+
+    def _wrong_head(self, shown: dict[str, Any], answer: Response) -> str:
+        told = {name.lower() for name in shown.get("headers", {})}
+        own = {name for name in answer.headers if name.startswith("x-") or name in {"allow", "retry-after"}}
+        unknown = own - told - {"x-accel-buffering"}
+        return f"has headers that no document tells of: {unknown}" if unknown else ""
+
+    def _wrong_body(self, shown: dict[str, Any], answer: Response) -> str:
+        kind = answer.headers["content-type"][0].partition(";")[0]
+        content = shown.get("content", {}).get(kind)
+        if content is None:
+            return f"is {kind}: {answer.text[:200]}"
+        texts = [answer.text]
+        if kind == "application/jsonlines":
+            texts = answer.text.splitlines()
+        elif kind == "text/event-stream":
+            texts = [event.removeprefix("data: ") for event in answer.text.split("\n\n") if event]
+            texts = texts[:-1] if texts[-1:] == ["[DONE]"] else texts
+        elif kind != "application/json":
+            return ""
+        schema = closed(content.get("x-item-schema") or content.get("schema") or {})
+        components = {"schemas": closed(self.document["components"]["schemas"])}
+        checks = jsonschema_rs.Draft202012Validator(schema | {"components": components})
+        wrong = next((text for text in texts if not checks.is_valid(json.loads(text))), None)
+        return "" if wrong is None else f"breaks its schema: {wrong[:600]}"
+
+    def _wrongly(self, operation: dict[str, Any], answer: Response) -> str:
+        """Taken although the document forbids it, or refused although it does not."""
+        asked, sent = operation.get("requestBody"), answer.request.body
+        kind = answer.request.headers.get("content-type", "")
+        if not asked or kind != "application/json" or not isinstance(sent, bytes):
+            return ""
+        schema = asked["content"][kind]["schema"] | {"components": self.document["components"]}
+        try:
+            is_valid = jsonschema_rs.Draft202012Validator(schema).is_valid(json.loads(sent))
+        except ValueError:
+            is_valid = False
+        if answer.status_code < 300:
+            return "" if is_valid else "was taken although the document forbids it"
+        texts = message(answer.json()).split("; ")
+        if not is_valid or all(any(words in text for words in UNSAID) for text in texts):
+            return ""
+        return f"was refused although the document allows it: {texts}"
+
+
+def message(body: Any) -> str:
+    """The sentence of an error, whichever shape it has."""
+    if "OriginalMessage" in body:
+        body = json.loads(body["OriginalMessage"])
+    found: str = body.get("Message") or (body["error"] if isinstance(body["error"], str) else body["error"]["message"])
+    return found
