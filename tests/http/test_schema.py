@@ -6,20 +6,20 @@ from pathlib import Path
 import pytest
 
 from lmi_chat.store import Store
-from tests.cases import Tester
+from tests.cases import Asker
 from tests.http.test_app import CHAT, post
 from tests.scripted import Scripted, Service, said, serving
 
 COUNTS = {
-    ("/invocations", "POST"): 20,
-    ("/v1/chat/completions", "POST"): 15,
-    ("/v1/completions", "POST"): 20,
+    ("/invocations", "POST"): 9,
+    ("/v1/chat/completions", "POST"): 7,
+    ("/v1/completions", "POST"): 9,
     ("/predictions/{model}", "POST"): 5,
-    ("/endpoints/{name}/invocations", "POST"): 10,
+    ("/endpoints/{name}/invocations", "POST"): 5,
     ("/endpoints/{name}/invocations-response-stream", "POST"): 5,
-    ("/v1/chat/completions", "GET"): 15,
+    ("/v1/chat/completions", "GET"): 7,
     ("/v1/chat/completions/{id}", "GET"): 2,
-    ("/v1/chat/completions/{id}", "POST"): 10,
+    ("/v1/chat/completions/{id}", "POST"): 5,
     ("/v1/chat/completions/{id}", "DELETE"): 2,
     ("/v1/chat/completions/{id}/messages", "GET"): 5,
     ("/v1/models/{model}", "GET"): 3,
@@ -37,13 +37,14 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 
 def test_answers_keep_to_the_document(service: Service) -> None:
-    tester = Tester(f"http://127.0.0.1:{service.port}")
+    asker = Asker(f"http://127.0.0.1:{service.port}")
     for (path, method), count in COUNTS.items():
-        for mode in ("positive", "negative"):
-            tester.run(path, method, mode, count)
-    print(tester.statuses)
-    assert not tester.faults, "\n".join(tester.faults[:5])
-    assert tester.statuses["positive", 200] > 80
-    assert tester.statuses["negative", 400] > 50
+        asker.run(path, method, "positive", count)
+        if asker.can_be_wrong(path, method):
+            asker.run(path, method, "negative", count)
+    print(asker.statuses)
+    assert not asker.faults, "\n".join(asker.faults[:25])
+    assert asker.statuses["positive", 200] > 25
+    assert asker.statuses["negative", 400] > 20
     assert (service.engine.running, service.line.active) == (0, 0)
     assert post(service, CHAT)[2]["choices"][0]["message"]["content"] == "Hello!"

@@ -9,10 +9,10 @@ from lmi_chat.dialects.desk import Desk
 from lmi_chat.http.openapi import answers, requests, runtime
 from lmi_chat.http.openapi.responses import (
     ALWAYS,
+    HEAD_OUT,
     INFERENCE,
     LMI,
     OPENAI,
-    REQUEST_ID_OUT,
     STATUSES,
     answered,
     refusals,
@@ -34,11 +34,6 @@ HEADERS_IN: list[Json] = [
 ]
 SESSION_IN = _header("X-Amzn-SageMaker-Session-Id", "the session of this request; NEW_SESSION begins one with a chat")
 WARNING_OUT: Json = {"X-LMI-Chat-Warning": {"schema": TEXT, "description": "what of the request was ignored, and why"}}
-HEADERS_OUT: Json = {
-    **REQUEST_ID_OUT,
-    **WARNING_OUT,
-    "X-Amzn-SageMaker-Custom-Attributes": {"schema": TEXT, "description": "as they came"},
-}
 SESSION_OUT: Json = {
     "X-Amzn-SageMaker-New-Session-Id": {"schema": TEXT, "description": "id; Expires=time, of a session that begins"},
     "X-Amzn-SageMaker-Session-Id": {"schema": TEXT, "description": "the same"},
@@ -129,7 +124,7 @@ def _inference(summary: str, dialect: str, *, has_sessions: bool) -> Json:
 
 def _operation(summary: str, dialects: tuple[str, ...], bodies: Json, *, has_sessions: bool) -> Json:
     errors = (OPENAI, LMI) if "standard" in dialects else (OPENAI,)
-    headers = HEADERS_OUT | (SESSION_OUT if has_sessions else {})
+    headers = HEAD_OUT | WARNING_OUT | (SESSION_OUT if has_sessions else {})
     content = answers.contents(dialects, has_sessions=has_sessions and "standard" in dialects)
     responses: Json = {"200": {"description": "The answer, whole or streamed", "headers": headers, "content": content}}
     rules = "".join(f"\n- {rule}" for rule in requests.UNSAID)

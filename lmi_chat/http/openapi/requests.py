@@ -162,7 +162,7 @@ def _message(desk: Desk) -> Json:
     own = {"role": {"const": "assistant"}, "content": NULL}
     ways = [
         {"properties": {"content": said}, "required": ["content"]},
-        {"properties": own, "required": ["refusal"]},
+        {"properties": own | {"refusal": {"type": "string", "minLength": 1}}, "required": ["refusal"]},
         {"properties": own | {"tool_calls": {"type": "array", "minItems": 1}}, "required": ["tool_calls"]},
     ]
     return record(properties, ["role"], is_closed=desk.is_strict) | {"anyOf": ways}

@@ -24,7 +24,9 @@ ALWAYS = (400, 405, 408, 431, 500)
 INFERENCE = (*ALWAYS, 404, 409, 413, 415, 503, 504)
 
 
-REQUEST_ID_OUT: Json = {"X-Request-Id": {"schema": TEXT, "description": "the request's id"}}
+HEAD_OUT: Json = REQUEST_ID_OUT | {
+    "X-Amzn-SageMaker-Custom-Attributes": {"schema": TEXT, "description": "as they came"}
+}
 OF_STATUS: Mapping[int, Json] = {
     405: {"Allow": {"schema": TEXT, "description": "the methods of this path"}},
     503: {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}},
@@ -34,7 +36,7 @@ OF_STATUS: Mapping[int, Json] = {
 def refusals(statuses: Sequence[int], errors: tuple[str, ...] = (OPENAI,)) -> Json:
     """The responses of these statuses, by their text; `errors` are the shapes of their bodies."""
     return {
-        str(status): answered(STATUSES[status], *errors) | {"headers": REQUEST_ID_OUT | OF_STATUS.get(status, {})}
+        str(status): answered(STATUSES[status], *errors) | {"headers": HEAD_OUT | OF_STATUS.get(status, {})}
         for status in sorted(statuses)
     }
 

@@ -4,12 +4,13 @@ from typing import Any
 
 from lmi_chat.frames import EVENT_STREAM
 from lmi_chat.http import sagemaker
-from lmi_chat.http.openapi.responses import ALWAYS, OF_STATUS, OPENAI, STATUSES, answered, refusals
+from lmi_chat.http.openapi.responses import ALWAYS, HEAD_OUT, OF_STATUS, OPENAI, STATUSES, answered, refusals
 from lmi_chat.http.openapi.shapes import TEXT
 from lmi_chat.wire import Json
 
 NAME: Json = {"type": "string", "pattern": f"^{sagemaker.NAME.pattern}$"}
 NAMED: Json = {"name": "name", "in": "path", "required": True, "schema": NAME}
+VARIANT: Json = {"X-Amzn-Invoked-Production-Variant": {"schema": TEXT, "description": "AllTraffic"}}
 PREFIX = "X-Amzn-SageMaker-"
 SECONDS: Json = {
     "invocationtimeoutseconds": sagemaker.TIMEOUT_S,
@@ -43,7 +44,7 @@ def _bounded(name: str) -> Json:
 
 
 def _errors(*rows: tuple[int, str, tuple[str, ...]]) -> Json:
-    kind = {"X-Amzn-ErrorType": {"schema": TEXT, "description": "which of the API's errors"}}
+    kind = {"X-Amzn-ErrorType": {"schema": TEXT, "description": "which of the API's errors"}} | HEAD_OUT | VARIANT
     own = {
         str(status): answered(meaning, *names) | {"headers": kind | OF_STATUS.get(status, {})}
         for status, meaning, names in rows
@@ -54,7 +55,7 @@ def _errors(*rows: tuple[int, str, tuple[str, ...]]) -> Json:
 def _whole(door: Json) -> Json:
     parameters = [NAMED, *(one | {"schema": _bounded(one["name"])} for one in door["parameters"])]
     answer = door["responses"]["200"]
-    headers = answer["headers"] | {"X-Amzn-Invoked-Production-Variant": {"schema": TEXT}}
+    headers = answer["headers"] | VARIANT
     responses = {"200": answer | {"headers": headers}} | _errors(*ERRORS, OF_MODEL)
     return door | {"parameters": parameters, "responses": responses}
 
