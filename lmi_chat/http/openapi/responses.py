@@ -24,8 +24,9 @@ ALWAYS = (400, 405, 408, 431, 500)
 INFERENCE = (*ALWAYS, 404, 409, 413, 415, 503, 504)
 
 
-HEAD_OUT: Json = REQUEST_ID_OUT | {
-    "X-Amzn-SageMaker-Custom-Attributes": {"schema": TEXT, "description": "as they came"}
+HEAD_OUT: Json = {
+    "X-Request-Id": {"schema": TEXT, "description": "the request's id"},
+    "X-Amzn-SageMaker-Custom-Attributes": {"schema": TEXT, "description": "as they came"},
 }
 OF_STATUS: Mapping[int, Json] = {
     405: {"Allow": {"schema": TEXT, "description": "the methods of this path"}},
