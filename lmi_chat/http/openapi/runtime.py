@@ -10,7 +10,10 @@ from lmi_chat.wire import Json
 
 NAME: Json = {"type": "string", "pattern": f"^{sagemaker.NAME.pattern}$"}
 NAMED: Json = {"name": "name", "in": "path", "required": True, "schema": NAME}
-VARIANT: Json = {"X-Amzn-Invoked-Production-Variant": {"schema": TEXT, "description": "AllTraffic"}}
+VARIANT: Json = {
+    "X-Amzn-Invoked-Production-Variant": {"schema": TEXT, "description": "AllTraffic"},
+    "X-Amzn-RequestId": {"schema": TEXT, "description": "the request's id, as boto3 reads it"},
+}
 PREFIX = "X-Amzn-SageMaker-"
 SECONDS: Json = {
     "invocationtimeoutseconds": sagemaker.TIMEOUT_S,
