@@ -39,11 +39,12 @@ async def found(
     max_tokens: int = 3,
     penalty: float = 1.0,
     is_early: bool = False,
+    logprobs: int = 0,
     ends: frozenset[int] = frozenset({END}),
     **changes: Any,
 ) -> list[Event]:
     events: list[Event] = []
-    sampling = Sampling(temperature=0.0, max_tokens=max_tokens, logprobs=0, **changes)
+    sampling = Sampling(temperature=0.0, max_tokens=max_tokens, logprobs=logprobs, **changes)
     job = Job(
         id="j",
         prompt_ids=[9],
@@ -102,6 +103,13 @@ async def test_the_end_may_be_passed_over() -> None:
     least = pieces_of(await found(beams=2, max_tokens=4, min_tokens=3))
     assert all(END not in piece.ids[:3] for piece in least)
     assert pieces_of(await found(beams=2, stop=("C",), min_tokens=2))[0].ids == [2, 3, END]
+
+
+async def test_alternatives_are_those_of_each_step() -> None:
+    [best, _] = pieces_of(await found(beams=2, logprobs=1))
+    assert [token.choice.id for token in best.tokens] == [2, 3, END]
+    assert [[top.id for top in token.top] for token in best.tokens] == [[1], [3], [END]]
+    assert [token.top for token in pieces_of(await found(beams=2))[0].tokens] == [(), (), ()]
 
 
 @pytest.mark.parametrize(("penalty", "ids"), [(0.0, [2]), (1.7, [1, 3, END])])

@@ -21,27 +21,28 @@ class Beam:
     `stop` is the stop string or stop token id that ended it, None for end-of-sequence.
     """
 
-    choices: tuple[Choice, ...] = ()
+    tokens: tuple[Token, ...] = ()
     logprob: float = 0.0
     is_ended: bool = False
     stop: str | int | None = None
 
-    def with_choice(self, choice: Choice, job: Job, ends: frozenset[int]) -> "Beam":
-        """One token more; `ends` and the job's stop tokens end it."""
+    def with_choice(self, choice: Choice, top: tuple[Choice, ...], job: Job, ends: frozenset[int]) -> "Beam":
+        """One token more, of the likeliest `top`; `ends` and the job's stop tokens end it."""
+        token = Token(choice, top[: job.sampling.logprobs or 0])
         is_stop = choice.id in job.sampling.stop_token_ids
         is_ended = is_stop or choice.id in ends
         stop = choice.id if is_stop else None
-        return Beam((*self.choices, choice), self.logprob + choice.logprob, is_ended, stop)
+        return Beam((*self.tokens, token), self.logprob + choice.logprob, is_ended, stop)
 
     def text(self, *, has_special: bool = False) -> str:
         """What it says so far; the token that ends it is not part of that."""
-        own = self.choices[:-1] if self.is_ended and not isinstance(self.stop, str) else self.choices
-        said = b"".join(choice.bytes for choice in own if has_special or not choice.is_special)
+        own = self.tokens[:-1] if self.is_ended and not isinstance(self.stop, str) else self.tokens
+        said = b"".join(token.choice.bytes for token in own if has_special or not token.choice.is_special)
         return said.decode("utf-8", "replace")
 
     def checked(self, job: Job) -> "Beam":
         """Itself, or ended by one of the job's stop strings."""
-        if self.is_ended or not job.sampling.stop or len(self.choices) <= job.sampling.min_tokens:
+        if self.is_ended or not job.sampling.stop or len(self.tokens) <= job.sampling.min_tokens:
             return self
         text = self.text(has_special=not job.sampling.skip_special_tokens)
         found = next((stop for stop in job.sampling.stop if stop in text), None)
@@ -49,7 +50,7 @@ class Beam:
 
     def score(self, penalty: float) -> float:
         """Higher is better; a token that ends the sequence does not count as length."""
-        length = max(len(self.choices) - (self.is_ended and not isinstance(self.stop, str)), 1)
+        length = max(len(self.tokens) - (self.is_ended and not isinstance(self.stop, str)), 1)
         return float(self.logprob / length**penalty)
 
 
@@ -79,7 +80,7 @@ async def _tell(engine_run: Run, job: Job, sink: Sink, ends: frozenset[int]) -> 
         return
     for index, beam in enumerate(beams):
         sink(_piece(index, beam, job))
-    count = sum(len(beam.choices) for beam in beams)
+    count = sum(len(beam.tokens) for beam in beams)
     sink(Done(prompt_tokens=len(job.prompt_ids), completion_tokens=count, cached_tokens=cached[0]))
 
 
@@ -88,7 +89,7 @@ async def _search(job: Job, step: Callable[[Job], Awaitable[Token]], ends: froze
     for place in range(job.sampling.max_tokens):
         tokens = await asyncio.gather(*(step(_next(job, beam, place, number)) for number, beam in enumerate(live)))
         grown = [
-            beam.with_choice(choice, job, ends)
+            beam.with_choice(choice, token.top, job, ends)
             for beam, token in zip(live, tokens, strict=True)
             for choice in token.top
         ]
@@ -124,7 +125,7 @@ def _is_settled(live: list[Beam], ended: list[Beam], job: Job) -> bool:
 
 
 def _next(job: Job, beam: Beam, place: int, number: int) -> Job:
-    ids = [*job.prompt_ids, *(choice.id for choice in beam.choices)]
+    ids = [*job.prompt_ids, *(token.choice.id for token in beam.tokens)]
     sampling = replace(job.sampling, n=1, temperature=0.0, max_tokens=1, min_tokens=0, logprobs=2 * job.beams, stop=())
     return replace(job, id=f"{job.id}-{place}-{number}", prompt_ids=ids, sampling=sampling, beams=0, copies=1)
 
@@ -152,6 +153,6 @@ def _piece(index: int, beam: Beam, job: Job) -> Piece:
     if isinstance(beam.stop, str):
         end = text.index(beam.stop) + (len(beam.stop) if job.sampling.include_stop_str_in_output else 0)
         text = text[:end]
-    tokens = [Token(choice) for choice in beam.choices] if job.sampling.logprobs is not None else []
+    tokens = list(beam.tokens) if job.sampling.logprobs is not None else []
     finish = Finish("stop", beam.stop) if beam.is_ended else Finish("length")
-    return Piece(index, text, [choice.id for choice in beam.choices], tokens, finish)
+    return Piece(index, text, [token.choice.id for token in beam.tokens], tokens, finish)
