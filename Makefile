@@ -68,7 +68,7 @@ djl-test: dev ## this folder inside DJL's own Java engine (needs Java 17 and Mav
 
 quick: dev ## the tests that need no engine
 	@echo "==> quick tests"
-	@$(BIN)/pytest --numprocesses auto --ignore tests/engine --ignore tests/java
+	@$(BIN)/pytest --numprocesses auto --ignore tests/engine
 
 format: dev ## format, and mend what lint can mend
 	@$(BIN)/ruff format .
