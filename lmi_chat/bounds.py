@@ -35,6 +35,7 @@ class Limits:
     max_input_tokens: int = 0
     max_n: int = 16
     max_prompts: int = 64
+    max_inputs: int = 2048
     max_stop: int = 16
     max_stop_chars: int = 1024
     max_logprobs: int = 20

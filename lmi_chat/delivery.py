@@ -46,9 +46,8 @@ class Delivery:
                     self.put(replace(event, index=start + event.index * job.copies + copy))
             case Done():
                 self._dones[place] = replace(event, completion_tokens=event.completion_tokens * job.copies)
-                dones = [done for done in self._dones if done is not None]
-                if len(dones) == len(self._jobs):
-                    self.put(_sum(dones))
+                if None not in self._dones:
+                    self.put(_sum([done for done in self._dones if done is not None]))
             case Error():
                 self.put(event)
 

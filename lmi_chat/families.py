@@ -59,6 +59,7 @@ VALUES: Mapping[str, Mapping[str, str]] = types.MappingProxyType(
     {
         "dtype": {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"},
         "quantization": {"none": ""},
+        "task": {"generate": "text-generation"} | dict.fromkeys(("feature-extraction", "embed"), "text-embedding"),
         "output_formatter": {"json_chat": "json", "jsonlines_chat": "jsonlines", "sse_chat": "sse", "none": ""},
     }
 )
@@ -173,7 +174,6 @@ NOT_YET = _by_name(
         "reasoning": "reasoning_parser reasoning_parser_plugin reasoning_config",
         "adapters": "enable_lora lora_modules max_loras max_lora_rank max_cpu_loras fully_sharded_loras"
         " lora_extra_vocab_size long_lora_scaling_factors lora_dtype lora_target_modules default_mm_loras adapters",
-        "other tasks than text generation": "task normalize",
         "quantization while loading by this name (quantize has the engine's)": "load_in_8bit load_in_4bit",
         "Bedrock's schema": "bedrock_compat",
         "sessions in S3": "sessions_s3url",

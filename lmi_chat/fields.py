@@ -154,6 +154,39 @@ PARAMETERS: Mapping[str, Field] = {
     **GUIDES,
     "grammar": structure("object", "TGI's: {type: json, json_schema or regex, value}"),
 }
+NORMALIZE = Field(kind="boolean", sets="is_normalized", meaning="vectors of length 1; absent: as option.normalize says")
+POOLING: Mapping[str, Field] = {
+    "encoding_format": Field(
+        kind="word", words=("float", "base64"), default="float", meaning="base64: of little-endian float32 numbers"
+    ),
+    "dimensions": Field(kind="integer", low=1, high=2**31 - 1, meaning="numbers per vector; of Matryoshka models only"),
+    "normalize": NORMALIZE,
+    "use_activation": NORMALIZE,
+    "truncate": flag("inputs that are longer than the context are cut"),
+    "truncate_prompt_tokens": Field(
+        kind="integer", low=-1, high=2**31 - 1, meaning="inputs are cut to so many tokens; -1: to the context"
+    ),
+    "truncation_side": Field(kind="word", words=("right", "left"), sets="side", meaning="where inputs are cut: right"),
+    "truncation_direction": Field(kind="word", words=("Right", "Left"), sets="side", meaning="as truncation_side"),
+    "add_special_tokens": COMPLETION["add_special_tokens"],
+    "priority": SAMPLING["priority"],
+    "cache_salt": SHARED["cache_salt"],
+    "stream": refused("is not served: vectors are given whole", False),  # noqa: FBT003 a value, no switch
+    "padding": refused("is not served: vectors do not need it", "do_not_pad"),
+    "embed_dtype": refused("is not served: numbers are float32", "float32"),
+    "endianness": refused("is not served: numbers are little-endian", "native", "little"),
+    "prompt_name": refused(NOT_YET),
+}
+TEXTS = structure("string, array of token ids, or array of these", "what is to be embedded", low=1, high="max_inputs")
+EMBEDDING: Mapping[str, Field] = {
+    "input": TEXTS,
+    "inputs": TEXTS,
+    "parameters": structure("object", f"the fields from {next(iter(POOLING))} on may stand here, too"),
+    "model": MODEL,
+    "adapters": ADAPTERS,
+    "user": SHARED["user"],
+    **POOLING,
+}
 SESSION: Mapping[str, Field] = {
     "requestType": Field(kind="word", words=("NEW_SESSION", "CLOSE"), meaning="open a session, or close the header's"),
     "model": MODEL,
@@ -162,6 +195,7 @@ DIALECTS: Mapping[str, tuple[Mapping[str, Field], ...]] = {
     "chat": (CHAT,),
     "standard": (STANDARD, PARAMETERS),
     "completion": (COMPLETION,),
+    "embedding": (EMBEDDING,),
     "session": (SESSION,),
 }
 

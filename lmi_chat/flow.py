@@ -21,7 +21,7 @@ from lmi_chat.engine import Engine
 from lmi_chat.errors import BadField, BadMedia, CutOff, Draining, EngineDown, Error, Loading, Problem, TimedOut
 from lmi_chat.frames import Shape
 from lmi_chat.hooks import Hooks
-from lmi_chat.job import Done, Job, Piece, Sampling
+from lmi_chat.job import Done, Job, Piece, Pooling, Sampling
 from lmi_chat.seats import Seats
 from lmi_chat.sessions import Session, Sessions
 
@@ -30,7 +30,7 @@ INLINE_BYTES = 32 * 1024
 SPARE_LEAST, SPARE_PART = 1, 8
 # Of those that run at once, one user leaves so many to others.
 RESERVED_PART = 64
-CANARY = "The capital of France is"
+CANARY, PROOF = "The capital of France is", Sampling(temperature=0.0, max_tokens=2, logprobs=1)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -132,10 +132,10 @@ class Line:
         return self._desk
 
     async def open(self, engine: Engine, desk: Desk) -> None:
-        """Generate a first token as a proof, then take requests. Raises the canary's Error."""
+        """Generate a first token, or embed a first text, as a proof; then take requests. Raises the canary's Error."""
         ids = desk.template.encode(CANARY, add_special_tokens=True)
-        sampling = Sampling(temperature=0.0, max_tokens=2, logprobs=1)
-        job = Job(id="canary", prompt_ids=ids, prompt_text=CANARY, sampling=sampling)
+        pooling = Pooling() if engine.model.space else None
+        job = Job(id="canary", prompt_ids=ids, prompt_text=CANARY, sampling=PROOF, pooling=pooling)
         delivery = Delivery(_Silence(), frames.DOCUMENT, (job,))
         async with engine.run(job, delivery.put):
             await delivery.over()
@@ -204,7 +204,7 @@ class Line:
 
     def _parse(self, call: Call, session: Session | None) -> Task | bytes:
         body = self._policy.hooks.body(_read(call, self._policy.limits), self.desk.template.tokenizer)
-        call.dialect = dialects.choose(body, call.forced)
+        call.dialect = dialects.choose(body, call.forced, self.desk)
         if call.dialect == "session":
             sessions = self._policy.sessions
             document, headers, call.warnings = dialects.session.answer(body, self.desk, sessions, call.session_id)
@@ -278,7 +278,7 @@ def _read(call: Call, limits: Limits) -> wire.Json:
         raise BadMedia("the charset of content-type must be utf-8")
     match media.strip().lower():
         case "" | "application/json":
-            lengths = {"messages": limits.max_messages, "prompt": limits.max_prompts}
+            lengths = {"messages": limits.max_messages, "prompt": limits.max_prompts, "input": limits.max_inputs}
             return wire.read(call.body, depth=limits.max_json_depth, lengths=lengths)
         case "text/plain" if call.forced in (None, "standard"):
             return {"inputs": wire.text(call.body)}

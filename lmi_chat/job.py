@@ -1,9 +1,9 @@
-"""The nouns in the middle: what the engine is asked for (Job) and what it gives back (Piece, Done).
+"""The nouns in the middle: what the engine is asked for (Job) and what it gives back (Piece, Vector, Done).
 
 No engine, HTTP or dialect names: inside the house there is one vocabulary.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -56,17 +56,39 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pooling:
+    """How a prompt becomes one vector. None: as the model has it."""
+
+    dimensions: int | None = None
+    is_normalized: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """Where an embedding model's vectors lie: their `dimensions`, and the `shorter` ones that it can also give.
+
+    Only a Matryoshka model has shorter ones. `is_lower_case`: texts are put in lower case before they are tokenised.
+    """
+
+    dimensions: int
+    shorter: Sequence[int] = ()
+    is_lower_case: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One prompt as the engine sees it: token ids, how to sample, who asked.
 
     `copies`: equal greedy sequences run once and are given so many times. `beams`: beam search of that width, with
     `length_penalty`, which ends with the first `beams` sequences that do if it `stops_early`; 0 for ordinary sampling.
+    `pooling`: no text is wanted but a vector, and `sampling` says nothing.
     """
 
     id: str
     prompt_ids: list[int]
     prompt_text: str
-    sampling: Sampling
+    sampling: Sampling = field(default_factory=Sampling)
+    pooling: Pooling | None = None
     priority: int = 0
     cache_salt: str | None = None
     copies: int = 1
@@ -125,6 +147,13 @@ class Piece:
     tokens: list[Token] = field(default_factory=list)
     finish: Finish | None = None
     prompt: tuple[Token | None, ...] = ()
+
+
+@dataclass(slots=True)
+class Vector(Piece):
+    """What a job with `pooling` gives, all at once: finite little-endian float32 numbers, and no text."""
+
+    values: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

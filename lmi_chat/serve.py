@@ -29,6 +29,8 @@ from lmi_chat.sources import BadSetting
 STOPPED, FAILED = 0, 1
 WATCH_S = 0.2
 CLOSE_S = 2.0
+CHAT = '{"messages":[{"role":"user","content":"What is the capital of France?"}],"temperature":0}'
+EMBED = '{"input":["The capital of France is Paris."]}'
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
@@ -164,7 +166,7 @@ def server_of(settings: Settings, application: Starlette) -> uvicorn.Server:
 
 def _say_ready(settings: Settings, health: Health, line: Line, port: int) -> None:
     host = "localhost" if settings.host in {"0.0.0.0", "127.0.0.1", "::"} else settings.host  # noqa: S104 compared, not bound
-    body = '{"messages":[{"role":"user","content":"What is the capital of France?"}],"temperature":0}'
+    body = EMBED if line.desk.space else CHAT
     say(f"ready after {health.seconds:.1f} s: {line.desk.model}, {line.desk.context_tokens} tokens of context. Try:")
     sys.stderr.write(
         f"\n  curl http://{host}:{port}/invocations -H 'content-type: application/json' \\\n    -d '{body}'\n\n"

@@ -31,6 +31,8 @@ class Settings:
     port: int = key(8080, "port to listen on", low=0, high=65535)
     safe_port_range: str = key("", "where a port is looked for that the engine asks for by number, such as 9000-9099")
     served_model_name: str = key("", "name that replies carry, and further names after commas; empty: from model_id")
+    task: str = key("auto", "text-generation or text-embedding; auto: by the model")
+    normalize: str = key("", "true or false: vectors of length 1; empty: as the model has it, which mostly is true")
     chat_template: str = key("", "a Jinja file, or its text, instead of the model's own chat template")
     chat_template_kwargs: str = key("", "names that a request may set in chat_template_kwargs, separated by commas")
     output_formatter: str = key("", "json, jsonlines or sse; the last two also make streaming the default")
@@ -57,6 +59,7 @@ class Settings:
     max_input_tokens: int = key(0, "tokens of one prompt; 0: what the context holds", low=0, high=100_000_000)
     max_n: int = key(16, "sequences of one request", low=1, high=1024)
     max_prompts: int = key(64, "prompts of one request", low=1, high=4096)
+    max_inputs: int = key(2048, "inputs of one embedding request", low=1, high=16_384)
     max_stop: int = key(16, "stop strings of one request", low=1, high=1024)
     max_stop_chars: int = key(1024, "characters of one stop string", low=1, high=65_536)
     max_logprobs: int = key(20, "alternatives per token", low=0, high=1000)
@@ -89,6 +92,8 @@ class Settings:
 OWN = {row.name: row for row in dataclasses.fields(Settings) if row.name not in {"engine", "origins", "notes"}}
 TYPES = {name: kind for name, kind in get_type_hints(Settings).items() if name in OWN}
 CHOICES = {
+    "task": ("auto", "text-generation", "text-embedding"),
+    "normalize": ("", "true", "false"),
     "output_formatter": ("", "json", "jsonlines", "sse"),
     "finish_reason": ("openai", "lmi"),
     "log_level": ("debug", "info", "warning", "error"),

@@ -5,7 +5,7 @@ import atexit
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lmi_chat import embedded
@@ -35,6 +35,11 @@ RENDER_OWN = frozenset(
         "tools",
     }
 )
+TASKS: Mapping[str, Mapping[str, str]] = {
+    "auto": {},
+    "text-generation": {"runner": "generate"},
+    "text-embedding": {"runner": "pooling", "convert": "embed"},
+}
 TGI_NAMES = frozenset({"tgi", "dummy"})  # what TGI's clients write where they have no name
 
 
@@ -47,7 +52,8 @@ async def load(settings: Settings, line: Line, enter: Callable[[str], None], sto
     folder = await _model_folder(settings, enter)
     names = _names(settings, folder)
     # a beam search asks the engine for twice as many alternatives as it has beams
-    given = dict(settings.engine) | {"max_logprobs": str(max(settings.max_logprobs, 2 * settings.max_n))}
+    given = {**_of_task(settings), **settings.engine}
+    given |= {"max_logprobs": str(max(settings.max_logprobs, 2 * settings.max_n))}
     given |= {"model": folder, "served_model_name": json.dumps(names[:1])}
     arguments.prepare_environment(given, _safe_ports(settings))
     loop = asyncio.get_running_loop()
@@ -59,7 +65,7 @@ async def load(settings: Settings, line: Line, enter: Callable[[str], None], sto
         seconds = settings.guide_compile_seconds
         engine = await asyncio.to_thread(engine_vllm.load, given, names, told, guide_compile_s=seconds)
         desk = _desk(settings, engine.model, store)
-        enter("generating a first token")
+        enter("embedding a first text" if engine.model.space else "generating a first token")
         await line.open(engine, desk)
     except engine_vllm.StartFailed as error:
         raise StartFailed(f"{error}{_origins(settings, str(error))}") from error
@@ -82,6 +88,16 @@ def _safe_ports(settings: Settings) -> list[int]:
     """What SageMaker leaves to a container beside the port that it asks on."""
     low, _, high = settings.safe_port_range.partition("-")
     return [port for port in range(int(low), int(high) + 1) if port != settings.port] if low else []
+
+
+def _of_task(settings: Settings) -> Mapping[str, str]:
+    """LMI's `task` in the engine's words. Raises BadSetting where these are given too and say otherwise."""
+    chosen = TASKS[settings.task]
+    for name, value in chosen.items():
+        if settings.engine.get(name, value) != value:
+            given = f"task = {settings.task} and {name} = {one_line(settings.engine[name], 80)}"
+            raise BadSetting(f"{given} are different kinds of model; keep one of them")
+    return chosen
 
 
 async def _model_folder(settings: Settings, enter: Callable[[str], None]) -> str:
@@ -152,6 +168,8 @@ def _desk(settings: Settings, model: Model, store: Store | None) -> Desk:
         finish_words=openai.LMI_FINISH if settings.finish_reason == "lmi" else None,
         fingerprint=model.fingerprint,
         has_priority=model.has_priority,
+        space=model.space,
+        is_normalized={"true": True, "false": False}.get(settings.normalize),
         save=store.save if store else None,
     )
 
@@ -162,6 +180,7 @@ def _limits(settings: Settings) -> Limits:
         max_input_tokens=settings.max_input_tokens,
         max_n=settings.max_n,
         max_prompts=settings.max_prompts,
+        max_inputs=settings.max_inputs,
         max_stop=settings.max_stop,
         max_stop_chars=settings.max_stop_chars,
         max_logprobs=settings.max_logprobs,

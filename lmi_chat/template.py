@@ -5,6 +5,7 @@ transformers' immutable sandbox. Text that spells a special token (`<|im_end|>`)
 own `apply_chat_template` does, in both dialects.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Late
@@ -49,7 +50,8 @@ class Template:
         """Use `source` (Jinja text) instead of the model's own template; raises BadTemplate if it fails a trial."""
         self.tokenizer = tokenizer
         self._source = source
-        self._encode = _encoder(tokenizer)
+        self._backend = _backend(tokenizer)
+        self._encode = _encoder(tokenizer, self._backend)
         self.longest_token_chars = max((len(token) for token in tokenizer.get_vocab()), default=1)
         self.has_chat = bool(source or tokenizer.chat_template)
         self._takes_parts = self.has_chat and self._try_out()
@@ -81,6 +83,20 @@ class Template:
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Text → token ids; `add_special_tokens` for plain prompts, not for rendered chats."""
         return self._encode(text, add_special_tokens)
+
+    def encode_part(self, text: str, most: int, *, is_end: bool = False, add_special_tokens: bool) -> list[int]:
+        """As `encode`, of the first part of `text` that gives at most `most` tokens, special ones included.
+
+        `is_end`: of its last part. Only with a Rust tokenizer are special tokens set around the part.
+        """
+        if self._backend is None:
+            whole = self._encode(text, add_special_tokens)
+            return whole[-most:] if is_end else whole[:most]
+        around = self._backend.num_special_tokens_to_add(is_pair=False) if add_special_tokens else 0
+        part = self._backend.encode(text, add_special_tokens=False)
+        part.truncate(max(most - around, 0), direction="left" if is_end else "right")
+        ids: list[int] = self._backend.post_process(part, None, add_special_tokens).ids
+        return ids[:most]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Token ids → text, with the special tokens' own spelling."""
@@ -128,9 +144,18 @@ def _failures() -> tuple[type[Exception], ...]:
     return (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError)
 
 
-def _encoder(tokenizer: Tokenizer) -> Callable[[str, bool], list[int]]:
+def _encoder(tokenizer: Tokenizer, backend: Any) -> Callable[[str, bool], list[int]]:
     """The shortest way to ids: the Rust tokenizer where there is one (it is safe to share between threads)."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return lambda text, special: tokenizer.encode(text, add_special_tokens=special)
     return lambda text, special: backend.encode(text, add_special_tokens=special).ids
+
+
+def _backend(tokenizer: Tokenizer) -> Any:
+    """The Rust tokenizer, or None. Its file may ask for padding and truncation, which are for training."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None and (backend.padding or backend.truncation):
+        backend = copy.copy(backend)
+        backend.no_padding()
+        backend.no_truncation()
+    return backend

@@ -7,6 +7,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -17,7 +18,7 @@ from lmi_chat import dialects
 from lmi_chat.dialects import Desk
 from lmi_chat.dialects.desk import Render
 from lmi_chat.errors import Error
-from lmi_chat.job import Choice, Done, Event, Finish, Piece, Reason, Token
+from lmi_chat.job import Choice, Done, Event, Finish, Piece, Reason, Space, Token
 from lmi_chat.template import Template
 from lmi_chat.wire import Json
 
@@ -25,6 +26,7 @@ END = "<|im_end|>"
 END_ID = 256
 VOCABULARY_TOKENS = 257
 TURNS = "{turns}"
+SPACE = Space(dimensions=4)
 brief = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 
 
@@ -33,16 +35,31 @@ class _Decoder:
         return json.dumps({"type": "ByteFallback"}).encode()
 
 
+@dataclass
+class _Encoding:
+    ids: list[int]
+
+    def truncate(self, most: int, *, direction: str) -> None:
+        self.ids = self.ids[:most] if direction == "right" else self.ids[len(self.ids) - most :]
+
+
 class _Backend:
     """What is used of the `tokenizers` library: encoding, and the decoder's state, which tells the spelling."""
 
     decoder = _Decoder()
+    padding = truncation = None
 
     def __init__(self, tokenizer: "ByteTokenizer") -> None:
         self._tokenizer = tokenizer
 
     def encode(self, text: str, **kwargs: Any) -> Any:
-        return type("Encoding", (), {"ids": self._tokenizer.encode(text, **kwargs)})
+        return _Encoding(self._tokenizer.encode(text, **kwargs))
+
+    def num_special_tokens_to_add(self, **_: bool) -> int:
+        return 0
+
+    def post_process(self, part: "_Encoding", *_: object) -> "_Encoding":
+        return part
 
 
 class ByteTokenizer:

@@ -67,8 +67,14 @@ RECIPES = {
             "MAX_CONCURRENT_REQUESTS": "1000",
             "HF_TASK": "text-generation",
         },
-        own={"model_id": "hub/m", "job_queue_size": 1000},
+        own={"model_id": "hub/m", "job_queue_size": 1000, "task": "text-generation"},
         engine={"revision": "abc", "trust_remote_code": "True", "tensor_parallel_size": "2", "max_num_seqs": "64"},
+    ),
+    "LMI's embedding guide, serving.properties": Recipe(
+        properties="engine=Python\noption.model_id=hub/m\noption.task=feature-extraction\n"
+        "option.entryPoint=djl_python.lmi_vllm.vllm_async_service\noption.rolling_batch=disable\n"
+        "option.async_mode=true\noption.normalize=false\n",
+        own={"model_id": "hub/m", "task": "text-embedding", "normalize": "false"},
     ),
     "LMI's vLLM guide, serving.properties": Recipe(
         properties="engine=Python\noption.tensor_parallel_degree=max\noption.model_id=hub/m\noption.rolling_batch=vllm\n"

@@ -3,6 +3,7 @@ shows too rarely. Never in place of the real one where that can run."""
 
 import asyncio
 import contextlib
+import struct
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from lmi_chat.http import app
 from lmi_chat.http.door import House
 from lmi_chat.http.edge import Edge
 from lmi_chat.http.protocol import protocol_class
-from lmi_chat.job import Choice, Done, Finish, Job, Piece, Sink, Token
+from lmi_chat.job import Choice, Done, Finish, Job, Piece, Sink, Space, Token, Vector
 from lmi_chat.spool import Spool
 from lmi_chat.store import Store
 from tests.fakes import VOCABULARY_TOKENS, ByteTokenizer, desk
@@ -48,12 +49,22 @@ def said(text: str, *, gap_s: float = 0.0) -> Script:
     return script
 
 
+def embedded(job: Job) -> Sequence[Step]:
+    """Four numbers: the prompt's first token and length, the dimensions asked for, whether it is normalised."""
+    pooling = job.pooling
+    assert pooling
+    numbers = (job.prompt_ids[0], len(job.prompt_ids), pooling.dimensions or 0, pooling.is_normalized is not False)
+    vector = Vector(0, "", [], values=struct.pack("<4f", *numbers))
+    return [vector, Done(prompt_tokens=len(job.prompt_ids), completion_tokens=0)]
+
+
 @dataclass
 class Scripted:
     """Plays `script` for each job; counts what runs and what was taken off before its end."""
 
     script: Script = field(default_factory=lambda: said("Hello!"))
     max_running: int = 4
+    space: Space | None = None
     is_dead: bool = False
     running: int = 0
     left_early: int = 0
@@ -68,6 +79,7 @@ class Scripted:
             context_tokens=1024,
             vocabulary_tokens=VOCABULARY_TOKENS,
             max_running=self.max_running,
+            space=self.space,
             fingerprint="scripted",
         )
 
@@ -80,7 +92,8 @@ class Scripted:
     @contextlib.asynccontextmanager
     async def run(self, job: Job, sink: Sink) -> AsyncIterator[None]:
         self.jobs.append(job)
-        steps = self.script(job) if job.id != "canary" else said("ok")(job)
+        proof = embedded if job.pooling else said("ok")
+        steps = self.script(job) if job.id != "canary" else proof(job)
         if steps and isinstance(steps[0], BaseException) and not isinstance(steps[0], Error):
             raise steps[0]
         playing = asyncio.create_task(_play(steps, sink))
@@ -151,7 +164,7 @@ def serving(
 
     async def serve() -> None:
         if is_open:
-            await house.line.open(engine, desk(limits=policy.limits, **desk_changes))
+            await house.line.open(engine, desk(limits=policy.limits, space=engine.space, **desk_changes))
         await server._serve()
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)

@@ -561,8 +561,6 @@ def test_two_kinds_of_request_in_one_body() -> None:
     assert (error.param, error.message.split(":")[0]) == ("messages", "messages and inputs in one body")
     with pytest.raises(Error, match=r"none of the keys .*: messages, inputs, prompt, input, requestType"):
         dialects.parse({"foo": 1}, desk(), "1")
-    with pytest.raises(BadField, match=r"input .* not served by this version; what is: .*prompt"):
-        dialects.parse({"input": "x"}, desk(), "1")
     assert dialects.parse(body(inputs="x"), desk(), "1", forced="chat").dialect == "chat"
 
 

@@ -38,7 +38,7 @@ ROWS = """
 | `n` | integer | 1 to `max_n` | `1` | sequences | chat, completion |
 | `max_new_tokens` | integer | 1 to 2147483647 | `30` | tokens to generate | standard |
 | `tools` | null, `[]` |  |  | 400: is not served by this version | chat |
-| `user` | string | at most 512 characters | `""` | who asks; users take turns | chat, completion |
+| `user` | string | at most 512 characters | `""` | who asks; users take turns | chat, completion, embedding |
 """
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from itertools import islice
 
 from lmi_chat.bounds import nearest
-from lmi_chat.dialects import chat, completion, openai, session, standard
+from lmi_chat.dialects import chat, completion, embedding, openai, session, standard
 from lmi_chat.dialects.desk import NAME_BYTES, UNKNOWN_SHOWN, Desk, Task
 from lmi_chat.errors import BadField, BadJson, Problem, one_line
 from lmi_chat.wire import Json
@@ -18,16 +18,29 @@ KEYS = {
     "input": "embedding",
     "requestType": "session",
 }
-PARSERS: Mapping[str, Parse] = {"chat": chat.parse, "standard": standard.parse, "completion": completion.parse}
+PARSERS: Mapping[str, Parse] = {
+    "chat": chat.parse,
+    "standard": standard.parse,
+    "completion": completion.parse,
+    "embedding": embedding.parse,
+}
 
 
-def choose(body: Json, forced: str | None) -> str:
-    """The dialect of a body, or the one that its route forces.
+def choose(body: Json, forced: str | None, desk: Desk) -> str:
+    """The dialect of a body, or the one that its route forces; a model that embeds speaks one of its own.
 
-    Raises BadField when two dialects' keys stand in one body, BadJson when none does or the dialect is not served.
+    Raises BadField when two dialects' keys stand in one body or the model is of another kind, BadJson when no key does.
     """
-    if forced:
-        return forced
+    name = forced or _find(body)
+    if desk.space is None:
+        return name
+    if name in {"embedding", "standard"}:
+        return "embedding"
+    key = next(key for key, dialect in KEYS.items() if dialect == name)
+    raise BadField([Problem(key, f"{key} cannot be served: this model embeds; send input or inputs")])
+
+
+def _find(body: Json) -> str:
     found = [key for key in KEYS if key in body]
     if len(found) > 1:
         names = " and ".join(found)
@@ -41,10 +54,6 @@ def choose(body: Json, forced: str | None) -> str:
         ]
         text = f"the body has none of the keys that choose a kind of request: {', '.join(KEYS)}"
         raise BadJson(text + "".join(hints[:1]))
-    if KEYS[found[0]] not in PARSERS and KEYS[found[0]] != "session":
-        served = ", ".join(key for key, name in KEYS.items() if name in PARSERS or name == "session")
-        text = f"{found[0]} ({KEYS[found[0]]} requests) is not served by this version; what is: {served}"
-        raise BadField([Problem(found[0], text)])
     return KEYS[found[0]]
 
 
@@ -54,7 +63,7 @@ def _near(name: str) -> str:
 
 def parse(body: Json, desk: Desk, request_id: str, forced: str | None = None) -> Task:
     """A checked body → the task it asks for. Raises an Error that names the field; takes no slot."""
-    return PARSERS[choose(body, forced)](body, desk, request_id)
+    return PARSERS[choose(body, forced, desk)](body, desk, request_id)
 
 
 def error_body(error: Exception, dialect: str, *, is_tgi: bool = False) -> Json:

@@ -4,14 +4,13 @@ Shapes: OpenAI API reference, "Completions (legacy)". `echo` with `max_tokens: 0
 evaluation tools (lm-eval and the like) ask for the likelihood of a text.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 from lmi_chat.dialects import desk as common
 from lmi_chat.dialects import guide, openai
 from lmi_chat.dialects.account import NOT_RANKED
 from lmi_chat.dialects.continuation import Chunks, Scored, Wanted, Whole
-from lmi_chat.dialects.desk import Desk, Form, Render, Task
+from lmi_chat.dialects.desk import Desk, Form, Prompt, Render, Task
 from lmi_chat.dialects.openai import error_body
 from lmi_chat.errors import BadField, Problem, echo
 from lmi_chat.fields import COMPLETION
@@ -19,7 +18,6 @@ from lmi_chat.job import Job
 from lmi_chat.wire import Json
 
 ENGINES = ("priority", "length_penalty", "cache_salt")
-Prompt = str | list[int]
 
 
 def parse(body: Json, desk: Desk, request_id: str) -> Task:
@@ -27,7 +25,7 @@ def parse(body: Json, desk: Desk, request_id: str) -> Task:
     common.check_model(body.get("model"), desk)
     form = Form(desk)
     form.read(body, COMPLETION)
-    prompts = _check_prompt(body.get("prompt"), form)
+    prompts = common.check_prompts(body.get("prompt"), "prompt", form, desk.limits.max_prompts)
     is_stream = form.extra.get("stream", desk.streams_by_default)
     wanted = _check_wanted(body, form, request_id, is_stream=is_stream)
     guide.read(body, form)
@@ -54,37 +52,6 @@ def parse(body: Json, desk: Desk, request_id: str) -> Task:
     is_passed_over = form.extra.get("priority") and not desk.has_priority
     task.unknown, task.user = [*unknown, NOT_RANKED] if is_passed_over else unknown, form.own("user")
     return task
-
-
-def _check_prompt(prompt: object, form: Form) -> Sequence[tuple[str, Prompt]]:
-    """The prompts with their paths: one string or array of token ids, or an array of these."""
-    if not isinstance(prompt, list) or not prompt or type(prompt[0]) is int:
-        _check_one(prompt, "prompt", form)
-        return [("prompt", prompt)]  # type: ignore[list-item]
-    most = form.desk.limits.max_prompts
-    if len(prompt) > most:
-        form.wrong("prompt", f"must have at most {most} prompts, got {len(prompt)}")
-        return []
-    several = [(f"prompt[{place}]", one) for place, one in enumerate(prompt)]
-    for path, one in several:
-        _check_one(one, path, form)
-    return several
-
-
-def _check_one(prompt: object, path: str, form: Form) -> None:
-    if not isinstance(prompt, str | list):
-        inner = ", or an array of these" if path == "prompt" else ""
-        form.wrong(path, f"must be a string or an array of token ids{inner}; got {echo(prompt)}")
-    elif not prompt:
-        form.wrong(path, "must not be empty")
-    elif isinstance(prompt, list):
-        most = form.desk.vocabulary_tokens - 1
-        wrong = next(
-            (place for place, token in enumerate(prompt) if type(token) is not int or not 0 <= token <= most), -1
-        )
-        if wrong >= 0:
-            text = f"must be a token id of at least 0 and at most {most}, got {echo(prompt[wrong])}"
-            form.wrong(f"{path}[{wrong}]", text)
 
 
 def _check_wanted(body: Json, form: Form, request_id: str, *, is_stream: bool) -> Wanted:

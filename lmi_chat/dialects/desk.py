@@ -8,11 +8,12 @@ from typing import Any, Protocol
 from lmi_chat.bounds import GREEDY_BELOW, Field, Limits, check, nearest
 from lmi_chat.errors import PROBLEMS_MOST, BadField, Error, NotFound, Problem, PromptTooLong, echo, one_line
 from lmi_chat.frames import Shape
-from lmi_chat.job import Done, Job, Piece, Sampling
+from lmi_chat.job import Done, Job, Piece, Sampling, Space
 from lmi_chat.shelf import Kept
 from lmi_chat.template import Template
 from lmi_chat.wire import Json
 
+Prompt = str | list[int]
 UNKNOWN_SHOWN = 8
 NAME_BYTES = 40
 NO_SEED = -1  # as vLLM has it, and so LMI
@@ -40,6 +41,8 @@ class Desk:
     finish_words: Mapping[str, str] | None = None
     fingerprint: str = ""
     has_priority: bool = False  # the engine serves by priority, not in the order of arrival
+    space: Space | None = None  # the model embeds and generates no text
+    is_normalized: bool | None = None  # vectors have length 1; None: as the model has it
     save: Callable[[Kept], None] | None = None  # keeps a completion, without waiting; None: none is kept
 
 
@@ -162,6 +165,35 @@ def check_model(name: object, desk: Desk) -> None:
         raise BadField([Problem("model", f"model must be a string, got {echo(name)}")])
     if name not in desk.names:
         raise NotFound(f"model {echo(name)} is not served here; {desk.model} is", param="model")
+
+
+def check_prompts(value: object, name: str, form: Form, most: int) -> Sequence[tuple[str, Prompt]]:
+    """Prompts with their paths: one string or array of token ids, or an array of at most `most` of these."""
+    if not isinstance(value, list) or not value or type(value[0]) is int:
+        _check_prompt(value, name, form, ", or an array of these")
+        return [(name, value)]  # type: ignore[list-item]
+    if len(value) > most:
+        form.wrong(name, f"must have at most {most} prompts, got {len(value)}")
+        return []
+    several = [(f"{name}[{place}]", one) for place, one in enumerate(value)]
+    for path, one in several:
+        _check_prompt(one, path, form)
+    return several
+
+
+def _check_prompt(prompt: object, path: str, form: Form, others: str = "") -> None:
+    if not isinstance(prompt, str | list):
+        form.wrong(path, f"must be a string or an array of token ids{others}; got {echo(prompt)}")
+    elif not prompt:
+        form.wrong(path, "must not be empty")
+    elif isinstance(prompt, list):
+        most = form.desk.vocabulary_tokens - 1
+        wrong = next(
+            (place for place, token in enumerate(prompt) if type(token) is not int or not 0 <= token <= most), -1
+        )
+        if wrong >= 0:
+            text = f"must be a token id of at least 0 and at most {most}, got {echo(prompt[wrong])}"
+            form.wrong(f"{path}[{wrong}]", text)
 
 
 def check_vocabulary(form: Form) -> None:

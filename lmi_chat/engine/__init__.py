@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from lmi_chat.job import Job, Sink
+from lmi_chat.job import Job, Sink, Space
 from lmi_chat.template import Tokenizer
 
 
@@ -14,7 +14,7 @@ class Model:
     """What is served.
 
     `names` may be asked for; `defaults` are its own sampling defaults, in Sampling's names; `end_ids` end a sequence;
-    `has_priority`: a job's priority counts, and is not passed over in silence.
+    `has_priority`: a job's priority counts, and is not passed over in silence; `space`: it embeds and writes no text.
     """
 
     name: str
@@ -25,6 +25,7 @@ class Model:
     max_running: int
     fingerprint: str
     has_priority: bool = False
+    space: Space | None = None
     end_ids: frozenset[int] = frozenset()
     defaults: Mapping[str, Any] = field(default_factory=dict)
 

@@ -12,10 +12,12 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from lmi_chat.engine import Load, Model, beam, guides, sampling
+from lmi_chat.engine import Load, Model, beam, guides, pooling, sampling
 from lmi_chat.engine.arguments import words
+from lmi_chat.engine.failures import translate
+from lmi_chat.engine.gauge import Gauge
 from lmi_chat.engine.tokens import Vocabulary
-from lmi_chat.errors import BadField, Bug, EngineDown, Error, Problem, Unavailable, one_line
+from lmi_chat.errors import Bug, Error, one_line
 from lmi_chat.job import Done, Finish, Job, Piece, Reason, Sink, Token
 
 STOP_S = 1.5
@@ -29,7 +31,7 @@ class StartFailed(Exception):
 class Vllm:
     """One AsyncLLM and the model it serves."""
 
-    def __init__(self, engine: Any, model: Model, gauge: "Gauge", tried: guides.Guides) -> None:
+    def __init__(self, engine: Any, model: Model, gauge: Gauge, tried: guides.Guides) -> None:
         """Serve `model` by `engine`; use `load`."""
         self.model = model
         self._engine = engine
@@ -49,6 +51,10 @@ class Vllm:
     @asynccontextmanager
     async def run(self, job: Job, sink: Sink) -> AsyncIterator[None]:
         """See Engine.run."""
+        if job.pooling:
+            async with pooling.run(self._engine, job, sink):
+                yield
+            return
         if job.beams:
             ends = frozenset[int]() if job.sampling.ignore_eos else self.model.end_ids
             async with beam.run(self.run, job, sink, ends):
@@ -65,7 +71,7 @@ class Vllm:
                 job.id, prompt, sampling.params(job.sampling), priority=job.priority
             )
         except Exception as error:
-            raise _translate(error) from error
+            raise translate(error) from error
         collector.put = run.put
         if collector.output is not None:
             run.put(collector.output)
@@ -80,36 +86,6 @@ class Vllm:
         """End EngineCore and its workers; vLLM's own wait is cut to what SIGTERM leaves us."""
         self._guides.stop()
         await asyncio.to_thread(self._engine.shutdown, STOP_S)
-
-
-class Gauge:
-    """vLLM's scheduler figures, taken where it logs them."""
-
-    def __init__(self) -> None:
-        """Nothing seen yet."""
-        self.running = self.waiting = self.steps = 0
-
-    def __call__(self, config: object, engine_index: int = 0) -> "Gauge":  # noqa: ARG002 vLLM's factory signature
-        """Be the factory of the one logger."""
-        return self
-
-    def record(self, scheduler_stats: Any, iteration_stats: Any, **_: object) -> None:  # noqa: ARG002 vLLM's signature
-        """Keep the newest figures."""
-        if scheduler_stats is not None:
-            self.running, self.waiting = scheduler_stats.num_running_reqs, scheduler_stats.num_waiting_reqs
-            self.steps += 1
-
-    def log_engine_initialized(self) -> None:
-        """Nothing to log."""
-
-    def log(self) -> None:
-        """Nothing to log."""
-
-    def record_sleep_state(self, *_: object) -> None:
-        """Not used."""
-
-    def record_admission_rejection(self, *_: object) -> None:
-        """Not used."""
 
 
 class _Run:
@@ -129,7 +105,7 @@ class _Run:
             return
         try:
             if isinstance(output, Exception):
-                self._end(_translate(output))
+                self._end(translate(output))
             else:
                 self._take(output)
         except Exception:
@@ -183,24 +159,6 @@ class _Run:
         return tuple(
             None if entry is None else self._token(token_id, entry, self._prompt_top) for token_id, entry in pairs
         )
-
-
-def _translate(error: BaseException) -> Error:
-    """What the engine raised, in our words: gone, the request's own fault, or full. Details go to the log."""
-    from vllm.exceptions import VLLMClientError
-    from vllm.v1.engine.exceptions import EngineDeadError
-
-    match error:
-        case EngineDeadError():
-            return EngineDown("the engine is gone; this server is ending")
-        case VLLMClientError() | ValueError():
-            name = getattr(error, "parameter", None) or "request"
-            return BadField([Problem(str(name), f"{name} is refused by the engine: {one_line(str(error), 240)}")])
-        case _ if getattr(error, "status_code", 0) == Unavailable.status:
-            return Unavailable("the engine's queue is full")
-        case _:
-            log.error("the engine failed on a request", exc_info=error)
-            return Bug("the engine failed on this request")
 
 
 def load(
@@ -279,6 +237,7 @@ def _describe(engine: Any, names: tuple[str, ...]) -> Model:
         fingerprint=f"vllm-{vllm.__version__}-{str(config.dtype).removeprefix('torch.')}",
         # under "fcfs" vLLM takes any priority and passes it over
         has_priority=engine.vllm_config.scheduler_config.policy == "priority",
+        space=pooling.space(config),
         defaults=config.get_diff_sampling_param(),
         end_ids=_end_ids(engine),
     )

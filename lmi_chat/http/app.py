@@ -58,6 +58,7 @@ def build(house: House) -> Starlette:
     post = ["POST"]
     lines, chat = Door(house, shape="lines"), Door(house, shape="events", forced="chat")
     completion = Door(house, shape="events", forced="completion")
+    embedding = Door(house, shape="lines", forced="embedding")
     routes = [
         Route("/ping", _ping(house), methods=["GET"]),
         Route("/invocations", lines, methods=post),
@@ -65,6 +66,7 @@ def build(house: House) -> Starlette:
         Route("/models/{model}/invoke", lines, methods=post),
         Route("/v1/chat/completions", chat, methods=post),
         Route("/v1/completions", completion, methods=post),
+        Route("/v1/embeddings", embedding, methods=post),
         *sagemaker.routes(house),
         *stored.routes(house.store),
         Route("/v1/models", _models(house), methods=["GET"]),

@@ -209,7 +209,7 @@ def tokenizer(model: Path) -> Any:
     return AutoTokenizer.from_pretrained(model)
 
 
-LAST = ("test_shutdown", "test_configured", "test_stored", "test_death")
+LAST = ("test_shutdown", "test_embedding", "test_configured", "test_stored", "test_death")
 """The shared server ends before the other one starts: there are two cores."""
 
 

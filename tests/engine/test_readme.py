@@ -13,7 +13,10 @@ from tests.engine.conftest import Server
 
 TEXT = (Path(__file__).parents[2] / "README.md").read_text()
 BLOCK = r"((?:(?!```).)*)"
-PAIRS = re.findall(rf"```(sh|python)\n{BLOCK}```\n\n```(?:json|text)\n{BLOCK}```", TEXT, re.DOTALL)
+PAIR = rf"```(sh|python)\n{BLOCK}```\n\n```(?:json|text)\n{BLOCK}```"
+MARK = "<!-- of an embedding model -->\n"
+PAIRS = re.findall(f"(?<!{MARK}){PAIR}", TEXT, re.DOTALL)
+EMBEDDING = re.findall(MARK + PAIR, TEXT, re.DOTALL)
 DIFFERS = [
     (r'"id":"chatcmpl-[0-9a-f]{32}"', '"id":"…"'),
     (r'"created":\d{10}', '"created":…'),

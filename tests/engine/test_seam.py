@@ -130,3 +130,18 @@ def test_every_value_of_sampling_reaches_the_engine() -> None:
     guided = params(Sampling(guide=Guide("regex", "a+")))
     assert guided.structured_outputs is not None
     assert params(Sampling()).structured_outputs is None
+
+
+def test_a_pooling_request_says_its_task_and_has_one_tensor() -> None:
+    from dataclasses import fields
+
+    from vllm.config import ModelConfig
+    from vllm.outputs import PoolingOutput, PoolingRequestOutput
+    from vllm.pooling_params import PoolingParams
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    assert {"task", "dimensions", "use_activation"} <= set(PoolingParams.__struct_fields__)
+    assert "data" in {row.name for row in fields(PoolingOutput)}
+    assert {"prompt_token_ids", "num_cached_tokens"} <= set(inspect.signature(PoolingRequestOutput).parameters)
+    assert all(hasattr(ModelConfig, name) for name in ("embedding_size", "is_matryoshka", "matryoshka_dimensions"))
+    assert hasattr(AsyncLLM, "get_supported_tasks")

@@ -203,7 +203,7 @@ def test_plain_text_is_a_standard_request(service: Service) -> None:
     [
         ({**CHAT, "inputs": "a"}, "messages and inputs in one body"),
         ({"foo": 1}, "messages, inputs, prompt, input, requestType"),
-        ({"input": "a"}, "input (embedding requests) is not served by this version"),
+        ({"input": "a"}, "input cannot be served: this model generates text"),
         ({**CHAT, "max_tokens": True}, "max_tokens must be an integer, got true"),
         ({**CHAT, "stream": "yes"}, 'stream must be true or false, got "yes"'),
         ({**CHAT, "max_tokens": 4.0}, "max_tokens must be an integer, got 4.0"),

@@ -23,7 +23,7 @@ from lmi_chat.http import app
 from lmi_chat.http.door import House
 from lmi_chat.http.openapi import document
 from tests.cases import UNSAID
-from tests.fakes import desk
+from tests.fakes import SPACE, desk
 from tests.http.test_app import send
 from tests.scripted import serving
 
@@ -151,7 +151,8 @@ def test_each_route_is_a_path() -> None:
         for method in getattr(route, "methods", None) or ["POST"]
         if method != "HEAD"
     }
-    paths = shown(has_store=True)["paths"]
+    embeds = document(desk(space=SPACE), has_sessions=True, has_async=True)
+    paths = {**shown(has_store=True)["paths"], **embeds["paths"]}
     assert routes == {(path, method.upper()) for path, item in paths.items() for method in item}
 
 

@@ -52,11 +52,30 @@ FILTERS: list[Json] = [
 ]
 
 
+GENERATES: Json = {"chat": ("messages",), "standard": ("inputs",), "completion": ("prompt",)}
+EMBEDS: Json = {"embedding": ("input", "inputs")}
+"""The dialects of either kind of model, and the keys that choose them."""
+
+
 def document(desk: Desk, *, has_sessions: bool, has_async: bool) -> Json:
     """The whole document, of this deployment and its bounds.
 
     Stored completions, sessions and asynchronous requests stand in it where they are on.
     """
+    if desk.space:
+        bodies, paths = {"EmbeddingRequest": requests.of_embedding(desk)}, _of_embedder(has_async=has_async)
+    else:
+        bodies = _bodies(desk, has_sessions=has_sessions)
+        paths = _paths(has_sessions=has_sessions, has_store=desk.save is not None, has_async=has_async)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "lmi-chat", "version": __version__, "license": {"name": "Apache-2.0"}},
+        "paths": paths,
+        "components": {"schemas": bodies | answers.schemas(desk)},
+    }
+
+
+def _bodies(desk: Desk, *, has_sessions: bool) -> Json:
     bodies = {
         "ChatRequest": requests.of_chat(desk),
         "StandardRequest": requests.of_standard(desk),
@@ -66,31 +85,15 @@ def document(desk: Desk, *, has_sessions: bool, has_async: bool) -> Json:
         bodies["SessionRequest"] = requests.of_session(desk)
     if desk.save is not None:
         bodies["Metadata"] = record({"metadata": requests.METADATA}, ["metadata"])
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "lmi-chat", "version": __version__, "license": {"name": "Apache-2.0"}},
-        "paths": _paths(has_sessions=has_sessions, has_store=desk.save is not None, has_async=has_async),
-        "components": {"schemas": bodies | answers.schemas(desk)},
-    }
+    return bodies
 
 
 def _paths(*, has_sessions: bool, has_store: bool, has_async: bool) -> Json:
-    door = _door(has_sessions=has_sessions)
-    paths: Json = {
-        "/invocations": {"post": door},
-        "/predictions/{model}": {"post": _named(door, "model")},
-        "/models/{model}/invoke": {"post": _named(door, "model")},
-        **runtime.paths(door, has_async=has_async),
+    paths = _shared(_door(GENERATES, has_sessions=has_sessions), has_async=has_async)
+    paths |= {
         "/v1/chat/completions": {"post": _inference("Chat completions", "chat", has_sessions=has_sessions)},
         "/v1/completions": {"post": _inference("Completions", "completion", has_sessions=has_sessions)},
-        "/v1/models": {"get": _get("The served model", "Models", 503)},
-        "/v1/models/{model}": {"get": _named(_get("One of its names", "Model", 404, 503), "model")},
-        "/ping": {"get": _get("Health: 200 when requests are taken, 503 with what goes on otherwise", "Ready")},
-        "/metrics": {"get": _get("Figures for Prometheus", "")},
-        "/openapi.json": {"get": _get("This document", "", 503)},
     }
-    paths["/metrics"]["get"]["responses"]["200"]["content"] = {"text/plain": {"schema": TEXT}}
-    paths["/ping"]["get"]["responses"]["503"] = answered(STATUSES[503], "NotReady")
     if has_store:
         one = "/v1/chat/completions/{id}"
         paths["/v1/chat/completions"]["get"] = _stored("Stored completions", "StoredCompletions", *PAGING, *FILTERS)
@@ -103,18 +106,40 @@ def _paths(*, has_sessions: bool, has_store: bool, has_async: bool) -> Json:
     return paths
 
 
-def _door(*, has_sessions: bool) -> Json:
-    """A door for every dialect."""
-    kinds = {"ChatRequest": "messages", "StandardRequest": "inputs", "CompletionRequest": "prompt"}
-    kinds |= {"SessionRequest": "requestType"} if has_sessions else {}
-    bodies: Json = {
-        "application/json": {"schema": {"anyOf": [requests.at_any_door(*kind) for kind in kinds.items()]}},
-        "text/plain": {"schema": {"type": "string", "minLength": 1, "description": "the inputs of a standard request"}},
+def _of_embedder(*, has_async: bool) -> Json:
+    """The paths of a model that embeds."""
+    own = {"/v1/embeddings": {"post": _inference("Embeddings", "embedding", has_sessions=False)}}
+    return _shared(_door(EMBEDS, has_sessions=False), has_async=has_async) | own
+
+
+def _shared(door: Json, *, has_async: bool) -> Json:
+    """What every server has; `door` is the operation that takes every dialect."""
+    paths: Json = {
+        "/invocations": {"post": door},
+        "/predictions/{model}": {"post": _named(door, "model")},
+        "/models/{model}/invoke": {"post": _named(door, "model")},
+        **runtime.paths(door, has_async=has_async),
+        "/v1/models": {"get": _get("The served model", "Models", 503)},
+        "/v1/models/{model}": {"get": _named(_get("One of its names", "Model", 404, 503), "model")},
+        "/ping": {"get": _get("Health: 200 when requests are taken, 503 with what goes on otherwise", "Ready")},
+        "/metrics": {"get": _get("Figures for Prometheus", "")},
+        "/openapi.json": {"get": _get("This document", "", 503)},
     }
-    names = ("chat", "standard", "completion")
-    return _operation(
-        "A chat, a standard request or a completion, by its key", names, bodies, has_sessions=has_sessions
-    )
+    paths["/metrics"]["get"]["responses"]["200"]["content"] = {"text/plain": {"schema": TEXT}}
+    paths["/ping"]["get"]["responses"]["503"] = answered(STATUSES[503], "NotReady")
+    return paths
+
+
+def _door(dialects: Json, *, has_sessions: bool) -> Json:
+    """A door for every one of these dialects."""
+    kinds = dialects | ({"session": ("requestType",)} if has_sessions else {})
+    schemas = [requests.at_any_door(f"{name.capitalize()}Request", *keys) for name, keys in kinds.items()]
+    bodies: Json = {
+        "application/json": {"schema": {"anyOf": schemas}},
+        "text/plain": {"schema": {"type": "string", "minLength": 1, "description": "the same as inputs"}},
+    }
+    summary = f"{', '.join(dialects)}: which one, its key says"
+    return _operation(summary, tuple(dialects), bodies, has_sessions=has_sessions)
 
 
 def _inference(summary: str, dialect: str, *, has_sessions: bool) -> Json:

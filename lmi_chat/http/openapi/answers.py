@@ -20,6 +20,7 @@ from lmi_chat.wire import Json
 KINDS = ("invalid_request_error", "not_found_error", "unavailable_error", "timeout_error", "server_error")
 IDS = array(COUNT)
 STOP_REASON: Json = {"type": ["string", "integer", "null"], "description": "what stopped it: a text or a token id"}
+VECTOR: Json = {"anyOf": [array(NUMBER), TEXT | {"contentEncoding": "base64"}]}
 LOGPROB: Json = {"type": "number", "maximum": 0, "description": "natural logarithm; -9999.0 stands for -infinity"}
 
 
@@ -36,6 +37,8 @@ def schemas(desk: Desk) -> Json:
         "Generations": array(ref("Generation")),
         "GenerationLine": _line(),
         "GenerationErrorLine": _error_line(desk),
+        "Embeddings": _embeddings(desk),
+        "Vectors": array(VECTOR),
         "Session": answer({"result": TEXT}),
         "OpenAIError": _openai_error(desk),
         "LmiError": answer(_lmi_fields(desk)),
@@ -45,6 +48,12 @@ def schemas(desk: Desk) -> Json:
             {"Message": TEXT, "OriginalStatusCode": INTEGER, "OriginalMessage": TEXT, "LogStreamArn": TEXT}
         ),
     } | _others()
+
+
+def _embeddings(desk: Desk) -> Json:
+    one = answer({"object": {"const": "embedding"}, "index": COUNT, "embedding": VECTOR})
+    usage = answer({"prompt_tokens": COUNT, "total_tokens": COUNT})
+    return answer({"object": {"const": "list"}, "data": array(one), "model": {"const": desk.model}, "usage": usage})
 
 
 def _words(desk: Desk) -> list[str]:
@@ -218,13 +227,21 @@ ITEMS = {
     "completion": ("Completion", "OpenAIError"),
 }
 """What a stream's lines or events are, by dialect; the last one only where it breaks off."""
-WHOLE = {"chat": ("ChatCompletion",), "standard": ("Generation", "Generations"), "completion": ("Completion",)}
+WHOLE = {
+    "chat": ("ChatCompletion",),
+    "standard": ("Generation", "Generations"),
+    "completion": ("Completion",),
+    "embedding": ("Embeddings", "Vectors"),
+}
 
 
 def contents(dialects: tuple[str, ...], *, has_sessions: bool) -> Json:
     """A 200's bodies by media type: one document, or a stream of JSON texts (`x-item-schema` is each one's)."""
     whole = [name for dialect in dialects for name in WHOLE[dialect]] + (["Session"] if has_sessions else [])
-    items = one_of(*dict.fromkeys(name for dialect in dialects for name in ITEMS[dialect]))
+    streamed = [name for dialect in dialects for name in ITEMS.get(dialect, ())]
+    if not streamed:
+        return {"application/json": {"schema": one_of(*whole)}}
+    items = one_of(*dict.fromkeys(streamed))
     lines = {"type": "string", "description": "one JSON text a line"}
     events = {"type": "string", "description": "server-sent events of one JSON text each; OpenAI's end with [DONE]"}
     return {

@@ -12,9 +12,11 @@ from lmi_chat.dialects.desk import Desk
 from lmi_chat.fields import (
     CHAT,
     COMPLETION,
+    EMBEDDING,
     KEY_CHARS,
     PAIRS_MOST,
     PARAMETERS,
+    POOLING,
     SESSION,
     STANDARD,
     USAGE,
@@ -168,13 +170,33 @@ def _message(desk: Desk) -> Json:
     return record(properties, ["role"], is_closed=desk.is_strict) | {"anyOf": ways}
 
 
+def _prompts(desk: Desk, most: int) -> Json:
+    """A text or token ids, or an array of these."""
+    one: list[Json] = [{"type": "string", "minLength": 1}, {"type": "array", "items": _token(desk), "minItems": 1}]
+    return {"anyOf": [*one, {"type": "array", "items": {"anyOf": one}, "minItems": 1, "maxItems": most}]}
+
+
+def of_embedding(desk: Desk) -> Json:
+    """Texts to embed, as `input` or as `inputs`."""
+    shared, texts = _shared(desk), _prompts(desk, desk.limits.max_inputs)
+    shorter = desk.space.shorter if desk.space else ()
+    cut = {"anyOf": [{"enum": [-1]}, {"type": "integer", "minimum": 1, "maximum": desk.context_tokens}, NULL]}
+    options: Json = {
+        "dimensions": {"maximum": len(shorter)} if isinstance(shorter, range) else {"enum": [*shorter, None]},
+        "truncate_prompt_tokens": cut,
+        "cache_salt": shared["cache_salt"],
+    }
+    inner = record(_table(POOLING, desk, options), is_closed=desk.is_strict)
+    insides = options | {"parameters": {"anyOf": [inner, NULL]}, "model": shared["model"]}
+    whole = record(_table(EMBEDDING, desk, insides | {"input": texts, "inputs": texts}), is_closed=desk.is_strict)
+    return whole | {"oneOf": [{"required": ["input"]}, {"required": ["inputs"]}]}
+
+
 def of_completion(desk: Desk) -> Json:
     """A completion."""
-    one: list[Json] = [{"type": "string", "minLength": 1}, {"type": "array", "items": _token(desk), "minItems": 1}]
-    several = {"type": "array", "items": {"anyOf": one}, "minItems": 1, "maxItems": desk.limits.max_prompts}
     most = min(COMPLETION["logprobs"].top(desk.limits) or 0, desk.limits.max_logprobs)
     insides = _shared(desk) | {
-        "prompt": {"anyOf": [*one, several]},
+        "prompt": _prompts(desk, desk.limits.max_prompts),
         "logprobs": {"maximum": most},
     }
     scored = {"use_beam_search": {"const": True}, "echo": {"const": True}}
@@ -228,7 +250,7 @@ def of_session(desk: Desk) -> Json:
     return record(_table(SESSION, desk, kinds), ["requestType"], is_closed=desk.is_strict)
 
 
-def at_any_door(name: str, key: str) -> Json:
+def at_any_door(name: str, *keys: str) -> Json:
     """The body of that component, where another dialect's key would choose the other dialect."""
-    others: Json = {other: False for other in KEYS if other != key}
+    others: Json = {other: False for other in KEYS if other not in keys}
     return {"allOf": [{"$ref": f"#/components/schemas/{name}"}, {"properties": others}]}

@@ -1,0 +1,159 @@
+"""The embedding dialect, parse and render: OpenAI's `input`, and LMI's `inputs` where the served model embeds.
+
+Shapes: OpenAI API reference, "Create embeddings"; DJL Serving's text embedding: a bare array of vectors. Beside the
+inputs, or in `parameters`, may stand what vLLM and Text Embeddings Inference know.
+"""
+
+from base64 import b64encode
+from collections.abc import Sequence
+
+from lmi_chat.dialects import desk as common
+from lmi_chat.dialects import openai
+from lmi_chat.dialects.account import NOT_RANKED
+from lmi_chat.dialects.desk import Desk, Form, Prompt, Task
+from lmi_chat.dialects.openai import error_body
+from lmi_chat.errors import BadField, Error, Problem, PromptTooLong, echo
+from lmi_chat.fields import EMBEDDING, POOLING
+from lmi_chat.job import Done, Job, Piece, Pooling, Space, Vector
+from lmi_chat.wire import Json, dump, floats
+
+
+def parse(body: Json, desk: Desk, request_id: str) -> Task:
+    """An embedding body → Task. Raises BadField, NotFound or PromptTooLong; the paths are the caller's."""
+    if desk.space is None:
+        text = "input cannot be served: this model generates text; send messages, inputs or prompt"
+        raise BadField([Problem("input", text)])
+    common.check_model(body.get("model"), desk)
+    form = Form(desk)
+    form.read(body, EMBEDDING)
+    user, name = form.own("user"), "inputs" if "inputs" in body else "input"
+    if name == "inputs" and "input" in body:
+        form.wrong("inputs", "and input in one body: send one of them")
+    prompts = common.check_prompts(body.get(name), name, form, desk.limits.max_inputs)
+    _check_parameters(body.get("parameters"), form)
+    openai.check_salt(form)
+    pooling, most = _check_pooling(form, desk.space), _check_cut(form)
+    unknown = form.close()
+
+    priority, salt = form.own("priority"), form.own("cache_salt")
+    jobs = []
+    for place, (path, prompt) in enumerate(prompts):
+        ids = _read(prompt, path, form, most=most)
+        text, job_id = prompt if isinstance(prompt, str) else "", f"{request_id}-{place}"
+        jobs.append(
+            Job(id=job_id, prompt_ids=ids, prompt_text=text, pooling=pooling, priority=priority, cache_salt=salt)
+        )
+    render = Vectors(
+        len(jobs), desk.model if name == "input" else None, is_base64=form.own("encoding_format") == "base64"
+    )
+    task = Task(dialect="embedding", jobs=tuple(jobs), is_stream=False, render=render, has_end=False)
+    task.unknown, task.user = [*unknown, NOT_RANKED] if priority and not desk.has_priority else unknown, user
+    return task
+
+
+def _check_parameters(parameters: object, form: Form) -> None:
+    """LMI's clients put there what others put into the body."""
+    if parameters is None:
+        return
+    if not isinstance(parameters, dict):
+        form.wrong("parameters", f"must be an object, got {echo(parameters)}")
+        return
+    form.prefix = "parameters."
+    form.read(parameters, POOLING)
+
+
+def _check_pooling(form: Form, space: Space) -> Pooling:
+    dimensions = form.extra.get("dimensions")
+    if dimensions is not None and dimensions not in space.shorter:
+        form.wrong(form.paths["dimensions"], f"{_lengths(space)}, got {dimensions}")
+    return Pooling(dimensions=dimensions, is_normalized=form.given.get("is_normalized", form.desk.is_normalized))
+
+
+def _lengths(space: Space) -> str:
+    """Which vectors the model has, as an error says it."""
+    if not space.shorter:
+        return f"must be absent: the served model is no Matryoshka model, its vectors have {space.dimensions} numbers"
+    if isinstance(space.shorter, range):
+        return f"must be at least 1 and at most {space.dimensions}"
+    return f"must be one of {', '.join(map(str, space.shorter))}"
+
+
+def _check_cut(form: Form) -> int:
+    """Tokens that are kept of an input; 0: all of them, which must fit."""
+    context = _context(form.desk)
+    most = form.extra.get("truncate_prompt_tokens")
+    if most is not None and (most == 0 or most > context):
+        path = form.paths["truncate_prompt_tokens"]
+        form.wrong(path, f"must be at least 1 and at most {context}, or -1 for as many as fit; got {most}")
+    if most is None:
+        return context if form.own("truncate") else 0
+    return context if most < 0 else int(most)
+
+
+def _context(desk: Desk) -> int:
+    """Tokens that an input may have."""
+    return min(desk.context_tokens, desk.limits.max_input_tokens or desk.context_tokens)
+
+
+def _read(prompt: Prompt, path: str, form: Form, *, most: int) -> list[int]:
+    """Token ids of an input, or of the part that is kept. Raises PromptTooLong, BadField."""
+    desk, is_end = form.desk, form.given.get("side", "").lower() == "left"
+    if isinstance(prompt, list):
+        ids = (prompt[-most:] if is_end else prompt[:most]) if most else prompt
+    else:
+        ids = _encode(prompt, path, form, most=most, is_end=is_end)
+    if not ids:
+        raise BadField([Problem(path, f"{path} must have at least 1 token, got {echo(prompt)}")])
+    if len(ids) > (context := _context(desk)):
+        holder = "the model's context holds" if context == desk.context_tokens else "this deployment takes at most"
+        text = f"{path} has {len(ids)} tokens; {holder} {context} (truncate true cuts it)"
+        raise PromptTooLong(text, param=path)
+    return ids
+
+
+def _encode(text: str, path: str, form: Form, *, most: int, is_end: bool) -> list[int]:
+    """Long texts are cut by their characters first: a tokenizer takes a second for a megabyte."""
+    desk, has_special = form.desk, form.own("add_special_tokens")
+    if desk.space and desk.space.is_lower_case:
+        text = text.lower()
+    if not most:
+        common.check_length(text, desk, path)
+        return desk.template.encode(text, add_special_tokens=has_special)
+    chars = desk.context_tokens * desk.template.longest_token_chars
+    part = text[-chars:] if is_end else text[:chars]
+    return desk.template.encode_part(part, most, is_end=is_end, add_special_tokens=has_special)
+
+
+class Vectors:
+    """The one document: each vector becomes JSON when it comes, so that no step has to write thousands."""
+
+    def __init__(self, count: int, model: str | None, *, is_base64: bool) -> None:
+        """`count` vectors; `model` None for LMI's bare array."""
+        self._model, self._is_base64 = model, is_base64
+        self._vectors = [b"null"] * count
+
+    def piece(self, piece: Piece) -> Sequence[bytes]:
+        """Keep a vector; nothing is sent yet."""
+        if isinstance(piece, Vector):
+            written = b'"' + b64encode(piece.values) + b'"' if self._is_base64 else floats(piece.values)
+            self._vectors[piece.index] = written
+        return ()
+
+    def done(self, done: Done) -> Sequence[bytes]:
+        """The document, vectors in the inputs' order."""
+        if self._model is None:
+            return (b"[" + b",".join(self._vectors) + b"]",)
+        data = (
+            b'{"object":"embedding","index":%d,"embedding":%b}' % (index, vector)
+            for index, vector in enumerate(self._vectors)
+        )
+        usage = {"prompt_tokens": done.prompt_tokens, "total_tokens": done.prompt_tokens}
+        tail = dump({"model": self._model, "usage": usage})[1:]
+        return (b'{"object":"list","data":[' + b",".join(data) + b"]," + tail,)
+
+    def fail(self, error: Error) -> bytes:
+        """The error in place of the document."""
+        return dump(error_body(error))
+
+
+__all__ = ["error_body", "parse"]

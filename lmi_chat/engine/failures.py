@@ -1,0 +1,25 @@
+"""What vLLM raises, in our words."""
+
+import logging
+
+from lmi_chat.errors import BadField, Bug, EngineDown, Error, Problem, Unavailable, one_line
+
+log = logging.getLogger(__name__)
+
+
+def translate(error: BaseException) -> Error:
+    """What the engine raised, in our words: gone, the request's own fault, or full. Details go to the log."""
+    from vllm.exceptions import VLLMClientError
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    match error:
+        case EngineDeadError():
+            return EngineDown("the engine is gone; this server is ending")
+        case VLLMClientError() | ValueError():
+            name = getattr(error, "parameter", None) or "request"
+            return BadField([Problem(str(name), f"{name} is refused by the engine: {one_line(str(error), 240)}")])
+        case _ if getattr(error, "status_code", 0) == Unavailable.status:
+            return Unavailable("the engine's queue is full")
+        case _:
+            log.error("the engine failed on a request", exc_info=error)
+            return Bug("the engine failed on this request")
