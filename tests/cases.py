@@ -146,14 +146,17 @@ class Asker:
             each()
 
     def _tell(self, case: Any) -> None:
-        """A served model's name most of the time, no unknown session, short answers."""
+        """A served model's name, no unknown session, short answers; in half of the cases a right head."""
         case.body = shortened(case.body)
         names = self.document["components"]["schemas"]["ChatRequest"]["properties"]["model"]["examples"]
         if isinstance(case.body, dict) and isinstance(case.body.get("model"), str):
             case.body["model"] = names[len(case.body["model"]) % len(names)]
-        if "model" in (case.path_parameters or {}) and len(str(case.path_parameters["model"])) % 2:
+        if "model" in case.path_parameters and len(str(case.path_parameters["model"])) % 2:
             case.path_parameters["model"] = names[-1]
-        for name in [name for name in case.headers or {} if "session-id" in name.lower()]:
+        if len(str(case.body)) % 2:
+            case.headers.clear()
+            case.path_parameters |= {"name": "e"} if "name" in case.path_parameters else {}
+        for name in [name for name in case.headers if "session-id" in name.lower()]:
             case.headers[name] = "NEW_SESSION"
 
     def _fault(self, operation: dict[str, Any], answer: Response) -> str:

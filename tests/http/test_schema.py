@@ -1,22 +1,22 @@
 """Cases made from the OpenAPI document against a real server with a scripted engine; tests/engine has the real one."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from lmi_chat.job import Job, Piece
 from lmi_chat.store import Store
 from tests.cases import Asker
 from tests.http.test_app import CHAT, post
-from tests.scripted import Scripted, Service, said, serving
+from tests.scripted import Scripted, Service, Step, said, serving
 
 COUNTS = {
     ("/invocations", "POST"): 9,
     ("/v1/chat/completions", "POST"): 7,
     ("/v1/completions", "POST"): 9,
-    ("/predictions/{model}", "POST"): 5,
     ("/endpoints/{name}/invocations", "POST"): 5,
-    ("/endpoints/{name}/invocations-response-stream", "POST"): 5,
     ("/v1/chat/completions", "GET"): 7,
     ("/v1/chat/completions/{id}", "GET"): 2,
     ("/v1/chat/completions/{id}", "POST"): 5,
@@ -28,10 +28,17 @@ COUNTS = {
 }
 
 
+def each_said(job: Job) -> list[Step]:
+    """As many sequences as are asked for."""
+    *steps, done = said("Hello!")(job)
+    pieces = [step for step in steps if isinstance(step, Piece)]
+    return [replace(piece, index=index) for index in range(job.sampling.n) for piece in pieces] + [done]
+
+
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
     store = Store(tmp_path / "kept.db")
-    with serving(Scripted(said("Hello!")), store=store) as running:
+    with serving(Scripted(each_said), store=store) as running:
         yield running
     store.close()
 
