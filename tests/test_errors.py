@@ -30,9 +30,10 @@ CONTRACT = {
     "CutOff": (503, "unavailable_error", "draining"),
     "EngineDown": (503, "unavailable_error", "engine_down"),
     "TimedOut": (504, "timeout_error", "deadline_exceeded"),
+    "HookFailed": (424, "server_error", "custom_code_failed"),
     "Bug": (500, "server_error", "internal_error"),
 }
-SPENT = {"CutOff", "EngineDown", "TimedOut", "Bug"}
+SPENT = {"HookFailed", "CutOff", "EngineDown", "TimedOut", "Bug"}
 
 
 def classes(base: type[Error]) -> list[type[Error]]:

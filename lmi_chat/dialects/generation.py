@@ -25,7 +25,7 @@ def tgi_type(error: Exception) -> str:
     """What TGI calls an Error, in `error_type`: its clients choose the exception that they raise by it."""
     if not isinstance(error, Error):
         return "generation"
-    if error.status < Error.status:
+    if error.status < Error.status and error.kind != Error.kind:
         return "validation"
     if error.is_retry_free:
         return "overloaded"

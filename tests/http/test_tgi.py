@@ -10,7 +10,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import errors as raised
 
-from lmi_chat.errors import Busy, CutOff, EngineDown, Error
+from lmi_chat.errors import Busy, CutOff, EngineDown, Error, HookFailed
 from lmi_chat.flow import Policy
 from lmi_chat.job import Done, Job
 from tests.http.test_app import post, send
@@ -118,4 +118,5 @@ def test_every_error_has_a_type_that_clients_know() -> None:
         Error.__init__(error, "x")
         assert error_body(error, "standard", is_tgi=True)["error_type"] in known
         assert "error_type" not in error_body(error, "standard")
-    assert error_body(KeyError("ours"), "standard", is_tgi=True)["error_type"] == "generation"
+    for fault in (KeyError("ours"), HookFailed("theirs")):
+        assert error_body(fault, "standard", is_tgi=True)["error_type"] == "generation"
