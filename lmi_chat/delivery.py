@@ -1,15 +1,38 @@
 """Events in, frames out: the answers of one request's jobs, on their way to the client."""
 
 import asyncio
+import contextlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Protocol
 
 from lmi_chat.dialects.desk import Render
-from lmi_chat.errors import Error, HookFailed
+from lmi_chat.engine import Run
+from lmi_chat.errors import Error, HookFailed, TimedOut
 from lmi_chat.frames import Framing
-from lmi_chat.job import Done, Event, Job, Piece, Sink
+from lmi_chat.job import Done, Event, Job, Piece, Sink, Times
+from lmi_chat.observe import Record
+
+
+class Out(Protocol):
+    """Where an answer goes: HTTP, DJL, a test."""
+
+    async def whole(self, body: bytes, content_type: str) -> None:
+        """Send one document."""
+
+    async def start(self, content_type: str) -> None:
+        """Begin a stream."""
+
+    def write(self, data: bytes) -> None:
+        """Send one frame of a stream; returns at once and never fails for a client that is gone."""
+
+    def fail(self, error: Error, frame: bytes) -> None:
+        """Send a stream's last frame, by which its dialect tells the error; otherwise as `write`."""
+
+    async def end(self) -> None:
+        """End the stream."""
 
 
 class Delivery:
@@ -26,8 +49,10 @@ class Delivery:
         self._write: Callable[[bytes], None] = self._waiting.append
         self._begun = asyncio.Event()
         self._over = asyncio.Event()
+        self._done: Done | None = None
         self._error: Error | None = None
         self.is_sending = False
+        self.runs: list[Run] = []
 
     def sinks(self) -> list[Sink]:
         """One for each job. A single plain job's is `put` itself."""
@@ -73,6 +98,7 @@ class Delivery:
                 return self._render.piece(event)
             case Done():
                 payloads = self._render.done(event)
+                self._done = event
                 self._over.set()
                 return payloads
             case Error():
@@ -107,6 +133,45 @@ class Delivery:
         if self._error is not None and not self.is_sending:
             raise self._error
 
+    @contextlib.contextmanager
+    def limited(self, limit_s: float | None, record: Record) -> Iterator[None]:
+        """Let the answer end `limit_s` after the request's arrival, with what there is then; None: at its own end."""
+        if limit_s is None:
+            yield
+            return
+        error = TimedOut(f"no token was generated within {limit_s:g} s")
+        timer = asyncio.get_running_loop().call_later(max(0.0, limit_s - record.age_s), self._cut, error)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _cut(self, error: Error) -> None:
+        """Let the answer end now; `error` if there is nothing of it."""
+        if not any(run.completion_tokens for run in self.runs):
+            self.put(error)
+            return
+        for run in self.runs:
+            run.cut()
+
+    def tell(self, record: Record) -> None:
+        """What became of the request, for the log."""
+        done = self._done
+        record.width = sum(job.width for job in self._jobs)
+        record.completion_tokens = sum(
+            run.completion_tokens * job.copies for run, job in zip(self.runs, self._jobs, strict=False)
+        )
+        if self._error is not None:
+            record.fail(self._error, has_begun=self.is_sending)
+        if done is None:
+            return
+        record.completion_tokens, record.cached_tokens = done.completion_tokens, done.cached_tokens
+        record.reasons = done.reasons
+        if done.times is not None:
+            record.queue_s = (record.queue_s or 0.0) + done.times.queue_s
+            record.prefill_s, record.decode_s = done.times.prefill_s, done.times.decode_s
+            record.ttft_s = record.seated_s + done.times.queue_s + done.times.prefill_s
+
     def document(self) -> bytes:
         """The whole answer."""
         return b"".join(self._waiting)
@@ -120,4 +185,15 @@ def _sum(dones: Sequence[Done]) -> Done:
         completion_tokens=sum(done.completion_tokens for done in dones),
         cached_tokens=sum(done.cached_tokens for done in dones),
         parts=tuple(dones),
+        reasons=tuple(reason for done in dones for reason in done.reasons),
+        times=_slowest([done.times for done in dones if done.times is not None]),
+    )
+
+
+def _slowest(times: Sequence[Times]) -> Times | None:
+    """The slowest of jobs that run side by side, for each of the three."""
+    if not times:
+        return None
+    return Times(
+        max(each.queue_s for each in times), max(each.prefill_s for each in times), max(each.decode_s for each in times)
     )

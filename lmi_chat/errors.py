@@ -114,6 +114,13 @@ class PromptTooLong(Error):
     is_retry_free = True
 
 
+class AdaptersOff(Error):
+    """The deployment loads no adapters."""
+
+    status, kind, code = 400, "invalid_request_error", "adapters_off"
+    is_retry_free = True
+
+
 class NotFound(Error):
     """No such model, adapter or path."""
 

@@ -50,7 +50,7 @@ GUIDES: Mapping[str, Field] = {
     "guided_choice": structure("array of strings", "the text is one of these", low=1, high="max_choices"),
     "guided_grammar": structure("string", "the text fits this grammar (EBNF or Lark)", high="max_grammar_bytes"),
 }
-ADAPTERS = refused(NOT_YET, "", [])
+ADAPTERS = structure("name, or an array of names", "the adapter to answer with, one for all prompts or one each")
 SHARED: Mapping[str, Field] = {
     "model": MODEL,
     "adapters": ADAPTERS,

@@ -8,20 +8,21 @@ one `async with`, so a client that goes, a deadline and a failure all leave by t
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from lmi_chat import dialects, frames, wire
+from lmi_chat import frames, intake
 from lmi_chat.bounds import Limits
-from lmi_chat.delivery import Delivery
+from lmi_chat.delivery import Delivery, Out
 from lmi_chat.dialects import Desk, Task
 from lmi_chat.dialects.session import NEW
 from lmi_chat.engine import Engine
-from lmi_chat.errors import BadField, BadMedia, CutOff, Draining, EngineDown, Error, Loading, Problem, TimedOut
-from lmi_chat.frames import Shape
+from lmi_chat.errors import BadField, Busy, CutOff, Draining, EngineDown, Error, Loading, Problem, TimedOut
 from lmi_chat.hooks import Hooks
+from lmi_chat.intake import Call
 from lmi_chat.job import Done, Job, Piece, Pooling, Sampling
+from lmi_chat.observe import Journal, Record
 from lmi_chat.seats import Seats
 from lmi_chat.sessions import Session, Sessions
 
@@ -33,54 +34,19 @@ RESERVED_PART = 64
 CANARY, PROOF = "The capital of France is", Sampling(temperature=0.0, max_tokens=2, logprobs=1)
 
 
-@dataclass(slots=True, kw_only=True)
-class Call:
-    """One request as a surface hands it in. `dialect` is filled in as soon as it is known, for an error's shape."""
-
-    body: bytes
-    id: str
-    content_type: str = "application/json"
-    content_encoding: str = ""
-    accept: str = ""
-    session_id: str = ""
-    route_shape: Shape = "lines"
-    forced: str | None = None
-    dialect: str = ""
-    deadline_s: float | None = None  # None: the deployment's
-    is_promised: bool = False  # accepted earlier: answered in a drain too
-    warnings: list[str] = field(default_factory=list)
-    headers: dict[str, str] = field(default_factory=dict)
-
-
-class Out(Protocol):
-    """Where an answer goes: HTTP, DJL, a test."""
-
-    async def whole(self, body: bytes, content_type: str) -> None:
-        """Send one document."""
-
-    async def start(self, content_type: str) -> None:
-        """Begin a stream."""
-
-    def write(self, data: bytes) -> None:
-        """Send one frame of a stream; returns at once and never fails for a client that is gone."""
-
-    def fail(self, error: Error, frame: bytes) -> None:
-        """Send a stream's last frame, by which its dialect tells the error; otherwise as `write`."""
-
-    async def end(self) -> None:
-        """End the stream."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What the deployment has decided about admission and time, in seconds."""
+    """What the deployment has decided about admission and time, in seconds; `finish_before_s` None: never."""
 
     queue: int = 256
     deadline_s: float = 480.0
+    finish_before_s: float | None = None
+    stall_s: float = 30.0
     output_formatter: str = ""
     sessions: Sessions | None = None
     limits: Limits = field(default_factory=Limits)
     hooks: Hooks = field(default_factory=Hooks)
+    journal: Journal = field(default_factory=Journal)
 
 
 class Line:
@@ -95,6 +61,7 @@ class Line:
         self._active: set[Delivery] = set()
         self._promised = 0
         self._is_over = False
+        self._busy_since = 0.0
         self._closed_by: Error = Loading("the model is still loading; /ping says how far")
         self._idle = asyncio.Event()
         self._idle.set()
@@ -103,6 +70,31 @@ class Line:
     def active(self) -> int:
         """Requests that hold a slot."""
         return len(self._active)
+
+    @property
+    def waiting(self) -> int:
+        """Those of them that wait for a seat at the engine."""
+        return self._seats.queued if self._seats else 0
+
+    @property
+    def max_running(self) -> int:
+        """Sequences that the engine runs at once. Raises Loading before `open`."""
+        if self._engine is None:
+            raise self._closed_by
+        return self._engine.model.max_running
+
+    @property
+    def stalled_s(self) -> float:
+        """Seconds since the engine's last step, if work waits for longer than it may; else 0."""
+        if self._engine is None or not self._active:
+            return 0.0
+        idle_s = time.monotonic() - max(self._engine.stepped_at, self._busy_since)
+        return idle_s if idle_s > self._policy.stall_s else 0.0
+
+    @property
+    def journal(self) -> Journal:
+        """Where requests are told of."""
+        return self._policy.journal
 
     @property
     def refusal(self) -> Error | None:
@@ -164,7 +156,7 @@ class Line:
             async with asyncio.timeout(seconds):
                 async with self._slot(task, call, delivery) as engine, contextlib.AsyncExitStack() as runs:
                     for job, sink in zip(task.jobs, delivery.sinks(), strict=True):
-                        await runs.enter_async_context(engine.run(job, sink))
+                        delivery.runs.append(await runs.enter_async_context(engine.run(job, sink)))
                     await delivery.begun()
                     if task.is_stream:
                         await out.start(framing.content_type)
@@ -174,6 +166,8 @@ class Line:
             delivery.put(TimedOut(f"the answer was not complete within {seconds:g} s"))
             if not delivery.is_sending:
                 raise TimedOut(f"no answer within {seconds:g} s") from None
+        finally:
+            delivery.tell(call.record)
         if task.is_stream:
             await out.end()
         else:
@@ -203,23 +197,8 @@ class Line:
         return await asyncio.to_thread(self._parse, call, session)
 
     def _parse(self, call: Call, session: Session | None) -> Task | bytes:
-        body = self._policy.hooks.body(_read(call, self._policy.limits), self.desk.template.tokenizer)
-        call.dialect = dialects.choose(body, call.forced, self.desk)
-        if call.dialect == "session":
-            sessions = self._policy.sessions
-            document, headers, call.warnings = dialects.session.answer(body, self.desk, sessions, call.session_id)
-            call.headers |= headers
-            return document
-        if call.dialect == "chat" and call.session_id == NEW and self._policy.sessions is not None:
-            session = self._policy.sessions.open()
-            call.headers |= dialects.session.headers_of_new(session)
-        if call.dialect == "chat" and session is not None and self._policy.sessions is not None:
-            task = dialects.session.parse_chat(body, self.desk, call.id, session, self._policy.sessions)
-        else:
-            task = dialects.parse(body, self.desk, call.id, call.dialect)
-        call.warnings = task.unknown
-        task.render = self._policy.hooks.render(task.render)
-        return task
+        policy = self._policy
+        return intake.parse(call, session, self.desk, policy.sessions, policy.limits, policy.hooks)
 
     @contextlib.asynccontextmanager
     async def _slot(self, task: Task, call: Call, delivery: Delivery) -> AsyncIterator[Engine]:
@@ -227,12 +206,18 @@ class Line:
         self._check_open(call)
         if self._engine is None or self._seats is None:
             raise self._closed_by
+        if not self._active:
+            self._busy_since = time.monotonic()
         self._active.add(delivery)
         self._idle.clear()
         try:
             priority = task.job.priority if self._engine.model.has_priority else 0
-            async with self._seats.take(task.user, sum(job.width for job in task.jobs), priority):
-                yield self._engine
+            turn = self._seats.take(task.user, sum(job.width for job in task.jobs), priority)
+            limit_s = None if call.is_promised else self._policy.finish_before_s
+            async with contextlib.AsyncExitStack() as seat:
+                await _wait(seat.enter_async_context(turn), limit_s, call.record)
+                with delivery.limited(limit_s, call.record):
+                    yield self._engine
         finally:
             self._active.discard(delivery)
             self._settle()
@@ -269,21 +254,16 @@ class Line:
             delivery.put(error)
 
 
-def _read(call: Call, limits: Limits) -> wire.Json:
-    if call.content_encoding not in ("", "identity"):
-        raise BadMedia("content-encoding must be absent or identity; send the body uncompressed")
-    media, _, rest = call.content_type.partition(";")
-    charset = rest.partition("charset=")[2].strip().strip('"').lower()
-    if charset not in ("", "utf-8", "utf8"):
-        raise BadMedia("the charset of content-type must be utf-8")
-    match media.strip().lower():
-        case "" | "application/json":
-            lengths = {"messages": limits.max_messages, "prompt": limits.max_prompts, "input": limits.max_inputs}
-            return wire.read(call.body, depth=limits.max_json_depth, lengths=lengths)
-        case "text/plain" if call.forced in (None, "standard"):
-            return {"inputs": wire.text(call.body)}
-        case _:
-            raise BadMedia("content-type must be application/json or text/plain")
+async def _wait(turn: Awaitable[None], limit_s: float | None, record: Record) -> None:
+    """Wait for a seat, but no longer than until the answer has to end. Raises Busy."""
+    began_s = record.age_s
+    try:
+        async with asyncio.timeout(None if limit_s is None else limit_s - began_s):
+            await turn
+    except TimeoutError:
+        raise Busy(f"no seat came free within {limit_s:g} s; send the request again later") from None
+    record.seated_s = record.age_s
+    record.queue_s = record.seated_s - began_s
 
 
 class _Silence:
@@ -297,3 +277,6 @@ class _Silence:
 
     def fail(self, error: Error) -> bytes:  # noqa: ARG002
         return b""
+
+
+__all__ = ["Call", "Line", "Out", "Policy"]

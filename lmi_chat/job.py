@@ -9,7 +9,7 @@ from typing import Literal
 
 from lmi_chat.errors import Error
 
-Reason = Literal["stop", "length", "abort"]
+Reason = Literal["stop", "length", "abort", "time_limit"]
 GuideKind = Literal["json", "regex", "choice", "grammar", "json_object"]
 
 
@@ -156,15 +156,29 @@ class Vector(Piece):
     values: bytes = b""
 
 
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Where a job's time went, in seconds: waiting in the engine, to its first token, from there to its last."""
+
+    queue_s: float
+    prefill_s: float
+    decode_s: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """All sequences have ended. Counts are tokens, stop tokens too; `parts`: one per prompt, if several."""
+    """All sequences have ended. Counts are tokens, stop tokens too; `parts`: one per prompt, if several.
+
+    `reasons`: why each sequence ended. `times`: None where the engine does not tell.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
     prompt_logprobs: tuple[Token | None, ...] = ()
     parts: "tuple[Done, ...]" = ()
+    reasons: tuple[Reason, ...] = ()
+    times: Times | None = None
 
 
 Event = Piece | Done | Error

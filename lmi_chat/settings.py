@@ -44,6 +44,12 @@ class Settings:
     max_sessions: int = key(10_000, "sessions held at once; the oldest go first", low=1, high=10_000_000)
     job_queue_size: int = key(256, "requests that may wait beyond those the engine runs at once", low=0, high=1_000_000)
     predict_timeout: float = key(480.0, "seconds for one whole answer or stream", low=0.1, high=86_400)
+    finish_before_seconds: float = key(
+        0.0, "seconds from its arrival after which an answer ends with what there is; 0: never", low=0, high=86_400
+    )
+    stall_seconds: float = key(
+        30.0, "seconds without a step of the engine, while work waits, after which /ping is 503", low=1, high=3600
+    )
     drain_seconds: float = key(25.0, "seconds that running answers get after SIGTERM", low=0, high=3600)
     max_request_size: int = key(25 * 2**20, "bytes of one request body", low=1024, high=2**31)
     receive_seconds: float = key(30.0, "seconds for a request's head, and per 16 KiB of its body", low=0.1, high=3600)
@@ -84,6 +90,8 @@ class Settings:
         2.0, "seconds in which a schema, regex, choice or grammar must compile", low=0.1, high=60
     )
     log_level: str = key("warning", "debug, info, warning or error")
+    access_log: str = key("stdout", "where a JSON line per request goes: stdout, stderr or off")
+    cloudwatch_emf: bool = key(default=False, meaning="log lines that CloudWatch reads metrics out of")
     engine: Mapping[str, str] = dataclasses.field(default_factory=lambda: types.MappingProxyType({}))
     origins: Mapping[str, str] = dataclasses.field(default_factory=lambda: types.MappingProxyType({}))
     notes: tuple[Note, ...] = ()
@@ -97,6 +105,7 @@ CHOICES = {
     "output_formatter": ("", "json", "jsonlines", "sse"),
     "finish_reason": ("openai", "lmi"),
     "log_level": ("debug", "info", "warning", "error"),
+    "access_log": ("stdout", "stderr", "off"),
 }
 PORTS = re.compile(r"(\d{1,5})-(\d{1,5})")
 

@@ -17,6 +17,7 @@ from lmi_chat.errors import Error, one_line
 from lmi_chat.flow import Line, Policy
 from lmi_chat.folder import Folder
 from lmi_chat.hooks import Hooks
+from lmi_chat.observe import Journal, Writer
 from lmi_chat.sessions import Sessions
 from lmi_chat.settings import Settings
 from lmi_chat.sources import MODEL_FOLDER, BadSetting
@@ -41,6 +42,8 @@ TASKS: Mapping[str, Mapping[str, str]] = {
     "text-embedding": {"runner": "pooling", "convert": "embed"},
 }
 TGI_NAMES = frozenset({"tgi", "dummy"})  # what TGI's clients write where they have no name
+
+STDOUT, STDERR = 1, 2
 
 
 class StartFailed(Exception):
@@ -206,7 +209,20 @@ def policy(settings: Settings, hooks: Hooks | None = None) -> Policy:
         sessions=_sessions(settings),
         limits=_limits(settings),
         hooks=hooks or Hooks(),
+        finish_before_s=settings.finish_before_seconds or None,
+        stall_s=settings.stall_seconds,
+        journal=_journal(settings),
     )
+
+
+def _journal(settings: Settings) -> Journal:
+    """Requests are told of on standard output, or standard error; CloudWatch's metrics need no other line."""
+    has_requests = settings.access_log != "off"
+    if not has_requests and not settings.cloudwatch_emf:
+        return Journal()
+    writer = Writer(STDERR if settings.access_log == "stderr" else STDOUT)
+    atexit.register(writer.close)
+    return Journal(writer.write, has_requests=has_requests, has_metrics=settings.cloudwatch_emf)
 
 
 def _sessions(settings: Settings) -> Sessions | None:

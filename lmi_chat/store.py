@@ -17,10 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prometheus_client import Counter
-
 from lmi_chat import shelf
 from lmi_chat.errors import Error, Unavailable, one_line
+from lmi_chat.observe import STORE_FAILURES
 from lmi_chat.shelf import Kept, Page, Query
 
 WAITING_MOST = 1024
@@ -29,7 +28,6 @@ ASK_S = 10.0
 TIDY_S = 600.0  # the age limit holds without traffic too
 LOG_S = 10.0
 DAY_S = 86_400
-FAILURES = Counter("lmi_chat_store_failures", "Operations on the store of completions that failed or were dropped")
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
@@ -173,7 +171,7 @@ class Store:
 
     def _fail(self, why: str) -> None:
         """Count each failure, tell of one in LOG_S."""
-        FAILURES.inc()
+        STORE_FAILURES.inc()
         now = time.monotonic()
         if now >= self._quiet_until:
             self._quiet_until = now + LOG_S

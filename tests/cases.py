@@ -42,6 +42,14 @@ UNSAID = (
     "in a session",
     "is unknown: it never began here",  # a session
     "and match ",  # a header, at SageMaker's own doors
+    "is not loaded here",  # an adapter
+    "one request has one adapter",
+    "must have one name for each of the",
+    "characters of visible ASCII",
+    "LoRA is off",
+    "with different values",
+    "src must be given",
+    "name must be 1 to 64",
 )
 
 

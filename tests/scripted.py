@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import struct
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import uvicorn
 import uvloop
 
-from lmi_chat.engine import Load, Model
+from lmi_chat.engine import Model
 from lmi_chat.errors import Error
 from lmi_chat.flow import Line, Policy
 from lmi_chat.health import Health
@@ -20,7 +21,7 @@ from lmi_chat.http import app
 from lmi_chat.http.door import House
 from lmi_chat.http.edge import Edge
 from lmi_chat.http.protocol import protocol_class
-from lmi_chat.job import Choice, Done, Finish, Job, Piece, Sink, Space, Token, Vector
+from lmi_chat.job import Choice, Done, Finish, Job, Piece, Sink, Space, Times, Token, Vector
 from lmi_chat.spool import Spool
 from lmi_chat.store import Store
 from tests.fakes import VOCABULARY_TOKENS, ByteTokenizer, desk
@@ -44,7 +45,9 @@ def said(text: str, *, gap_s: float = 0.0) -> Script:
             finish = Finish("stop") if place == len(text) - 1 else None
             ids = list(character.encode())[:1]
             steps += [gap_s, Piece(0, character, ids, [token(character)] if has_tokens else [], finish)]
-        return [*steps, Done(prompt_tokens=len(job.prompt_ids), completion_tokens=len(text))]
+        times = Times(queue_s=0.25, prefill_s=0.5, decode_s=1.0)
+        count = len(job.prompt_ids)
+        return [*steps, Done(prompt_tokens=count, completion_tokens=len(text), reasons=("stop",), times=times)]
 
     return script
 
@@ -68,6 +71,7 @@ class Scripted:
     is_dead: bool = False
     running: int = 0
     left_early: int = 0
+    last_step_at: float = field(default_factory=time.monotonic)
     jobs: list[Job] = field(default_factory=list)
 
     @property
@@ -83,37 +87,66 @@ class Scripted:
             fingerprint="scripted",
         )
 
-    def load(self) -> Load:
-        return Load(self.running, 0, len(self.jobs))
+    @property
+    def stepped_at(self) -> float:
+        return self.last_step_at
 
     async def stop(self) -> None:
         self.is_dead = True
 
     @contextlib.asynccontextmanager
-    async def run(self, job: Job, sink: Sink) -> AsyncIterator[None]:
+    async def run(self, job: Job, sink: Sink) -> AsyncIterator["Playing"]:
         self.jobs.append(job)
         proof = embedded if job.pooling else said("ok")
         steps = self.script(job) if job.id != "canary" else proof(job)
         if steps and isinstance(steps[0], BaseException) and not isinstance(steps[0], Error):
             raise steps[0]
-        playing = asyncio.create_task(_play(steps, sink))
+        playing = Playing(job, sink)
+        playing.task = asyncio.create_task(playing.play(steps))
         self.running += 1
         try:
-            yield
+            yield playing
         finally:
             self.running -= 1
-            self.left_early += not playing.done()
-            playing.cancel()
+            self.left_early += not playing.task.done()
+            playing.task.cancel()
 
 
-async def _play(steps: Sequence[Step], sink: Sink) -> None:
-    for step in steps:
-        if isinstance(step, float):
-            await asyncio.sleep(step)
-        elif isinstance(step, Piece | Done | Error):
-            sink(step)
-    if not any(isinstance(step, Done | Error) for step in steps):
-        await asyncio.sleep(3600)
+class Playing:
+    """A job that runs."""
+
+    def __init__(self, job: Job, sink: Sink) -> None:
+        self._job, self._sink = job, sink
+        self._open = set(range(job.sampling.n))
+        self.completion_tokens = 0
+        self.task: asyncio.Task[None]
+
+    async def play(self, steps: Sequence[Step]) -> None:
+        for step in steps:
+            if isinstance(step, float):
+                await asyncio.sleep(step)
+            elif isinstance(step, Piece):
+                self.completion_tokens += len(step.ids)
+                self._open -= {step.index} if step.finish else set()
+                self._sink(step)
+            elif isinstance(step, Done | Error):
+                self._sink(step)
+        if not any(isinstance(step, Done | Error) for step in steps):
+            await asyncio.sleep(3600)
+
+    def cut(self) -> None:
+        if self.task.done():
+            return
+        self.task.cancel()
+        for index in self._open:
+            self._sink(Piece(index, "", [], [], Finish("time_limit")))
+        self._sink(
+            Done(
+                prompt_tokens=len(self._job.prompt_ids),
+                completion_tokens=self.completion_tokens,
+                reasons=("time_limit",),
+            )
+        )
 
 
 @dataclass

@@ -69,7 +69,8 @@ async def test_two_beams_find_what_greedy_misses() -> None:
     assert pieces[0].finish is not None
     assert pieces[0].finish.reason == "stop"
     assert sum(token.choice.logprob for token in pieces[0].tokens) == pytest.approx(-1.2)
-    assert events[-1] == Done(prompt_tokens=1, completion_tokens=sum(len(piece.ids) for piece in pieces))
+    count = sum(len(piece.ids) for piece in pieces)
+    assert events[-1] == Done(prompt_tokens=1, completion_tokens=count, reasons=("stop", "length"))
 
 
 async def test_the_length_limit_ends_unfinished_beams() -> None:
@@ -138,3 +139,22 @@ async def test_an_error_of_a_step_is_the_searchs_error() -> None:
         while not events:
             await asyncio.sleep(0)
     assert [str(event) for event in events] == ["boom"]
+
+
+async def test_a_cut_search_gives_the_best_there_is() -> None:
+    """After the step under way; what had not ended says so, what might not have gone on does not."""
+    events: list[Event] = []
+    sampling = Sampling(temperature=0.0, max_tokens=3, logprobs=0)
+    job = Job(id="j", prompt_ids=[9], prompt_text="p", sampling=sampling, beams=2)
+    async with beam.run(run, job, events.append, frozenset({END})) as search:
+        assert search.completion_tokens == 0
+        while not search.completion_tokens:
+            await asyncio.sleep(0)
+        search.cut()
+        while not events or not isinstance(events[-1], Done | Error):
+            await asyncio.sleep(0)
+    pieces = [event for event in events if isinstance(event, Piece)]
+    assert [len(piece.ids) for piece in pieces] == [2, 2]
+    assert [piece.finish and piece.finish.reason for piece in pieces] == ["time_limit"] * 2
+    assert isinstance(events[-1], Done)
+    assert (events[-1].completion_tokens, events[-1].reasons) == (4, ("time_limit",) * 2)

@@ -215,7 +215,6 @@ def test_the_prompt_is_kept_to_its_last_tokens() -> None:
         ({"prompt_logprobs": 21}, "prompt_logprobs", "at most 20, got 21"),
         ({"prompt_embeds": "AAAA"}, "prompt_embeds", "a prompt is text or token ids"),
         ({"cache_salt": ""}, "cache_salt", "must not be empty"),
-        ({"adapters": "french"}, "adapters", 'is not served by this version, got "french"'),
         ({"use_beam_search": True, "bad_words": ["a"]}, "use_beam_search", "beside bad_words"),
         ({"stream_options": {"include_usage": 1}, "stream": True}, "stream_options.include_usage", "got 1"),
     ],

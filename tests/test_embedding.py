@@ -200,7 +200,6 @@ def test_a_matryoshka_model_gives_fewer_dimensions() -> None:
         ({"input": "a", "embed_dtype": "float16"}, SPACE, "embed_dtype", ("float32", "float16")),
         ({"input": "a", "endianness": "big"}, SPACE, "endianness", ("little-endian", "big")),
         ({"input": "a", "prompt_name": "query"}, SPACE, "prompt_name", ("not served", "query")),
-        ({"input": "a", "adapters": "a"}, SPACE, "adapters", ("not served", '"a"')),
         ({"input": "a", "cache_salt": "a/b"}, SPACE, "cache_salt", ("/", "a/b")),
         ({"input": "a", "user": 3}, SPACE, "user", ("string", "3")),
         ({"input": "a", "inputs": "a"}, SPACE, "inputs", ("inputs and input in one body",)),

@@ -19,6 +19,7 @@ CONTRACT = {
     "BadField": (400, "invalid_request_error", "bad_field"),
     "PromptTooLong": (400, "invalid_request_error", "context_length_exceeded"),
     "Conflict": (409, "invalid_request_error", "conflict"),
+    "AdaptersOff": (400, "invalid_request_error", "adapters_off"),
     "NotFound": (404, "not_found_error", "not_found"),
     "BadMethod": (405, "invalid_request_error", "method_not_allowed"),
     "TooLarge": (413, "invalid_request_error", "body_too_large"),

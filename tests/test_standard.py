@@ -264,7 +264,6 @@ def test_an_answer_is_cut_to_what_has_room_unless_it_was_asked_for() -> None:
         (body({"num_beams": 2, "repetition_penalty": 1.1}), "parameters.num_beams", "parameters.repetition_penalty"),
         (body({"length_penalty": 11}), "parameters.length_penalty", "at most 10, got 11"),
         (body(model=["x"]), "model", "must be a string"),
-        (body(adapters=["french"]), "adapters", "is not served by this version, got an array of 1 items"),
     ],
 )
 def test_a_bad_field_is_named(sent: Json, param: str, words: str) -> None:

@@ -15,15 +15,16 @@ from lmi_chat import dialects, store
 from lmi_chat.dialects import account, stored
 from lmi_chat.errors import BadField, NotFound, Unavailable
 from lmi_chat.job import Done
+from lmi_chat.observe import STORE_FAILURES
 from lmi_chat.shelf import Kept, Query
-from lmi_chat.store import FAILURES, Store
+from lmi_chat.store import Store
 from tests.fakes import desk, piece, refusal, rendered
 
 DAY_S = 86_400
 
 
 def failures() -> float:
-    samples = next(iter(FAILURES.collect())).samples
+    samples = next(iter(STORE_FAILURES.collect())).samples
     return next(float(sample.value) for sample in samples if sample.name.endswith("_total"))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from itertools import islice
 
 from lmi_chat.bounds import nearest
-from lmi_chat.dialects import chat, completion, embedding, openai, session, standard
+from lmi_chat.dialects import adapter, chat, completion, embedding, openai, session, standard
 from lmi_chat.dialects.desk import NAME_BYTES, UNKNOWN_SHOWN, Desk, Task
 from lmi_chat.errors import BadField, BadJson, Problem, one_line
 from lmi_chat.wire import Json
@@ -63,7 +63,9 @@ def _near(name: str) -> str:
 
 def parse(body: Json, desk: Desk, request_id: str, forced: str | None = None) -> Task:
     """A checked body → the task it asks for. Raises an Error that names the field; takes no slot."""
-    return PARSERS[choose(body, forced, desk)](body, desk, request_id)
+    dialect = choose(body, forced, desk)
+    adapter.check(body, "", desk)
+    return PARSERS[dialect](body, desk, request_id)
 
 
 def error_body(error: Exception, dialect: str, *, is_tgi: bool = False) -> Json:

@@ -9,7 +9,7 @@ from lmi_chat.errors import CutOff, Error, TimedOut
 from lmi_chat.job import Done, Finish, Job, Piece, Token
 from lmi_chat.wire import Json, dump
 
-FINISH = {"stop": "eos_token", "length": "length", "abort": "abort"}
+FINISH = {"stop": "eos_token", "length": "length", "abort": "abort", "time_limit": "time_limit"}
 CLOSING_TOKEN = {"id": -1, "text": "", "log_prob": 0.0, "logprob": 0.0, "special": True}
 ERROR_TOKEN = {"id": -1, "text": "", "log_prob": -1, "special_token": True}
 

@@ -12,7 +12,13 @@ from lmi_chat.fields import USAGE
 from lmi_chat.job import Done, Finish, Token
 from lmi_chat.wire import Json, dump
 
-LMI_FINISH = {"stop": "eos_token", "length": "length", "abort": "abort", "stop_sequence": "stop_sequence"}
+LMI_FINISH = {
+    "stop": "eos_token",
+    "length": "length",
+    "abort": "abort",
+    "time_limit": "time_limit",
+    "stop_sequence": "stop_sequence",
+}
 SALT_FORBIDDEN = frozenset("@/\\\0")
 
 

@@ -24,6 +24,7 @@ from lmi_chat.explain import warnings
 from lmi_chat.families import NOT_YET, RENAMED
 from lmi_chat.flow import Call, Line
 from lmi_chat.hooks import Hooks
+from lmi_chat.observe import Record
 from lmi_chat.processes import Processes
 from lmi_chat.settings import OWN, read
 from lmi_chat.sources import OWN_PREFIXES, environment
@@ -129,7 +130,8 @@ async def _answer(inputs: "Input") -> "AsyncIterator[Output]":
 
 async def _run(call: Call, parts: Parts) -> None:
     try:
-        await _lines[0].answer(call, parts)
+        with _lines[0].journal.told(call.record):
+            await _lines[0].answer(call, parts)
     except Error as error:
         parts.refuse(error)
     except Exception:
@@ -158,13 +160,16 @@ def _call(inputs: "Input") -> Call:
     """Headers arrive as properties with the caller's casing; a client can set any of them."""
     headers = {name.lower(): text for name, text in inputs.get_properties().items() if isinstance(text, str)}
     asked = headers.get("x-amzn-sagemaker-inference-id") or headers.get("x-request-id", "")
+    request_id = asked if ID.fullmatch(asked) else uuid.uuid4().hex
     return Call(
         body=b"" if inputs.is_empty() else bytes(inputs.get_as_bytes()),
-        id=asked if ID.fullmatch(asked) else uuid.uuid4().hex,
+        id=request_id,
+        record=Record(id=request_id),
         content_type=headers.get("content-type", ""),
         content_encoding=headers.get("content-encoding", "").strip().lower(),
         session_id=headers.get("x-amzn-sagemaker-session-id", "").strip(),
         accept=headers.get("x-amzn-sagemaker-accept") or headers.get("accept", ""),
+        adapter=headers.get("x-amzn-sagemaker-adapter-identifier", "").strip(),
     )
 
 

@@ -30,13 +30,15 @@ class Model:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
-    """Requests in the engine's scheduler as it last said, and how many steps it has taken."""
+class Run(Protocol):
+    """A job on the engine."""
 
-    running: int
-    waiting: int
-    steps: int
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens generated so far, of all sequences."""
+
+    def cut(self) -> None:
+        """End the job now with what there is: open sequences finish by `time_limit`, then Done. Returns at once."""
 
 
 class Engine(Protocol):
@@ -50,15 +52,16 @@ class Engine(Protocol):
     def is_dead(self) -> bool:
         """The engine is gone for good: nothing will run on it again."""
 
-    def run(self, job: Job, sink: Sink) -> AbstractAsyncContextManager[None]:
+    @property
+    def stepped_at(self) -> float:
+        """When it last took a step, on the monotonic clock in seconds."""
+
+    def run(self, job: Job, sink: Sink) -> AbstractAsyncContextManager[Run]:
         """Start `job`; its events go to `sink`, from the event loop, until Done or an Error.
 
         Entering raises an Error if the engine refuses the job. Leaving before the end takes the job off the engine.
         `sink` may be called before entering returns.
         """
-
-    def load(self) -> Load:
-        """What the engine is doing."""
 
     async def stop(self) -> None:
         """End the engine's processes; none is left behind."""

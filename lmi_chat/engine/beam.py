@@ -7,11 +7,12 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from lmi_chat.errors import Error
 from lmi_chat.job import Choice, Done, Event, Finish, Job, Piece, Sink, Token
 
-Run = Callable[[Job, Sink], AbstractAsyncContextManager[None]]
+EngineRun = Callable[[Job, Sink], AbstractAsyncContextManager[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +55,30 @@ class Beam:
         return float(self.logprob / length**penalty)
 
 
+@dataclass(slots=True)
+class Search:
+    """A search from outside: the job's Run. A cut takes effect after the step that is being taken."""
+
+    completion_tokens: int = 0  # of the sequences that are still looked at
+    is_cut: bool = False
+
+    def cut(self) -> None:
+        """See Run.cut."""
+        self.is_cut = True
+
+
 @asynccontextmanager
-async def run(engine_run: Run, job: Job, sink: Sink, ends: frozenset[int]) -> AsyncIterator[None]:
+async def run(engine_run: EngineRun, job: Job, sink: Sink, ends: frozenset[int]) -> AsyncIterator[Search]:
     """Search for `job.beams` sequences; `ends` are the model's own token ids that end one. See Engine.run."""
-    task = asyncio.create_task(_tell(engine_run, job, sink, ends))
+    search = Search()
+    task = asyncio.create_task(_tell(engine_run, job, sink, ends, search))
     try:
-        yield
+        yield search
     finally:
         task.cancel()
 
 
-async def _tell(engine_run: Run, job: Job, sink: Sink, ends: frozenset[int]) -> None:
+async def _tell(engine_run: EngineRun, job: Job, sink: Sink, ends: frozenset[int], search: Search) -> None:
     """Search, then give each sequence as one piece, the best one first."""
     cached = [0]
 
@@ -74,17 +88,25 @@ async def _tell(engine_run: Run, job: Job, sink: Sink, ends: frozenset[int]) -> 
         return token
 
     try:
-        beams = await _search(job, step, ends)
+        beams = await _search(job, step, ends, search)
     except Error as error:
         sink(error)
         return
-    for index, beam in enumerate(beams):
-        sink(_piece(index, beam, job))
-    count = sum(len(beam.tokens) for beam in beams)
-    sink(Done(prompt_tokens=len(job.prompt_ids), completion_tokens=count, cached_tokens=cached[0]))
+    finishes = [_finish(beam, job, is_cut=search.is_cut) for beam in beams]
+    for index, (beam, finish) in enumerate(zip(beams, finishes, strict=True)):
+        sink(_piece(index, beam, finish, job))
+    done = Done(
+        prompt_tokens=len(job.prompt_ids),
+        completion_tokens=sum(len(beam.tokens) for beam in beams),
+        cached_tokens=cached[0],
+        reasons=tuple(finish.reason for finish in finishes),
+    )
+    sink(done)
 
 
-async def _search(job: Job, step: Callable[[Job], Awaitable[Token]], ends: frozenset[int]) -> list[Beam]:
+async def _search(
+    job: Job, step: Callable[[Job], Awaitable[Token]], ends: frozenset[int], search: Search
+) -> list[Beam]:
     live, ended = [Beam()], list[Beam]()
     for place in range(job.sampling.max_tokens):
         tokens = await asyncio.gather(*(step(_next(job, beam, place, number)) for number, beam in enumerate(live)))
@@ -95,7 +117,8 @@ async def _search(job: Job, step: Callable[[Job], Awaitable[Token]], ends: froze
         ]
         live, newly = _sorted_out(grown, job, is_early=place < job.sampling.min_tokens)
         ended += newly
-        if not live or _is_settled(live, ended, job):
+        search.completion_tokens = sum(len(beam.tokens) for beam in (*live, *ended))
+        if not live or search.is_cut or _is_settled(live, ended, job):
             break
     found = ended if job.stops_early and len(ended) >= job.beams else [*ended, *live]
     best = sorted(found, key=lambda beam: -beam.score(job.length_penalty))
@@ -130,7 +153,7 @@ def _next(job: Job, beam: Beam, place: int, number: int) -> Job:
     return replace(job, id=f"{job.id}-{place}-{number}", prompt_ids=ids, sampling=sampling, beams=0, copies=1)
 
 
-async def _one_token(engine_run: Run, job: Job) -> tuple[Token, int]:
+async def _one_token(engine_run: EngineRun, job: Job) -> tuple[Token, int]:
     found: list[Token] = []
     over: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
@@ -148,11 +171,17 @@ async def _one_token(engine_run: Run, job: Job) -> tuple[Token, int]:
     return found[0], cached
 
 
-def _piece(index: int, beam: Beam, job: Job) -> Piece:
+def _finish(beam: Beam, job: Job, *, is_cut: bool) -> Finish:
+    """Why it ended; where the search was cut, what might have gone on."""
+    if beam.is_ended:
+        return Finish("stop", beam.stop)
+    return Finish("time_limit" if is_cut and len(beam.tokens) < job.sampling.max_tokens else "length")
+
+
+def _piece(index: int, beam: Beam, finish: Finish, job: Job) -> Piece:
     text = beam.text(has_special=not job.sampling.skip_special_tokens)
     if isinstance(beam.stop, str):
         end = text.index(beam.stop) + (len(beam.stop) if job.sampling.include_stop_str_in_output else 0)
         text = text[:end]
     tokens = list(beam.tokens) if job.sampling.logprobs is not None else []
-    finish = Finish("stop", beam.stop) if beam.is_ended else Finish("length")
     return Piece(index, text, [token.choice.id for token in beam.tokens], tokens, finish)

@@ -1,24 +1,24 @@
-"""The scheduler's figures, for the health of the engine."""
+"""What vLLM's scheduler says after each step, taken where vLLM logs it: that the engine goes on."""
 
+import time
 from typing import Any
 
 
 class Gauge:
-    """vLLM's scheduler figures, taken where it logs them."""
+    """vLLM's stat logger and, called, its own factory."""
 
     def __init__(self) -> None:
-        """Nothing seen yet."""
-        self.running = self.waiting = self.steps = 0
+        """No step was seen yet."""
+        self.stepped_at = time.monotonic()
 
     def __call__(self, config: object, engine_index: int = 0) -> "Gauge":  # noqa: ARG002 vLLM's factory signature
         """Be the factory of the one logger."""
         return self
 
     def record(self, scheduler_stats: Any, iteration_stats: Any, **_: object) -> None:  # noqa: ARG002 vLLM's signature
-        """Keep the newest figures."""
+        """A step was taken."""
         if scheduler_stats is not None:
-            self.running, self.waiting = scheduler_stats.num_running_reqs, scheduler_stats.num_waiting_reqs
-            self.steps += 1
+            self.stepped_at = time.monotonic()
 
     def log_engine_initialized(self) -> None:
         """Nothing to log."""

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from lmi_chat.engine import Run
 from lmi_chat.engine.failures import translate
 from lmi_chat.errors import BadField, Bug, Problem
 from lmi_chat.job import Done, Job, Pooling, Sink, Space, Vector
@@ -28,7 +29,7 @@ def space(config: Any) -> Space | None:
 
 
 @asynccontextmanager
-async def run(engine: Any, job: Job, sink: Sink) -> AsyncIterator[None]:
+async def run(engine: Any, job: Job, sink: Sink) -> AsyncIterator[Run]:
     """See Engine.run; `engine` is an AsyncLLM."""
     if TASK not in await engine.get_supported_tasks():
         raise BadField(
@@ -47,7 +48,7 @@ async def run(engine: Any, job: Job, sink: Sink) -> AsyncIterator[None]:
         run.put(collector.output)
     await asyncio.sleep(0)  # one request brings thousands of jobs: others have their turn between them
     try:
-        yield
+        yield run
     finally:
         if not run.is_over:
             run.is_over = True
@@ -62,11 +63,16 @@ def _params(pooling: Pooling | None) -> Any:
 
 
 class _Run:
-    """vLLM's one output of a job → its events."""
+    """vLLM's one output of a job → its events. No token is generated, so that there is nothing to cut it to."""
+
+    completion_tokens = 0
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self.is_over = False
+
+    def cut(self) -> None:
+        """See Run.cut: never called without tokens."""
 
     def put(self, output: Any) -> None:
         """Take the output from vLLM's loop; a failure here ends this job alone, never the loop."""

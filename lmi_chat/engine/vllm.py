@@ -8,17 +8,18 @@ loop and its `output` holding what came before. A test asserts these.
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
-from lmi_chat.engine import Load, Model, beam, guides, pooling, sampling
+from lmi_chat.engine import Model, Run, beam, guides, pooling, quiet, sampling
 from lmi_chat.engine.arguments import words
 from lmi_chat.engine.failures import translate
 from lmi_chat.engine.gauge import Gauge
 from lmi_chat.engine.tokens import Vocabulary
 from lmi_chat.errors import Bug, Error, one_line
-from lmi_chat.job import Done, Finish, Job, Piece, Reason, Sink, Token
+from lmi_chat.job import Done, Finish, Job, Piece, Reason, Sink, Times, Token
 
 STOP_S = 1.5
 log = logging.getLogger(__name__)
@@ -44,21 +45,22 @@ class Vllm:
         """The engine's process or its output loop is gone."""
         return bool(self._engine.errored)
 
-    def load(self) -> Load:
-        """What the scheduler said after its last step."""
-        return Load(self._gauge.running, self._gauge.waiting, self._gauge.steps)
+    @property
+    def stepped_at(self) -> float:
+        """When the scheduler last told of a step."""
+        return self._gauge.stepped_at
 
     @asynccontextmanager
-    async def run(self, job: Job, sink: Sink) -> AsyncIterator[None]:
+    async def run(self, job: Job, sink: Sink) -> AsyncIterator[Run]:
         """See Engine.run."""
         if job.pooling:
-            async with pooling.run(self._engine, job, sink):
-                yield
+            async with pooling.run(self._engine, job, sink) as pool:
+                yield pool
             return
         if job.beams:
             ends = frozenset[int]() if job.sampling.ignore_eos else self.model.end_ids
-            async with beam.run(self.run, job, sink, ends):
-                yield
+            async with beam.run(self.run, job, sink, ends) as search:
+                yield search
             return
         if job.sampling.guide:
             await self._guides.check(job.sampling.guide)
@@ -72,15 +74,16 @@ class Vllm:
             )
         except Exception as error:
             raise translate(error) from error
+        run.abort = partial(self._engine.abort, collector.request_id, internal=True)
         collector.put = run.put
         if collector.output is not None:
             run.put(collector.output)
         try:
-            yield
+            yield run
         finally:
             if not run.is_over:
                 run.is_over = True
-                await asyncio.shield(self._engine.abort(collector.request_id, internal=True))
+                await asyncio.shield(run.abort())
 
     async def stop(self) -> None:
         """End EngineCore and its workers; vLLM's own wait is cut to what SIGTERM leaves us."""
@@ -95,9 +98,17 @@ class _Run:
         self._sink = sink
         self._vocabulary = vocabulary
         self._top, self._prompt_top = job.sampling.logprobs, job.sampling.prompt_logprobs or 0
-        self._completion_tokens = 0
         self._prompt_logprobs: tuple[Token | None, ...] = ()
+        self._reasons: list[Reason] = []
+        self._cutting: asyncio.Task[None] | None = None
+        self.completion_tokens = 0
         self.is_over = False
+        self.abort: Callable[[], Coroutine[Any, Any, None]]
+
+    def cut(self) -> None:
+        """See Run.cut. vLLM answers an abort with a last output, which has the text held back for stop strings."""
+        if not self.is_over and self._cutting is None:
+            self._cutting = asyncio.create_task(self.abort())
 
     def put(self, output: Any) -> None:
         """Take one output from vLLM's loop; a failure here ends this job alone, never the loop."""
@@ -120,7 +131,7 @@ class _Run:
         prompt = self._read_prompt(output) if output.prompt_logprobs else ()
         self._prompt_logprobs = prompt or self._prompt_logprobs
         for part in output.outputs:
-            self._completion_tokens += len(part.token_ids)
+            self.completion_tokens += len(part.token_ids)
             if part.finish_reason == "error":
                 self._end(Bug("the engine failed on this request"))
                 return
@@ -128,9 +139,11 @@ class _Run:
         if output.finished:
             done = Done(
                 prompt_tokens=len(output.prompt_token_ids),
-                completion_tokens=self._completion_tokens,
+                completion_tokens=self.completion_tokens,
                 cached_tokens=output.num_cached_tokens or 0,
                 prompt_logprobs=self._prompt_logprobs,
+                reasons=tuple(self._reasons),
+                times=_times(output.metrics),
             )
             self._end(done)
 
@@ -143,7 +156,9 @@ class _Run:
             ]
         finish = None
         if part.finish_reason is not None:
-            reason: Reason = part.finish_reason if part.finish_reason in {"stop", "length"} else "abort"
+            given_up: Reason = "abort" if self._cutting is None else "time_limit"
+            reason: Reason = part.finish_reason if part.finish_reason in {"stop", "length"} else given_up
+            self._reasons.append(reason)
             finish = Finish(reason, part.stop_reason)
         return Piece(part.index, part.text, list(part.token_ids), tokens, finish, prompt)
 
@@ -161,6 +176,17 @@ class _Run:
         )
 
 
+def _times(stats: Any) -> Times | None:
+    """Marks that vLLM keeps of a request, in seconds of the engine's clock; 0 where it came to none."""
+    if stats is None or not stats.first_token_ts:
+        return None
+    return Times(
+        queue_s=stats.scheduled_ts - stats.queued_ts,
+        prefill_s=stats.first_token_ts - stats.scheduled_ts,
+        decode_s=stats.last_token_ts - stats.first_token_ts,
+    )
+
+
 def load(
     arguments: Mapping[str, str],
     names: tuple[str, ...],
@@ -175,10 +201,11 @@ def load(
     """
     on_phase("importing the engine")
     try:
-        from vllm import envs
-        from vllm.engine.arg_utils import AsyncEngineArgs
-        from vllm.usage.usage_lib import UsageContext
-        from vllm.v1.engine.async_llm import AsyncLLM
+        with quiet.importing():
+            from vllm import envs
+            from vllm.engine.arg_utils import AsyncEngineArgs
+            from vllm.usage.usage_lib import UsageContext
+            from vllm.v1.engine.async_llm import AsyncLLM
     except ImportError as error:
         raise StartFailed(
             f"no engine is installed ({one_line(str(error), 200)}); `make install` installs one"
@@ -193,7 +220,6 @@ def load(
     except (ValueError, RuntimeError, OSError) as error:
         raise StartFailed(f"the engine did not start: {one_line(str(error), 600)}") from error
     envs.enable_envs_cache()
-    gc.collect()
     gc.freeze()
     return Vllm(engine, _describe(engine, names), gauge, guides.load(engine, guide_compile_s))
 

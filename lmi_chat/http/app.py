@@ -5,7 +5,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -14,7 +13,7 @@ from starlette.routing import Route
 
 from lmi_chat import dialects, wire
 from lmi_chat.errors import BadMethod, Bug, Error, NotFound, echo
-from lmi_chat.http import openapi, sagemaker, stored
+from lmi_chat.http import admin, openapi, sagemaker, stored
 from lmi_chat.http.door import Door, Exchange, House
 
 
@@ -71,7 +70,7 @@ def build(house: House) -> Starlette:
         *stored.routes(house.store),
         Route("/v1/models", _models(house), methods=["GET"]),
         Route("/v1/models/{model:path}", _models(house), methods=["GET"]),
-        Route("/metrics", _metrics, methods=["GET"]),
+        *admin.routes(house),
         Route("/openapi.json", _openapi(house), methods=["GET"]),
     ]
     handlers: dict[Any, Any] = dict.fromkeys((Error, HTTPException, Exception), _refusing(house))
@@ -82,6 +81,8 @@ def _ping(house: House) -> Callable[[Request], Any]:
     async def ping(_: Request) -> Response:
         """SageMaker's health check: 200 when requests are taken, else 503 with what the server is doing."""
         refusal = house.line.refusal
+        if refusal is None and (seconds := house.line.stalled_s):
+            return _json({"status": "stalled", "active": house.line.active, "seconds": round(seconds, 1)}, 503)
         if refusal is None:
             return _json({"status": "ready", "active": house.line.active})
         if refusal.code == "loading":
@@ -123,8 +124,3 @@ def _openapi(house: House) -> Callable[[Request], Any]:
         return _json(openapi.document(line.desk, has_sessions=line.has_sessions, has_async=has_async))
 
     return shown
-
-
-async def _metrics(_: Request) -> Response:
-    """The engine's figures and ours, in Prometheus' text format."""
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -3,10 +3,10 @@
 import asyncio
 import re
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from prometheus_client import Counter
 from starlette.types import Receive, Scope, Send
 
 from lmi_chat.errors import BadField, Error, NotFound, Problem, TooLarge, echo, one_line
@@ -17,13 +17,13 @@ from lmi_chat.http.outlet import OUTLET, Outlet
 from lmi_chat.spool import Spool
 from lmi_chat.store import Store
 
-ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-ADAPTER = "X-Amzn-SageMaker-Adapter-Identifier"
-ATTRIBUTES_CHARS = 1024
+INFERENCE_ID, ATTRIBUTES = "X-Amzn-SageMaker-Inference-Id", "X-Amzn-SageMaker-Custom-Attributes"
+VISIBLE: Mapping[str, tuple[re.Pattern[str], int]] = {
+    INFERENCE_ID: (re.compile(r"[!-~](?:[ -~]{0,126}[!-~])?"), 128),
+    ATTRIBUTES: (re.compile(r"[ -~]{1,1024}"), 1024),
+}
+"""Headers that are taken unchanged, what they may be and how long."""
 WARNING_CHARS = 1024
-IGNORED = Counter(
-    "lmi_chat_ignored_keys", "Keys of requests that were ignored, as X-LMI-Chat-Warning names them", ["dialect"]
-)
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -95,6 +95,20 @@ def header(scope: Scope, name: bytes) -> str:
     return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
 
 
+def visible(scope: Scope, name: str) -> str:
+    """One of VISIBLE's headers; "" where it is absent or not what it may be."""
+    text = header(scope, name.lower().encode())
+    return text if VISIBLE[name][0].fullmatch(text) else ""
+
+
+def _check_headers(scope: Scope) -> None:
+    for name, (pattern, most) in VISIBLE.items():
+        text = header(scope, name.lower().encode())
+        if text and not pattern.fullmatch(text):
+            says = f"{name} must be at most {most} characters of visible ASCII, got {echo(text)} ({len(text)})"
+            raise BadField([Problem(name, says)])
+
+
 class Door:
     """An inference route as an ASGI application: the body goes to the line, the reply to the connection."""
 
@@ -112,21 +126,20 @@ class Door:
         task = asyncio.current_task()
         outlet.on_gone = task.cancel if task else None
         try:
-            self._check_head(scope)
-            exchange.call.body = await read_body(scope, receive, self._house.max_body_bytes)
-            await self._house.line.answer(exchange.call, self.reply(exchange, send, outlet))
+            with self._house.line.journal.told(exchange.call.record):
+                _check_headers(scope)
+                self._check_name(scope)
+                exchange.call.body = await read_body(scope, receive, self._house.max_body_bytes)
+                await self._house.line.answer(exchange.call, self.reply(exchange, send, outlet))
         except asyncio.CancelledError:
             if not outlet.is_gone:
                 raise
-        finally:
-            if exchange.call.warnings:
-                IGNORED.labels(exchange.call.dialect).inc(len(exchange.call.warnings))
 
     def exchange(self, scope: Scope) -> Exchange:
         """A request's head as the line takes it, and what its reply repeats."""
-        names = (b"x-amzn-sagemaker-inference-id", b"x-request-id")
-        asked = next((text for name in names if (text := header(scope, name))), "")
-        request_id = asked if ID.fullmatch(asked) else uuid.uuid4().hex
+        named = visible(scope, INFERENCE_ID)
+        asked = named or header(scope, b"x-request-id")
+        request_id = asked if VISIBLE[INFERENCE_ID][0].fullmatch(asked) else uuid.uuid4().hex
         call = Call(
             body=b"",
             id=request_id,
@@ -136,17 +149,17 @@ class Door:
             session_id=header(scope, b"x-amzn-sagemaker-session-id").strip(),
             route_shape=self._shape,
             forced=self._forced,
+            adapter=header(scope, b"x-amzn-sagemaker-adapter-identifier").strip(),
+            target_model=header(scope, b"x-amzn-sagemaker-target-model"),
         )
+        call.record.id = request_id
         headers: Headers = [(b"x-request-id", request_id.encode())]
-        attributes = header(scope, b"x-amzn-sagemaker-custom-attributes")
-        if attributes and len(attributes) <= ATTRIBUTES_CHARS and attributes.isascii():
-            headers.append((b"x-amzn-sagemaker-custom-attributes", attributes.encode()))
+        for name, text in ((INFERENCE_ID, named), (ATTRIBUTES, visible(scope, ATTRIBUTES))):
+            if text:
+                headers.append((name.lower().encode(), text.encode()))
         return Exchange(call, headers)
 
-    def _check_head(self, scope: Scope) -> None:
-        if adapter := header(scope, ADAPTER.lower().encode()).strip():
-            text = f"{ADAPTER} is not served by this version, got {echo(adapter)}"
-            raise BadField([Problem(ADAPTER, text)])
+    def _check_name(self, scope: Scope) -> None:
         name = scope["path_params"].get("model")
         if (
             name is not None

@@ -20,6 +20,7 @@ from lmi_chat import embedded
 from tests.recipes import ASYNC, JUMPSTART, SDK
 
 START_S = 400.0
+FINISH_BEFORE_S = 12.0
 RUNNING = re.compile(r"^vllm:num_requests_(?:running|waiting)\{[^}]*\} (\d+)", re.MULTILINE)
 Reply = tuple[int, dict[str, str], bytes]
 
@@ -195,6 +196,7 @@ def other(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
         *("--properties", str(properties), "--served-model-name", "own,other", "--max-logprobs", "30"),
         *("--finish-reason", "lmi", "--strict-requests", "--tgi-compat", "--store", str(folder / "store.sqlite")),
         *("--async-folder", str(folder / "async")),
+        *("--finish-before-seconds", str(FINISH_BEFORE_S), "--stall-seconds", "3"),
         environment=environment,
     )
     yield running

@@ -11,7 +11,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from tests.engine.conftest import Server
+from tests.engine.conftest import FINISH_BEFORE_S, Server
 from tests.engine.test_answers import FRANCE, chat
 from tests.engine.test_boto import boto, example
 
@@ -144,3 +144,29 @@ def test_a_line_per_token_when_the_engine_hands_over_several(other: Server) -> N
     counts = [len(chunk["choices"][0]["logprobs"]["content"]) for chunk in chunks]
     assert max(counts) > 1, "the engine did hand over several at once"
     assert sum(counts) <= 32
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_an_answer_ends_in_time_with_what_there_is(other: Server, *, is_stream: bool) -> None:
+    """More than the engine can generate in the time: cut, with its usage, and off the engine at once."""
+    body = {**LONG, "n": 8, "temperature": 1, "max_tokens": 900, "logprobs": True, "stop": ["@@@@@@@@"]}
+    began = time.monotonic()
+    if is_stream:
+        chunks = other.lines({**body, "stream_options": {"include_usage": True}})
+        usage = chunks.pop()["usage"]
+        counts = [0] * 8
+        reasons: dict[int, str | None] = {}
+        for chunk in chunks:
+            choice = chunk["choices"][0]
+            counts[choice["index"]] += len(choice["logprobs"]["content"])
+            reasons[choice["index"]] = choice["finish_reason"] or reasons.get(choice["index"])
+    else:
+        whole = other.whole(body)
+        usage = whole["usage"]
+        counts = [len(choice["logprobs"]["content"]) for choice in whole["choices"]]
+        reasons = {choice["index"]: choice["finish_reason"] for choice in whole["choices"]}
+    assert time.monotonic() - began > FINISH_BEFORE_S - 0.1
+    assert "time_limit" in reasons.values()
+    assert set(reasons.values()) <= {"time_limit", "length"}
+    assert usage["completion_tokens"] == sum(counts)
+    assert other.wait_until_idle(2.0)

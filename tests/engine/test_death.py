@@ -15,9 +15,39 @@ from tests.engine.test_boto import boto
 from tests.engine.test_serving import LONG
 
 
+def core_of(server: Server) -> int:
+    return next(pid for pid in server.children() if b"VLLM::EngineCor" in Path(f"/proc/{pid}/comm").read_bytes())
+
+
+def ping_until(server: Server, status: int, *, seconds: float) -> dict[str, object]:
+    end = time.monotonic() + seconds
+    while True:
+        found, _, data = server.request("GET", "/ping")
+        if found == status:
+            return json.loads(data)  # type: ignore[no-any-return]
+        assert time.monotonic() < end, data
+        time.sleep(0.05)
+
+
+def test_an_engine_that_stands_still(other: Server) -> None:
+    """Stopped, not dead: /ping says so after stall_seconds while work waits, and takes it back when it goes on."""
+    core = core_of(other)
+    answers: list[list[object]] = []
+    asking = threading.Thread(target=lambda: answers.append(other.lines({**LONG, "max_tokens": 40})))
+    os.kill(core, signal.SIGSTOP)
+    try:
+        asking.start()
+        assert ping_until(other, 503, seconds=20)["status"] == "stalled"
+    finally:
+        os.kill(core, signal.SIGCONT)
+    ping_until(other, 200, seconds=20)
+    asking.join()
+    assert answers[0][-1]["choices"][0]["finish_reason"] == "length"  # type: ignore[index]
+
+
 def test_an_engine_that_is_killed(other: Server) -> None:
     children = other.children()
-    core = next(pid for pid in other.children() if b"VLLM::EngineCor" in Path(f"/proc/{pid}/comm").read_bytes())
+    core = core_of(other)
     streams: list[bytes] = []
     wholes: list[tuple[int, bytes]] = []
 

@@ -5,6 +5,7 @@ import socket
 import statistics
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import boto3
@@ -16,11 +17,12 @@ from tests.engine.conftest import Server
 LONG = {"messages": [{"role": "user", "content": "Tell a long story."}], "ignore_eos": True, "temperature": 0}
 
 
-def raw(server: Server, body: dict[str, object]) -> socket.socket:
+def raw(server: Server, body: dict[str, object], headers: Mapping[str, str] | None = None) -> socket.socket:
     """A connection that has sent one request."""
     data = json.dumps(body).encode()
     connection = socket.create_connection(("127.0.0.1", server.port))
     head = "POST /invocations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    head += "".join(f"{name}: {text}\r\n" for name, text in (headers or {}).items())
     connection.sendall(f"{head}content-length: {len(data)}\r\n\r\n".encode() + data)
     return connection
 
@@ -95,6 +97,34 @@ def test_the_request_id_and_attributes_come_back(server: Server) -> None:
     assert headers["x-lmi-chat-warning"] == "temprature is ignored; did you mean temperature?"
 
 
+def test_a_line_per_request_is_in_the_log(server: Server) -> None:
+    """With the engine's own times, and never a word of what was said."""
+    for is_stream in (False, True):
+        server.post(
+            {**LONG, "max_tokens": 6, "stream": is_stream}, **{"x-amzn-sagemaker-inference-id": f"logged-{is_stream}"}
+        )
+    refused = {"X-AMZN-SAGEMAKER-INFERENCE-ID": "logged-refused"}
+    assert server.post({**LONG, "n": 0}, **refused)[0] == 400
+    raw(server, {**LONG, "max_tokens": 1500, "user": "gone"}).close()
+    limit = time.monotonic() + 10
+    while "gone" not in (log := server.log.read_text()):
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    named = {line["id"]: line for line in lines}
+    for is_stream in (False, True):
+        line = named[f"logged-{is_stream}"]
+        assert (line["status"], line["stream"], line["finish_reason"]) == (200, is_stream, "length")
+        assert line["completion_tokens"] == 6
+        parts = [line[f"{part}_seconds"] for part in ("queue", "prefill", "decode")]
+        assert all(part >= 0 for part in parts)
+        assert 0 < line["prefill_seconds"] <= line["ttft_seconds"] < line["total_seconds"]
+        assert sum(parts) <= line["total_seconds"]
+    assert (named["logged-refused"]["status"], named["logged-refused"]["error"]) == (400, "bad_field")
+    assert [line["status"] for line in lines if line["user"] == "gone"] == [499]
+    assert "Tell a long story" not in log
+
+
 def test_two_requests_with_one_id_do_not_touch_each_other(server: Server) -> None:
     """The caller chooses the id; ending one must not end its namesake."""
     going = raw(server, {**LONG, "max_tokens": 400, "stream": True})
@@ -105,6 +135,14 @@ def test_two_requests_with_one_id_do_not_touch_each_other(server: Server) -> Non
     second = server.post({**LONG, "max_tokens": 5}, **named)
     first.join()
     going.close()
+    leaving = raw(server, {**LONG, "max_tokens": 400, "stream": True}, named)
+    staying: list[object] = []
+    third = threading.Thread(target=lambda: staying.append(server.post({**LONG, "max_tokens": 30}, **named)))
+    third.start()
+    time.sleep(0.3)
+    leaving.close()
+    third.join()
+    assert json.loads(staying[0][2])["usage"]["completion_tokens"] == 30  # type: ignore[index]
     assert second[0] == 200
     assert json.loads(results[0][2])["usage"]["completion_tokens"] == 30  # type: ignore[index]
     assert server.wait_until_idle(1.0)

@@ -346,12 +346,3 @@ def test_ignored_keys_are_told_and_counted(service: Service) -> None:
     assert "x-lmi-chat-warning" not in post(service, CHAT)[1]
     after = ignored(service)
     assert {name: after[name] - before.get(name, 0) for name in ("chat", "standard")} == {"chat": 2, "standard": 1}
-
-
-@pytest.mark.parametrize("path", ["/invocations", "/v1/chat/completions"])
-def test_an_adapter_is_refused_and_never_passed_over(service: Service, path: str) -> None:
-    """A base model that answers in an adapter's place is a wrong answer."""
-    headers = JSON | {"x-amzn-sagemaker-ADAPTER-identifier": "french"}
-    status, _, answer = post(service, CHAT, headers=headers, path=path)
-    assert (status, answer["error"]["param"]) == (400, "X-Amzn-SageMaker-Adapter-Identifier")
-    assert post(service, CHAT, headers=JSON | {"X-Amzn-SageMaker-Adapter-Identifier": ""}, path=path)[0] == 200

@@ -6,7 +6,7 @@ Bodies of requests: requests.py (and guides.py); of answers: answers.py. Here: p
 from lmi_chat import __version__
 from lmi_chat.dialects import stored
 from lmi_chat.dialects.desk import Desk
-from lmi_chat.http.openapi import answers, requests, runtime
+from lmi_chat.http.openapi import answers, operators, requests, runtime
 from lmi_chat.http.openapi.responses import (
     ALWAYS,
     HEAD_OUT,
@@ -25,11 +25,13 @@ def _header(name: str, meaning: str) -> Json:
     return {"name": name, "in": "header", "schema": TEXT, "description": meaning}
 
 
-REQUEST_ID = "the request's id: of letters, digits and ._:- up to 128; what is none gets a new one"
+REQUEST_ID = "the request's id: visible ASCII, up to 128 characters"
 HEADERS_IN: list[Json] = [
-    _header("X-Request-Id", REQUEST_ID),
+    _header("X-Request-Id", REQUEST_ID + "; what is none gets a new one"),
     _header("X-Amzn-SageMaker-Inference-Id", REQUEST_ID + "; before X-Request-Id"),
-    _header("X-Amzn-SageMaker-Custom-Attributes", "comes back in the answer, up to 1024 characters of ASCII"),
+    _header("X-Amzn-SageMaker-Custom-Attributes", "comes back in the answer, up to 1024 characters of visible ASCII"),
+    _header("X-Amzn-SageMaker-Adapter-Identifier", "the adapter to answer with; none is loaded here"),
+    _header("X-Amzn-SageMaker-Target-Model", "one of the served model's names"),
     _header("X-Amzn-SageMaker-Accept", "as Accept, and before it: the shape of a stream"),
 ]
 SESSION_IN = _header("X-Amzn-SageMaker-Session-Id", "the session of this request; NEW_SESSION begins one with a chat")
@@ -71,7 +73,7 @@ def document(desk: Desk, *, has_sessions: bool, has_async: bool) -> Json:
         "openapi": "3.1.0",
         "info": {"title": "lmi-chat", "version": __version__, "license": {"name": "Apache-2.0"}},
         "paths": paths,
-        "components": {"schemas": bodies | answers.schemas(desk)},
+        "components": {"schemas": bodies | answers.schemas(desk) | operators.SCHEMAS},
     }
 
 
@@ -122,10 +124,9 @@ def _shared(door: Json, *, has_async: bool) -> Json:
         "/v1/models": {"get": _get("The served model", "Models", 503)},
         "/v1/models/{model}": {"get": _named(_get("One of its names", "Model", 404, 503), "model")},
         "/ping": {"get": _get("Health: 200 when requests are taken, 503 with what goes on otherwise", "Ready")},
-        "/metrics": {"get": _get("Figures for Prometheus", "")},
+        **operators.paths(),
         "/openapi.json": {"get": _get("This document", "", 503)},
     }
-    paths["/metrics"]["get"]["responses"]["200"]["content"] = {"text/plain": {"schema": TEXT}}
     paths["/ping"]["get"]["responses"]["503"] = answered(STATUSES[503], "NotReady")
     return paths
 

@@ -57,7 +57,7 @@ def _embeddings(desk: Desk) -> Json:
 
 
 def _words(desk: Desk) -> list[str]:
-    words = {"stop", "length", "abort"} if desk.finish_words is None else set(desk.finish_words.values())
+    words = {"stop", "length", "abort", "time_limit"} if desk.finish_words is None else set(desk.finish_words.values())
     return sorted(words)
 
 

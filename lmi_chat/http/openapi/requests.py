@@ -101,10 +101,15 @@ def _table(fields: Mapping[str, Field], desk: Desk, insides: Json) -> Json:
     return {name: field(known, desk) | insides.get(name, {}) for name, known in fields.items()}
 
 
+ADAPTERS: Json = {"type": ["string", "array", "null"], "maxLength": 0, "maxItems": 0}
+"""None is loaded, so that only what asks for none is answered."""
+
+
 def _shared(desk: Desk) -> Json:
     usage = record(_table(USAGE, desk, {}), is_closed=desk.is_strict)
     return guides.openai(desk.limits, is_strict=desk.is_strict) | {
         "model": {"examples": ["", *sorted(desk.names)]},
+        "adapters": ADAPTERS,
         "stream_options": {"anyOf": [usage, NULL]},
         "cache_salt": {"pattern": r"^[^@/\\\x00]*$"},
     }
@@ -187,7 +192,10 @@ def of_embedding(desk: Desk) -> Json:
         "cache_salt": shared["cache_salt"],
     }
     inner = record(_table(POOLING, desk, options), is_closed=desk.is_strict)
-    insides = options | {"parameters": {"anyOf": [inner, NULL]}, "model": shared["model"]}
+    insides = options | {
+        "parameters": {"anyOf": [inner, NULL]},
+        **{name: shared[name] for name in ("model", "adapters")},
+    }
     whole = record(_table(EMBEDDING, desk, insides | {"input": texts, "inputs": texts}), is_closed=desk.is_strict)
     return whole | {"oneOf": [{"required": ["input"]}, {"required": ["inputs"]}]}
 
@@ -223,6 +231,7 @@ def of_standard(desk: Desk) -> Json:
         "inputs": {"anyOf": [prompt, several]},
         "parameters": {"anyOf": [inner, NULL]},
         "model": _shared(desk)["model"],
+        "adapters": ADAPTERS,
     }
     whole = record(_table(STANDARD, desk, insides), ["inputs"], is_closed=desk.is_strict)
     return whole | {"allOf": [_standard_stream(desk)]}

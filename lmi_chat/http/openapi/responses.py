@@ -26,6 +26,7 @@ INFERENCE = (*ALWAYS, 404, 409, 413, 415, 503, 504)
 
 HEAD_OUT: Json = {
     "X-Request-Id": {"schema": TEXT, "description": "the request's id"},
+    "X-Amzn-SageMaker-Inference-Id": {"schema": TEXT, "description": "as it came"},
     "X-Amzn-SageMaker-Custom-Attributes": {"schema": TEXT, "description": "as they came"},
 }
 OF_STATUS: Mapping[int, Json] = {

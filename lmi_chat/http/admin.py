@@ -1,0 +1,113 @@
+"""What the platform and its operators ask for beside answers: figures, batch transform's parameters, adapters."""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from lmi_chat import observe, wire
+from lmi_chat.errors import AdaptersOff, BadField, NotFound, Problem, echo
+from lmi_chat.http.door import House, read_body
+
+NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+KINDS: Mapping[str, str] = {"name": "a string", "src": "a string", "preload": "true or false", "pin": "true or false"}
+BATCH_MB = 100
+"""MaxConcurrentTransforms × MaxPayloadInMB may be at most this (SageMaker API reference, CreateTransformJob)."""
+Answer = Callable[[House, Request], Awaitable[Response]]
+
+
+def routes(house: House) -> list[Route]:
+    """Figures, parameters and adapters; adapters also below their model."""
+    table: list[tuple[str, str, Answer]] = [
+        ("/metrics", "GET", _metrics),
+        ("/server/metrics", "GET", _metrics),
+        ("/execution-parameters", "GET", _parameters),
+    ]
+    for prefix in ("/adapters", "/models/{model}/adapters"):
+        table += [
+            (prefix, "GET", _list),
+            (prefix, "POST", _register),
+            (prefix + "/{name}", "GET", _unknown),
+            (prefix + "/{name}", "DELETE", _unknown),
+            (prefix + "/{name}/update", "POST", _unknown),
+        ]
+    return [Route(path, _with(house, answer), methods=[method]) for path, method, answer in table]
+
+
+def _with(house: House, answer: Answer) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        return await answer(house, request)
+
+    return endpoint
+
+
+def _json(value: object) -> Response:
+    return Response(wire.dump(value), media_type="application/json")
+
+
+async def _metrics(house: House, _: Request) -> Response:
+    """The engine's figures and ours, in Prometheus' text format."""
+    observe.RUNNING.set(house.line.active - house.line.waiting)
+    observe.WAITING.set(house.line.waiting)
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _parameters(house: House, _: Request) -> Response:
+    """What batch transform asks before it begins, by what the engine runs at once and the largest body.
+
+    Chat records are small, so that in SageMaker's product of both the payload gives way, down to 1 MB.
+    """
+    _check_open(house)
+    most = house.line.max_running
+    payload_mb = max(1, min(house.max_body_bytes // 2**20, BATCH_MB // most))
+    concurrent = min(most, BATCH_MB // payload_mb)
+    return _json(
+        {"MaxConcurrentTransforms": concurrent, "BatchStrategy": "SINGLE_RECORD", "MaxPayloadInMB": payload_mb}
+    )
+
+
+def _check_open(house: House, model: str | None = None) -> None:
+    if house.line.refusal:
+        raise house.line.refusal
+    if model is not None and model not in house.line.desk.names:
+        raise NotFound(f"model {echo(model)} is not served here; {house.line.desk.model} is", param="model")
+
+
+async def _list(house: House, request: Request) -> Response:
+    """GET …/adapters: all of them."""
+    _check_open(house, request.path_params.get("model"))
+    return _json({"adapters": []})
+
+
+async def _register(house: House, request: Request) -> Response:
+    """POST …/adapters with name, src, preload and pin, in the body or (as LMI has it) in the query."""
+    _check_open(house, request.path_params.get("model"))
+    body = await read_body(request.scope, request.receive, house.max_body_bytes)
+    given = wire.read(body) if body else {}
+    problems: list[Problem] = []
+    for name, text in request.query_params.items():
+        value: object = {"true": True, "false": False}.get(text, text) if name in {"preload", "pin"} else text
+        if given.setdefault(name, value) != value:
+            problems.append(Problem(name, f"{name} stands in the body and in the query with different values"))
+    problems += [
+        Problem(name, f"{name} must be {kind}, got {echo(given[name])}")
+        for name, kind in KINDS.items()
+        if given.get(name) is not None and not isinstance(given[name], str if kind == "a string" else bool)
+    ]
+    if isinstance(given.get("name", ""), str) and not NAME.fullmatch(given.get("name", "")):
+        text = f"name must be 1 to 64 letters, digits, dots, hyphens or underscores, got {echo(given.get('name'))}"
+        problems.append(Problem("name", text))
+    if not given.get("src"):
+        problems.append(Problem("src", "src must be given: where the adapter's files are"))
+    if problems:
+        raise BadField(problems)
+    raise AdaptersOff("LoRA is off: this deployment loads no adapters")
+
+
+async def _unknown(house: House, request: Request) -> Response:
+    """GET and DELETE …/adapters/{name}, POST …/{name}/update: none is loaded."""
+    _check_open(house, request.path_params.get("model"))
+    raise NotFound(f"adapter {echo(request.path_params['name'])} is not loaded here", param="name")

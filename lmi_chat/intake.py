@@ -1,0 +1,105 @@
+"""The way in: a surface's call → the task it asks for. All parsing stands here and below; no engine, no slot."""
+
+from dataclasses import dataclass, field
+
+from lmi_chat import dialects, wire
+from lmi_chat.bounds import Limits
+from lmi_chat.dialects import Desk, Task, adapter
+from lmi_chat.dialects.session import NEW
+from lmi_chat.errors import BadMedia, NotFound, echo
+from lmi_chat.frames import Shape
+from lmi_chat.hooks import Hooks
+from lmi_chat.observe import Record
+from lmi_chat.sessions import Session, Sessions
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """One request as a surface hands it in. `dialect` is filled in as soon as it is known, for an error's shape.
+
+    `record` begins with the call, so that its clock runs from the request's arrival.
+    """
+
+    body: bytes
+    id: str
+    content_type: str = "application/json"
+    content_encoding: str = ""
+    accept: str = ""
+    session_id: str = ""
+    adapter: str = ""
+    target_model: str = ""
+    route_shape: Shape = "lines"
+    forced: str | None = None
+    dialect: str = ""
+    deadline_s: float | None = None  # None: the deployment's
+    is_promised: bool = False  # accepted earlier: answered in a drain too
+    warnings: list[str] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
+    record: Record = field(default_factory=Record)
+
+
+def parse(
+    call: Call, session: Session | None, desk: Desk, sessions: Sessions | None, limits: Limits, hooks: Hooks
+) -> Task | bytes:
+    """Bytes → Task, or the document that answers what needs no engine (opening or closing a session).
+
+    Fills in the call's dialect, warnings, headers and record. Raises an Error that names the field.
+    """
+    try:
+        return _parse(call, session, desk, sessions, limits, hooks)
+    finally:
+        call.record.ignored = [text.partition(" ")[0] for text in call.warnings if " is ignored" in text]
+
+
+def _parse(
+    call: Call, session: Session | None, desk: Desk, sessions: Sessions | None, limits: Limits, hooks: Hooks
+) -> Task | bytes:
+    body = hooks.body(_read(call, limits), desk.template.tokenizer)
+    call.dialect = call.record.dialect = dialects.choose(body, call.forced, desk)
+    call.record.model = desk.model
+    _check_target(call, desk)
+    if call.dialect == "session":
+        document, headers, call.warnings = dialects.session.answer(body, desk, sessions, call.session_id)
+        call.headers |= headers
+        return document
+    adapter.check(body, call.adapter, desk)
+    if call.dialect == "chat" and call.session_id == NEW and sessions is not None:
+        session = sessions.open()
+        call.headers |= dialects.session.headers_of_new(session)
+    if call.dialect == "chat" and session is not None and sessions is not None:
+        task = dialects.session.parse_chat(body, desk, call.id, session, sessions)
+    else:
+        task = dialects.parse(body, desk, call.id, call.dialect)
+    call.warnings = task.unknown
+    task.render = hooks.render(task.render)
+    _note(task, call.record)
+    return task
+
+
+def _check_target(call: Call, desk: Desk) -> None:
+    """A multi-model endpoint names the model it wants; here there is one. Raises NotFound."""
+    if call.target_model and call.target_model not in desk.names:
+        raise NotFound(f"model {echo(call.target_model)} is not served here", param="X-Amzn-SageMaker-Target-Model")
+
+
+def _read(call: Call, limits: Limits) -> wire.Json:
+    if call.content_encoding not in ("", "identity"):
+        raise BadMedia("content-encoding must be absent or identity; send the body uncompressed")
+    media, _, rest = call.content_type.partition(";")
+    charset = rest.partition("charset=")[2].strip().strip('"').lower()
+    if charset not in ("", "utf-8", "utf8"):
+        raise BadMedia("the charset of content-type must be utf-8")
+    match media.strip().lower():
+        case "" | "application/json":
+            lengths = {"messages": limits.max_messages, "prompt": limits.max_prompts, "input": limits.max_inputs}
+            return wire.read(call.body, depth=limits.max_json_depth, lengths=lengths)
+        case "text/plain" if call.forced in (None, "standard"):
+            return {"inputs": wire.text(call.body)}
+        case _:
+            raise BadMedia("content-type must be application/json or text/plain")
+
+
+def _note(task: Task, record: Record) -> None:
+    """What the log tells of a request that was understood."""
+    record.user, record.metadata, record.is_stream = task.user, task.metadata, task.is_stream
+    record.prompt_tokens = sum(len(job.prompt_ids) for job in task.jobs)
