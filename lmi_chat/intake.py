@@ -63,11 +63,12 @@ def _parse(
         call.headers |= headers
         return document
     adapter.check(body, call.adapter, desk)
-    if call.dialect == "chat" and call.session_id == NEW and sessions is not None:
-        session = sessions.open()
-        call.headers |= dialects.session.headers_of_new(session)
-    if call.dialect == "chat" and session is not None and sessions is not None:
+    is_new = call.session_id == NEW
+    if call.dialect == "chat" and sessions is not None and (is_new or session is not None):
+        session = session or sessions.draft()
         task = dialects.session.parse_chat(body, desk, call.id, session, sessions)
+        if is_new:
+            call.headers |= dialects.session.headers_of_new(sessions.hold(session))
     else:
         task = dialects.parse(body, desk, call.id, call.dialect)
     call.warnings = task.unknown

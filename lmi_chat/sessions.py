@@ -60,11 +60,18 @@ class Sessions:
         self.bytes = 0
 
     def open(self) -> Session:
-        """Begin one; the oldest makes room."""
+        """Begin one."""
+        return self.hold(self.draft())
+
+    def draft(self) -> Session:
+        """One that begins when it is held."""
+        return Session(id=str(uuid.uuid4()), expires_at=time.time() + self._seconds)
+
+    def hold(self, session: Session) -> Session:
+        """Let a draft begin; the oldest makes room."""
         self._forget_expired()
         while len(self._held) >= self._most:
             self._drop(next(iter(self._held.values())))
-        session = Session(id=str(uuid.uuid4()), expires_at=time.time() + self._seconds)
         self._held[session.id] = session
         return session
 

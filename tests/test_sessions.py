@@ -72,6 +72,14 @@ async def test_the_header_alone_begins_one() -> None:
     assert "user\none" in engine.jobs[-1].prompt_text
 
 
+async def test_a_chat_that_is_refused_begins_none() -> None:
+    line, _, sessions = await held(most=1)
+    first = await begun(line)
+    with pytest.raises(BadField, match="temperature"):
+        await ask(line, turn("x", temperature=9), "NEW_SESSION")
+    assert sessions.get(first).id == first
+
+
 async def test_an_answer_that_fails_leaves_the_session_as_it_was() -> None:
     line, engine, sessions = await held()
     session_id = await begun(line)
