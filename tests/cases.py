@@ -154,7 +154,7 @@ class Asker:
             each()
 
     def _tell(self, case: Any) -> None:
-        """A served model's name, no unknown session, short answers; in half of the cases a right head."""
+        """A served model's name, no unknown session, few adapters, short answers; in half of the cases a right head."""
         case.body = shortened(case.body)
         names = self.document["components"]["schemas"]["ChatRequest"]["properties"]["model"]["examples"]
         if isinstance(case.body, dict) and isinstance(case.body.get("model"), str):
@@ -164,8 +164,13 @@ class Asker:
         if len(str(case.body)) % 2:
             case.headers.clear()
             case.path_parameters |= {"name": "e"} if "name" in case.path_parameters else {}
-        for name in [name for name in case.headers if "session-id" in name.lower()]:
-            case.headers[name] = "NEW_SESSION"
+        for name in list(case.headers):
+            if "session-id" in name.lower():
+                case.headers[name] = "NEW_SESSION"
+            elif name.lower().endswith(("adapter-identifier", "target-model")) and len(str(case.body)) % 8:
+                del case.headers[name]  # most of them name what is not here
+        if isinstance(case.body, dict) and len(str(case.body)) % 8:
+            case.body.pop("adapters", None)
 
     def _fault(self, operation: dict[str, Any], answer: Response) -> str:
         """What is wrong with an answer, or ""."""
