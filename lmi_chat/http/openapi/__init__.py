@@ -30,8 +30,8 @@ HEADERS_IN: list[Json] = [
     _header("X-Request-Id", REQUEST_ID + "; what is none gets a new one"),
     _header("X-Amzn-SageMaker-Inference-Id", REQUEST_ID + "; before X-Request-Id"),
     _header("X-Amzn-SageMaker-Custom-Attributes", "comes back in the answer, up to 1024 characters of visible ASCII"),
-    _header("X-Amzn-SageMaker-Adapter-Identifier", "the adapter to answer with; none is loaded here"),
-    _header("X-Amzn-SageMaker-Target-Model", "one of the served model's names"),
+    # none is loaded, so that only what asks for none is answered
+    _header("X-Amzn-SageMaker-Adapter-Identifier", "the adapter to answer with") | {"schema": TEXT | {"maxLength": 0}},
     _header("X-Amzn-SageMaker-Accept", "as Accept, and before it: the shape of a stream"),
 ]
 SESSION_IN = _header("X-Amzn-SageMaker-Session-Id", "the session of this request; NEW_SESSION begins one with a chat")
