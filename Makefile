@@ -34,7 +34,7 @@ system = { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "==> in
   apt-get -qq update && apt-get -qq install --yes $(1) >/dev/null; } || \
   { echo "lmi-chat needs $(2); on Debian and Ubuntu: apt-get install $(1)" >&2; exit 1; }
 
-.PHONY: help run install dev check test quick slow djl-test format clean
+.PHONY: help run install dev check test quick slow djl-test container-test format clean
 help: ## print these lines
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 	@echo "Settings, as in make run PORT=9000: ENGINE=auto|cpu|gpu MODEL=<hub id or folder> PORT HOST ARGS PYTHON VENV"
@@ -65,6 +65,10 @@ djl-test: dev ## this folder inside DJL's own Java engine (needs Java 17 and Mav
 	  { echo "make djl-test needs Java 17 and Maven; on Debian and Ubuntu: apt-get install openjdk-17-jdk-headless maven" >&2; exit 1; }
 	@echo "==> tests with DJL's Python engine"
 	@$(BIN)/pytest tests/java
+
+container-test: dev ## the container image, built and run with docker or podman
+	@echo "==> the container image"
+	@$(BIN)/pytest --capture no tests/container/check_image.py
 
 quick: dev ## the tests that need no engine
 	@echo "==> quick tests"

@@ -45,6 +45,8 @@ def main(words: Sequence[str] | None = None) -> int:
             return CLIENTS[known.command](known)
         if known.command == "fetch-model":
             return _fetch(is_check=known.verify)
+        if known.command == "serve":
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # process 1 of a container would ignore it until then
         configured = _configure(known.properties, pairs(rest))
         if known.command == "explain-config":
             return _explain(configured, is_json=known.json)

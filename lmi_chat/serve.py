@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import uvicorn
 from starlette.applications import Starlette
@@ -78,7 +79,7 @@ async def run(settings: Settings, hooks: Hooks | None = None) -> int:
     try:
         engine = await until(stop, start.load(settings, line, _announce(health), store))
         if engine is None:
-            return STOPPED
+            _leave(processes)
         processes.note()
         _say_ready(settings, health, line, listener.getsockname()[1])
         code = await _watch(engine, line, stop, settings)
@@ -88,6 +89,13 @@ async def run(settings: Settings, hooks: Hooks | None = None) -> int:
         processes.end()
         server.should_exit = True
         await asyncio.wait([serving], timeout=CLOSE_S)
+
+
+def _leave(processes: Processes) -> NoReturn:
+    """End while the engine is loaded: its thread cannot be stopped, would go on for a minute and start processes."""
+    say("stopped while loading")
+    processes.end()
+    os._exit(STOPPED)
 
 
 async def until(stop: Stop, work: Coroutine[Any, Any, Result], *, is_hard: bool = False) -> Result | None:

@@ -3,10 +3,12 @@
 import argparse
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -98,6 +100,21 @@ def test_defaults_on_a_cpu(monkeypatch: pytest.MonkeyPatch, machine: str, flags:
     assert chosen["enforce_eager"][0] == "true"
     assert chosen.get("dtype", (None,))[0] == dtype
     assert all(why.startswith("default on ") for _, why in chosen.values())
+
+
+@pytest.mark.parametrize(("free_mib", "is_small"), [(64, True), (1024, False)])
+def test_little_shared_memory_makes_small_queues(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free_mib: int, *, is_small: bool
+) -> None:
+    """A container's /dev/shm has 64 MiB unless it is told otherwise; vLLM reserves 240 MiB of it for one queue."""
+    monkeypatch.setattr(arguments, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free_mib << 20))
+    chosen = on(monkeypatch, machine="x86_64", flags=frozenset())
+    assert ("worker_extension_cls" in chosen) is is_small
+    environment: dict[str, str] = {}
+    monkeypatch.setattr(os, "environ", environment)
+    arguments.prepare_environment({name: value for name, (value, _) in chosen.items()})
+    assert environment.get("VLLM_MQ_MAX_CHUNK_BYTES_MB") == ("1" if is_small else None)
 
 
 def test_the_environment_keeps_what_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import platform
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -17,6 +18,10 @@ CLASSES = ("EngineArgs", "AsyncEngineArgs")
 BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 MOST_CACHE_GIB = 4
 DEVICES = Path("/dev")
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 the kernel's shared memory, not a temporary file
+QUEUE_BYTES = 256 << 20
+"""What vLLM's largest queue between processes takes of the shared memory, and a little more."""
+SMALL_QUEUES = "lmi_chat.engine.queues.Small"
 
 
 def kinds() -> Mapping[str, str]:
@@ -71,6 +76,8 @@ def defaults() -> Mapping[str, tuple[str, str]]:
     chosen = {"enforce_eager": ("true", "default on a CPU: compiling doubles the start for 6 to 25 % more speed")}
     if platform.machine() in {"x86_64", "AMD64"} and not BFLOAT16_FLAGS & _cpu_flags():
         chosen["dtype"] = ("float32", "default on this CPU: it would emulate bfloat16, three times slower")
+    if not _has_shared_memory():
+        chosen["worker_extension_cls"] = (SMALL_QUEUES, "default on a CPU with little shared memory (/dev/shm)")
     return chosen
 
 
@@ -102,8 +109,9 @@ def prepare_environment(arguments: Mapping[str, str], ports: Iterable[int] = ())
 
     No usage statistics are sent; a model in a folder needs no hub; a quiet terminal is the default. On a CPU: a modest
     cache, and with `enforce_eager` no compiler at run time (one small function of the sampler is compiled otherwise,
-    which takes 30 s at the first request with log-probabilities, and a C++ compiler). The engine's processes talk on
-    the first of `ports` and those that follow it; without any they choose.
+    which takes 30 s at the first request with log-probabilities, and a C++ compiler), no word about the missing Triton,
+    and queues of 1 MiB a message where the shared memory is small. The engine's processes talk on the first of `ports`
+    and those that follow it; without any they choose.
     """
     chosen = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     chosen |= {"PYTHONWARNINGS": "ignore::FutureWarning"}
@@ -113,8 +121,11 @@ def prepare_environment(arguments: Mapping[str, str], ports: Iterable[int] = ())
         chosen["VLLM_PORT"] = str(first)
     if is_cpu():
         chosen["VLLM_CPU_KVCACHE_SPACE"] = str(_cache_gib())
+        chosen["TORCH_LOGS"] = "-torch.utils.flop_counter,-torch._library.triton"
         if arguments.get("enforce_eager") == "true":
             chosen["TORCHDYNAMO_DISABLE"] = "1"
+        if arguments.get("worker_extension_cls") == SMALL_QUEUES:
+            chosen["VLLM_MQ_MAX_CHUNK_BYTES_MB"] = "1"
     for name, value in chosen.items():
         os.environ.setdefault(name, value)
 
@@ -122,6 +133,11 @@ def prepare_environment(arguments: Mapping[str, str], ports: Iterable[int] = ())
 def _cache_gib() -> int:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return max(1, min(MOST_CACHE_GIB, int(total // 6)))
+
+
+def _has_shared_memory() -> bool:
+    """Containers get 64 MiB unless told otherwise, and on SageMaker nobody can tell."""
+    return not SHARED_MEMORY.is_dir() or shutil.disk_usage(SHARED_MEMORY).free >= QUEUE_BYTES
 
 
 def _cpu_flags() -> frozenset[str]:

@@ -1,0 +1,89 @@
+"""What can be said of the image from its text alone; `make container-test` builds and runs it."""
+
+import re
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LINES = re.sub(r"\\\n", " ", (ROOT / "docker" / "Dockerfile").read_text()).splitlines()
+PING = ROOT / "docker" / "ping.py"
+SERVED = ("LABEL", "EXPOSE", "STOPSIGNAL", "HEALTHCHECK", "ENTRYPOINT", "CMD", "WORKDIR")
+
+
+def stage(name: str) -> list[str]:
+    """The instructions of one stage, each on one line."""
+    start = next(number for number, line in enumerate(LINES) if re.fullmatch(rf"FROM \S+ AS {name}", line))
+    end = next((number for number, line in enumerate(LINES) if number > start and line.startswith("FROM ")), len(LINES))
+    return [re.sub(r"\s+", " ", line) for line in LINES[start:end] if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_a_target_is_started_as_sagemaker_does(target: str) -> None:
+    lines = stage(target)
+    assert 'ENTRYPOINT ["lmi-chat"]' in lines
+    assert lines[-1] == 'CMD ["serve"]'
+    label = next(line for line in lines if line.startswith("LABEL"))
+    assert 'com.amazonaws.sagemaker.capabilities.accept-bind-to-port="true"' in label
+    assert "multi-models" not in label
+    assert not any(line.startswith(("USER", "VOLUME")) for line in lines)
+    assert any("--compile-bytecode" in line and f"--override overrides-{target}.txt" in line for line in lines)
+
+
+def test_the_targets_differ_only_in_what_is_installed() -> None:
+    cpu, gpu = ([line for line in stage(name) if line.startswith(SERVED)] for name in ("cpu", "gpu"))
+    assert len(cpu) == len(SERVED)
+    assert cpu == gpu
+
+
+def test_whatever_asks_the_package_index_has_its_secrets_and_keeps_no_cache() -> None:
+    for line in LINES:
+        if line.startswith("RUN") and re.search(r"indexed (pip|uv) ", line) and "--offline" not in line:
+            assert "--mount=type=secret,id=pip.conf" in line
+            assert "--mount=type=secret,id=ca.crt" in line
+            assert re.search(r"--no-cache", line)
+
+
+def test_the_bases_are_arguments_and_nothing_names_a_host() -> None:
+    assert sum(line.startswith(("ARG CPU_BASE=", "ARG GPU_BASE=")) for line in LINES) == 2
+    assert {line.split()[1] for line in LINES if line.startswith("FROM")} == {"${CPU_BASE}", "${GPU_BASE}"}
+    assert not any("://" in line for line in LINES)
+
+
+def test_what_the_build_sees_is_a_list_of_what_it_copies() -> None:
+    """Neither .git nor an environment: all is out but what is named."""
+    lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    assert lines[0] == "*"
+    allowed = {line.removeprefix("!") for line in lines if line.startswith("!")}
+    assert all((ROOT / name).exists() for name in allowed)
+    copies = [line.split()[1:-1] for line in LINES if line.startswith("COPY") and "--from" not in line]
+    copied = {name.removesuffix("/*-cpu.txt").removesuffix("/*-gpu.txt") for names in copies for name in names}
+    assert copied - {"requirements/constraints-cpu.txt"} == allowed
+
+
+class Ping(BaseHTTPRequestHandler):
+    status = 200
+
+    def do_GET(self) -> None:
+        self.send_response(self.status if self.path == "/ping" else 404)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 the library's name
+        """Say nothing."""
+
+
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1), (None, 1)])
+def test_the_health_check(monkeypatch: pytest.MonkeyPatch, status: int | None, code: int) -> None:
+    with HTTPServer(("127.0.0.1", 0), Ping) as server:
+        environment = {"SAGEMAKER_BIND_TO_PORT": str(server.server_port)}
+        if status is None:
+            server.server_close()
+        else:
+            monkeypatch.setattr(Ping, "status", status)
+            threading.Thread(target=server.handle_request, daemon=True).start()
+        done = subprocess.run([sys.executable, "-I", str(PING)], env=environment, check=False, capture_output=True)
+    assert done.returncode == code, done.stderr
