@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ PACKAGES = ("podman", "runc", "netavark", "debootstrap")
 NEEDED = f"the container test needs podman or docker; on Debian and Ubuntu: apt-get install {' '.join(PACKAGES)}"
 LIMITS = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
 ENOUGH = 10_000
+PULL_S = 180.0
 BUNDLES = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 
 
@@ -91,9 +92,10 @@ def base(tool: Tool) -> str:
     for name in (OWN_BASE, OFFICIAL_BASE):
         if not subprocess.run([tool.name, "image", "inspect", name], capture_output=True, check=False).returncode:
             return name
-    pull = [tool.name, "pull", OFFICIAL_BASE]
-    if not subprocess.run(pull, capture_output=True, timeout=600, check=False).returncode:
-        return OFFICIAL_BASE
+    with suppress(subprocess.TimeoutExpired):
+        pull = [tool.name, "pull", OFFICIAL_BASE]
+        if not subprocess.run(pull, capture_output=True, timeout=PULL_S, check=False).returncode:
+            return OFFICIAL_BASE
     if not shutil.which("debootstrap"):
         _install("debootstrap")
     say(f"no container registry answers: making the base image from Debian's packages ({SUITE})")
