@@ -98,9 +98,18 @@ def shortened(body: Any) -> Any:
         if isinstance(place, dict):
             place |= {name: 2 for name in SHORT if type(place.get(name)) is int and 2 < place[name] <= 16}
             place |= {name: 2 for name in LENGTHS if type(place.get(name)) is int and 2 < place[name] < 2**31}
-    if "messages" in body and body.get("max_completion_tokens") is None and body.get("max_tokens") is None:
+    if body.keys() & {"messages", "prompt"} and not any(body.get(name) is not None for name in LENGTHS):
         body["max_tokens"] = 2
+    if "inputs" in body and isinstance(given := body.get("parameters") or {}, dict):
+        body["parameters"] = {"max_new_tokens": 2, **given}
     return body
+
+
+def ask(url: str, path: str, mode: str, count: int, number: int) -> tuple[Counter[tuple[str, int]], list[str]]:
+    """`count` cases of one operation, of that seed: their statuses, and what was wrong."""
+    asker = Asker(url, number)
+    asker.run(path, "POST", mode, count)
+    return asker.statuses, asker.faults
 
 
 @dataclass

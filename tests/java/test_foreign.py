@@ -29,7 +29,8 @@ def surface(request: pytest.FixtureRequest) -> str:
 def asking(folder: Path, place: Path, surface: str) -> Iterator[Ask]:
     model = embedded.folder()
     if surface == "djl":
-        path = os.pathsep.join([str(ROOT), str(ROOT / "shim")])  # DJL's own djl_python stands before the shim's
+        # DJL's own djl_python stands before the shim's; there is a model.py in ROOT, too
+        path = os.pathsep.join([str(folder), str(ROOT), str(ROOT / "shim")])
         with bridge(folder, place, f"model_id={model}", "predict_timeout=100", PYTHONPATH=path) as driven:
 
             def ask(body: Any) -> tuple[int, str, bytes]:
