@@ -223,8 +223,9 @@ def test_other_servers_shapes(monkeypatch: pytest.MonkeyPatch, capfd: Any) -> No
 
 
 AT_TERMINAL = """
-import fcntl, sys, termios
+import fcntl, signal, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C is a signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
 from lmi_chat.cli import main
 sys.exit(main())
 """
