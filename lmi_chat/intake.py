@@ -1,5 +1,6 @@
 """The way in: a surface's call → the task it asks for. All parsing stands here and below; no engine, no slot."""
 
+import re
 from dataclasses import dataclass, field
 
 from lmi_chat import dialects, wire
@@ -11,6 +12,9 @@ from lmi_chat.frames import Shape
 from lmi_chat.hooks import Hooks
 from lmi_chat.observe import Record
 from lmi_chat.sessions import Session, Sessions
+
+REQUEST_ID = re.compile(r"[!-~](?:[ -~]{0,126}[!-~])?")
+"""What a caller may name a request: up to 128 visible ASCII characters, blanks within."""
 
 
 @dataclass(slots=True, kw_only=True)

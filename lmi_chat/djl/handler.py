@@ -9,7 +9,6 @@ import asyncio
 import atexit
 import logging
 import os
-import re
 import sys
 import uuid
 from collections.abc import AsyncIterator, Mapping
@@ -24,6 +23,7 @@ from lmi_chat.explain import warnings
 from lmi_chat.families import NOT_YET, RENAMED
 from lmi_chat.flow import Call, Line
 from lmi_chat.hooks import Hooks
+from lmi_chat.intake import REQUEST_ID
 from lmi_chat.observe import Record
 from lmi_chat.processes import Processes
 from lmi_chat.settings import OWN, read
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 WATCH_S = 0.2
 LAST_WORDS_S = 0.5
 WARNING_CHARS = 1024
-ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 log = logging.getLogger(__name__)
 _lines: list[Line] = []
 _tasks: set["asyncio.Task[None]"] = set()
@@ -160,7 +159,7 @@ def _call(inputs: "Input") -> Call:
     """Headers arrive as properties with the caller's casing; a client can set any of them."""
     headers = {name.lower(): text for name, text in inputs.get_properties().items() if isinstance(text, str)}
     asked = headers.get("x-amzn-sagemaker-inference-id") or headers.get("x-request-id", "")
-    request_id = asked if ID.fullmatch(asked) else uuid.uuid4().hex
+    request_id = asked if REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
     return Call(
         body=b"" if inputs.is_empty() else bytes(inputs.get_as_bytes()),
         id=request_id,
@@ -170,6 +169,7 @@ def _call(inputs: "Input") -> Call:
         session_id=headers.get("x-amzn-sagemaker-session-id", "").strip(),
         accept=headers.get("x-amzn-sagemaker-accept") or headers.get("accept", ""),
         adapter=headers.get("x-amzn-sagemaker-adapter-identifier", "").strip(),
+        target_model=headers.get("x-amzn-sagemaker-target-model", ""),
     )
 
 

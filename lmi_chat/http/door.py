@@ -14,12 +14,13 @@ from lmi_chat.flow import Call, Line
 from lmi_chat.frames import Shape
 from lmi_chat.health import Health
 from lmi_chat.http.outlet import OUTLET, Outlet
+from lmi_chat.intake import REQUEST_ID
 from lmi_chat.spool import Spool
 from lmi_chat.store import Store
 
 INFERENCE_ID, ATTRIBUTES = "X-Amzn-SageMaker-Inference-Id", "X-Amzn-SageMaker-Custom-Attributes"
 VISIBLE: Mapping[str, tuple[re.Pattern[str], int]] = {
-    INFERENCE_ID: (re.compile(r"[!-~](?:[ -~]{0,126}[!-~])?"), 128),
+    INFERENCE_ID: (REQUEST_ID, 128),
     ATTRIBUTES: (re.compile(r"[ -~]{1,1024}"), 1024),
 }
 """Headers that are taken unchanged, what they may be and how long."""
@@ -139,7 +140,7 @@ class Door:
         """A request's head as the line takes it, and what its reply repeats."""
         named = visible(scope, INFERENCE_ID)
         asked = named or header(scope, b"x-request-id")
-        request_id = asked if VISIBLE[INFERENCE_ID][0].fullmatch(asked) else uuid.uuid4().hex
+        request_id = asked if REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
         call = Call(
             body=b"",
             id=request_id,

@@ -106,13 +106,13 @@ async def test_the_callers_id_session_and_warnings_are_headers(
     engine: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sessions = Policy(sessions=Sessions(seconds=60, most=2))
-    headers = {"X-AMZN-SageMaker-Inference-Id": "mine", "x-amzn-sagemaker-session-id": "NEW_SESSION"}
+    headers = {"X-AMZN-SageMaker-Inference-Id": "mine/2 b", "x-amzn-sagemaker-session-id": "NEW_SESSION"}
     outputs = await told(engine, monkeypatch, asked({**CHAT, "temprature": 0}, **headers), sessions)
     properties = {name.lower(): text for name, text in outputs[0].properties.items()}
-    assert properties["x-request-id"] == "mine"
+    assert properties["x-request-id"] == "mine/2 b"
     assert "; Expires=" in properties["x-amzn-sagemaker-new-session-id"]
     assert "temperature" in properties["x-lmi-chat-warning"]
-    assert json.loads(body(outputs))["id"].endswith("mine")
+    assert json.loads(body(outputs))["id"].endswith("mine/2 b")
 
 
 async def test_a_body_that_is_empty_is_a_request_once_loaded(engine: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,6 +139,13 @@ async def test_formatters_are_djls_properties(engine: Scripted, monkeypatch: pyt
     hooks = Hooks(read=lambda body, **_: {"inputs": body["question"]}, write=lambda answer: {"said": answer})
     outputs = await told(engine, monkeypatch, asked({"question": "x"}), Policy(hooks=hooks))
     assert json.loads(body(outputs)) == {"said": {"generated_text": "Hello!"}}
+
+
+async def test_what_is_not_here_is_never_answered_by_the_base_model(
+    engine: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for header in ("x-amzn-sagemaker-adapter-identifier", "X-Amzn-SageMaker-Target-Model"):
+        assert pairs((await told(engine, monkeypatch, asked(CHAT, **{header: "other"})))[0])["code"] == "404"
 
 
 async def test_adapters_are_refused_in_djls_way() -> None:
