@@ -47,6 +47,8 @@ UNSAID = (
     "must have one name for each of the",
     "characters of visible ASCII",
     "LoRA is off",
+    "needs the session's id in the header",
+    "together leave no token to choose",
     "with different values",
     "src must be given",
     "name must be 1 to 64",
@@ -229,7 +231,7 @@ class Asker:
         if answer.status_code < 300:
             return "" if is_valid else "was taken although the document forbids it"
         texts = message(answer.json()).split("; ")
-        if any("is refused: " in text for text in texts):  # by a compiler, in its words
+        if any("is refused: " in text or "is too complex: " in text for text in texts):  # by a compiler, in its words
             return ""
         if not is_valid or all(any(words in text for words in UNSAID) for text in texts):
             return ""

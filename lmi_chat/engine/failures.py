@@ -3,7 +3,9 @@
 import logging
 
 from lmi_chat.errors import BadField, Bug, EngineDown, Error, Problem, Unavailable, one_line
+from lmi_chat.job import Sampling
 
+FORBIDDING = ("allowed_token_ids", "bad_words", "min_tokens", "logit_bias")
 log = logging.getLogger(__name__)
 
 
@@ -23,3 +25,15 @@ def translate(error: BaseException) -> Error:
         case _:
             log.error("the engine failed on a request", exc_info=error)
             return Bug("the engine failed on this request")
+
+
+def given_up(sampling: Sampling) -> Error:
+    """Why the engine gave up: it chose a token that the guide forbids, since other fields forbid all the rest."""
+    guide = sampling.guide
+    others = [
+        name for name in ("allowed_token_ids", "bad_words", "min_tokens", "logit_bias") if getattr(sampling, name)
+    ]
+    if guide is None or not others:
+        return Bug("the engine failed on this request")
+    text = f"{guide.path or 'the guide'} and {' and '.join(others)} together leave no token to choose"
+    return BadField([Problem(guide.path, text)])

@@ -15,7 +15,7 @@ from typing import Any
 
 from lmi_chat.engine import Model, Run, beam, guides, pooling, quiet, sampling
 from lmi_chat.engine.arguments import words
-from lmi_chat.engine.failures import translate
+from lmi_chat.engine.failures import given_up, translate
 from lmi_chat.engine.gauge import Gauge
 from lmi_chat.engine.tokens import Vocabulary
 from lmi_chat.errors import Bug, Error, one_line
@@ -95,7 +95,7 @@ class _Run:
     """vLLM's outputs of one job → events."""
 
     def __init__(self, job: Job, sink: Sink, vocabulary: Vocabulary) -> None:
-        self._sink = sink
+        self._sink, self._sampling = sink, job.sampling
         self._vocabulary = vocabulary
         self._top, self._prompt_top = job.sampling.logprobs, job.sampling.prompt_logprobs or 0
         self._prompt_logprobs: tuple[Token | None, ...] = ()
@@ -133,7 +133,7 @@ class _Run:
         for part in output.outputs:
             self.completion_tokens += len(part.token_ids)
             if part.finish_reason == "error":
-                self._end(Bug("the engine failed on this request"))
+                self._end(given_up(self._sampling))
                 return
             self._sink(self._piece(part, prompt))
         if output.finished:

@@ -1,5 +1,6 @@
 """What each field does on the real engine: seen in the answer, not in what was asked of the engine. All at once."""
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -303,3 +304,13 @@ def test_usage_in_every_chunk(server: Server) -> None:
         assert counts == sorted(counts)
         assert last["choices"] == []
         assert last["usage"]["completion_tokens"] == counts[-1]
+
+
+def test_constraints_that_leave_no_token_are_told(server: Server) -> None:
+    """vLLM samples a token that its grammar then rejects, and gives the request up."""
+    body = {"prompt": CAPITAL, "structured_outputs": {"choice": ["Paris", "Rome"]}, "allowed_token_ids": [1, 2]}
+    for stream in (False, True):
+        status, _, data = server.post({**body, "stream": stream})
+        assert status == 400
+        text = "structured_outputs.choice and allowed_token_ids together leave no token to choose"
+        assert json.loads(data)["error"]["message"] == text

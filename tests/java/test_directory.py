@@ -15,6 +15,7 @@ import pytest
 from tests.engine.conftest import Server, start
 from tests.java.bridge import ROOT, Answer, Bridge, bridge
 
+pytestmark = pytest.mark.timeout(900)  # engines start, and start anew
 FRANCE = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}
 INPUTS = {"inputs": "The capital of France is", "parameters": {"max_new_tokens": 6}}
 LONG = {**FRANCE, "max_tokens": 400, "ignore_eos": True}

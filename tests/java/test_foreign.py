@@ -16,6 +16,7 @@ import pytest
 from lmi_chat import embedded
 from tests.java.bridge import ROOT, bridge
 
+pytestmark = pytest.mark.timeout(900)  # engines start, and start anew
 MODELS = Path(__file__).parent / "models"
 Ask = Callable[[Any], tuple[int, str, bytes]]
 """A body → status, content type, body."""
