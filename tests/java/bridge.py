@@ -127,6 +127,7 @@ def bridge(folder: Path, place: Path, *options: str, threads: int = 32, **enviro
         "PYTHON_EXECUTABLE": sys.executable,
         "PYTHONPATH": str(ROOT),
         "OPT_OUT_TRACKING": "true",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
         **environment,
     }
     pipe = subprocess.PIPE

@@ -45,6 +45,7 @@ def asking(folder: Path, place: Path, surface: str) -> Iterator[Ask]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "shim")]),
         "OPTION_MODEL_ID": str(model),
+        "VLLM_CPU_KVCACHE_SPACE": "1",
     }
     command = [sys.executable, "-m", "lmi_chat.runner", str(folder), "--host", "127.0.0.1", "--port", "0"]
     with (place / "log").open("w") as log, subprocess.Popen(command, stderr=log, env=environment) as process:

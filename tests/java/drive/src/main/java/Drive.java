@@ -33,7 +33,17 @@ public final class Drive {
     /**
      * @param args the model directory, how many threads ask at once, then options of the model as name=value
      */
-    public static void main(String[] args) throws Exception {
+    public static void main(String[] args) {
+        try {
+            serve(args);
+            System.exit(0);
+        } catch (Exception e) {
+            e.printStackTrace();
+            System.exit(1); // DJL's threads would keep a failed load waiting
+        }
+    }
+
+    private static void serve(String[] args) throws Exception {
         Criteria.Builder<Input, Output> criteria =
                 Criteria.builder()
                         .setTypes(Input.class, Output.class)
