@@ -92,15 +92,22 @@ def _run(folder: Path, pairs: dict[str, str]) -> int:
     if entry.startswith(LMI_ENTRIES):
         entry = ENTRY if (folder / ENTRY).is_file() else OWN_ENTRY
     module = foreign.load(folder, entry)
-    hooks = Hooks(read=formatters.find(module, formatters.INPUT), write=formatters.find(module, formatters.OUTPUT))
     if getattr(module, foreign.HANDLE, own_handle) is own_handle:
-        return cli.serve_settings(_own_settings(folder, pairs), hooks)
+        return cli.serve_settings(_own_settings(folder, pairs), find_hooks(folder))
     configured = _foreign_settings(properties, pairs)
     logging.basicConfig(level=configured.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     given = properties | pairs | {"model_dir": str(folder)}
     handler = foreign.Foreign(module, given, configured.predict_timeout)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve_foreign(configured, handler))
+
+
+def find_hooks(folder: Path) -> Hooks:
+    """The formatters of the folder's model.py, whatever the entry point is. Raises BadDirectory."""
+    if not (folder / ENTRY).is_file():
+        return Hooks()
+    module = foreign.load(folder, ENTRY)
+    return Hooks(read=formatters.find(module, formatters.INPUT), write=formatters.find(module, formatters.OUTPUT))
 
 
 def _own_settings(folder: Path, pairs: dict[str, str]) -> Settings:

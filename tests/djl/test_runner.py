@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from lmi_chat.runner import find_hooks
+
 ROOT = Path(__file__).parents[2]
 PLAIN = """
 import time
@@ -254,6 +256,14 @@ def test_a_directory_that_cannot_be_served_is_told_in_a_sentence(
     with start(directory(tmp_path / "m", code, properties)) as process:
         assert process.wait(20) in {1, 2}
     assert why in (tmp_path / "log").read_text().splitlines()[-1]
+
+
+def test_formatters_are_found_beside_any_entry_point(tmp_path: Path) -> None:
+    code = "from djl_python.output_formatter import output_formatter\n\n"
+    code += "@output_formatter\ndef own(answer):\n    return 7\n"
+    hooks = find_hooks(directory(tmp_path / "m", code, "option.entryPoint=lmi_chat.djl\n"))
+    assert (hooks.read, hooks.write and hooks.write({})) == (None, 7)
+    assert find_hooks(tmp_path).write is None
 
 
 def test_a_signal_lets_a_running_answer_finish(tmp_path: Path) -> None:
