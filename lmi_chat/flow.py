@@ -192,7 +192,7 @@ class Line:
         What needs no engine, opening or closing a session, is answered at once: its document.
         """
         self._check_open(call)
-        if len(call.body) <= INLINE_BYTES and self._policy.hooks.read is None:
+        if len(call.body) <= INLINE_BYTES and not self._policy.hooks.can_read:
             return self._parse(call, session)
         return await asyncio.to_thread(self._parse, call, session)
 

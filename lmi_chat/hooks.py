@@ -4,8 +4,8 @@ Both run in the request's way: the body's in a thread, the answer's on the event
 A formatter that raises is answered with 424 and the exception's own words; a stream ends with that as its last frame.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -22,10 +22,23 @@ DETAIL_CHARS = 300
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hooks:
-    """`read` is called with the body and `tokenizer=`, `write` with each payload; both give what takes its place."""
+    """`read` is called with the body and `tokenizer=`, `write` with each payload; both give what takes its place.
+
+    `adapters` are the formatters of adapters that have their own; a request for one of them is theirs.
+    """
 
     read: InputFormatter | None = None
     write: OutputFormatter | None = None
+    adapters: Mapping[str, "Hooks"] = field(default_factory=dict)
+
+    @property
+    def can_read(self) -> bool:
+        """Whether any body may meet a formatter."""
+        return self.read is not None or bool(self.adapters)
+
+    def of(self, adapter: object) -> "Hooks":
+        """The hooks for a request that names `adapter`: its own, else these."""
+        return self.adapters.get(adapter, self) if isinstance(adapter, str) else self
 
     def body(self, body: wire.Json, tokenizer: object) -> wire.Json:
         """The body as the deployment wants it. Raises HookFailed."""

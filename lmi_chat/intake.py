@@ -58,7 +58,9 @@ def parse(
 def _parse(
     call: Call, session: Session | None, desk: Desk, sessions: Sessions | None, limits: Limits, hooks: Hooks
 ) -> Task | bytes:
-    body = hooks.body(_read(call, limits), desk.template.tokenizer)
+    body = _read(call, limits)
+    hooks = hooks.of(call.adapter or body.get("adapters"))
+    body = hooks.body(body, desk.template.tokenizer)
     call.dialect = call.record.dialect = dialects.choose(body, call.forced, desk)
     call.record.model = desk.model
     _check_target(call, desk)

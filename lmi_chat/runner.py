@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import javaproperties
@@ -29,7 +30,6 @@ from lmi_chat.settings import Settings
 from lmi_chat.sources import BadSetting
 
 PROPERTIES = "serving.properties"
-ENTRY = "model.py"
 OWN_ENTRY = "lmi_chat.djl"
 # LMI's own handlers, in whose place ours stands.
 LMI_ENTRIES = ("djl_python.lmi_vllm", "djl_python.huggingface", "djl_python.lmi_trtllm")
@@ -87,10 +87,10 @@ def _run(folder: Path, pairs: dict[str, str]) -> int:
     entry = (
         properties.get("entryPoint")
         or properties.get("entrypoint")
-        or (ENTRY if (folder / ENTRY).is_file() else OWN_ENTRY)
+        or (formatters.ENTRY if (folder / formatters.ENTRY).is_file() else OWN_ENTRY)
     )
     if entry.startswith(LMI_ENTRIES):
-        entry = ENTRY if (folder / ENTRY).is_file() else OWN_ENTRY
+        entry = formatters.ENTRY if (folder / formatters.ENTRY).is_file() else OWN_ENTRY
     module = foreign.load(folder, entry)
     if getattr(module, foreign.HANDLE, own_handle) is own_handle:
         return cli.serve_settings(_own_settings(folder, pairs), find_hooks(folder))
@@ -103,11 +103,8 @@ def _run(folder: Path, pairs: dict[str, str]) -> int:
 
 
 def find_hooks(folder: Path) -> Hooks:
-    """The formatters of the folder's model.py, whatever the entry point is. Raises BadDirectory."""
-    if not (folder / ENTRY).is_file():
-        return Hooks()
-    module = foreign.load(folder, ENTRY)
-    return Hooks(read=formatters.find(module, formatters.INPUT), write=formatters.find(module, formatters.OUTPUT))
+    """A directory's formatters, and those of its adapters. Raises BadDirectory."""
+    return replace(formatters.of_folder(folder), adapters=formatters.of_adapters(folder))
 
 
 def _own_settings(folder: Path, pairs: dict[str, str]) -> Settings:

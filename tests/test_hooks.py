@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lmi_chat.errors import BadField, BadJson, HookFailed
+from lmi_chat.errors import BadField, BadJson, HookFailed, NotFound
 from lmi_chat.hooks import Hooks
 from tests.test_flow import CHAT, STREAM, answered, opened
 
@@ -42,6 +42,20 @@ async def test_the_input_formatter_reads_the_decoded_body() -> None:
     with pytest.raises(HookFailed, match="the input formatter failed: KeyError: 'question'"):
         await answered(line, CHAT)
     assert line.active == 0
+
+
+async def test_an_adapters_own_formatters_are_its_requests() -> None:
+    """Which this engine cannot load yet; what its input formatter makes of the body is what is answered."""
+
+    def plain(body: dict[str, Any], **_: Any) -> dict[str, Any]:
+        return {name: value for name, value in body.items() if name != "adapters"}
+
+    own = Hooks(read=plain, write=constant({"by": "french"}))
+    line, _ = await opened(hooks=Hooks(write=constant({"by": "base"}), adapters={"french": own}))
+    assert json.loads((await answered(line, CHAT)).data) == {"by": "base"}
+    assert json.loads((await answered(line, {**CHAT, "adapters": "french"})).data) == {"by": "french"}
+    with pytest.raises(NotFound, match="german"):
+        await answered(line, {**CHAT, "adapters": "german"})
 
 
 async def test_what_an_input_formatter_gives_must_be_a_body() -> None:

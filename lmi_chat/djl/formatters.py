@@ -1,10 +1,15 @@
-"""Marks on a model.py's own functions, and how they are found again."""
+"""Marks on a model.py's own functions, and how they are found again: a model directory's, and each of its adapters'."""
 
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from lmi_chat.djl import foreign
+from lmi_chat.hooks import Hooks
+
 Function = TypeVar("Function", bound=Callable[..., Any])
+ENTRY = "model.py"
 INPUT, OUTPUT = "is_input_formatter", "is_output_formatter"
 
 
@@ -24,3 +29,16 @@ def find(module: ModuleType, mark: str) -> Callable[..., Any] | None:
     """The first function of a module, by name, that carries a mark."""
     functions = (getattr(module, name) for name in dir(module))
     return next((each for each in functions if callable(each) and getattr(each, mark, False)), None)
+
+
+def of_folder(folder: Path) -> Hooks:
+    """The formatters of a folder's model.py, whatever the entry point is. Raises BadDirectory."""
+    if not (folder / ENTRY).is_file():
+        return Hooks()
+    module = foreign.load(folder, ENTRY)
+    return Hooks(read=find(module, INPUT), write=find(module, OUTPUT))
+
+
+def of_adapters(folder: Path) -> dict[str, Hooks]:
+    """The formatters in `adapters/<name>/model.py`, by name. Raises BadDirectory."""
+    return {path.parent.name: of_folder(path.parent) for path in sorted(folder.glob(f"adapters/*/{ENTRY}"))}

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmi_chat import start
+from lmi_chat.djl import formatters
 from lmi_chat.djl.parts import Parts, refusal
 from lmi_chat.engine import Engine, arguments
 from lmi_chat.errors import BadField, Bug, EngineDown, Error, Problem, one_line
@@ -87,10 +88,11 @@ async def _load(properties: Mapping[str, Any]) -> None:
 
 
 def hooks(properties: Mapping[str, Any]) -> Hooks:
-    """The formatters that DJL found in the directory's model.py; it hands them over as properties."""
+    """The formatters that DJL found in the directory's model.py: its properties. Those of adapters are ours to find."""
     found = {name: properties.get(name) for name in ("input_formatter", "output_formatter")}
     functions = {name: function if callable(function) else None for name, function in found.items()}
-    return Hooks(read=functions["input_formatter"], write=functions["output_formatter"])
+    adapters = formatters.of_adapters(Path(properties["model_dir"])) if "model_dir" in properties else {}
+    return Hooks(read=functions["input_formatter"], write=functions["output_formatter"], adapters=adapters)
 
 
 def _own_folder(properties: Mapping[str, Any]) -> str:

@@ -264,6 +264,10 @@ def test_formatters_are_found_beside_any_entry_point(tmp_path: Path) -> None:
     hooks = find_hooks(directory(tmp_path / "m", code, "option.entryPoint=lmi_chat.djl\n"))
     assert (hooks.read, hooks.write and hooks.write({})) == (None, 7)
     assert find_hooks(tmp_path).write is None
+    (tmp_path / "m" / "adapters").mkdir()
+    directory(tmp_path / "m" / "adapters" / "french", code.replace("7", "8"))
+    hooks = find_hooks(tmp_path / "m")
+    assert [each.write and each.write({}) for each in (hooks, hooks.of("french"), hooks.of("other"))] == [7, 8, 7]
 
 
 def test_a_signal_lets_a_running_answer_finish(tmp_path: Path) -> None:
