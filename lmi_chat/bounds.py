@@ -100,8 +100,7 @@ SAMPLING: Mapping[str, Field] = {
     "repetition_penalty": Field(
         kind="number",
         sets="repetition_penalty",
-        low=0,
-        is_above_low=True,
+        low=0.01,  # what the engine's 32 bits hold as 0 makes a token that a guide forbids the likeliest
         high=100,
         default=1.0,
         meaning="against tokens of prompt and text; above 1 discourages",
