@@ -15,6 +15,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+import psutil
+
 ROOT = Path(__file__).parents[2]
 PROJECT = Path(__file__).parent / "drive"
 ANSWER_S = 150
@@ -143,8 +145,11 @@ def bridge(folder: Path, place: Path, *options: str, threads: int = 32, **enviro
                 assert limit, (place / "log").read_text()[-4000:]
                 assert process.poll() is None, (place / "log").read_text()[-4000:]
             yield driven
+            started = psutil.Process(process.pid).children(recursive=True)
             assert process.stdin is not None
             process.stdin.close()
             process.wait(30)
+            for left in psutil.wait_procs(started, timeout=10)[1]:  # a custom handler's engine outlives it
+                left.kill()
         finally:
             process.kill()
