@@ -49,6 +49,7 @@ UNSAID = (
     "LoRA is off",
     "needs the session's id in the header",
     "together leave no token to choose",
+    "must have at least 1 token, got",
     "with different values",
     "src must be given",
     "name must be 1 to 64",

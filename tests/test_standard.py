@@ -226,7 +226,7 @@ def test_an_answer_is_cut_to_what_has_room_unless_it_was_asked_for() -> None:
 @pytest.mark.parametrize(
     ("sent", "param", "words"),
     [
-        (body(inputs=None), "inputs", "must be a string, got null"),
+        (body(inputs=None), "inputs", "must be a string or an array of strings, got null"),
         (body(inputs=7), "inputs", "got 7"),
         (body(inputs=""), "inputs", "must not be empty"),
         (body(inputs=[]), "inputs", "at least 1 and at most 64 prompts, got 0"),
@@ -355,7 +355,7 @@ def test_a_prompt_without_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("sent", [{}, {"parameters": {}}, {"inputs": None}])
 def test_a_forced_dialect_needs_its_key_too(sent: Json) -> None:
-    with pytest.raises(BadField, match="inputs must be a string, got null"):
+    with pytest.raises(BadField, match="inputs must be a string or an array of strings, got null"):
         dialects.parse(sent, desk(), "1", forced="standard")
 
 

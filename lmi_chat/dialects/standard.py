@@ -117,7 +117,8 @@ def _check_inputs(inputs: object, form: Form) -> list[str]:
     for place, prompt in enumerate(prompts):
         path = f"inputs[{place}]" if isinstance(inputs, list) else "inputs"
         if not isinstance(prompt, str):
-            form.wrong(path, f"must be a string, got {echo(prompt)}")
+            others = "" if isinstance(inputs, list) else " or an array of strings"
+            form.wrong(path, f"must be a string{others}, got {echo(prompt)}")
         elif not prompt:
             form.wrong(path, "must not be empty")
     return prompts
