@@ -1,13 +1,14 @@
 """The way in: a surface's call → the task it asks for. All parsing stands here and below; no engine, no slot."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lmi_chat import dialects, wire
 from lmi_chat.bounds import Limits
 from lmi_chat.dialects import Desk, Task, adapter
 from lmi_chat.dialects.session import NEW
-from lmi_chat.errors import BadMedia, NotFound, echo
+from lmi_chat.errors import BadMedia, NotFound, echo, one_line
 from lmi_chat.frames import Shape
 from lmi_chat.hooks import Hooks
 from lmi_chat.observe import Record
@@ -15,6 +16,14 @@ from lmi_chat.sessions import Session, Sessions
 
 REQUEST_ID = re.compile(r"[!-~](?:[ -~]{0,126}[!-~])?")
 """What a caller may name a request: up to 128 visible ASCII characters, blanks within."""
+
+
+WARNING_CHARS = 1024
+
+
+def warning(texts: Sequence[str]) -> str:
+    """The header X-LMI-Chat-Warning: what is to be said, in one bounded line of ASCII."""
+    return one_line("; ".join(texts), WARNING_CHARS).encode("ascii", "backslashreplace").decode()
 
 
 @dataclass(slots=True, kw_only=True)

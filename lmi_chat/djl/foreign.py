@@ -51,6 +51,9 @@ def load(folder: Path, entry_point: str) -> ModuleType:
     try:
         if not entry_point.endswith(".py"):
             return importlib.import_module(entry_point)
+        known = sys.modules.get(path.stem)
+        if known is not None and known.__file__ == str(path):
+            return known
         module = ModuleType(path.stem)
         module.__file__ = str(path)
         sys.modules[path.stem] = module

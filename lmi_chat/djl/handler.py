@@ -19,12 +19,12 @@ from lmi_chat import start
 from lmi_chat.djl import formatters
 from lmi_chat.djl.parts import Parts, refusal
 from lmi_chat.engine import Engine, arguments
-from lmi_chat.errors import BadField, Bug, EngineDown, Error, Problem, one_line
+from lmi_chat.errors import BadField, Bug, EngineDown, Error, Problem
 from lmi_chat.explain import warnings
 from lmi_chat.families import NOT_YET, RENAMED
 from lmi_chat.flow import Call, Line
 from lmi_chat.hooks import Hooks
-from lmi_chat.intake import REQUEST_ID
+from lmi_chat.intake import REQUEST_ID, warning
 from lmi_chat.observe import Record
 from lmi_chat.processes import Processes
 from lmi_chat.settings import OWN, read
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 WATCH_S = 0.2
 LAST_WORDS_S = 0.5
-WARNING_CHARS = 1024
 log = logging.getLogger(__name__)
 _lines: list[Line] = []
 _tasks: set["asyncio.Task[None]"] = set()
@@ -145,8 +144,7 @@ def _headers(call: Call, content_type: str) -> dict[str, str]:
     if content_type:
         headers["Content-Type"] = content_type
     if call.warnings:
-        text = one_line("; ".join(call.warnings), WARNING_CHARS)
-        headers["x-lmi-chat-warning"] = text.encode("ascii", "backslashreplace").decode()
+        headers["x-lmi-chat-warning"] = warning(call.warnings)
     return headers
 
 

@@ -9,12 +9,12 @@ from typing import ClassVar
 
 from starlette.types import Receive, Scope, Send
 
-from lmi_chat.errors import BadField, Error, NotFound, Problem, TooLarge, echo, one_line
+from lmi_chat.errors import BadField, Error, NotFound, Problem, TooLarge, echo
 from lmi_chat.flow import Call, Line
 from lmi_chat.frames import Shape
 from lmi_chat.health import Health
 from lmi_chat.http.outlet import OUTLET, Outlet
-from lmi_chat.intake import REQUEST_ID
+from lmi_chat.intake import REQUEST_ID, warning
 from lmi_chat.spool import Spool
 from lmi_chat.store import Store
 
@@ -24,7 +24,6 @@ VISIBLE: Mapping[str, tuple[re.Pattern[str], int]] = {
     ATTRIBUTES: (re.compile(r"[ -~]{1,1024}"), 1024),
 }
 """Headers that are taken unchanged, what they may be and how long."""
-WARNING_CHARS = 1024
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -86,8 +85,7 @@ class Reply:
             *((name.lower().encode(), text.encode()) for name, text in call.headers.items()),
         ]
         if call.warnings:
-            text = one_line("; ".join(call.warnings), WARNING_CHARS).encode("ascii", "backslashreplace")
-            headers.append((b"x-lmi-chat-warning", text))
+            headers.append((b"x-lmi-chat-warning", warning(call.warnings).encode()))
         return headers
 
 

@@ -9,12 +9,12 @@ from starlette.routing import Route
 
 from lmi_chat import wire
 from lmi_chat.dialects import stored
-from lmi_chat.errors import NotFound, TooLarge, one_line
+from lmi_chat.errors import NotFound, TooLarge
+from lmi_chat.intake import warning
 from lmi_chat.store import Store
 
 PATH = "/v1/chat/completions"
 BODY_BYTES = 256 * 1024  # metadata at its bounds, every character escaped, is smaller
-WARNING_CHARS = 1024
 Answer = Callable[[Request, Store], Awaitable[Response]]
 
 
@@ -41,7 +41,7 @@ def _with(store: Store | None, answer: Answer) -> Callable[[Request], Awaitable[
 
 
 def _reply(body: bytes, warnings: Sequence[str] = ()) -> Response:
-    text = one_line("; ".join(warnings), WARNING_CHARS).encode("ascii", "backslashreplace").decode()
+    text = warning(warnings)
     return Response(body, 200, {"x-lmi-chat-warning": text} if text else None, "application/json")
 
 
