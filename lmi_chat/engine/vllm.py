@@ -193,11 +193,12 @@ def load(
     on_phase: Callable[[str], object],
     *,
     guide_compile_s: float = 2.0,
+    addresses: Mapping[str, Any] | None = None,
 ) -> Vllm:
     """Import vLLM, start its processes and wait until the weights are in. Blocks for tens of seconds: use a thread.
 
     `arguments` are engine arguments by name, values as text; `names` are the served names, the first one is answered
-    with. Raises StartFailed.
+    with. `addresses` (vLLM's client_addresses) are those of an engine that runs already. Raises StartFailed.
     """
     on_phase("importing the engine")
     try:
@@ -216,7 +217,15 @@ def load(
     try:
         args = AsyncEngineArgs.from_cli_args(_parse(arguments))
         _choose_backend(args)
-        engine = AsyncLLM.from_engine_args(args, usage_context=UsageContext.OPENAI_API_SERVER, stat_loggers=[gauge])
+        usage = UsageContext.OPENAI_API_SERVER
+        engine = AsyncLLM.from_vllm_config(
+            args.create_engine_config(usage),
+            usage_context=usage,
+            stat_loggers=[gauge],
+            enable_log_requests=args.enable_log_requests,
+            disable_log_stats=args.disable_log_stats,
+            client_addresses=dict(addresses) if addresses else None,
+        )
     except (ValueError, RuntimeError, OSError) as error:
         raise StartFailed(f"the engine did not start: {one_line(str(error), 600)}") from error
     envs.enable_envs_cache()

@@ -121,7 +121,8 @@ class Stream(threading.Thread):
         if len(self.lines) < 2:  # the last line of text, and the counts
             return False
         *_, last, counts = self.lines
-        return last["choices"][0]["finish_reason"] == "length" and counts["usage"]["completion_tokens"] == self.tokens
+        is_full: bool = counts["usage"]["completion_tokens"] == self.tokens
+        return is_full and last["choices"][0]["finish_reason"] == "length"
 
 
 def test_ping_is_answered_under_load(container: Container) -> None:
