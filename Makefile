@@ -34,7 +34,7 @@ system = { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "==> in
   apt-get -qq update && apt-get -qq install --yes $(1) >/dev/null; } || \
   { echo "lmi-chat needs $(2); on Debian and Ubuntu: apt-get install $(1)" >&2; exit 1; }
 
-.PHONY: help run install dev check test quick slow djl-test container-test format clean
+.PHONY: help run install dev check test quick slow djl-test container-test bench-real format clean
 help: ## print these lines
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 	@echo "Settings, as in make run PORT=9000: ENGINE=auto|cpu|gpu MODEL=<hub id or folder> PORT HOST ARGS PYTHON VENV"
@@ -69,6 +69,10 @@ djl-test: dev ## this folder inside DJL's own Java engine (needs Java 17 and Mav
 container-test: dev ## the container image, built and run with docker or podman
 	@echo "==> the container image"
 	@$(BIN)/pytest --capture no tests/container/check_image.py
+
+bench-real: dev ## the real engine behind our server and alone: tokens a second, first token (docs/performance.md)
+	@$(BIN)/python bench/real.py $(if $(MODEL),--model-id "$(MODEL)") $(ARGS)
+	@$(if $(MODEL),,$(BIN)/python bench/real.py --one-layer $(ARGS))
 
 quick: dev ## the tests that need no engine
 	@echo "==> quick tests"

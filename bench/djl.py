@@ -9,7 +9,6 @@ threads of the process ÷ tokens. Needs Java 17 and Maven, as `make djl-test` do
 
 import http.client
 import json
-import shutil
 import statistics
 import sys
 import tempfile
@@ -21,23 +20,9 @@ import psutil
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "shim")]
 
-from lmi_chat import embedded
+from bench.one_layer import one_layer
 from tests.engine.conftest import start
 from tests.java.bridge import ROOT, bridge
-
-WEIGHTS = "*.safetensors"
-
-
-def one_layer(folder: Path) -> Path:
-    """The default model's configuration and tokenizer with one layer; weights are made up at the load."""
-    target = folder / "one-layer"
-    shutil.copytree(embedded.folder(), target, ignore=shutil.ignore_patterns(WEIGHTS, "*.index.json"))
-    config = json.loads((target / "config.json").read_text())
-    config |= {"num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 64, "head_dim": 64}
-    config |= {"num_attention_heads": 1, "num_key_value_heads": 1}
-    config.pop("layer_types", None)
-    (target / "config.json").write_text(json.dumps(config))
-    return target
 
 
 def measured(processes: list[psutil.Process], ask: Callable[[], object], streams: int, tokens: int) -> list[float]:

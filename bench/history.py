@@ -67,14 +67,14 @@ MEASURES: Mapping[str, Measure] = {
     "standard_64": Measure("standard schema with log_prob, 64 at once: CPU time of a token", (Goal(1 / 6, LMI),)),
     "whole_64": Measure("whole chat answers, 64 at once: CPU time of a token", (Goal(1 / 2, SERVE),)),
     "intake": Measure("a chat's way in: CPU time of a request", (Goal(1 / 2, SERVE),)),
-    "saturated": Measure("one core saturated: tokens", (Goal(2.4, SERVE, is_most=False),)),
+    "saturated": Measure("one core saturated: tokens a second", (Goal(2.4, SERVE, is_most=False),)),
     "saturated_gap": Measure("one core saturated: 99th percentile of the gap between two tokens", (Goal(10),)),
     "memory": Measure("memory of an idle stream, of 1,000", (Goal(64),)),
-    **{f"real_{streams}": Measure(f"real engine, {streams} at once: tokens") for streams in STREAMS},
-    f"real_{MOST}": Measure(f"real engine, {MOST} at once: tokens", (Goal(0.99, BARE, is_most=False),)),
+    **{f"real_{streams}": Measure(f"real engine, {streams} at once: tokens a second") for streams in STREAMS},
+    f"real_{MOST}": Measure(f"real engine, {MOST} at once: tokens a second", (Goal(0.99, BARE, is_most=False),)),
     **{f"real_first_{streams}": Measure(f"real engine, {streams} at once: first token") for streams in STREAMS},
     f"real_first_{MOST}": Measure(f"real engine, {MOST} at once: first token", (Goal(1.05, BARE),)),
-    **{f"thin_{streams}": Measure(f"model of one layer, {streams} at once: tokens") for streams in COUNTS},
+    **{f"thin_{streams}": Measure(f"model of one layer, {streams} at once: tokens a second") for streams in COUNTS},
     **{f"thin_first_{streams}": Measure(f"model of one layer, {streams} at once: first token") for streams in COUNTS},
 }
 """In the order of the report. What a run measures beside these is shown after them, without a goal."""
@@ -91,6 +91,7 @@ class Figure:
 
 
 Servers = Mapping[str, Figure]
+Results = Mapping[str, Servers]
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Run:
     commit: str
     machine: str
     versions: Mapping[str, str]
-    results: Mapping[str, Servers]
+    results: Results
 
 
 def figure(values: list[float], unit: str) -> Figure:
@@ -110,7 +111,7 @@ def figure(values: list[float], unit: str) -> Figure:
     return Figure(median, low, high, unit)
 
 
-def append(results: Mapping[str, Servers], file: Path = FILE, **versions: str) -> Run:
+def append(results: Results, file: Path = FILE, **versions: str) -> Run:
     """Add this run's line; `versions` are further ones, such as the model's name."""
     run = Run(datetime.now(UTC).strftime("%Y-%m-%d %H:%M"), _commit(), _machine(), _versions() | versions, results)
     with file.open("a", encoding="utf-8") as lines:
