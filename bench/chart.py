@@ -23,7 +23,7 @@ CLASSES = {True: "met", False: "missed", None: "quiet"}
 
 def svg(results: Results) -> str:
     """The drawing of these results; a measure without a goal, or without ours, is left to the table."""
-    drawn = [(name, results[name]) for name in MEASURES if MEASURES[name].goals and OURS in results.get(name, {})]
+    drawn = [(name, results[name]) for name in MEASURES if MEASURES[name] and OURS in results.get(name, {})]
     root = ET.Element("svg", xmlns="http://www.w3.org/2000/svg", role="img")
     ET.SubElement(root, "title").text = "What lmi-chat needs, beside others"
     ET.SubElement(root, "style").text = STYLE
@@ -64,15 +64,15 @@ def goal_words(goal: Goal, servers: Servers) -> str:
 
 def _group(root: ET.Element, name: str, servers: Servers, y: int) -> int:
     """One measure, from `y` down; gives where the next one begins."""
-    measure = MEASURES[name]
-    _text(root, measure.title, MARGIN, y + 14, "title")
+    goals = MEASURES[name]
+    _text(root, name, MARGIN, y + 14, "title")
     held = _text(root, "", MARGIN, y + 32, "quiet")
-    for goal in measure.goals:
+    for goal in goals:
         is_met = goal.is_met(servers)
         ET.SubElement(held, "tspan").text = f"{goal_words(goal, servers)}: "
         ET.SubElement(held, "tspan", {"class": CLASSES[is_met]}).text = WORDS[is_met]
-        ET.SubElement(held, "tspan").text = "" if goal is measure.goals[-1] else " · "
-    bounds = [*_bounds(measure.goals, servers)]
+        ET.SubElement(held, "tspan").text = "" if goal is goals[-1] else " · "
+    bounds = [*_bounds(goals, servers)]
     scale = LONGEST / (max(*(figure.high for figure in servers.values()), *bounds, 0) or 1)
     top = y + TITLE
     for row, server in enumerate(sorted(servers, key=lambda server: server != OURS)):

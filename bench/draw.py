@@ -17,7 +17,7 @@ DOCS = history.ROOT / "docs"
 PAGE, DRAWING = DOCS / "performance.md", DOCS / "performance.svg"
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 MOST_RUNS, MOST_MACHINES = 20, 3
-HELD = {name for name, measure in MEASURES.items() if measure.goals}
+HELD = {name for name, goals in MEASURES.items() if goals}
 NONE = "No run has been kept yet: `make bench` and `make bench-real` write their figures here."
 
 
@@ -61,7 +61,7 @@ def _machines(runs: list[Run]) -> Iterator[list[Run]]:
 def _section(runs: list[Run], *, is_drawn: bool) -> Iterator[str]:
     """One machine's figures."""
     found = newest(runs)
-    names = [*(name for name in MEASURES if name in found), *(name for name in found if name not in MEASURES)]
+    names = [name for name in MEASURES if name in found]
     yield from (f"### {runs[0].machine}", "")
     if is_drawn:
         yield from ("![the figures below as bars, with the goals](performance.svg)", "")
@@ -69,12 +69,22 @@ def _section(runs: list[Run], *, is_drawn: bool) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|"
     for name in names:
         yield from _rows(name, found[name])
-    yield from ("", *_sources(runs, names), "")
+    yield from ("", *_sources(runs), "")
+    others = {name: servers for name, servers in found.items() if name not in MEASURES}
+    if others:
+        yield from (
+            "<details><summary>What was measured beside these</summary>",
+            "",
+            *_others(others),
+            "",
+            "</details>",
+            "",
+        )
 
 
 def _rows(name: str, servers: Servers) -> Iterator[str]:
     """A line for ours and each peer or goal of one measure."""
-    title, goals = (MEASURES[name].title, MEASURES[name].goals) if name in MEASURES else (name, ())
+    title, goals = name, MEASURES[name]
     own = _shown(servers.get(OURS))
     peers = {goal.peer: goal for goal in goals if goal.peer in servers}
     lines: list[tuple[str, str, Goal | None]] = [("", "", goal) for goal in goals if not goal.peer]
@@ -83,7 +93,7 @@ def _rows(name: str, servers: Servers) -> Iterator[str]:
     for peer, other, goal in lines or [("", "", None)]:
         ratio = Goal(0, peer).value(servers) if peer else None
         told = f"{goal_words(goal, servers)} | {_verdict(goal, servers)}" if goal else " | "
-        yield f"| {title} | {own} | {peer} | {other} | {'' if ratio is None else f'{ratio:.2f}'} | {told} |"
+        yield f"| {title} | {own} | {peer} | {other} | {'' if ratio is None else number(ratio)} | {told} |"
         title = own = ""
 
 
@@ -98,14 +108,23 @@ def _shown(figure: Figure | None) -> str:
     return f"{number(figure.median)} {figure.unit} ({number(figure.low)}–{number(figure.high)})"
 
 
-def _sources(runs: list[Run], names: list[str]) -> Iterator[str]:
-    """Which run each measure of the table is from."""
+def _others(found: Results) -> Iterator[str]:
+    """A line for each measure, a column for each server."""
+    servers = list(dict.fromkeys(server for each in found.values() for server in each))
+    yield f"| measured | {' | '.join(servers)} |"
+    yield "|---" * (1 + len(servers)) + "|"
+    for name, each in found.items():
+        yield f"| {name} | {' | '.join(_shown(each.get(server)) for server in servers)} |"
+
+
+def _sources(runs: list[Run]) -> Iterator[str]:
+    """Which run each figure of the table is from, told by what its measures begin with."""
     last = {name: run for run in runs for name in run.results}
     for run in runs:
-        own = [f"`{name}`" for name in names if last[name] is run]
-        if own:
+        kinds = dict.fromkeys(name.partition(":")[0] for name in run.results if last[name] is run)
+        if kinds:
             versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
-            yield f"- {run.when} UTC, commit {run.commit}; {versions}: {', '.join(own)}."
+            yield f"- {run.when} UTC, commit {run.commit}; {versions}: {'; '.join(kinds)}."
 
 
 def _past(runs: list[Run]) -> Iterator[str]:
@@ -113,7 +132,7 @@ def _past(runs: list[Run]) -> Iterator[str]:
     measured = newest(runs)
     kept = [name for name in MEASURES if name in HELD and name in measured]
     yield from (f"### {OURS} over time", "")
-    yield f"| when | commit | machine | {' | '.join(f'`{name}`' for name in kept)} |"
+    yield f"| when | commit | machine | {' | '.join(kept)} |"
     yield "|---" * (3 + len(kept)) + "|"
     for run in runs[: -MOST_RUNS - 1 : -1]:
         own = [run.results.get(name, {}).get(OURS) for name in kept]

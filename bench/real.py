@@ -178,14 +178,15 @@ def measure(sides: dict[str, tuple[psutil.Process, Ask]], rounds: int, seconds: 
         for number in range(rounds):
             asked = chats(count, next(numbers))
             for side in [*sides][:: 1 if number % 2 == 0 else -1]:
-                took, first = turn(sides, side, asked, tokens)
+                took, waited = turn(sides, side, asked, tokens)
                 speeds[side].append(count * tokens / took)
-                firsts[side].append(1000 * statistics.median(first))
-        results[f"{name}_{count}"] = {side: history.figure(speeds[side], "tokens/s") for side in sides}
-        results[f"{name}_first_{count}"] = {side: history.figure(firsts[side], "ms") for side in sides}
-        for measured in (f"{name}_{count}", f"{name}_first_{count}"):
+                firsts[side].append(1000 * statistics.median(waited))
+        rate, first = (f"{name}, {count} at once: {what}" for what in ("rate", "first token"))
+        results[rate] = {side: history.figure(speeds[side], "tokens/s") for side in sides}
+        results[first] = {side: history.figure(firsts[side], "ms") for side in sides}
+        for measured in (rate, first):
             told = (f"{side} {f.median:g} ({f.low:g}–{f.high:g}) {f.unit}" for side, f in results[measured].items())
-            print(f"{measured:<16} {tokens:>5} tokens each   {'   '.join(told)}", flush=True)
+            print(f"{measured:<40} {tokens:>5} tokens each   {'   '.join(told)}", flush=True)
     return results
 
 
@@ -213,7 +214,7 @@ def main() -> None:
         cores = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {max(cores)})  # on a CPU, vLLM computes on the others
         try:
-            results = measure(sides, known.rounds, known.seconds, "thin" if known.one_layer else "real")
+            results = measure(sides, known.rounds, known.seconds, "one layer" if known.one_layer else "real engine")
         finally:
             os.sched_setaffinity(0, cores)
             for process, _ in sides.values():
