@@ -72,8 +72,11 @@ def alone(words: list[str]) -> Iterator[tuple[psutil.Process, Ask]]:
         return answer
 
     try:
-        if not pipe.poll(START_S) or pipe.recv() != "ready" or process.pid is None:
-            raise SystemExit("the bare engine did not start in time")
+        with suppress(EOFError):
+            if not pipe.poll(START_S) or pipe.recv() != "ready":
+                raise SystemExit("the bare engine did not start in time")
+        if process.pid is None or not process.is_alive():
+            raise SystemExit("the bare engine did not start; the lines above say why")
         yield psutil.Process(process.pid), ask
     finally:
         with suppress(OSError):  # it has ended already

@@ -44,8 +44,12 @@ BACKLOG = 2048
 def binary() -> Path | None:
     """The program of the installed vLLM's version: vLLM's own, ours from before, or out of the wheel (330 MB, once).
 
-    None, with a line on stderr that says why, where it cannot be had: another system, no network, an older vLLM.
+    VLLM_RUST_FRONTEND_PATH names another, as it does for vLLM. None, with a line on stderr that says why, where it
+    cannot be had: another system, no network, an older vLLM.
     """
+    named = os.environ.get("VLLM_RUST_FRONTEND_PATH", "auto")
+    if named != "auto":
+        return Path(named)
     installed, version = _installed()
     if installed and installed.exists():
         return installed

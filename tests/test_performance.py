@@ -1,11 +1,15 @@
 """docs/performance.md and its drawing are made from the benchmarks' history."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 
-from bench import draw, history
+from bench import draw, history, rust_frontend
 from bench.chart import svg
 from bench.history import BARE, MEASURES, OURS, RUST, SERVE, Figure, Goal, Results, figure
 
@@ -125,3 +129,30 @@ def test_a_machine_has_a_section_of_its_own() -> None:
 )
 def test_goals(goal: Goal, *, is_met: bool | None) -> None:
     assert goal.is_met(SECOND[CHAT]) is is_met
+
+
+PROGRAM = f"""#!{sys.executable}
+import json, os, socket, sys
+words = dict(zip(sys.argv[2::2], sys.argv[3::2]))
+found = {{}}
+for name, word in words.items():
+    if name.endswith("-fd"):
+        listener = socket.socket(fileno=int(word))
+        assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        found[name] = listener.getsockname()
+print(json.dumps([os.getpid(), sys.argv[1], found, json.loads(words["--args-json"])]))
+"""
+
+
+def test_the_rust_frontend_is_given_sockets_that_listen(tmp_path: Path) -> None:
+    program, model = tmp_path / "vllm-rs", tmp_path / "model"
+    program.write_text(PROGRAM)
+    program.chmod(0o755)
+    words = rust_frontend.command(model, f"ipc://{tmp_path}/in", "tcp://127.0.0.1:0", 0, served_model_name=["x"])
+    environment = {**os.environ, "VLLM_RUST_FRONTEND_PATH": str(program)}
+    with subprocess.Popen(words, stdout=subprocess.PIPE, env=environment) as process:
+        pid, mode, sockets, arguments = json.loads(process.communicate(timeout=30)[0])
+    assert (pid, mode) == (process.pid, "frontend"), "the process becomes the program"
+    assert sockets["--input-listener-fd"] == f"{tmp_path}/in"
+    assert [sockets[name][0] for name in ("--output-listener-fd", "--listen-fd")] == ["127.0.0.1"] * 2
+    assert arguments == {"served_model_name": ["x"], "model": str(model), "model_tag": str(model)}
