@@ -72,7 +72,7 @@ container-test: dev ## the container image, built and run with docker or podman
 
 bench-real: dev ## the real engine behind our server and alone: tokens a second, first token (docs/performance.md)
 	@$(BIN)/python bench/real.py $(if $(MODEL),--model-id "$(MODEL)") $(ARGS)
-	@$(if $(MODEL),,$(BIN)/python bench/real.py --one-layer $(ARGS))
+	@$(if $(MODEL),,$(BIN)/python bench/real.py --one-layer --seconds 4 $(ARGS))
 
 quick: dev ## the tests that need no engine
 	@echo "==> quick tests"

@@ -1,6 +1,6 @@
 """Our server against the engine with nothing before it: tokens a second, and the time to the first token.
 
-    python bench/real.py [--one-layer] [--rounds 3] [--seconds 6] [--model-id X] [any key of lmi-chat serve: --dtype …]
+    python bench/real.py [--one-layer] [--rounds 3] [--seconds 8] [--model-id X] [any key of lmi-chat serve: --dtype …]
 
 Both have a real engine of the same arguments, and answer the same greedy chats: ours over HTTP, streamed, the other one
 from token ids by AsyncLLM.generate (bench/bare.py). They take turns, A B B A; who waits is stopped (SIGSTOP), so that
@@ -165,8 +165,7 @@ def turn(sides: dict[str, tuple[psutil.Process, Ask]], name: str, chats: list[ba
 
 def chats(count: int, number: int) -> list[bare.Chat]:
     """Prompts of which no two are equal, so that each is computed; the same on both sides."""
-    text = "Tell a long story about a lighthouse, a storm and a ship that is late. Do not stop early."
-    return [[{"role": "user", "content": f"{number}.{each}: {text}"}] for each in range(count)]
+    return [[{"role": "user", "content": f"{number}.{each}: Tell a long story."}] for each in range(count)]
 
 
 def measure(sides: dict[str, tuple[psutil.Process, Ask]], rounds: int, seconds: float, name: str) -> history.Results:
@@ -198,7 +197,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the server against the bare engine.", allow_abbrev=False)
     parser.add_argument("--one-layer", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=6)
+    parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--history", type=Path, default=history.FILE)
     parser.add_argument("--model-id", default="")
     known, rest = parser.parse_known_args()
