@@ -34,7 +34,7 @@ system = { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "==> in
   apt-get -qq update && apt-get -qq install --yes $(1) >/dev/null; } || \
   { echo "lmi-chat needs $(2); on Debian and Ubuntu: apt-get install $(1)" >&2; exit 1; }
 
-.PHONY: help run install dev check test quick slow djl-test container-test bench-real format clean
+.PHONY: help run install dev check test quick slow bench djl-test container-test bench-real format clean
 help: ## print these lines
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 	@echo "Settings, as in make run PORT=9000: ENGINE=auto|cpu|gpu MODEL=<hub id or folder> PORT HOST ARGS PYTHON VENV"
@@ -59,6 +59,9 @@ test: quick ## the tests that a change must pass, the real engine's too
 slow: dev ## the tests that take minutes: the same answers as vLLM alone, guides that never end
 	@echo "==> slow tests with the engine"
 	@$(BIN)/pytest -m slow tests/engine
+
+bench: dev ## what a token costs the API process, ours and vLLM's two, on an engine without a model (quarter of an hour)
+	@$(BIN)/python bench/run.py $(ARGS)
 
 djl-test: dev ## this folder inside DJL's own Java engine (needs Java 17 and Maven)
 	@command -v java mvn >/dev/null || \

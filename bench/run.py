@@ -1,0 +1,113 @@
+"""The API process alone, ours and its peers': CPU per token, latency, rate, memory, on a stand-in engine.
+
+    python bench/run.py [--runs 3] [--servers "lmi-chat,vllm serve"] [--only "64 at once|intake"] [--history FILE]
+
+Each server runs on core 0 before an engine of its own that has no model (fake_engine.py); engines and the load
+generator (load.c) have core 1. One is measured at a time, the others are stopped; the order turns round with each run.
+Every answer of every run is read whole, each event of it parsed by itself, and the texts must be the same everywhere.
+Prints a table, each value with its lowest and highest run, adds a line to bench/history.jsonl and draws the report.
+"""
+
+import argparse
+import re
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[1])]
+
+from bench import draw, history, measures, servers
+from bench.draw import number
+from bench.history import Figure
+from bench.measures import MEASURES, Load, Measure
+from bench.servers import Server
+
+FILES = 8192  # open at once: 1,000 streams have two ends
+Values = dict[tuple[str, str], dict[str, list[float]]]
+"""(measure, unit) → server → a value for each run."""
+
+
+def measure_all(found: list[Server], load: Load, chosen: list[Measure], runs: int) -> Values:
+    """All measures of all servers, run after run. Raises SystemExit where an answer is wrong."""
+    values: Values = {}
+    for server in found:
+        for measure in chosen:
+            load.run(server, measures.warm_up(measure))
+    for run in range(runs):
+        for measure in chosen:
+            began, texts = time.monotonic(), {}
+            for server in found if run % 2 == 0 else found[::-1]:
+                figures, texts[server.name] = load.run(server, measure)
+                for (what, unit), value in figures.items():
+                    by_server = values.setdefault((f"{measure.name}: {what}", unit), {})
+                    by_server.setdefault(server.name, []).append(value)
+            compare(measure, texts)
+            print(f"run {run + 1} of {runs}: {measure.name}, {time.monotonic() - began:.0f} s", flush=True)
+    return values
+
+
+def compare(measure: Measure, texts: dict[str, list[str]]) -> None:
+    """All servers gave the same text to the same request. Raises SystemExit."""
+    (first, expected), *others = texts.items()
+    for name, found in others:
+        for place, (one, other) in enumerate(zip(expected, found, strict=True)):
+            if one != other:
+                pairs = enumerate(zip(one, other, strict=False))
+                at = next((k for k, (a, b) in pairs if a != b), min(len(one), len(other)))
+                around = f"{one[max(0, at - 20) : at + 20]!r} and {other[max(0, at - 20) : at + 20]!r}"
+                raise SystemExit(f"{measure.name}: {first} and {name} differ in text {place} at {at}: {around}")
+
+
+def table(results: Mapping[str, Mapping[str, Figure]], names: list[str]) -> str:
+    """Rows of measures; a column per server, and how many times as much each peer has as the first one."""
+    first, *peers = names
+    rows = [["", "", *names, *(f"{peer} ÷ {first}" for peer in peers)]]
+    for what, found in results.items():
+        own = found[first].median
+        shown = [
+            f"{number(each.median)} ({number(each.low)}–{number(each.high)})" for each in map(found.get, names) if each
+        ]
+        ratios = [f"{found[peer].median / own:.2f}" if own and peer in found else "–" for peer in peers]
+        rows.append([what, found[first].unit, *shown, *ratios])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Read the options, measure, print and keep."""
+    parser = argparse.ArgumentParser(description="Measure the API process alone.", allow_abbrev=False)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--servers", default=",".join(servers.SERVERS), help="by name, separated by commas")
+    parser.add_argument("--only", default="", help="a regex: measures whose name has it")
+    parser.add_argument("--history", type=Path, default=history.FILE, help="where the line goes")
+    known = parser.parse_args()
+    chosen = [measure for measure in MEASURES if re.search(known.only, measure.name)]
+    limit = max(FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, max(limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1])))
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        folder = Path(name)
+        load = Load(folder)
+        with servers.running(known.servers.split(","), folder) as found:
+            values = measure_all(found, load, chosen, known.runs)
+            if not known.only:
+                idle = {server.name: [load.idle_bytes(server) / 1024] for server in found}
+                values["1,000 idle streams: memory of one", "KiB"] = idle
+            names = [server.name for server in found]
+    results = {
+        what: {name: history.figure(runs, unit) for name, runs in by_server.items()}
+        for (what, unit), by_server in values.items()
+    }
+    print(f"\n{table(results, names)}\n")
+    if not measures.COUNTS:
+        print("instructions: not counted here (perf stat -e instructions has no counter)")
+    history.append(results, known.history)
+    if known.history == history.FILE:
+        draw.update()
+
+
+if __name__ == "__main__":
+    main()
