@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
 from bench import draw, history, measures, servers
-from bench.draw import number
+from bench.chart import number
 from bench.history import Figure
 from bench.measures import MEASURES, Load, Measure
 from bench.servers import Server
@@ -67,14 +67,16 @@ def table(results: Mapping[str, Mapping[str, Figure]], names: list[str]) -> str:
     rows = [["", "", *names, *(f"{peer} ÷ {first}" for peer in peers)]]
     for what, found in results.items():
         own = found[first].median
-        shown = [
-            f"{number(each.median)} ({number(each.low)}–{number(each.high)})" for each in map(found.get, names) if each
-        ]
+        shown = [_spread(found.get(name)) for name in names]
         ratios = [f"{found[peer].median / own:.2f}" if own and peer in found else "–" for peer in peers]
         rows.append([what, found[first].unit, *shown, *ratios])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join(lines)
+
+
+def _spread(figure: Figure | None) -> str:
+    return f"{number(figure.median)} ({number(figure.low)}–{number(figure.high)})" if figure else "–"
 
 
 def main() -> None:

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 CHAT, COMPLETION, STANDARD = "/v1/chat/completions", "/v1/completions", "/invocations"
+# Mostly text whose tokens are whole words, as answers mostly are; the last two have characters of several tokens.
 PROMPTS = (
     "The quick brown fox jumps over the lazy dog while 17 other animals watch from the edge of the forest. ",
-    "Grüße aus Köln: «Ça va très bien», dit-elle; Žluťoučký kůň úpěl ďábelské ódy – 3,50 € für alles. ",
-    "🌟 stars 👩‍👩‍👧‍👦 families 🇩🇪 flags 🏳️‍🌈 and 𝔘𝔫𝔦𝔠𝔬𝔡𝔢 🤖🔥 between words 🫠, some in a row 🎉🎊🎈. ",
-    "สวัสดีครับ ผมชื่อสมชาย ยินดีที่ได้รู้จัก วันนี้อากาศดีมาก ",
+    "Grüße aus Köln: «Ça va très bien», dit-elle; alles für 3,50 € – façade, naïve, Übergröße, señor. ",
     'def parse(text: str) -> dict[str, int]:\n    """Read \\"pairs\\"."""\n    return dict(split(text))\n\n',
     '{"path": "C:\\\\temp\\\\new", "quote": "\\"", "tab": "\\t", "html": "<a href=\'/x\'>&amp;</a>", "n": [1.5]}\n',
-    "日本語のテキストと中文文本，混合한국어 텍스트도 있습니다。数学：∑ᵢ xᵢ² ≤ ∞。",
+    "When the ship came in, nobody on the quay could say where it had been or what it carried; so they waited. ",
     "Control:\t tab, \x01 one, \x1f unit, \x7f delete, \u2028 line, \u00a0 space, \r\n return, \x0b vertical. ",
+    "Stars 🌟 and families 👩‍👩‍👧‍👦, flags 🇩🇪 🏳️‍🌈 between words 🫠, and some more of them in a row 🎉🎊🎈 at the end. ",
+    "In Thai it is สวัสดีครับ, in Japanese こんにちは世界, in Chinese 你好，世界, and ∑ᵢ xᵢ² ≤ ∞ anywhere. ",
 )
 PROMPT_CHARACTERS = 600
 
