@@ -1,6 +1,6 @@
 """Our server against the engine with nothing before it: tokens a second, and the time to the first token.
 
-    python bench/real.py [--one-layer] [--rounds 3] [--seconds 8] [--model-id X] [any key of lmi-chat serve: --dtype …]
+    python bench/real.py [--one-layer] [--streams 1,8,32,64] [--rounds 3] [--seconds 8] [any key of lmi-chat serve]
 
 Both have a real engine of the same arguments, and answer the same greedy chats: ours over HTTP, streamed, the other one
 from token ids by AsyncLLM.generate (bench/bare.py). They take turns, A B B A; who waits is stopped (SIGSTOP), so that
@@ -9,6 +9,7 @@ engine computes on. A first round of each kind is not counted: it tells how many
 """
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -36,7 +37,7 @@ from lmi_chat.engine import arguments
 
 PORT = re.compile(r"listening on http://[^:]+:(\d+)")
 START_S = 900
-FIRST_TOKENS, MOST_TOKENS = 16, 2000
+WARM_TOKENS, LEAST_TOKENS, MOST_TOKENS = 16, 48, 2000
 GPU_SHARE = "0.42"
 """Of the GPU's memory for each of the two engines, where nothing else is given."""
 Burst = tuple[float, list[float]]
@@ -168,13 +169,15 @@ def chats(count: int, number: int) -> list[bare.Chat]:
     return [[{"role": "user", "content": f"{number}.{each}: Tell a long story."}] for each in range(count)]
 
 
-def measure(sides: dict[str, tuple[psutil.Process, Ask]], rounds: int, seconds: float, name: str) -> history.Results:
-    """Every count of streams, `rounds` times on each side in turns, first the one and then the other."""
+def measure(
+    sides: dict[str, tuple[psutil.Process, Ask]], counts: list[int], rounds: int, seconds: float, name: str
+) -> history.Results:
+    """Each count of streams, `rounds` times on each side in turns, first the one and then the other."""
     results: dict[str, history.Servers] = {}
-    numbers = iter(range(1000))
-    for count in history.COUNTS:
-        warm = [turn(sides, side, chats(count, next(numbers)), FIRST_TOKENS)[0] for side in sides]
-        tokens = max(FIRST_TOKENS, min(MOST_TOKENS, int(FIRST_TOKENS * seconds / max(warm))))
+    numbers = itertools.count()
+    for count in counts:
+        warm = [turn(sides, side, chats(count, next(numbers)), WARM_TOKENS)[0] for side in sides]
+        tokens = max(LEAST_TOKENS, min(MOST_TOKENS, int(WARM_TOKENS * seconds / max(warm))))
         speeds: dict[str, list[float]] = {side: [] for side in sides}
         firsts: dict[str, list[float]] = {side: [] for side in sides}
         for number in range(rounds):
@@ -182,7 +185,7 @@ def measure(sides: dict[str, tuple[psutil.Process, Ask]], rounds: int, seconds: 
             for side in [*sides][:: 1 if number % 2 == 0 else -1]:
                 took, waited = turn(sides, side, asked, tokens)
                 speeds[side].append(count * tokens / took)
-                firsts[side].append(1000 * statistics.median(waited))
+                firsts[side].append(1000 * statistics.mean(waited))
         rate, first = (f"{name}, {count} at once: {what}" for what in ("rate", "first token"))
         results[rate] = {side: history.figure(speeds[side], "tokens/s") for side in sides}
         results[first] = {side: history.figure(firsts[side], "ms") for side in sides}
@@ -196,6 +199,7 @@ def main() -> None:
     """Start both, measure, keep the figures, draw them."""
     parser = argparse.ArgumentParser(description="Measure the server against the bare engine.", allow_abbrev=False)
     parser.add_argument("--one-layer", action="store_true")
+    parser.add_argument("--streams", default=",".join(map(str, history.COUNTS)), help="at once, separated by commas")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--history", type=Path, default=history.FILE)
@@ -216,7 +220,10 @@ def main() -> None:
         cores = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {max(cores)})  # on a CPU, vLLM computes on the others
         try:
-            results = measure(sides, known.rounds, known.seconds, "one layer" if known.one_layer else "real engine")
+            counts = [int(word) for word in known.streams.split(",")]
+            results = measure(
+                sides, counts, known.rounds, known.seconds, "one layer" if known.one_layer else "real engine"
+            )
         finally:
             os.sched_setaffinity(0, cores)
             for process, _ in sides.values():
