@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from bench import draw, history, rust_frontend
+from bench import draw, history, measures, rust_frontend
 from bench.chart import svg
 from bench.history import BARE, MEASURES, OURS, RUST, SERVE, Figure, Goal, Results, figure
 
@@ -88,6 +88,12 @@ def test_the_newest_figures_with_their_ratios_and_goals(file: Path, tmp_path: Pa
     past = [row for row in rows if row.startswith(f"| {history.runs(file)[0].when[:4]}")]
     assert [row.split(" | ")[3] for row in past] == ["10 µs/token", "22 µs/token"], "the newest comes first"
     assert drawing.exists()
+
+
+def test_what_has_a_goal_is_measured() -> None:
+    loads = {measure.name for measure in measures.MEASURES} | {f"{measures.IDLE_STREAMS:,} idle streams"}
+    kinds = ("real engine, ", "one layer, ")
+    assert {name.partition(":")[0] for name in MEASURES if not name.startswith(kinds)} <= loads
 
 
 def test_the_drawing_is_well_formed_and_to_scale() -> None:
