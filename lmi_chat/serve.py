@@ -167,6 +167,7 @@ def server_of(settings: Settings, application: Starlette) -> uvicorn.Server:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_keep_alive=int(settings.keep_alive_seconds),
     )
     return uvicorn.Server(config)

@@ -1,18 +1,22 @@
 """The line's own promises, with a scripted engine: slots come back, errors become frames, nothing ends in silence."""
 
 import asyncio
+import contextlib
 import gc
 import json
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from lmi_chat.errors import Bug, Busy, Draining, EngineDown, Error, TimedOut
-from lmi_chat.flow import Call, Line, Policy
+from lmi_chat.errors import Bug, Busy, Draining, EngineDown, Error, PromptTooLong, TimedOut
+from lmi_chat.flow import INLINE_BYTES, Call, Line, Policy
 from lmi_chat.job import Done, Finish, Job, Piece
-from tests.fakes import desk
+from lmi_chat.sessions import Sessions
+from lmi_chat.template import Template
+from tests.fakes import ByteTokenizer, desk
 from tests.scripted import Script, Scripted, Step, said, token
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
@@ -246,3 +250,30 @@ async def test_long_bodies_are_read_off_the_loop() -> None:
     assert ticks > 1
     assert time.monotonic() - began < 10
     ticking.cancel()
+
+
+async def test_a_short_body_is_read_on_the_loop_and_a_sessions_turn_is_not() -> None:
+    """Its prompt is as long as all that was said before. And no body is held for as long as its answer takes."""
+    on_loop: list[bool] = []
+
+    class Watched(ByteTokenizer):
+        def encode(self, text: str, **kwargs: Any) -> list[int]:
+            on_loop.append(threading.current_thread() is threading.main_thread())
+            return super().encode(text, **kwargs)
+
+    sessions = Sessions(seconds=60.0, most=1)
+    session = sessions.hold(sessions.draft())
+    line = Line(Policy(sessions=sessions))
+    await line.open(Scripted(said("Hello!")), desk(template=Template(Watched())))
+    on_loop.clear()
+    for session_id in ("", session.id):
+        asked = call(STREAM)
+        asked.session_id = session_id
+        await line.answer(asked, Kept())
+        assert asked.body == b""
+    assert on_loop == [True, False]
+    padded = call(STREAM | {"messages": [{"role": "user", "content": "x" * 900}, *CHAT["messages"] * 90]})
+    assert len(padded.body) > INLINE_BYTES
+    with contextlib.suppress(PromptTooLong):
+        await line.answer(padded, Kept())
+    assert on_loop == [True, False, False]

@@ -53,11 +53,14 @@ def check_account(body: Json, form: Form) -> Account:
 
 def _check_modalities(body: Json, form: Form) -> None:
     """The served model writes text and nothing else."""
-    model = one_line(form.desk.model, 80)
     if (modalities := body.get("modalities")) not in (None, ["text"]):
-        form.wrong("modalities", f'must be ["text"]: {model} gives text only; got {_shown(modalities)}')
+        form.wrong("modalities", f'must be ["text"]: {_text_only(form)}; got {_shown(modalities)}')
     if (audio := body.get("audio")) is not None:
-        form.wrong("audio", f"must be absent or null: {model} gives text only; got {echo(audio)}")
+        form.wrong("audio", f"must be absent or null: {_text_only(form)}; got {echo(audio)}")
+
+
+def _text_only(form: Form) -> str:
+    return f"{one_line(form.desk.model, 80)} gives text only"
 
 
 def _shown(value: object) -> str:

@@ -16,6 +16,7 @@ from lmi_chat.wire import Json
 Prompt = str | list[int]
 UNKNOWN_SHOWN = 8
 NAME_BYTES = 40
+PLAIN = Sampling()
 NO_SEED = -1  # as vLLM has it, and so LMI
 UNSEARCHED = (
     *("guide", "logit_bias", "allowed_token_ids", "bad_words", "prompt_logprobs"),
@@ -207,9 +208,8 @@ def check_vocabulary(form: Form) -> None:
 
 def check_beams(form: Form, path: str, beams: int) -> None:
     """A beam search ranks the model's own probabilities, token by token: what would change them has no place there."""
-    plain = Sampling()
     for name in UNSEARCHED if beams else ():
-        if form.given.get(name) not in (None, getattr(plain, name)):
+        if form.given.get(name) not in (None, getattr(PLAIN, name)):
             form.wrong(path, f"must ask for no beam search beside {form.paths[name]}")
 
 
@@ -235,6 +235,8 @@ def check_room(ids: Sequence[int], desk: Desk, path: str) -> None:
 def check_prompt_logprobs(jobs: Sequence[Job], desk: Desk, path: str, *, times: int = 1) -> None:
     """Bound the log-probabilities of prompts that one reply holds, each `times` over. Raises BadField."""
     tops = [job.sampling.prompt_logprobs for job in jobs]
+    if not any(top is not None for top in tops):
+        return
     count = sum(times * len(job.prompt_ids) * (1 + top) for job, top in zip(jobs, tops, strict=True) if top is not None)
     if count > (most := desk.limits.max_prompt_logprobs):
         text = f"asks for {count} log-probabilities (the prompt's tokens × (1 + alternatives))"

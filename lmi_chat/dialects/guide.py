@@ -30,14 +30,8 @@ PROBLEM_ITEMS = 5
 
 def read(body: Json, form: Form, *, has_grammar: bool = False) -> None:
     """Note the one guide of `body` as the sampling value `guide`; `has_grammar`: TGI's `grammar` is a spelling too."""
-    sources: dict[str, Callable[[object, str, Form], Guide | None]] = {
-        "response_format": _read_format,
-        "structured_outputs": _read_outputs,
-        **{name: _reader(kind) for name, kind in GUIDED.items()},
-        **({"grammar": _read_tgi} if has_grammar else {}),
-    }
-    for name, read_source in sources.items():
-        if body.get(name) is None:
+    for name, read_source in SOURCES.items():
+        if body.get(name) is None or (name == TGI and not has_grammar):
             continue
         path = form.prefix + name
         guide = read_source(body[name], path, form)
@@ -263,3 +257,13 @@ def _resolve(schema: Json, pointer: str) -> object:
         else:
             return None
     return node
+
+
+TGI = "grammar"
+SOURCES: Mapping[str, Callable[[object, str, Form], Guide | None]] = {
+    "response_format": _read_format,
+    "structured_outputs": _read_outputs,
+    **{name: _reader(kind) for name, kind in GUIDED.items()},
+    TGI: _read_tgi,
+}
+"""The fields that say what the text must fit, and who reads each."""

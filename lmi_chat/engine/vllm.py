@@ -10,7 +10,7 @@ import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from lmi_chat.engine import Model, Run, beam, guides, pooling, quiet, sampling
@@ -229,6 +229,7 @@ def load(
     except (ValueError, RuntimeError, OSError) as error:
         raise StartFailed(f"the engine did not start: {one_line(str(error), 600)}") from error
     envs.enable_envs_cache()
+    engine.renderer.get_eos_token_id = cache(engine.renderer.get_eos_token_id)  # asked for each request
     gc.freeze()
     return Vllm(engine, _describe(engine, names), gauge, guides.load(engine, guide_compile_s))
 

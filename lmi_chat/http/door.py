@@ -1,8 +1,8 @@
 """The inference routes' way in and out: a request's body to the line, the line's reply to the connection."""
 
 import asyncio
+import os
 import re
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -25,6 +25,7 @@ VISIBLE: Mapping[str, tuple[re.Pattern[str], int]] = {
 }
 """Headers that are taken unchanged, what they may be and how long."""
 Headers = list[tuple[bytes, bytes]]
+ID_BYTES = 16
 
 
 @dataclass(slots=True, kw_only=True)
@@ -94,15 +95,20 @@ def header(scope: Scope, name: bytes) -> str:
     return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
 
 
-def visible(scope: Scope, name: str) -> str:
+def heads(scope: Scope) -> dict[bytes, str]:
+    """All of a request's headers, names in lower case; of those with the same name the first."""
+    return {name: value.decode("latin-1") for name, value in reversed(scope["headers"])}
+
+
+def visible(given: Mapping[bytes, str], name: str) -> str:
     """One of VISIBLE's headers; "" where it is absent or not what it may be."""
-    text = header(scope, name.lower().encode())
-    return text if VISIBLE[name][0].fullmatch(text) else ""
+    text = given.get(name.lower().encode(), "")
+    return text if text and VISIBLE[name][0].fullmatch(text) else ""
 
 
-def _check_headers(scope: Scope) -> None:
+def _check_headers(given: Mapping[bytes, str]) -> None:
     for name, (pattern, most) in VISIBLE.items():
-        text = header(scope, name.lower().encode())
+        text = given.get(name.lower().encode())
         if text and not pattern.fullmatch(text):
             says = f"{name} must be at most {most} characters of visible ASCII, got {echo(text)} ({len(text)})"
             raise BadField([Problem(name, says)])
@@ -119,14 +125,15 @@ class Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; a client that goes cancels it."""
-        exchange = self.exchange(scope)
+        given = heads(scope)
+        exchange = self.exchange(scope, given)
         scope["lmi_chat.exchange"] = exchange
         outlet: Outlet = scope["extensions"][OUTLET]
         task = asyncio.current_task()
         outlet.on_gone = task.cancel if task else None
         try:
             with self._house.line.journal.told(exchange.call.record):
-                _check_headers(scope)
+                _check_headers(given)
                 self._check_name(scope)
                 exchange.call.body = await read_body(scope, receive, self._house.max_body_bytes)
                 await self._house.line.answer(exchange.call, self.reply(exchange, send, outlet))
@@ -134,26 +141,26 @@ class Door:
             if not outlet.is_gone:
                 raise
 
-    def exchange(self, scope: Scope) -> Exchange:
-        """A request's head as the line takes it, and what its reply repeats."""
-        named = visible(scope, INFERENCE_ID)
-        asked = named or header(scope, b"x-request-id")
-        request_id = asked if REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
+    def exchange(self, scope: Scope, given: Mapping[bytes, str]) -> Exchange:  # noqa: ARG002 other doors read it
+        """A request's head as the line takes it, by its headers `given`, and what its reply repeats."""
+        named = visible(given, INFERENCE_ID)
+        asked = named or given.get(b"x-request-id", "")
+        request_id = asked if asked and REQUEST_ID.fullmatch(asked) else os.urandom(ID_BYTES).hex()
         call = Call(
             body=b"",
             id=request_id,
-            content_type=header(scope, b"content-type"),
-            content_encoding=header(scope, b"content-encoding").strip().lower(),
-            accept=header(scope, b"x-amzn-sagemaker-accept") or header(scope, b"accept"),
-            session_id=header(scope, b"x-amzn-sagemaker-session-id").strip(),
+            content_type=given.get(b"content-type", ""),
+            content_encoding=given.get(b"content-encoding", "").strip().lower(),
+            accept=given.get(b"x-amzn-sagemaker-accept") or given.get(b"accept", ""),
+            session_id=given.get(b"x-amzn-sagemaker-session-id", "").strip(),
             route_shape=self._shape,
             forced=self._forced,
-            adapter=header(scope, b"x-amzn-sagemaker-adapter-identifier").strip(),
-            target_model=header(scope, b"x-amzn-sagemaker-target-model"),
+            adapter=given.get(b"x-amzn-sagemaker-adapter-identifier", "").strip(),
+            target_model=given.get(b"x-amzn-sagemaker-target-model", ""),
         )
         call.record.id = request_id
         headers: Headers = [(b"x-request-id", request_id.encode())]
-        for name, text in ((INFERENCE_ID, named), (ATTRIBUTES, visible(scope, ATTRIBUTES))):
+        for name, text in ((INFERENCE_ID, named), (ATTRIBUTES, visible(given, ATTRIBUTES))):
             if text:
                 headers.append((name.lower().encode(), text.encode()))
         return Exchange(call, headers)
@@ -173,13 +180,15 @@ async def read_body(scope: Scope, receive: Receive, most: int) -> bytes:
     length = header(scope, b"content-length")
     if length.isdigit() and int(length) > most:
         raise TooLarge(f"the body has {int(length)} bytes; at most {most} are read")
-    body = bytearray()
+    parts: list[bytes] = []
+    size = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise asyncio.CancelledError
-        body += message.get("body", b"")
-        if len(body) > most:
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > most:
             raise TooLarge(f"the body has more than {most} bytes")
         if not message.get("more_body", False):
-            return bytes(body)
+            return b"".join(parts)

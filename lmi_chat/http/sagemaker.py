@@ -6,7 +6,7 @@ patterns: the service model that botocore brings (sagemaker-runtime, 2017-05-13)
 
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import ClassVar
 
@@ -56,10 +56,10 @@ BodyOf = Callable[[Error], wire.Json]
 class Endpoint(Door):
     """POST /endpoints/{name}/invocations: what SageMaker checks before the container is asked, is checked here."""
 
-    def exchange(self, scope: Scope) -> Exchange:
+    def exchange(self, scope: Scope, given: Mapping[bytes, str]) -> Exchange:
         """As at every door, with the variant's name and the id where boto3 looks for it. Raises BadField."""
         check_head(scope)
-        exchange = super().exchange(scope)
+        exchange = super().exchange(scope, given)
         exchange.headers += [VARIANT, (REQUEST_ID, exchange.call.id.encode())]
         return exchange
 
