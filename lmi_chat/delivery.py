@@ -8,11 +8,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
-from lmi_chat.dialects.desk import Render
+from lmi_chat.dialects.desk import Quick, Render
 from lmi_chat.engine import Run
 from lmi_chat.errors import Error, HookFailed, TimedOut
 from lmi_chat.frames import Framing
-from lmi_chat.job import Done, Event, Job, Piece, Sink, Times
+from lmi_chat.job import Done, Event, Job, Lane, Piece, Sink, Times
 from lmi_chat.observe import Record
 
 
@@ -44,6 +44,7 @@ class Delivery:
     def __init__(self, render: Render, framing: Framing, jobs: Sequence[Job]) -> None:
         """Render the events of `jobs` by `render` and frame them by `framing`."""
         self._render, self._framing, self._jobs = render, framing, jobs
+        self._head, self._tail = framing.head, framing.tail
         self._dones: list[Done | None] = [None] * len(jobs)
         self._waiting: list[bytes] = []
         self._write: Callable[[bytes], None] = self._waiting.append
@@ -51,6 +52,7 @@ class Delivery:
         self._over = asyncio.Event()
         self._done: Done | None = None
         self._error: Error | None = None
+        self._render_token: Callable[[int, bytes, float], bytes]
         self.is_sending = False
         self.runs: list[Run] = []
 
@@ -61,6 +63,23 @@ class Delivery:
         starts = itertools.accumulate((job.width for job in self._jobs), initial=0)
         places = range(len(self._jobs))
         return [partial(self._put_part, place, start) for place, start in zip(places, starts, strict=False)]
+
+    def lane(self, *, is_stream: bool) -> Lane | None:
+        """What the answer needs of each job's tokens; None: every piece."""
+        if not is_stream:
+            return Lane(None)
+        if len(self._jobs) > 1 or self._jobs[0].copies > 1:
+            return None
+        if not isinstance(self._render, Quick) or not self._render.is_quick:
+            return None
+        self._render_token = self._render.token
+        return Lane(self._put_token)
+
+    def _put_token(self, token_id: int, spelled: bytes, logprob: float) -> None:
+        """As `put`, of a token in mid-answer; what comes after the end is not written."""
+        payload = self._render_token(token_id, spelled, logprob)
+        if payload:
+            self._write(self._head + payload + self._tail)
 
     def _put_part(self, place: int, start: int, event: Event) -> None:
         """An event of one job among several: sequences count through all of them, its end is a part of the end."""
@@ -84,11 +103,12 @@ class Delivery:
             payloads = self._payloads(event)
         except HookFailed as error:
             payloads = self._payloads(error)
-        head, tail = self._framing.head, self._framing.tail
         for payload in payloads:
-            self._write(head + payload + tail)
-        if self._over.is_set() and self._error is None and self._framing.end:
-            self._write(self._framing.end)
+            self._write(self._head + payload + self._tail)
+        if self._over.is_set():
+            if self._error is None and self._framing.end:
+                self._write(self._framing.end)
+            self._write = _drop
         if payloads or self._over.is_set():
             self._begun.set()
 
@@ -120,7 +140,9 @@ class Delivery:
         for data in self._waiting:
             write(data)
         self._waiting.clear()
-        self._write, self._fail = write, fail
+        self._fail = fail
+        if not self._over.is_set():
+            self._write = write
         if self._error is not None:
             self._send_error(self._error)
 
@@ -175,6 +197,10 @@ class Delivery:
     def document(self) -> bytes:
         """The whole answer."""
         return b"".join(self._waiting)
+
+
+def _drop(data: bytes) -> None:
+    """The answer is over."""
 
 
 def _sum(dones: Sequence[Done]) -> Done:

@@ -156,8 +156,9 @@ class Line:
         try:
             async with asyncio.timeout(seconds):
                 async with self._slot(task, call, delivery) as engine, contextlib.AsyncExitStack() as runs:
+                    lane = delivery.lane(is_stream=task.is_stream)
                     for job, sink in zip(task.jobs, delivery.sinks(), strict=True):
-                        delivery.runs.append(await runs.enter_async_context(engine.run(job, sink)))
+                        delivery.runs.append(await runs.enter_async_context(engine.run(job, sink, lane)))
                     await delivery.begun()
                     if task.is_stream:
                         await out.start(framing.content_type)

@@ -184,3 +184,15 @@ class Done:
 Event = Piece | Done | Error
 Sink = Callable[[Event], None]
 """Takes a job's events in order, ending with Done or an Error; called from the event loop, returns at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """What an answer needs of a job's tokens, so that the engine can leave out what it does not.
+
+    `token` takes one token of the only sequence in place of its piece: id, text as JSON writes it without quotes, never
+    empty, and log-probability (0.0 unless asked for). The first piece, and what is no whole text, come as events still.
+    None: nothing is wanted before the end, and one piece may have all.
+    """
+
+    token: Callable[[int, bytes, float], None] | None

@@ -86,6 +86,9 @@ class Settings:
     max_grammar_bytes: int = key(65_536, "bytes of a grammar that the text must fit", low=16, high=2**22)
     max_choices: int = key(1000, "choices of one request", low=1, high=100_000)
     max_choice_bytes: int = key(1024, "bytes of one choice", low=1, high=65_536)
+    fast_branch: bool = key(
+        default=True, meaning="plain requests' tokens go past the engine's own output objects; false only to compare"
+    )
     guide_compile_seconds: float = key(
         2.0, "seconds in which a schema, regex, choice or grammar must compile", low=0.1, high=60
     )

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from lmi_chat import embedded
@@ -65,8 +66,9 @@ async def load(settings: Settings, line: Line, enter: Callable[[str], None], sto
         loop.call_soon_threadsafe(enter, phase)
 
     try:
-        seconds = settings.guide_compile_seconds
-        engine = await asyncio.to_thread(engine_vllm.load, given, names, told, guide_compile_s=seconds)
+        seconds, is_fast = settings.guide_compile_seconds, settings.fast_branch
+        load_engine = partial(engine_vllm.load, guide_compile_s=seconds, has_fast_branch=is_fast)
+        engine = await asyncio.to_thread(load_engine, given, names, told)
         desk = _desk(settings, engine.model, store)
         enter("embedding a first text" if engine.model.space else "generating a first token")
         await line.open(engine, desk)

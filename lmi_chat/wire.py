@@ -68,6 +68,11 @@ def dump(value: object) -> bytes:
         return orjson.dumps(_clean(value), option=orjson.OPT_NON_STR_KEYS)
 
 
+def unescape(spelled: bytes) -> str:
+    """What stands between the quotes of a JSON string → text."""
+    return str(orjson.loads(b'"%b"' % spelled))
+
+
 def floats(values: bytes) -> bytes:
     """Little-endian float32 numbers, all finite → a JSON array, each in the fewest digits that give it back."""
     import numpy as np  # here so that the wire runs in tests without it

@@ -21,9 +21,10 @@ from lmi_chat.http import app
 from lmi_chat.http.door import House
 from lmi_chat.http.edge import Edge
 from lmi_chat.http.protocol import protocol_class
-from lmi_chat.job import Choice, Done, Finish, Job, Piece, Sink, Space, Times, Token, Vector
+from lmi_chat.job import Choice, Done, Finish, Job, Lane, Piece, Sink, Space, Times, Token, Vector
 from lmi_chat.spool import Spool
 from lmi_chat.store import Store
+from lmi_chat.wire import dump
 from tests.fakes import VOCABULARY_TOKENS, ByteTokenizer, desk
 
 Step = Piece | Done | Error | float | BaseException
@@ -68,6 +69,7 @@ class Scripted:
     script: Script = field(default_factory=lambda: said("Hello!"))
     max_running: int = 4
     space: Space | None = None
+    uses_lane: bool = True
     is_dead: bool = False
     running: int = 0
     left_early: int = 0
@@ -95,13 +97,13 @@ class Scripted:
         self.is_dead = True
 
     @contextlib.asynccontextmanager
-    async def run(self, job: Job, sink: Sink) -> AsyncIterator["Playing"]:
+    async def run(self, job: Job, sink: Sink, lane: Lane | None = None) -> AsyncIterator["Playing"]:
         self.jobs.append(job)
         proof = embedded if job.pooling else said("ok")
         steps = self.script(job) if job.id != "canary" else proof(job)
         if steps and isinstance(steps[0], BaseException) and not isinstance(steps[0], Error):
             raise steps[0]
-        playing = Playing(job, sink)
+        playing = Playing(job, sink, lane if self.uses_lane else None)
         playing.task = asyncio.create_task(playing.play(steps))
         self.running += 1
         try:
@@ -115,8 +117,10 @@ class Scripted:
 class Playing:
     """A job that runs."""
 
-    def __init__(self, job: Job, sink: Sink) -> None:
+    def __init__(self, job: Job, sink: Sink, lane: Lane | None) -> None:
         self._job, self._sink = job, sink
+        self._token = lane.token if lane and job.sampling.n == 1 else None
+        self._is_first = True
         self._open = set(range(job.sampling.n))
         self.completion_tokens = 0
         self.task: asyncio.Task[None]
@@ -128,11 +132,22 @@ class Playing:
             elif isinstance(step, Piece):
                 self.completion_tokens += len(step.ids)
                 self._open -= {step.index} if step.finish else set()
-                self._sink(step)
+                self._give(step)
             elif isinstance(step, Done | Error):
                 self._sink(step)
         if not any(isinstance(step, Done | Error) for step in steps):
             await asyncio.sleep(3600)
+
+    def _give(self, piece: Piece) -> None:
+        """A plain token in mid-sequence by the lane, as the engine does; else the piece."""
+        is_plain = len(piece.ids) == 1 and piece.text and not (piece.finish or self._is_first or piece.prompt)
+        has_top = any(token.top for token in piece.tokens)
+        self._is_first = False
+        if self._token and is_plain and not has_top:
+            logprob = piece.tokens[0].choice.logprob if piece.tokens else 0.0
+            self._token(piece.ids[0], dump(piece.text)[1:-1], logprob)
+        else:
+            self._sink(piece)
 
     def cut(self) -> None:
         if self.task.done():

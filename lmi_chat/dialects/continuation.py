@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lmi_chat.dialects import openai
-from lmi_chat.dialects.desk import Desk, Render
+from lmi_chat.dialects.desk import Desk, Quick, Render
 from lmi_chat.dialects.openai import error_body
 from lmi_chat.dialects.scores import Scores, of_prompt
 from lmi_chat.errors import Error
@@ -38,7 +38,7 @@ def _choice(index: int, text: str, logprobs: Json | None, finish: Finish | None,
     return choice | {"finish_reason": openai.finish_word(finish, desk), "stop_reason": finish.stop if finish else None}
 
 
-class Chunks(openai.Chunks):
+class Chunks(openai.Chunks, Quick):
     """A streamed answer: one text_completion per piece. Choices count prompts and sequences, prompt by prompt."""
 
     def __init__(self, jobs: Sequence[Job], desk: Desk, wanted: Wanted) -> None:
@@ -52,16 +52,17 @@ class Chunks(openai.Chunks):
         self._scores: list[Scores] = []
         if (top := wanted.logprobs) is not None:
             self._scores = [Scores(job, desk.template, top, names_ids=wanted.names_ids) for job in self._rows]
-        self._is_plain = wanted.logprobs is None and not self._is_continuous and not wanted.has_ids
+        self.is_quick = wanted.logprobs is None and not self._is_continuous and not wanted.has_ids
         self._plain_heads = [
             self._head + b',"choices":[{"index":%d,"text":' % place for place in range(len(self._rows))
         ]
         self._plain_tail = b',"logprobs":null,"finish_reason":null,"stop_reason":null}]' + self._null_usage
+        self._quick_head, self._quick_tail = self._plain_heads[0] + b'"', b'"' + self._plain_tail
 
     def piece(self, piece: Piece) -> Sequence[bytes]:
         """One chunk; the plain ones, which are nearly all, are prefix + text + suffix."""
         self._completion_tokens += len(piece.ids)
-        if self._is_plain and piece.finish is None and piece.index not in self._leads:
+        if self.is_quick and piece.finish is None and piece.index not in self._leads:
             head = self._plain_heads[piece.index]
             return (head + dump(piece.text) + self._plain_tail,) if piece.text else ()
         text = self._leads.pop(piece.index, "") + piece.text
@@ -75,6 +76,10 @@ class Chunks(openai.Chunks):
             self._unshown.discard(piece.index)
             choice["prompt_token_ids"] = self._rows[piece.index].prompt_ids
         return (self._chunk(choice),)
+
+    def token(self, token_id: int, spelled: bytes, logprob: float) -> bytes:  # noqa: ARG002 Quick's signature
+        """One chunk of the only sequence; the prompt, if it is echoed, has gone with the first piece."""
+        return self._quick_head + spelled + self._quick_tail
 
 
 class Strand:

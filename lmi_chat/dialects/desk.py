@@ -60,6 +60,16 @@ class Render(Protocol):
         """The payload that ends a stream which cannot be completed."""
 
 
+class Quick:
+    """A render that can take a streamed token without its piece, as it says for each request by `is_quick`."""
+
+    is_quick: bool
+
+    def token(self, token_id: int, spelled: bytes, logprob: float) -> bytes:
+        """The payload of one token of the only sequence, or b""; see Lane for what is handed over."""
+        raise NotImplementedError
+
+
 @dataclass(slots=True, kw_only=True)
 class Task:
     """A parsed request: its jobs (one per prompt), whether it streams, who renders it, what its keys call for."""

@@ -4,13 +4,18 @@ import codecs
 from collections.abc import Sequence
 from dataclasses import replace
 
+from lmi_chat.dialects.desk import Quick
 from lmi_chat.dialects.scores import of_prompt
 from lmi_chat.errors import CutOff, Error, TimedOut
 from lmi_chat.job import Done, Finish, Job, Piece, Token
-from lmi_chat.wire import Json, dump
+from lmi_chat.wire import Json, dump, unescape
 
 FINISH = {"stop": "eos_token", "length": "length", "abort": "abort", "time_limit": "time_limit"}
 CLOSING_TOKEN = {"id": -1, "text": "", "log_prob": 0.0, "logprob": 0.0, "special": True}
+LINE = (
+    b'{"index":0,"token":{"id":%d,"text":"%b","log_prob":%b,"logprob":%b,"special":false},'
+    b'"generated_text":null,"details":null}'
+)
 ERROR_TOKEN = {"id": -1, "text": "", "log_prob": -1, "special_token": True}
 
 
@@ -62,7 +67,7 @@ class Growth:
 
     def __init__(self, prompt: str) -> None:
         """Start with `prompt` when the full text is wanted, else with ""."""
-        self.texts = [prompt] if prompt else []
+        self._spelled = [dump(prompt)[1:-1]] if prompt else []  # as JSON writes it, without quotes
         self.count = 0
         self.logprob = 0.0
         self.finish: Finish | None = None
@@ -71,7 +76,7 @@ class Growth:
     @property
     def text(self) -> str:
         """All of it."""
-        return "".join(self.texts)
+        return unescape(b"".join(self._spelled))
 
     @property
     def likelihood(self) -> float:
@@ -80,11 +85,17 @@ class Growth:
 
     def take(self, piece: Piece) -> list[Json]:
         """Add a piece; give its tokens, whose texts joined are the piece's text."""
-        self.texts.append(piece.text)
+        self._spelled.append(dump(piece.text)[1:-1])
         self.count += len(piece.ids)
         self.logprob += sum(token.choice.logprob for token in piece.tokens)
         self.finish = piece.finish or self.finish
         return [_token(token, text) for token, text in zip(piece.tokens, self._share(piece), strict=True)]
+
+    def take_token(self, spelled: bytes, logprob: float) -> None:
+        """Add one token of whole characters, whose text is spelled as in JSON."""
+        self._spelled.append(spelled)
+        self.count += 1
+        self.logprob += logprob
 
     def _share(self, piece: Piece) -> list[str]:
         """The piece's text cut along its tokens: each gets as many characters as its own bytes complete."""
@@ -106,7 +117,7 @@ class Growth:
         }
 
 
-class Lines:
+class Lines(Quick):
     """A streamed answer: one line per token, the last of each sequence with its whole text.
 
     `index` counts prompts and sequences, prompt by prompt.
@@ -118,6 +129,7 @@ class Lines:
         self._jobs = [job for job in jobs for _ in range(job.width)]
         self._has_details = details
         self._growths = [Growth(job.prompt_text if return_full_text else "") for job in self._jobs]
+        self.is_quick = len(self._jobs) == 1
 
     def piece(self, piece: Piece) -> Sequence[bytes]:
         """A line per token; the one that ends the sequence closes it, an end without a token has a line of its own."""
@@ -135,6 +147,11 @@ class Lines:
             lines[-1]["generated_text"] = growth.text
             lines[-1]["details"] = self._details(piece.index) if self._has_details else None
         return [dump(line) for line in lines]
+
+    def token(self, token_id: int, spelled: bytes, logprob: float) -> bytes:
+        """The line of one token that is shown and does not end the sequence."""
+        self._growths[0].take_token(spelled, logprob)
+        return LINE % (token_id, spelled, number := dump(logprob), number)
 
     def _details(self, index: int) -> Json:
         job = self._jobs[index]

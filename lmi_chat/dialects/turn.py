@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lmi_chat.dialects import openai
-from lmi_chat.dialects.desk import Desk
+from lmi_chat.dialects.desk import Desk, Quick
 from lmi_chat.dialects.scores import of_prompt
 from lmi_chat.errors import Error
 from lmi_chat.job import Choice, Done, Finish, Job, Piece, Token
-from lmi_chat.wire import Json, dump
+from lmi_chat.wire import Json, dump, unescape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ def _logprobs(tokens: Sequence[Token]) -> Json:
     }
 
 
-class Chunks(openai.Chunks):
+class Chunks(openai.Chunks, Quick):
     """A streamed answer: one chat.completion.chunk per piece."""
 
     def __init__(self, job: Job, desk: Desk, usage: Mapping[str, bool], shown: Shown) -> None:
@@ -49,20 +49,27 @@ class Chunks(openai.Chunks):
         head = openai.head(f"chatcmpl-{job.id}", desk, "chat.completion.chunk")
         super().__init__(head | ({"service_tier": shown.tier} if shown.tier else {}), usage, len(job.prompt_ids))
         self._job, self._desk, self._shown = job, desk, shown
-        self._is_plain = not (shown.has_logprobs or shown.has_ids or self._is_continuous)
+        self.is_quick = not (shown.has_logprobs or shown.has_ids or self._is_continuous)
         self._started: set[int] = set()
         self._plain_head = self._head + b',"choices":[{"index":0,"delta":{"content":'
         self._plain_tail = b'},"logprobs":null,"finish_reason":null}]' + self._null_usage
+        self._quick_head, self._quick_tail = self._plain_head + b'"', b'"' + self._plain_tail
 
     def piece(self, piece: Piece) -> Sequence[bytes]:
         """One chunk; the plain ones, which are nearly all, are prefix + text + suffix."""
         self._completion_tokens += len(piece.ids)
         is_plain = piece.index == 0 and 0 in self._started and piece.finish is None
-        if is_plain and self._is_plain:
+        if is_plain and self.is_quick:
             return (self._plain_head + dump(piece.text) + self._plain_tail,) if piece.text else ()
         if not (piece.text or piece.tokens or piece.finish or (self._shown.has_ids and piece.ids)):
             return ()
         return (self._chunk(self._choice(piece)),)
+
+    def token(self, token_id: int, spelled: bytes, logprob: float) -> bytes:  # noqa: ARG002 Quick's signature
+        """One chunk; the first one names the role."""
+        if not self._started:
+            return b"".join(self.piece(Piece(0, unescape(spelled), [token_id])))
+        return self._quick_head + spelled + self._quick_tail
 
     def _choice(self, piece: Piece) -> Json:
         delta: Json = {"content": piece.text}

@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from lmi_chat.job import Job, Sink, Space
+from lmi_chat.job import Job, Lane, Sink, Space
 from lmi_chat.template import Tokenizer
 
 
@@ -56,11 +56,11 @@ class Engine(Protocol):
     def stepped_at(self) -> float:
         """When it last took a step, on the monotonic clock in seconds."""
 
-    def run(self, job: Job, sink: Sink) -> AbstractAsyncContextManager[Run]:
+    def run(self, job: Job, sink: Sink, lane: Lane | None = None) -> AbstractAsyncContextManager[Run]:
         """Start `job`; its events go to `sink`, from the event loop, until Done or an Error.
 
         Entering raises an Error if the engine refuses the job. Leaving before the end takes the job off the engine.
-        `sink` may be called before entering returns.
+        `sink` may be called before entering returns. An engine may make use of `lane` or not.
         """
 
     async def stop(self) -> None:

@@ -7,8 +7,8 @@ from lmi_chat.engine import guides
 from lmi_chat.job import Sampling
 
 
-def params(sampling: Sampling) -> Any:
-    """SamplingParams, in deltas; a guide in it must have been tried (guides.py)."""
+def params(sampling: Sampling, *, has_text: bool = True) -> Any:
+    """SamplingParams, in deltas; a guide in it must have been tried (guides.py). `has_text`: vLLM makes the text."""
     from vllm.sampling_params import RequestOutputKind, SamplingParams
 
     kind = _tried() if sampling.guide else SamplingParams
@@ -37,6 +37,7 @@ def params(sampling: Sampling) -> Any:
         bad_words=list(sampling.bad_words),
         output_kind=RequestOutputKind.DELTA,
         skip_clone=True,
+        detokenize=has_text,
         structured_outputs=guides.params(sampling.guide) if sampling.guide else None,
     )
 

@@ -1,25 +1,26 @@
 """vLLM behind the seam: the only file that imports it, and only inside `load`, because the import takes 12 s.
 
 The general path: vLLM's own `AsyncLLM.add_request`, whose output collector hands each output straight to the job's sink
-(no task is woken per token). Leans on: `add_request` returning the collector, its `put` being called from the output
-loop and its `output` holding what came before. A test asserts these.
+(no task is woken per token); what is plain goes past it (lanes.py). Leans on: `add_request` returning the collector,
+its `put` being called from the output loop and its `output` holding what came before. A test asserts these.
 """
 
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import cache, partial
 from typing import Any
 
-from lmi_chat.engine import Model, Run, beam, guides, pooling, quiet, sampling
+from lmi_chat.engine import Model, Run, beam, guides, lanes, pooling, quiet, sampling, spelling
 from lmi_chat.engine.arguments import words
-from lmi_chat.engine.failures import given_up, translate
+from lmi_chat.engine.failures import translate
 from lmi_chat.engine.gauge import Gauge
+from lmi_chat.engine.outputs import Outputs
 from lmi_chat.engine.tokens import Vocabulary
-from lmi_chat.errors import Bug, Error, one_line
-from lmi_chat.job import Done, Finish, Job, Piece, Reason, Sink, Times, Token
+from lmi_chat.errors import one_line
+from lmi_chat.job import Job, Lane, Sink
 
 STOP_S = 1.5
 log = logging.getLogger(__name__)
@@ -32,13 +33,16 @@ class StartFailed(Exception):
 class Vllm:
     """One AsyncLLM and the model it serves."""
 
-    def __init__(self, engine: Any, model: Model, gauge: Gauge, tried: guides.Guides) -> None:
-        """Serve `model` by `engine`; use `load`."""
+    def __init__(
+        self, engine: Any, model: Model, gauge: Gauge, tried: guides.Guides, plain: dict[str, lanes.Plain] | None
+    ) -> None:
+        """Serve `model` by `engine`; use `load`. `plain`: the jobs of the fast branch, or None where it is off."""
         self.model = model
         self._engine = engine
         self._gauge = gauge
         self._guides = tried
         self._vocabulary = Vocabulary(model.tokenizer)
+        self._plain, self._spelling = plain, spelling.of(model.tokenizer)
 
     @property
     def is_dead(self) -> bool:
@@ -51,7 +55,7 @@ class Vllm:
         return self._gauge.stepped_at
 
     @asynccontextmanager
-    async def run(self, job: Job, sink: Sink) -> AsyncIterator[Run]:
+    async def run(self, job: Job, sink: Sink, lane: Lane | None = None) -> AsyncIterator[Run]:
         """See Engine.run."""
         if job.pooling:
             async with pooling.run(self._engine, job, sink) as pool:
@@ -64,127 +68,30 @@ class Vllm:
             return
         if job.sampling.guide:
             await self._guides.check(job.sampling.guide)
-        run = _Run(job, sink, self._vocabulary)
+        run = self._outputs(job, sink, lane)
         prompt = {"type": "token", "prompt_token_ids": job.prompt_ids, "prompt": job.prompt_text}
         if job.cache_salt:
             prompt["cache_salt"] = job.cache_salt
         try:
-            collector = await self._engine.add_request(
-                job.id, prompt, sampling.params(job.sampling), priority=job.priority
-            )
+            params = sampling.params(job.sampling, has_text=run.has_text)
+            collector = await self._engine.add_request(job.id, prompt, params, priority=job.priority)
         except Exception as error:
             raise translate(error) from error
-        run.abort = partial(self._engine.abort, collector.request_id, internal=True)
-        collector.put = run.put
-        if collector.output is not None:
-            run.put(collector.output)
+        run.begin(collector, partial(self._engine.abort, collector.request_id, internal=True))
         try:
             yield run
         finally:
-            if not run.is_over:
-                run.is_over = True
-                await asyncio.shield(run.abort())
+            await run.leave()
+
+    def _outputs(self, job: Job, sink: Sink, lane: Lane | None) -> Outputs:
+        if lane is None or self._plain is None or self._spelling is None or not lanes.is_plain(job.sampling, lane):
+            return Outputs(job, sink, self._vocabulary)
+        return lanes.Plain(job, sink, self._vocabulary, self._spelling, lane, self._plain)
 
     async def stop(self) -> None:
         """End EngineCore and its workers; vLLM's own wait is cut to what SIGTERM leaves us."""
         self._guides.stop()
         await asyncio.to_thread(self._engine.shutdown, STOP_S)
-
-
-class _Run:
-    """vLLM's outputs of one job → events."""
-
-    def __init__(self, job: Job, sink: Sink, vocabulary: Vocabulary) -> None:
-        self._sink, self._sampling = sink, job.sampling
-        self._vocabulary = vocabulary
-        self._top, self._prompt_top = job.sampling.logprobs, job.sampling.prompt_logprobs or 0
-        self._prompt_logprobs: tuple[Token | None, ...] = ()
-        self._reasons: list[Reason] = []
-        self._cutting: asyncio.Task[None] | None = None
-        self.completion_tokens = 0
-        self.is_over = False
-        self.abort: Callable[[], Coroutine[Any, Any, None]]
-
-    def cut(self) -> None:
-        """See Run.cut. vLLM answers an abort with a last output, which has the text held back for stop strings."""
-        if not self.is_over and self._cutting is None:
-            self._cutting = asyncio.create_task(self.abort())
-
-    def put(self, output: Any) -> None:
-        """Take one output from vLLM's loop; a failure here ends this job alone, never the loop."""
-        if self.is_over:
-            return
-        try:
-            if isinstance(output, Exception):
-                self._end(translate(output))
-            else:
-                self._take(output)
-        except Exception:
-            log.exception("an output could not be rendered")
-            self._end(Bug("internal error while the answer was written"))
-
-    def _end(self, event: Done | Error) -> None:
-        self.is_over = True
-        self._sink(event)
-
-    def _take(self, output: Any) -> None:
-        prompt = self._read_prompt(output) if output.prompt_logprobs else ()
-        self._prompt_logprobs = prompt or self._prompt_logprobs
-        for part in output.outputs:
-            self.completion_tokens += len(part.token_ids)
-            if part.finish_reason == "error":
-                self._end(given_up(self._sampling))
-                return
-            self._sink(self._piece(part, prompt))
-        if output.finished:
-            done = Done(
-                prompt_tokens=len(output.prompt_token_ids),
-                completion_tokens=self.completion_tokens,
-                cached_tokens=output.num_cached_tokens or 0,
-                prompt_logprobs=self._prompt_logprobs,
-                reasons=tuple(self._reasons),
-                times=_times(output.metrics),
-            )
-            self._end(done)
-
-    def _piece(self, part: Any, prompt: tuple[Token | None, ...]) -> Piece:
-        tokens: list[Token] = []
-        if self._top is not None and part.logprobs:
-            tokens = [
-                self._token(token_id, entry, self._top)
-                for token_id, entry in zip(part.token_ids, part.logprobs, strict=True)
-            ]
-        finish = None
-        if part.finish_reason is not None:
-            given_up: Reason = "abort" if self._cutting is None else "time_limit"
-            reason: Reason = part.finish_reason if part.finish_reason in {"stop", "length"} else given_up
-            self._reasons.append(reason)
-            finish = Finish(reason, part.stop_reason)
-        return Piece(part.index, part.text, list(part.token_ids), tokens, finish, prompt)
-
-    def _token(self, token_id: int, entry: Mapping[int, Any], top: int) -> Token:
-        """`entry` holds the chosen token and the `top` likeliest, each with its rank from 1."""
-        ranked = sorted((item for item in entry.items() if item[1].rank <= top), key=lambda item: item[1].rank)
-        choices = tuple(self._vocabulary.choice(other, logprob.logprob) for other, logprob in ranked)
-        own = entry[token_id]
-        return Token(self._vocabulary.choice(token_id, own.logprob), choices, own.rank or 0)
-
-    def _read_prompt(self, output: Any) -> tuple[Token | None, ...]:
-        pairs = zip(output.prompt_token_ids, output.prompt_logprobs, strict=False)
-        return tuple(
-            None if entry is None else self._token(token_id, entry, self._prompt_top) for token_id, entry in pairs
-        )
-
-
-def _times(stats: Any) -> Times | None:
-    """Marks that vLLM keeps of a request, in seconds of the engine's clock; 0 where it came to none."""
-    if stats is None or not stats.first_token_ts:
-        return None
-    return Times(
-        queue_s=stats.scheduled_ts - stats.queued_ts,
-        prefill_s=stats.first_token_ts - stats.scheduled_ts,
-        decode_s=stats.last_token_ts - stats.first_token_ts,
-    )
 
 
 def load(
@@ -194,11 +101,12 @@ def load(
     *,
     guide_compile_s: float = 2.0,
     addresses: Mapping[str, Any] | None = None,
+    has_fast_branch: bool = True,
 ) -> Vllm:
     """Import vLLM, start its processes and wait until the weights are in. Blocks for tens of seconds: use a thread.
 
     `arguments` are engine arguments by name, values as text; `names` are the served names, the first one is answered
-    with. `addresses` (vLLM's client_addresses) are those of an engine that runs already. Raises StartFailed.
+    with. `has_fast_branch`: plain requests may take it. `addresses` (vLLM's client_addresses) are those of an engine that runs already. Raises StartFailed.
     """
     on_phase("importing the engine")
     try:
@@ -231,7 +139,8 @@ def load(
     envs.enable_envs_cache()
     engine.renderer.get_eos_token_id = cache(engine.renderer.get_eos_token_id)  # asked for each request
     gc.freeze()
-    return Vllm(engine, _describe(engine, names), gauge, guides.load(engine, guide_compile_s))
+    plain = lanes.install(engine) if has_fast_branch else None
+    return Vllm(engine, _describe(engine, names), gauge, guides.load(engine, guide_compile_s), plain)
 
 
 def _choose_backend(args: Any) -> None:

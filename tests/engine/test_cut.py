@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from lmi_chat.engine.outputs import Outputs
 from lmi_chat.engine.sampling import params
 from lmi_chat.engine.tokens import Vocabulary
-from lmi_chat.engine.vllm import _Run
 from lmi_chat.job import Done, Event, Job, Piece, Sampling
 
 PROMPT = [1, 2, 3]
@@ -25,7 +25,7 @@ class Bench:
 
         self.processor = OutputProcessor(tokenizer, log_stats=True, stream_interval=stream_interval)
         self.events: list[Event] = []
-        self.run = _Run(job, self.events.append, Vocabulary(tokenizer))
+        self.run = Outputs(job, self.events.append, Vocabulary(tokenizer))
         wanted = params(job.sampling)
         wanted.update_from_tokenizer(tokenizer)
         collector = RequestOutputCollector(wanted.output_kind, "own")
