@@ -106,7 +106,8 @@ def load(
     """Import vLLM, start its processes and wait until the weights are in. Blocks for tens of seconds: use a thread.
 
     `arguments` are engine arguments by name, values as text; `names` are the served names, the first one is answered
-    with. `has_fast_branch`: plain requests may take it. `addresses` (vLLM's client_addresses) are those of an engine that runs already. Raises StartFailed.
+    with. `has_fast_branch`: plain requests may take it. `addresses` (vLLM's client_addresses) are those of an engine
+    that runs already. Raises StartFailed.
     """
     on_phase("importing the engine")
     try:
