@@ -47,7 +47,7 @@ class Delivery:
         self._head, self._tail = framing.head, framing.tail
         self._dones: list[Done | None] = [None] * len(jobs)
         self._waiting: list[bytes] = []
-        self._write: Callable[[bytes], None] = self._waiting.append
+        self._write: Callable[[bytes], None] = self._keep
         self._begun = asyncio.Event()
         self._over = asyncio.Event()
         self._done: Done | None = None
@@ -63,6 +63,11 @@ class Delivery:
         starts = itertools.accumulate((job.width for job in self._jobs), initial=0)
         places = range(len(self._jobs))
         return [partial(self._put_part, place, start) for place, start in zip(places, starts, strict=False)]
+
+    def _keep(self, data: bytes) -> None:
+        """Hold a frame until the answer may begin on the wire."""
+        self._waiting.append(data)
+        self._begun.set()
 
     def lane(self, *, is_stream: bool) -> Lane | None:
         """What the answer needs of each job's tokens; None: every piece."""
@@ -109,7 +114,6 @@ class Delivery:
             if self._error is None and self._framing.end:
                 self._write(self._framing.end)
             self._write = _drop
-        if payloads or self._over.is_set():
             self._begun.set()
 
     def _payloads(self, event: Event) -> Sequence[bytes]:

@@ -78,6 +78,18 @@ def breaking(error: Step) -> Script:
     return script
 
 
+async def test_an_answer_begins_with_its_first_text_though_its_first_token_has_none() -> None:
+    steps: list[Step] = [Piece(0, "", [1]), Piece(0, "a", [2]), Piece(0, "b", [3]), 3600.0]
+    line, _ = await opened(lambda _: steps)
+    out = Kept()
+    task = asyncio.create_task(line.answer(call(STREAM), out))
+    async with asyncio.timeout(5):
+        while b'"b"' not in out.data:
+            await asyncio.sleep(0.01)
+    assert out.data.count(b'"role":"assistant"') == 1
+    task.cancel()
+
+
 async def test_a_canary_must_pass_before_the_line_opens() -> None:
     line = Line(Policy())
     assert line.refusal is not None
