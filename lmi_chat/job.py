@@ -190,9 +190,10 @@ Sink = Callable[[Event], None]
 class Lane:
     """What an answer needs of a job's tokens, so that the engine can leave out what it does not.
 
-    `token` takes one token of the only sequence in place of its piece: id, text as JSON writes it without quotes, never
-    empty, and log-probability (0.0 unless asked for). The first piece, and what is no whole text, come as events still.
-    None: nothing is wanted before the end, and one piece may have all.
+    `token` takes a token of the only sequence in place of its piece: id, text as JSON writes it without quotes, never
+    empty, and log-probability. Where none is asked for, the text may be of several tokens, and those without text are
+    left out; where they are, such tokens come as pieces. So do always the first and the last. None: nothing is wanted
+    before the end, and one piece may have all.
     """
 
     token: Callable[[int, bytes, float], None] | None

@@ -72,18 +72,18 @@ class Plain(Outputs):
         if self._token_to is None:
             self._folded += ids
             return
-        if len(ids) == 1 and self._text.stream is None:
-            spelled = self._table[ids[0]]
+        spelled = self._table[ids[0]] if len(ids) == 1 and self._text.is_clean else None
+        if not self._has_logprobs:
+            spelled = self._text.spell(ids) if spelled is None else spelled
             if spelled:
-                logprob = max(NO_PROBABILITY, output.new_logprobs.logprobs.item(0)) if self._has_logprobs else 0.0
-                self._token_to(ids[0], spelled, logprob)
-                return
-        self._sink(Piece(0, self._text.take(ids), ids, self._read_tokens(output)))
+                self._token_to(ids[-1], spelled, 0.0)
+        elif spelled:
+            self._token_to(ids[0], spelled, max(NO_PROBABILITY, output.new_logprobs.logprobs.item(0)))
+        else:
+            self._sink(Piece(0, self._text.take(ids), ids, self._read_tokens(output)))
 
     def _read_tokens(self, output: Any) -> list[Token]:
         """As Outputs._tokens, before vLLM has made anything of it."""
-        if not self._has_logprobs:
-            return []
         rows, ranks = output.new_logprobs.logprobs, output.new_logprobs.sampled_token_ranks.tolist()
         choice = self._vocabulary.choice
         return [

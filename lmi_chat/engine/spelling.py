@@ -2,7 +2,7 @@
 
 Leans on what tokenizers' `DecodeStream` does: it gives text as soon as what it has decodes to more than before and
 does not end in U+FFFD. So a token that stands for whole characters gives the same text after any other such token, and
-is spelled once; one that is part of a character, or that may be, is left to a stream until whole characters are back.
+is spelled once; one that is part of a character, or that may be, is left to a stream until whole characters are back. Where tokens stand for bytes, as in byte-level BPE, the bytes are held instead.
 """
 
 import json
@@ -10,6 +10,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from lmi_chat.engine.tokens import byte_level
 from lmi_chat.template import Tokenizer
 from lmi_chat.wire import dump, unescape
 
@@ -48,9 +49,9 @@ class Table(dict[int, bytes | None]):
 class Spelling:
     """How one tokenizer's tokens become text, special ones left out."""
 
-    def __init__(self, backend: Any, *, anchor: int, parts: frozenset[int], is_whole: bool) -> None:
-        """`is_whole`: the text of the first token, too, does not depend on whether there was one before it."""
-        self._backend, self._anchor, self._is_whole = backend, anchor, is_whole
+    def __init__(self, backend: Any, *, anchor: int, parts: frozenset[int], has_bytes: bool) -> None:
+        """`has_bytes`: each token stands for bytes, and a text is what they are together."""
+        self._backend, self._anchor, self.has_bytes = backend, anchor, has_bytes
         self.table = Table(backend, anchor, parts)
 
     def begin(self, prompt_ids: Sequence[int]) -> "Text":
@@ -63,13 +64,17 @@ class Spelling:
             spelled = self.table[token_id]
             if spelled is None or spelled:
                 return spelled is not None
-        return self._is_whole
+        return self.has_bytes
 
     def stream(self, ids: Sequence[int] | None = None) -> Any:
         """The tokenizer's own stream, behind `ids` (None: behind whole characters)."""
         from tokenizers.decoders import DecodeStream
 
         return DecodeStream(ids=[self._anchor] if ids is None else list(ids), skip_special_tokens=True)
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """What a byte-level token stands for."""
+        return byte_level(self._backend.id_to_token(token_id))
 
     def step(self, stream: Any, token_id: int) -> tuple[Any, str]:
         """The next text of `stream`, and the stream to go on with: bytes that are no text may break one."""
@@ -85,28 +90,47 @@ class Spelling:
 
 
 class Text:
-    """One sequence's text as it grows. While `stream` is None, the table is exact."""
+    """One sequence's text as it grows. While `is_clean`, its characters are whole and the table is exact."""
 
-    __slots__ = ("_spelling", "stream")
+    __slots__ = ("_held", "_spelling", "_stream", "is_clean")
 
     def __init__(self, spelling: Spelling, stream: Any) -> None:
         """Begin behind whole characters, or with what `stream` has."""
-        self._spelling, self.stream = spelling, stream
+        self._spelling, self._stream = spelling, stream
+        self._held = b""
+        self.is_clean = stream is None
 
     def take(self, ids: Sequence[int]) -> str:
         """What `ids` add; "" as long as a character is not whole."""
-        table, spelled = self._spelling.table, list[bytes]()
-        for token_id in ids:
-            known = table[token_id]
-            if self.stream is None and known is not None:
-                spelled.append(known)
-                continue
-            stream = self._spelling.stream() if self.stream is None else self.stream
-            self.stream, text = self._spelling.step(stream, token_id)
-            spelled.append(dump(text)[1:-1])
-            if text and known:
-                self.stream = None
-        return unescape(b"".join(spelled))
+        return unescape(self.spell(ids))
+
+    def spell(self, ids: Sequence[int]) -> bytes:
+        """As `take`, as JSON writes it, without quotes."""
+        return b"".join([self._next(token_id) for token_id in ids])
+
+    def _next(self, token_id: int) -> bytes:
+        spelling = self._spelling
+        known = spelling.table[token_id]
+        if self.is_clean and known is not None:
+            return known
+        if spelling.has_bytes and self._stream is None:
+            return self._hold(token_id if known != b"" else None)
+        stream = self._stream or spelling.stream()
+        self._stream, text = spelling.step(stream, token_id)
+        self.is_clean = bool(text and known)
+        if self.is_clean:
+            self._stream = None
+        return dump(text)[1:-1]
+
+    def _hold(self, token_id: int | None) -> bytes:
+        """The same for tokens that are bytes; None: one that is not shown."""
+        self._held += b"" if token_id is None else self._spelling.bytes_of(token_id)
+        text = self._held.decode("utf-8", "replace")
+        self.is_clean = not text.endswith(INCOMPLETE)
+        if not self.is_clean:
+            return b""
+        self._held = b""
+        return dump(text)[1:-1]
 
 
 def of(tokenizer: Tokenizer) -> Spelling | None:
@@ -126,7 +150,7 @@ def of(tokenizer: Tokenizer) -> Spelling | None:
     parts = {token_id for token_id in map(backend.token_to_id, single) if token_id is not None}
     # what is called special and yet shown is left to the tokenizer
     parts |= {one for one in tokenizer.all_special_ids if backend.decode([one], skip_special_tokens=True)}
-    return Spelling(backend, anchor=anchors[-1], parts=frozenset(parts), is_whole=kinds == {"ByteLevel"})
+    return Spelling(backend, anchor=anchors[-1], parts=frozenset(parts), has_bytes=kinds == {"ByteLevel"})
 
 
 def _is_llama(kinds: set[str], steps: Sequence[dict[str, Any]]) -> bool:

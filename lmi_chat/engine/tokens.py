@@ -55,11 +55,12 @@ def _spelling(tokenizer: Tokenizer) -> Callable[[str], bytes] | None:
     state = json.loads(backend.decoder.__getstate__())
     kinds = {part["type"] for part in [state, *state.get("decoders", [])]}
     if "ByteLevel" in kinds:
-        return _byte_level
+        return byte_level
     return _sentencepiece if kinds & {"ByteFallback", "Metaspace"} else None
 
 
-def _byte_level(spelled: str) -> bytes:
+def byte_level(spelled: str) -> bytes:
+    """The bytes of a token as byte-level BPE spells it."""
     table = _byte_of_character()
     if all(character in table for character in spelled):
         return bytes(table[character] for character in spelled)
