@@ -2,7 +2,8 @@
 
 Leans on what tokenizers' `DecodeStream` does: it gives text as soon as what it has decodes to more than before and
 does not end in U+FFFD. So a token that stands for whole characters gives the same text after any other such token, and
-is spelled once; one that is part of a character, or that may be, is left to a stream until whole characters are back. Where tokens stand for bytes, as in byte-level BPE, the bytes are held instead.
+is spelled once; one that is part of a character, or that may be, is left to a stream until whole characters are back.
+Where tokens stand for bytes, as in byte-level BPE, the bytes are held instead.
 """
 
 import json
