@@ -16,17 +16,42 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from lmi_chat.http.edge import Edge
 
 OUTLET = "lmi_chat.outlet"
+SIZES = [b"%x\r\n" % size for size in range(4096)]
+"""The first line of a chunk of so many bytes (RFC 9112 section 7.1)."""
+
+
+class Burst:
+    """Connections that have something to send once what is being done now is done: one write for each of them.
+
+    The engine's messages are worked off all that there are at once, so that a server which falls behind writes less.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._waiting: list[WayOut] = []
+
+    def add(self, way_out: "WayOut") -> None:
+        """Let `way_out` flush soon."""
+        if not self._waiting:
+            self.loop.call_soon(self._flush)
+        self._waiting.append(way_out)
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for way_out in waiting:
+            way_out.flush()
 
 
 class WayOut(asyncio.Transport):
     """The way out of a connection, which uvicorn takes for its transport: order, backlog, stalls and closing."""
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, edge: Edge) -> None:
+    def __init__(self, transport: asyncio.Transport, burst: Burst, edge: Edge) -> None:
         super().__init__()
         self.transport = transport
         self.on_close: Callable[[], None] = transport.close
         self.backlog_bytes = 0
-        self._loop = loop
+        self._loop = burst.loop
+        self._burst = burst
         self._edge = edge
         self._pending: list[bytes] = []
         self._is_paused = False
@@ -35,27 +60,37 @@ class WayOut(asyncio.Transport):
         self._unsent_bytes = 0
 
     def push(self, chunk: bytes) -> None:
-        """Write now, or keep for later while the transport is full; over the limit the connection is aborted."""
+        """Write soon, or keep for later while the transport is full; over the limit the connection is aborted."""
         if self._is_closing:
             return
-        if not self._is_paused:
-            self.transport.write(chunk)
-            return
+        if not self._pending and not self._is_paused:
+            self._burst.add(self)
         self._pending.append(chunk)
         self.backlog_bytes += len(chunk)
         if self.backlog_bytes > self._edge.backlog_bytes:
-            self.abort()
+            self.flush()
+            if self._pending:
+                self.abort()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Write for uvicorn, behind all that was pushed."""
-        if not self._is_closing:
+        if self._is_closing:
+            return
+        if self._pending:
+            self._pending.append(bytes(data))
             self._flush()
+        else:
             self.transport.write(data)
+
+    def flush(self) -> None:
+        """Write what waits, unless the transport is full."""
+        if not self._is_paused and not self._is_closing:
+            self._flush()
 
     def _flush(self) -> None:
         if self._pending:
-            joined = b"".join(self._pending)
-            self._pending.clear()
+            pending, self._pending = self._pending, []
+            joined = b"".join(pending) if len(pending) > 1 else pending[0]
             self.backlog_bytes = 0
             self.transport.write(joined)
 
@@ -148,7 +183,7 @@ class Outlet:
     Start and end of the response go through ASGI's `send`; the chunks between them through `write`.
     """
 
-    __slots__ = ("_is_raw", "_on_gone", "_way_out", "cycle", "is_gone")
+    __slots__ = ("_is_open", "_is_raw", "_on_gone", "_push", "_way_out", "cycle", "is_gone")
 
     def __init__(self, cycle: RequestResponseCycle, line: WayOut) -> None:
         """Belong to the one answer of `cycle`, on the connection that is written through `line`."""
@@ -156,7 +191,9 @@ class Outlet:
         self.cycle = cycle
         self._way_out = line
         self._on_gone: Callable[[], object] | None = None
+        self._push = line.push
         self._is_raw = False
+        self._is_open = False  # between the start and the end of a response with a body of unknown length
 
     @property
     def on_gone(self) -> Callable[[], object] | None:
@@ -179,23 +216,28 @@ class Outlet:
 
         Never blocks. Raises RuntimeError outside of a started, incomplete response without Content-Length.
         """
+        if not self._is_open or not data:
+            self._check(data)
+        elif self._is_raw:
+            self._push(data)
+        else:
+            size = len(data)
+            self._push((SIZES[size] if size < len(SIZES) else b"%x\r\n" % size) + data + b"\r\n")
+
+    def _check(self, data: bytes) -> None:
+        """Raises RuntimeError for what cannot be written; the rest is dropped."""
         cycle = self.cycle
         if self.is_gone or not data:
             return
         if not cycle.response_started or cycle.response_complete:
             raise RuntimeError("write() belongs between the start and the end of a response.")
-        if cycle.scope["method"] == "HEAD":
-            return
-        if cycle.chunked_encoding:
-            self._way_out.push(b"%x\r\n%b\r\n" % (len(data), data))
-        elif self._is_raw:
-            self._way_out.push(data)
-        else:
+        if cycle.scope["method"] != "HEAD":
             raise RuntimeError("write() belongs to a response with a body and without Content-Length.")
 
     def lose(self) -> None:
         """Say that the client is gone, and wake what waits for it; the connection's to call."""
         self.is_gone = True
+        self._is_open = False
         self.cycle.disconnected = True
         self.cycle.message_event.set()
         self._tell()
@@ -218,6 +260,8 @@ class Outlet:
         elif self._is_raw and message["type"] == "http.response.body":
             cycle.expected_content_length = len(message.get("body", b""))
         await cycle.send(message)
+        is_body = cycle.response_started and not cycle.response_complete and cycle.scope["method"] != "HEAD"
+        self._is_open = is_body and not self.is_gone and (bool(cycle.chunked_encoding) or self._is_raw)
 
     def wrap(self, app: ASGI3Application) -> ASGI3Application:
         """`app` with our `send`, and whose cancelling for a gone client is no error; the connection's to call."""

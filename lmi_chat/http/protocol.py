@@ -17,7 +17,7 @@ from uvicorn.server import ServerState
 
 from lmi_chat.errors import Error
 from lmi_chat.http.edge import BadHttp, Edge, HeadersTooLarge, MissingHost, ReceiveTimeout, render_refusal
-from lmi_chat.http.outlet import OUTLET, Outlet, WayOut
+from lmi_chat.http.outlet import OUTLET, Burst, Outlet, WayOut
 
 PIPELINE_MAX = 16  # requests queued behind the one being answered
 
@@ -34,6 +34,7 @@ class _Protocol(HttpToolsProtocol):
     """The way in: counts, times and refuses what arrives; uvicorn makes requests of the rest."""
 
     edge: ClassVar[Edge]
+    burst: ClassVar[Burst | None] = None  # of all connections
 
     def __init__(
         self,
@@ -56,7 +57,9 @@ class _Protocol(HttpToolsProtocol):
         self._linger_timer: TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._way_out = WayOut(transport, self.loop, self.edge)
+        if self.burst is None or self.burst.loop is not self.loop:
+            type(self).burst = Burst(self.loop)
+        self._way_out = WayOut(transport, cast("Burst", self.burst), self.edge)
         self._way_out.on_close = self._hang_up
         super().connection_made(self._way_out)
         self._arm()

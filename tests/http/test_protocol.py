@@ -893,6 +893,35 @@ async def test_cutting_changes_nothing() -> None:
     assert [answer[0] for answer in read_answers(whole)] == [200, 200, 200, 200, 400]
 
 
+async def test_what_is_written_in_one_go_goes_out_in_one_write_for_each_connection() -> None:
+    wires = [Wire(), Wire()]
+    outlets = [await wire.outlet(get(b"/burst_later")) for wire in wires]
+    counts = [len(wire.pipe.writes) for wire in wires]
+    for _ in range(3):
+        for outlet in outlets:
+            outlet.write(b"token")
+    assert [len(wire.pipe.writes) for wire in wires] == counts
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    for wire, count in zip(wires, counts, strict=True):
+        assert wire.pipe.writes[count:] == [b"5\r\ntoken\r\n" * 3]
+    assert [outlet.backlog_bytes for outlet in outlets] == [0, 0]
+
+
+async def test_more_in_one_go_than_may_wait_is_written_and_only_a_full_transport_ends_it() -> None:
+    wire = Wire(Edge(backlog_bytes=4096))
+    outlet = await wire.outlet(get(b"/burst_later"))
+    for _ in range(5):
+        outlet.write(b"a" * 1000)
+    assert not wire.pipe.is_aborted
+    await asyncio.sleep(0.01)
+    assert wire.written().count(b"3e8\r\n") == 5
+    wire.protocol.pause_writing()
+    for _ in range(5):
+        outlet.write(b"a" * 1000)
+    assert wire.pipe.is_aborted
+
+
 async def test_backlog_goes_out_in_one_write_before_the_end() -> None:
     wire = Wire()
     outlet = await wire.outlet(get(b"/burst_later"))
