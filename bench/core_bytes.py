@@ -10,7 +10,7 @@ import struct
 import time
 from collections.abc import Iterator
 from itertools import cycle, islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -41,8 +41,8 @@ class Request(msgspec.Struct, array_like=True):
     sampling_params: Params
 
 
-class Output(msgspec.Struct, array_like=True, omit_defaults=True):
-    """The first fields of vLLM's EngineCoreOutput."""
+class Output(msgspec.Struct, array_like=True):
+    """EngineCoreOutput; an array has all fields, those with nothing in them too."""
 
     request_id: str
     new_token_ids: list[int]
@@ -56,19 +56,47 @@ class Output(msgspec.Struct, array_like=True, omit_defaults=True):
     ec_transfer_params: None = None
     trace_headers: None = None
     prefill_stats: dict[str, int] | None = None
+    routed_experts: None = None
+    num_nans_in_logits: int = 0
+    mm_cache_miss_hashes: None = None
+    new_sampling_mask: None = None
+    spec_decode_metrics: None = None
+    prompt_token_id_logprobs: None = None
 
 
-def ending(ids: list[int], params: Params) -> tuple[int, int, int | None]:
-    """Tokens of the answer, finish reason and stop reason."""
+NOTHING = b"\xc0" * 4 + encode("default")  # what EngineCoreOutputs ends with: no call, no waves, the weights' version
+
+
+def _cut() -> tuple[bytes, bytes]:
+    """What stands before the id of a request in a token's output, and after its log-probabilities."""
+    data = encode(Output("x", [0]))
+    before, _, after = data.partition(b"\xa1x\x91\x00\xc0")
+    return before, after
+
+
+BEFORE, AFTER = _cut()
+
+
+class End(NamedTuple):
+    """Where an answer ends, and why."""
+
+    tokens: int
+    finish: int
+    stop: int | None
+
+
+def ending(request: Request) -> End:
+    """The end of what gives the prompt's tokens over and over."""
+    ids, params = request.prompt_token_ids, request.sampling_params
     tokens = min(params.max_tokens or CONTEXT, CONTEXT - len(ids))
     stops = frozenset(params.stop_token_ids or ())
     for place in range(params.min_tokens, min(tokens, params.min_tokens + len(ids))):
         token = ids[place % len(ids)]
         if token == params.eos:
-            return place + 1, STOP, None
+            return End(place + 1, STOP, None)
         if token in stops:
-            return place + 1, STOP, token
-    return tokens, LENGTH, None
+            return End(place + 1, STOP, token)
+    return End(tokens, LENGTH, None)
 
 
 @functools.lru_cache(1 << 17)
@@ -88,10 +116,10 @@ def row(token: int, place: int, width: int) -> bytes:
     return encode((*arrays, None))
 
 
-def answer(request: Request, width: int) -> Iterator[bytes]:
+def answer(request: Request, end: End, width: int) -> Iterator[bytes]:
     """Each token's EngineCoreOutput; the first one is asked for when the request is scheduled."""
     ids, params = request.prompt_token_ids, request.sampling_params
-    tokens, finish, stop = ending(ids, params)
+    tokens, finish, stop = end
     queued = time.monotonic()
     yield b""  # up to here when the request comes
     has_rows = params.logprobs is not None
@@ -108,13 +136,13 @@ def answer(request: Request, width: int) -> Iterator[bytes]:
         yield encode(first)
         return
     yield encode(first)
-    head = encode(request.request_id)
+    head = BEFORE + encode(request.request_id)
     if has_rows:
         for place in range(1, tokens - 1):
             token = ids[place % len(ids)]
-            yield b"\x93%b\x91%b%b" % (head, encode(token), row(token, place, width))
+            yield b"%b\x91%b%b%b" % (head, encode(token), row(token, place, width), AFTER)
     else:
-        each = [b"\x92%b\x91%b" % (head, encode(token)) for token in ids[:tokens]]
+        each = [b"%b\x91%b\xc0%b" % (head, encode(token), AFTER) for token in ids[:tokens]]
         yield from islice(cycle(each), 1, tokens - 1)
     yield encode(
         Output(request.request_id, [ids[(tokens - 1) % len(ids)]], logprobs(tokens - 1), None, None, finish, stop)
@@ -132,23 +160,30 @@ def prefill(prompt_tokens: int) -> dict[str, int]:
 def stats(running: int) -> bytes:
     """The SchedulerStats, which come with each step, all fields as the real one writes them."""
     cache = ("requests", "queries", "hits", "preempted_requests", "preempted_queries", "preempted_hits")
-    zeros = ("num_waiting_reqs", "num_skipped_waiting_reqs", "step_counter", "current_wave")
-    empty = ("num_kv_fetch_reqs_by_stage", "waiting_lora_adapters", "running_lora_adapters")
-    nothing = ("spec_decoding_stats", "kv_connector_stats", "ec_connector_stats", "cudagraph_stats", "perf_stats")
-    unused = ("iteration_details", "connector_prefix_cache_stats")
-    fields: dict[str, Any] = {
-        **dict.fromkeys(zeros, 0),
-        **{name: {} for name in empty},
-        **dict.fromkeys(nothing + unused),
+    fields = {
+        "num_running_reqs": running,
+        "num_waiting_reqs": 0,
+        "num_skipped_waiting_reqs": 0,
+        "num_kv_fetch_reqs_by_stage": {},
+        "step_counter": 0,
+        "current_wave": 0,
+        "kv_cache_usage": 0.1,
+        "iteration_details": None,
+        "prefix_cache_stats": {"reset": False, **dict.fromkeys(cache, 0), "hits_by_source": {}},
+        "connector_prefix_cache_stats": None,
+        "kv_cache_eviction_events": [],
+        **dict.fromkeys(("spec_decoding_stats", "kv_connector_stats", "ec_connector_stats")),
+        "waiting_lora_adapters": {},
+        "running_lora_adapters": {},
+        **dict.fromkeys(("cudagraph_stats", "perf_stats")),
     }
-    fields |= {"num_running_reqs": running, "kv_cache_usage": 0.1, "kv_cache_eviction_events": []}
-    return encode({**fields, "prefix_cache_stats": {"reset": False, **dict.fromkeys(cache, 0), "hits_by_source": {}}})
+    return encode(fields)
 
 
-def batch(outputs: list[bytes]) -> bytes:
-    """One step's EngineCoreOutputs."""
-    head = b"\x94\x00\xdc%b" % struct.pack(">H", len(outputs))
-    return b"".join((head, *outputs, stats(len(outputs)), b"\xcb", struct.pack(">d", time.monotonic())))
+def batch(outputs: list[bytes], running: int) -> bytes:
+    """One step's EngineCoreOutputs; `running` requests go on after it."""
+    head = b"\x99\x00\xdc%b" % struct.pack(">H", len(outputs))
+    return b"".join((head, *outputs, stats(running), b"\xcb", struct.pack(">d", time.monotonic()), NOTHING))
 
 
 def ready() -> bytes:

@@ -46,17 +46,15 @@ class Core:
     def __init__(self) -> None:
         """Nothing runs."""
         self.running: dict[str, Iterator[bytes]] = {}
+        self._steps = 0
+        self._last: dict[int, list[str]] = {}  # step → the requests whose last token it brings
         self._widths: dict[str, int] = {}
         self._requests = msgspec.msgpack.Decoder(core_bytes.Request)
 
     def take(self, kind: bytes, data: bytes) -> bytes | None:
         """One message of the API process; gives the answer to a call."""
         if kind == ADD:
-            request = self._requests.decode(data)
-            width = request.sampling_params.logprobs
-            self._widths[request.request_id] = width or 0
-            self.running[request.request_id] = run = core_bytes.answer(request, max(self._widths.values()))
-            next(run)
+            self._add(self._requests.decode(data))
         elif kind == ABORT:
             self._drop(msgspec.msgpack.decode(data))
         elif kind == UTILITY:
@@ -66,6 +64,13 @@ class Core:
             return core_bytes.encode((0, [], None, time.monotonic(), (call, failure, result)))
         return None
 
+    def _add(self, request: core_bytes.Request) -> None:
+        name, end = request.request_id, core_bytes.ending(request)
+        self._widths[name] = request.sampling_params.logprobs or 0
+        self._last.setdefault(self._steps + end.tokens, []).append(name)
+        self.running[name] = run = core_bytes.answer(request, end, max(self._widths.values()))
+        next(run)
+
     def _drop(self, names: list[str]) -> None:
         for name in names:
             self.running.pop(name, None)
@@ -73,11 +78,12 @@ class Core:
 
     def step(self) -> bytes | None:
         """A token for each running request."""
-        outputs = [next(run, b"") for run in self.running.values()]
-        if b"" in outputs:
-            self._drop([name for name, output in zip(self.running, outputs, strict=True) if not output])
-            outputs = [output for output in outputs if output]
-        return core_bytes.batch(outputs) if outputs else None
+        if not self.running:
+            return None
+        self._steps += 1
+        outputs = [next(run) for run in self.running.values()]
+        self._drop(self._last.pop(self._steps, []))
+        return core_bytes.batch(outputs, len(self.running))
 
 
 def serve(source: str, target: str, step_ms: float) -> None:
