@@ -105,7 +105,8 @@ def _verdict(goal: Goal, servers: Servers) -> str:
 def _shown(figure: Figure | None) -> str:
     if figure is None:
         return ""
-    return f"{number(figure.median)} {figure.unit} ({number(figure.low)}–{number(figure.high)})"
+    spread = "" if figure.low == figure.high else f" ({number(figure.low)}–{number(figure.high)})"
+    return f"{number(figure.median)} {figure.unit}{spread}"
 
 
 def _others(found: Results) -> Iterator[str]:
@@ -134,7 +135,8 @@ def _past(runs: list[Run]) -> Iterator[str]:
     yield from (f"### {OURS} over time", "")
     yield f"| when | commit | machine | {' | '.join(kept)} |"
     yield "|---" * (3 + len(kept)) + "|"
-    for run in runs[: -MOST_RUNS - 1 : -1]:
+    told = [run for run in runs if run.results.keys() & HELD]
+    for run in told[: -MOST_RUNS - 1 : -1]:
         own = [run.results.get(name, {}).get(OURS) for name in kept]
         cells = " | ".join(f"{number(figure.median)} {figure.unit}" if figure else "" for figure in own)
         yield f"| {run.when} | {run.commit} | {run.machine} | {cells} |"

@@ -82,9 +82,9 @@ def test_the_newest_figures_with_their_ratios_and_goals(file: Path, tmp_path: Pa
     assert {CHAT, GAP} < MEASURES.keys()
     own = f"| {CHAT} | 10 µs/token (9–12) | {SERVE} | 40 µs/token (38–41) |"
     assert f"{own} 0.25 | at most 0.333 of {SERVE} | met |" in rows
-    assert f"|  |  | {RUST} | 16 µs/token (16–16) | 0.625 | at most 0.7 of {RUST} | met |" in rows
+    assert f"|  |  | {RUST} | 16 µs/token | 0.625 | at most 0.7 of {RUST} | met |" in rows
     assert f"| {GAP} | 12 ms (8–16) |  |  |  | at most 10 ms | **missed** |" in rows
-    assert "| made <up> & new | 1,230,000 things/s (1,230,000–1,230,000) |" in rows
+    assert "| made <up> & new | 1,230,000 things/s |" in rows
     past = [row for row in rows if row.startswith(f"| {history.runs(file)[0].when[:4]}")]
     assert [row.split(" | ")[3] for row in past] == ["10 µs/token", "22 µs/token"], "the newest comes first"
     assert drawing.exists()
