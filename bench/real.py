@@ -36,6 +36,7 @@ from lmi_chat import embedded
 from lmi_chat.engine import arguments
 
 PORT = re.compile(r"listening on http://[^:]+:(\d+)")
+PING = b"GET /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 START_S = 900
 WARM_TOKENS, LEAST_TOKENS, MOST_TOKENS = 16, 48, 2000
 GPU_SHARE = "0.42"
@@ -90,13 +91,12 @@ def _ready(process: "subprocess.Popen[bytes]", log: Path) -> int:
     """The port, once /ping says 200."""
     end = time.monotonic() + START_S
     while time.monotonic() < end and process.poll() is None:
-        found = PORT.search(log.read_text())
-        if found and b" 200 " in _exchange(
-            int(found[1]), b"GET /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-        ):
-            return int(found[1])
+        with suppress(OSError):  # it has just ended
+            found = PORT.search(log.read_text())
+            if found and b" 200 " in _exchange(int(found[1]), PING):
+                return int(found[1])
         time.sleep(0.2)
-    raise SystemExit(log.read_text()[-3000:])
+    raise SystemExit(f"{log.read_text()[-3000:]}\nour server did not start")
 
 
 def _exchange(port: int, request: bytes) -> bytes:
