@@ -9,7 +9,7 @@ one `async with`, so a client that goes, a deadline and a failure all leave by t
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from lmi_chat import frames, intake
@@ -18,11 +18,11 @@ from lmi_chat.delivery import Delivery, Out
 from lmi_chat.dialects import Desk, Task
 from lmi_chat.dialects.session import NEW
 from lmi_chat.engine import Engine
-from lmi_chat.errors import BadField, Busy, CutOff, Draining, EngineDown, Error, Loading, Problem, TimedOut
+from lmi_chat.errors import BadField, CutOff, Draining, EngineDown, Error, Loading, Problem, TimedOut
 from lmi_chat.hooks import Hooks
 from lmi_chat.intake import Call
 from lmi_chat.job import Done, Job, Piece, Pooling, Sampling
-from lmi_chat.observe import Journal, Record
+from lmi_chat.observe import Journal
 from lmi_chat.seats import Seats
 from lmi_chat.sessions import Session, Sessions
 
@@ -216,10 +216,12 @@ class Line:
         self._idle.clear()
         try:
             priority = task.job.priority if self._engine.model.has_priority else 0
-            turn = self._seats.take(task.user, sum(job.width for job in task.jobs), priority)
             limit_s = None if call.is_promised else self._policy.finish_before_s
-            async with contextlib.AsyncExitStack() as seat:
-                await _wait(seat.enter_async_context(turn), limit_s, call.record)
+            began_s = call.record.age_s
+            wait_s = None if limit_s is None else limit_s - began_s
+            async with self._seats.take(task.user, sum(job.width for job in task.jobs), priority, wait_s=wait_s):
+                call.record.seated_s = call.record.age_s
+                call.record.queue_s = call.record.seated_s - began_s
                 with delivery.limited(limit_s, call.record):
                     yield self._engine
         finally:
@@ -256,18 +258,6 @@ class Line:
         """End every running answer with `error`."""
         for delivery in list(self._active):
             delivery.put(error)
-
-
-async def _wait(turn: Awaitable[None], limit_s: float | None, record: Record) -> None:
-    """Wait for a seat, but no longer than until the answer has to end. Raises Busy."""
-    began_s = record.age_s
-    try:
-        async with asyncio.timeout(None if limit_s is None else limit_s - began_s):
-            await turn
-    except TimeoutError:
-        raise Busy(f"no seat came free within {limit_s:g} s; send the request again later") from None
-    record.seated_s = record.age_s
-    record.queue_s = record.seated_s - began_s
 
 
 class _Silence:

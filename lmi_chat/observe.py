@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -169,7 +170,7 @@ class Journal:
 
 
 def _count(record: Record, total_s: float) -> None:
-    REQUESTS.labels(record.dialect or "none", str(record.status)).inc()
+    _requests(record.dialect or "none", record.status).inc()
     TOTAL.observe(total_s)
     if record.error is not None:
         REFUSED.labels(record.error).inc()
@@ -177,7 +178,8 @@ def _count(record: Record, total_s: float) -> None:
         IGNORED_KEYS.labels(record.dialect).inc(len(record.ignored))
     PROMPT_TOKENS.inc(record.prompt_tokens)
     COMPLETION_TOKENS.inc(record.completion_tokens)
-    CACHED_TOKENS.inc(record.cached_tokens)
+    if record.cached_tokens:
+        CACHED_TOKENS.inc(record.cached_tokens)
     if record.queue_s is not None:
         QUEUE.observe(record.queue_s)
     if record.ttft_s is not None:
@@ -185,6 +187,11 @@ def _count(record: Record, total_s: float) -> None:
     gaps = record.completion_tokens / record.width - 1
     if record.decode_s is not None and gaps > 0:
         INTER_TOKEN.observe(record.decode_s / gaps)
+
+
+@cache
+def _requests(dialect: str, status: int) -> Counter:
+    return REQUESTS.labels(dialect, str(status))
 
 
 def embedded(line: dict[str, Any], *, keeps_all: bool = True) -> dict[str, Any]:

@@ -35,17 +35,24 @@ class Seats:
         self.queued = 0
 
     @asynccontextmanager
-    async def take(self, user: str, count: int, priority: int = 0) -> AsyncIterator[None]:
+    async def take(
+        self, user: str, count: int, priority: int = 0, *, wait_s: float | None = None
+    ) -> AsyncIterator[None]:
         """Hold seats for `count` sequences (at most all there are), after waiting one's turn. Raises Busy.
 
         `user` "" is nobody in particular: it takes its turn like a user, but has no share. Of those who wait, a lower
-        `priority` goes first.
+        `priority` goes first; nobody waits for longer than `wait_s`.
         """
         count = min(count, self._seats)
         if user not in self._waiting and self._may_enter(user, count) and not self._is_someone_next():
             self._seat(user, count)
         else:
-            await self._wait(user, count, priority)
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._wait(user, count, priority)
+            except TimeoutError:
+                text = f"no seat came free within {max(0.0, wait_s or 0.0):.1f} s; send the request again later"
+                raise Busy(text) from None
         try:
             yield
         finally:

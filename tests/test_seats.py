@@ -119,6 +119,21 @@ async def test_more_than_the_queue_is_refused() -> None:
         assert crowd.seats.queued == 0
 
 
+async def test_who_has_waited_long_enough_is_refused_and_leaves_its_place() -> None:
+    crowd = Crowd(Seats(1, 1))
+    await crowd.come("a")
+    with pytest.raises(Busy, match=r"no seat came free within 0\.0 s"):
+        async with crowd.seats.take("", 1, wait_s=0.01):
+            pass
+    assert crowd.seats.queued == 0
+    await crowd.come("b")
+    await crowd.leave("a")
+    assert crowd.admitted == ["a", "b"]
+    await crowd.leave("b")
+    async with crowd.seats.take("", 1, wait_s=0.0):  # a free one is never too late
+        assert crowd.seats.queued == 0
+
+
 async def test_a_big_request_waits_for_its_seats_and_is_not_passed() -> None:
     crowd = Crowd(Seats(4, 10))
     await crowd.come("small", count=1)
