@@ -60,7 +60,7 @@ slow: dev ## the tests that take minutes: the same answers as vLLM alone, guides
 	@echo "==> slow tests with the engine"
 	@$(BIN)/pytest -m slow tests/engine
 
-bench: dev ## what a token costs the API process, ours and vLLM's two, on an engine without a model (quarter of an hour)
+bench: dev ## what a token costs the API process, ours and vLLM's two, on an engine without a model (ten minutes)
 	@$(BIN)/python bench/run.py $(ARGS)
 
 djl-test: dev ## this folder inside DJL's own Java engine (needs Java 17 and Maven)

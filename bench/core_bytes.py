@@ -160,7 +160,7 @@ def prefill(prompt_tokens: int) -> dict[str, int]:
 def stats(running: int) -> bytes:
     """The SchedulerStats, which come with each step, all fields as the real one writes them."""
     cache = ("requests", "queries", "hits", "preempted_requests", "preempted_queries", "preempted_hits")
-    fields = {
+    fields: dict[str, Any] = {
         "num_running_reqs": running,
         "num_waiting_reqs": 0,
         "num_skipped_waiting_reqs": 0,

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench import traffic
+from bench import servers, traffic
 from bench.servers import LOAD_CORE, Server, on_core
 
 TOKENS, STEP_MS = 400, 20.0
@@ -79,6 +80,9 @@ class Load:
     def __init__(self, folder: Path) -> None:
         """Compile it. Raises SystemExit where there is no C compiler."""
         self.folder = folder
+        self.disturbed = (
+            0.0  # the part of a run in which the server's core was busy with something else, at its highest
+        )
         self.program = folder / "load"
         compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
         if compiler is None:
@@ -109,10 +113,12 @@ class Load:
         server.engine.pace(measure.step_ms)
         with server.turn(), on_core(LOAD_CORE):
             time.sleep(SETTLE_S)
-            before = server.cpu_s()
+            before, busy_s, began = server.cpu_s(), servers.busy_s(), time.monotonic()
             with instructions(server) as counted:
                 done = subprocess.run(command, capture_output=True, check=False, timeout=300)
             cpu_s = server.cpu_s() - before
+            busy_s = servers.busy_s() - busy_s
+        self.disturbed = max(self.disturbed, (busy_s - cpu_s) / (time.monotonic() - began))
         if done.returncode:
             raise SystemExit(f"{server.name}, {measure.name}: {done.stderr.decode()}")
         found = json.loads(done.stdout)
@@ -140,8 +146,7 @@ class Load:
             load.kill()
             load.wait()
             load.stderr.close()
-            server.engine.pace(0)
-            time.sleep(2)  # the requests are given up
+            time.sleep(3)  # the requests are given up
         return cost
 
 
@@ -184,7 +189,7 @@ def instructions(server: Server) -> Iterator[list[float]]:
     with subprocess.Popen(words, stderr=subprocess.PIPE) as perf:
         time.sleep(SETTLE_S)
         yield counted
-        perf.send_signal(2)
+        perf.send_signal(signal.SIGINT)
         text = perf.communicate()[1]
     counted.append(float(text.split(b",")[0]))
 

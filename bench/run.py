@@ -4,6 +4,7 @@
 
 Each server runs on core 0 before an engine of its own that has no model (fake_engine.py); engines and the load
 generator (load.c) have core 1. One is measured at a time, the others are stopped; the order turns round with each run.
+CPU is that of all threads from the first request to the last answer, ÷ tokens: taking the requests in is part of it.
 Every answer of every run is read whole, each event of it parsed by itself, and the texts must be the same everywhere.
 Prints a table, each value with its lowest and highest run, adds a line to bench/history.jsonl and draws the report.
 """
@@ -25,6 +26,8 @@ from bench.history import Figure
 from bench.measures import MEASURES, Load, Measure
 from bench.servers import Server
 
+IDLE = ("1,000 idle streams: memory of one", "KiB")
+DISTURBED = 0.1
 FILES = 8192  # open at once: 1,000 streams have two ends
 Values = dict[tuple[str, str], dict[str, list[float]]]
 """(measure, unit) → server → a value for each run."""
@@ -36,6 +39,8 @@ def measure_all(found: list[Server], load: Load, chosen: list[Measure], runs: in
     for server in found:
         for measure in chosen:
             load.run(server, measures.warm_up(measure))
+        if chosen == list(MEASURES):  # first of all: later on there is memory that earlier loads left free
+            values.setdefault(IDLE, {})[server.name] = [load.idle_bytes(server) / 1024]
     for run in range(runs):
         for measure in chosen:
             began, texts = time.monotonic(), {}
@@ -95,9 +100,6 @@ def main() -> None:
         load = Load(folder)
         with servers.running(known.servers.split(","), folder) as found:
             values = measure_all(found, load, chosen, known.runs)
-            if not known.only:
-                idle = {server.name: [load.idle_bytes(server) / 1024] for server in found}
-                values["1,000 idle streams: memory of one", "KiB"] = idle
             names = [server.name for server in found]
     results = {
         what: {name: history.figure(runs, unit) for name, runs in by_server.items()}
@@ -106,6 +108,10 @@ def main() -> None:
     print(f"\n{table(results, names)}\n")
     if not measures.COUNTS:
         print("instructions: not counted here (perf stat -e instructions has no counter)")
+    if load.disturbed > DISTURBED:
+        print(
+            f"the servers' core was busy with something else up to {load.disturbed:.0%} of a run: figures are too high"
+        )
     history.append(results, known.history)
     if known.history == history.FILE:
         draw.update()

@@ -17,7 +17,8 @@ from bench import fake_engine, rust_frontend
 from bench.fake_engine import Fake
 from lmi_chat import embedded
 
-API_CORE, LOAD_CORE = 0, 1
+CORES = sorted(os.sched_getaffinity(0))
+API_CORE, LOAD_CORE = CORES[0], CORES[min(1, len(CORES) - 1)]
 NAME = "bench"  # the model's name in requests
 START_S = 300
 CONTEXT, RUNNING = 8192, 2048
@@ -97,11 +98,20 @@ SERVERS: dict[str, Command] = {"lmi-chat": ours, "vllm serve": vllm, "vllm rust"
 """Name → the command that serves `model` on 127.0.0.1:port, for an engine at these addresses; None: not to be had."""
 
 
+def busy_s() -> float:
+    """How long the servers' core has been busy so far, with whatever (proc(5), the times of one CPU in ticks)."""
+    lines = Path("/proc/stat").read_text().splitlines()
+    user, nice, system, _, _, *interrupts = next(line for line in lines if line.startswith(f"cpu{API_CORE} ")).split()[
+        1:9
+    ]
+    return sum(map(int, (user, nice, system, *interrupts))) / os.sysconf("SC_CLK_TCK")
+
+
 @contextlib.contextmanager
 def on_core(core: int) -> Iterator[None]:
     """What is started within inherits the core: thread pools are sized for it."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core} & before or before)
+    os.sched_setaffinity(0, {core})
     try:
         yield
     finally:
