@@ -12,6 +12,7 @@ Prints a table, each value with its lowest and highest run, adds a line to bench
 import argparse
 import re
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -92,6 +93,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="a regex: measures whose name has it")
     parser.add_argument("--history", type=Path, default=history.FILE, help="where the line goes")
     known = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no server is left behind
     chosen = [measure for measure in MEASURES if re.search(known.only, measure.name)]
     limit = max(FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, max(limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1])))
