@@ -42,7 +42,7 @@ static bytes *requests;
 static size_t request_count, failed, answered, body_bytes, events, reads, chunks, most_in_read, begun;
 static int is_sse, count, running, epoll;
 static double now, began;
-static times first_ms, gap_ms, whole_ms;
+static times first_ms, gap_ms, pause_ms, whole_ms;
 
 static void die(const char *what) { fprintf(stderr, "load: %s: %s\n", what, strerror(errno)); exit(1); }
 
@@ -102,6 +102,7 @@ static size_t take(connection *each, const char *data, size_t size) {
     for (char *at = body + before; (at = memchr(at, '\n', end - at)); at++) found += !is_sse || (at > body && at[-1] == '\n');
     for (size_t k = 0; k < found; k++) {
         if (each->last) note(&gap_ms, now - each->last);
+        if (each->last && each->last != now) note(&pause_ms, now - each->last);
         each->last = now;
     }
     if (!each->last) each->last = now;
@@ -249,6 +250,7 @@ int main(int n, char **words) {
     printf("{\"seconds\": %.6f, \"answers\": %zu, \"failed\": %zu, \"bytes\": %zu, ", (now - began) / 1e3, answered, failed, body_bytes);
     show("first_ms", &first_ms);
     show("gap_ms", &gap_ms);
+    show("pause_ms", &pause_ms);
     show("whole_ms", &whole_ms);
     printf("\"events\": %zu, \"reads\": %zu, \"chunks\": %zu, \"most_in_read\": %zu}\n", events, reads, chunks, most_in_read);
     return 0;

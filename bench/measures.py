@@ -159,6 +159,7 @@ def _figures(measure: Measure, found: dict[str, Any], cpu_s: float, counted: lis
         figures["instructions", "1/token"] = counted[0] / tokens
     if measure.is_rate:
         figures["rate", "tokens/s"] = tokens / found["seconds"]
+        figures["pause p99", "ms"] = found["pause_ms"]["p99"]
         figures["events in a read", "events"] = found["events"] / found["reads"]
     if found["chunks"]:
         figures["tokens in an event", "tokens"] = tokens / found["events"]

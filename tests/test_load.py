@@ -63,7 +63,7 @@ def test_events_are_counted_wherever_reads_and_chunks_end(load: Load, cut: int) 
     assert body == b"".join(EVENTS)
     assert (found["events"], found["chunks"]) == (4 * 2 * ROUNDS, 4 * 2 * ROUNDS)
     if cut > len(HEAD + chunked(EVENTS)):
-        assert (found["most_in_read"], found["gap_ms"]["max"]) == (4, 0)
+        assert (found["most_in_read"], found["gap_ms"]["max"], found["pause_ms"]["max"]) == (4, 0, 0)
 
 
 def test_lines_and_whole_answers(load: Load) -> None:
