@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from functools import cache, partial
 from typing import Any
 
-from lmi_chat.engine import Model, Run, beam, guides, lanes, pooling, quiet, sampling, spelling
+from lmi_chat.engine import Model, Run, beam, guides, lanes, pooling, pump, quiet, sampling, spelling
 from lmi_chat.engine.arguments import words
 from lmi_chat.engine.failures import translate
 from lmi_chat.engine.gauge import Gauge
@@ -140,7 +140,10 @@ def load(
     envs.enable_envs_cache()
     engine.renderer.get_eos_token_id = cache(engine.renderer.get_eos_token_id)  # asked for each request
     gc.freeze()
-    plain = lanes.install(engine) if has_fast_branch else None
+    plain = None
+    if has_fast_branch:
+        plain = lanes.install(engine)
+        pump.install(engine)
     return Vllm(engine, _describe(engine, names), gauge, guides.load(engine, guide_compile_s), plain)
 
 
