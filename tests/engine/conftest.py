@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from bench import fake_engine
 from lmi_chat import embedded
 from tests.recipes import ASYNC, JUMPSTART, SDK
 
@@ -199,6 +200,24 @@ def other(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
         *("--finish-before-seconds", str(FINISH_BEFORE_S), "--stall-seconds", "3"),
         environment=environment,
     )
+    yield running
+    end(running)
+
+
+@pytest.fixture(scope="session")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fake_engine.Fake]:
+    """An engine without a model, at a pace of one's own, which gives each request its prompt back."""
+    engine = fake_engine.start(tmp_path_factory.mktemp("stand_in"))
+    yield engine
+    engine.stop()
+
+
+@pytest.fixture(scope="session")
+def attached(model: Path, stand_in: fake_engine.Fake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """`lmi-chat serve` on it."""
+    assert model.is_dir()
+    words = ("--input", stand_in.addresses["input_address"], "--output", stand_in.addresses["output_address"])
+    running = start(tmp_path_factory.mktemp("attached") / "log", *words, command=("bench.attached", "ours"))
     yield running
     end(running)
 

@@ -4,13 +4,12 @@ import itertools
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench import core_bytes, fake_engine, traffic
-from tests.engine.conftest import Server, end, start
+from tests.engine.conftest import Server
 
 IDS = [300, 301, 302, 2, 303]
 
@@ -111,18 +110,6 @@ def test_its_first_message_is_read() -> None:
 
     found = msgspec.msgpack.decode(core_bytes.ready(), type=EngineCoreReadyResponse)
     assert (found.max_model_len, found.world_size, found.dp_stats_address) == (core_bytes.CONTEXT, 1, None)
-
-
-@pytest.fixture(scope="module")
-def attached(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """`lmi-chat serve` on a stand-in that runs already."""
-    assert model.is_dir()
-    engine = fake_engine.start(tmp_path_factory.mktemp("engine"))
-    words = ("--input", engine.addresses["input_address"], "--output", engine.addresses["output_address"])
-    running = start(tmp_path_factory.mktemp("attached") / "log", *words, command=("bench.attached", "ours"))
-    yield running
-    end(running)
-    engine.stop()
 
 
 def test_the_server_answers_with_the_prompt(attached: Server, tokenizer: Any) -> None:
