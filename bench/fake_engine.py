@@ -52,11 +52,12 @@ class Core:
         self._requests = msgspec.msgpack.Decoder(core_bytes.Request)
 
     def take(self, kind: bytes, data: bytes) -> bytes | None:
-        """One message of the API process; gives the answer to a call."""
+        """One message of the API process; gives what is sent at once: a call's answer, or that nothing runs."""
         if kind == ADD:
             self._add(self._requests.decode(data))
         elif kind == ABORT:
             self._drop(msgspec.msgpack.decode(data))
+            return None if self.running else core_bytes.batch([], 0)  # the last count that is told
         elif kind == UTILITY:
             _, call, method, _ = msgspec.msgpack.decode(data)
             failure = None if method in ANSWERS else f"the fake engine has no {method}"

@@ -5,7 +5,6 @@ import http.client
 import json
 import os
 import socket
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -91,16 +90,6 @@ def test_a_slow_reader_costs_bounded_memory_and_the_other_31_nothing(
         grown = resident_bytes(attached) - before
         assert is_reset(slow)
     assert grown < 16 * 2**20
-
-
-def test_a_slow_reader_of_plain_tokens_is_cut_off_too(attached: Server) -> None:
-    with deaf(attached, chat(8000)) as slow:
-        time.sleep(0.5)
-        with deaf(attached, chat(8000)) as other:
-            assert attached.wait_until_idle(60)
-            for client in (slow, other):
-                assert is_reset(client)
-    assert attached.whole({"inputs": TEXT, "parameters": {"max_new_tokens": 3}})
 
 
 def test_a_step_of_more_requests_than_are_worked_off_in_one_go(attached: Server) -> None:
