@@ -72,7 +72,7 @@ class Delivery:
     def lane(self, *, is_stream: bool) -> Lane | None:
         """What the answer needs of each job's tokens; None: every piece."""
         if not is_stream:
-            return Lane(None)
+            return Lane(self._put_token, is_folded=True)
         if len(self._jobs) > 1 or self._jobs[0].copies > 1:
             return None
         if not isinstance(self._render, Quick) or not self._render.is_quick:

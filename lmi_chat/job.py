@@ -186,14 +186,15 @@ Sink = Callable[[Event], None]
 """Takes a job's events in order, ending with Done or an Error; called from the event loop, returns at once."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Lane:
     """What an answer needs of a job's tokens, so that the engine can leave out what it does not.
 
     `token` takes a token of the only sequence in place of its piece: id, text as JSON writes it without quotes, never
     empty, and log-probability. Where none is asked for, the text may be of several tokens, and those without text are
-    left out; where they are, such tokens come as pieces. So do always the first and the last. None: nothing is wanted
-    before the end, and one piece may have all.
+    left out; where they are, such tokens come as pieces. So do always the first and the last. It may be replaced at
+    any time. `is_folded`: nothing is wanted before the end, and one piece may have all.
     """
 
-    token: Callable[[int, bytes, float], None] | None
+    token: Callable[[int, bytes, float], None]
+    is_folded: bool = False

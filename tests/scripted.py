@@ -119,7 +119,7 @@ class Playing:
 
     def __init__(self, job: Job, sink: Sink, lane: Lane | None) -> None:
         self._job, self._sink = job, sink
-        self._token = lane.token if lane and job.sampling.n == 1 else None
+        self._token = lane.token if lane and not lane.is_folded and job.sampling.n == 1 else None
         self._is_first = True
         self._open = set(range(job.sampling.n))
         self.completion_tokens = 0

@@ -35,9 +35,9 @@ class Plain(Outputs):
         """Enter `runs` with the first output, leave it with the last."""
         super().__init__(job, sink, vocabulary)
         self._text, self._table = spelling.begin(job.prompt_ids), spelling.table
-        self._has_logprobs = job.sampling.logprobs is not None
+        self.has_logprobs = job.sampling.logprobs is not None
         self._has_stop = job.sampling.include_stop_str_in_output
-        self._token_to = lane.token
+        self._lane, self._is_folded = lane, lane.is_folded
         self._folded: list[int] = []
         self._runs = runs
         self.request_id = ""
@@ -66,21 +66,40 @@ class Plain(Outputs):
         await super().leave()
 
     def take(self, output: Any) -> None:
-        """Tokens in mid-sequence, from vLLM's EngineCoreOutput."""
+        """Tokens in mid-sequence, from vLLM's EngineCoreOutput; a failure here ends this job alone."""
+        try:
+            self._take_tokens(output)
+        except Exception:
+            log.exception("a token could not be rendered")
+            self.fail()
+
+    def _take_tokens(self, output: Any) -> None:
         ids = output.new_token_ids
-        self.completion_tokens += len(ids)
-        if self._token_to is None:
-            self._folded += ids
+        logprob = output.new_logprobs.logprobs.item(0) if self.has_logprobs else 0.0
+        if len(ids) == 1 and self.take_one(ids[0], logprob):
             return
-        spelled = self._table[ids[0]] if len(ids) == 1 and self._text.is_clean else None
-        if not self._has_logprobs:
-            spelled = self._text.spell(ids) if spelled is None else spelled
-            if spelled:
-                self._token_to(ids[-1], spelled, 0.0)
-        elif spelled:
-            self._token_to(ids[0], spelled, max(NO_PROBABILITY, output.new_logprobs.logprobs.item(0)))
-        else:
+        self.completion_tokens += len(ids)
+        if self._is_folded:
+            self._folded += ids
+        elif self.has_logprobs:
             self._sink(Piece(0, self._text.take(ids), ids, self._read_tokens(output)))
+        elif spelled := self._text.spell(ids):
+            self._lane.token(ids[-1], spelled, 0.0)
+
+    def take_one(self, token_id: int, logprob: float) -> bool:
+        """One token in mid-sequence; False for one that `take` must have, with all that is told of it."""
+        if self._is_folded:
+            self._folded.append(token_id)
+        else:
+            spelled = self._table[token_id] if self._text.is_clean else None
+            if not spelled and self.has_logprobs:
+                return False
+            if spelled is None:
+                spelled = self._text.spell((token_id,))
+            if spelled:
+                self._lane.token(token_id, spelled, max(NO_PROBABILITY, logprob))
+        self.completion_tokens += 1
+        return True
 
     def _read_tokens(self, output: Any) -> list[Token]:
         """As Outputs._tokens, before vLLM has made anything of it."""
@@ -94,7 +113,7 @@ class Plain(Outputs):
     def _give(self, part: Any, prompt: tuple[Token | None, ...]) -> None:
         """As Outputs._give, with our own text: the token that ends a sequence has none."""
         ids, finish = self._folded + list(part.token_ids), self._finish(part)
-        if self._token_to is None and finish is None:
+        if self._is_folded and finish is None:
             self._folded = ids
             return
         is_stopped = part.finish_reason == "stop" and not self._has_stop
@@ -106,7 +125,29 @@ def is_plain(sampling: Sampling, lane: Lane) -> bool:
     """Whether a job can go past vLLM's output objects. A folded answer keeps no log-probabilities."""
     if sampling.n != 1 or sampling.stop or sampling.prompt_logprobs is not None or not sampling.skip_special_tokens:
         return False
-    return sampling.logprobs is None or (sampling.logprobs == 0 and lane.token is not None)
+    return sampling.logprobs is None or (sampling.logprobs == 0 and not lane.is_folded)
+
+
+class Clock:
+    """The engine's clock at this step and at the one before, in its own seconds."""
+
+    def __init__(self) -> None:
+        """No step was taken."""
+        self.step_at = self.last_step_at = 0.0
+
+    def enter(self, step_at: float) -> None:
+        """Begin a step, whose outputs may come in several parts."""
+        if step_at != self.step_at:
+            self.last_step_at, self.step_at = self.step_at, step_at
+
+    def count(self, tokens: int, stats: Any) -> None:
+        """Plain tokens into vLLM's IterationStats; their gap but once: they all waited for the same step."""
+        if stats is None or not tokens:
+            return
+        stats.num_generation_tokens += tokens
+        gap = self.step_at - self.last_step_at
+        if gap not in stats.inter_token_latencies_iter:
+            stats.inter_token_latencies_iter.append(gap)
 
 
 @cache
@@ -115,44 +156,35 @@ def _processor() -> Any:
     from vllm.v1.engine.output_processor import OutputProcessor
 
     class Lanes(OutputProcessor):
-        """`runs`: the plain jobs under way; `stepped_at`: the engine's clock at the last step."""
+        """`runs`: the plain jobs under way."""
 
         runs: dict[str, Plain]
-        stepped_at: float
+        clock: Clock
 
         def process_outputs(
             self, engine_core_outputs: Any, engine_core_timestamp: Any = None, iteration_stats: Any = None, **more: Any
         ) -> Any:
             """Plain tokens to their jobs; all else as vLLM does it."""
+            self.clock.enter(engine_core_timestamp)
             runs, others, tokens = self.runs, [], 0
             for output in engine_core_outputs:
                 run = runs.get(output.request_id)
-                if run is None:
-                    others.append(output)
-                elif output.finish_reason is not None or output.events is not None:
-                    self._settle(run)
-                    others.append(output)
-                else:
+                if run and output.finish_reason is None and output.events is None:
+                    run.take(output)
                     tokens += len(output.new_token_ids)
-                    try:
-                        run.take(output)
-                    except Exception:
-                        log.exception("a token could not be rendered")
-                        run.fail()
-            if iteration_stats is not None and tokens:
-                iteration_stats.num_generation_tokens += tokens
-                # once per step, not per sequence: they all waited for the same step
-                iteration_stats.inter_token_latencies_iter.append(engine_core_timestamp - self.stepped_at)
-            done = super().process_outputs(others, engine_core_timestamp, iteration_stats, **more)
-            self.stepped_at = engine_core_timestamp
-            return done
+                    continue
+                if run:
+                    self._settle(run)
+                others.append(output)
+            self.clock.count(tokens, iteration_stats)
+            return super().process_outputs(others, engine_core_timestamp, iteration_stats, **more)
 
         def _settle(self, run: Plain) -> None:
             """Bring vLLM's marks of a request up to its last token."""
             state = self.request_states.get(run.request_id)
             if state is not None and state.stats is not None:
                 state.stats.num_generation_tokens = run.completion_tokens
-                state.stats.last_token_ts = self.stepped_at
+                state.stats.last_token_ts = self.clock.last_step_at
 
     return Lanes
 
@@ -165,7 +197,7 @@ def install(engine: Any) -> dict[str, Plain] | None:
         return None
     processor = engine.output_processor
     processor.__class__ = _processor()
-    processor.runs, processor.stepped_at = {}, 0.0
+    processor.runs, processor.clock = {}, Clock()
     return processor.runs  # type: ignore[no-any-return]
 
 

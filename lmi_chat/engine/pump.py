@@ -14,30 +14,43 @@ import logging
 import time
 from typing import Any
 
+from msgspec import Raw
+
+from lmi_chat.engine import lean
+from lmi_chat.engine.gauge import Gauge
+from lmi_chat.engine.lanes import Plain
+from lmi_chat.engine.ledger import Ledger
+
 BURST_S = 0.005
+NOBLOCK = 1  # zmq's, as a number: it makes an enum of it at each call otherwise
 log = logging.getLogger(__name__)
 
 
 class Pump:
     """The loop of one AsyncLLM."""
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: Any, gauge: Gauge, runs: dict[str, Plain]) -> None:
         """Take the place of `engine`'s own loops, which have not begun; use `install`."""
         import zmq
         from vllm import envs
+        from vllm.v1.engine import EngineCoreOutput
         from vllm.v1.engine.core import EngineCoreProc
         from vllm.v1.engine.core_client import _process_utility_output
         from vllm.v1.engine.exceptions import EngineDeadError
         from vllm.v1.metrics.stats import IterationStats
+        from vllm.v1.serial_utils import MsgpackDecoder
 
         self._engine, self._core = engine, engine.engine_core
         self._resources = self._core.resources
         self._socket = zmq.Socket(shadow=self._resources.output_socket.underlying)
         self._descriptor: int = self._socket.FD
-        self._nothing, self._flags = zmq.Again, zmq.NOBLOCK
+        self._nothing = zmq.Again
         self._answer_utility, self._dead = _process_utility_output, EngineDeadError
         self._obituary: bytes = EngineCoreProc.ENGINE_CORE_DEAD
-        self._new_stats = IterationStats
+        self._new_stats, self._read = IterationStats, MsgpackDecoder(EngineCoreOutput).decode
+        self._runs, self._ledger = runs, Ledger(engine, gauge)
+        self._stats: Any = None
+        self._is_plain = True
         self._slice: int = envs.VLLM_V1_OUTPUT_PROC_CHUNK_SIZE
         self._parts: list[Any] = []  # of a message of many outputs, the last one first
         self._over: asyncio.Future[None] | None = None
@@ -90,49 +103,75 @@ class Pump:
             self._take(*self._parts.pop())
             return True
         try:
-            frames = self._socket.recv_multipart(self._flags, copy=False)
+            frames = [self._socket.recv(NOBLOCK, copy=False)]
         except self._nothing:
             return False
+        while frames[-1].more:
+            frames.append(self._socket.recv(copy=False))
         if len(frames) == 1 and frames[0].buffer == self._obituary:
             self._resources.engine_dead = True
             raise self._dead
-        message = self._core.decoder.decode(frames)
-        if message.utility_output:
-            self._answer_utility(message.utility_output, self._core.utility_results)
+        step = lean.step(frames[0].buffer)
+        if lean.is_given(step.utility_output):
+            self._answer_utility(self._core.decoder.decode(frames).utility_output, self._core.utility_results)
             return True
-        outputs = message.outputs
-        stats = self._new_stats() if self._engine.log_stats and outputs else None
+        outputs = step.outputs
+        if not outputs and not lean.is_given(step.scheduler_stats):
+            return True
+        self._is_plain = True
+        self._stats = self._new_stats() if self._engine.log_stats and outputs else None
         starts = range(0, len(outputs), self._slice)
-        parts = [(message, outputs[start : start + self._slice], stats) for start in starts]
-        if parts or message.scheduler_stats:
-            self._parts = [(message, None, stats), *parts[::-1]]
+        self._parts = [(step, None, frames)]
+        self._parts += [(step, outputs[start : start + self._slice], frames) for start in reversed(starts)]
         return True
 
-    def _take(self, message: Any, outputs: list[Any] | None, stats: Any) -> None:
+    def _take(self, step: lean.Step, outputs: list[Raw] | None, frames: list[Any]) -> None:
         """A part of a message; None: what there is to say at its end."""
-        processor = self._engine.output_processor
-        if outputs is not None:
-            done = processor.process_outputs(outputs, message.timestamp, stats, weight_version=message.weight_version)
-            if done.reqs_to_abort:  # a stop string has ended them, which the engine does not know
-                task = self._loop.create_task(self._core.abort_requests_async(done.reqs_to_abort))
-                self._aborts.add(task)
-                task.add_done_callback(self._aborts.discard)
+        if outputs is None:
+            self._ledger.tell(step, self._stats, is_plain=self._is_plain)
             return
-        scheduled = message.scheduler_stats
-        processor.update_scheduler_stats(scheduled)
-        if self._engine.logger_manager:
-            self._engine.logger_manager.record(
-                engine_idx=message.engine_index, scheduler_stats=scheduled, iteration_stats=stats
-            )
+        processor = self._engine.output_processor
+        processor.clock.enter(step.timestamp)
+        others = [raw for raw in outputs if not self._take_plain(raw)]
+        processor.clock.count(len(outputs) - len(others), self._stats)
+        if not others:
+            return
+        self._is_plain = False
+        full = [self._read([raw, *frames[1:]]) for raw in others]
+        done = processor.process_outputs(full, step.timestamp, self._stats, weight_version=step.weight_version)
+        if done.reqs_to_abort:  # a stop string has ended them, which the engine does not know
+            task = self._loop.create_task(self._core.abort_requests_async(done.reqs_to_abort))
+            self._aborts.add(task)
+            task.add_done_callback(self._aborts.discard)
+
+    def _take_plain(self, raw: Raw) -> bool:
+        """Whether an output was one token of a plain job, which has it now."""
+        token = lean.token(raw)
+        run = self._runs.get(token.request_id)
+        ids = token.new_token_ids
+        if run is None or token.finish_reason is not None or token.events is not None or len(ids) != 1:
+            return False
+        logprob = lean.first_logprob(token.new_logprobs) if run.has_logprobs else 0.0
+        if logprob is None:
+            return False
+        try:
+            return run.take_one(ids[0], logprob)
+        except Exception:
+            log.exception("a token could not be rendered")
+            run.fail()
+            return True
 
 
-def install(engine: Any) -> None:
-    """Take the place of the loops of an AsyncLLM that has not begun, if it is of the plain kind."""
+def install(engine: Any, gauge: Gauge, runs: dict[str, Plain]) -> None:
+    """Take the place of the loops of an AsyncLLM that has not begun, if it is of the plain kind.
+
+    `runs` are its plain jobs (lanes.install), `gauge` is one of its loggers.
+    """
     fault = _fault(engine)
     if fault:
         log.warning("vLLM's own output loop runs, which costs more: %s", fault)
         return
-    pump = Pump(engine)
+    pump = Pump(engine, gauge, runs)
     engine._run_output_handler = engine.engine_core._ensure_output_queue_task = pump.start  # noqa: SLF001 vLLM's
 
 
@@ -155,6 +194,8 @@ def _fault(engine: Any) -> str:
         (core_client, ("_process_utility_output",)),
     )
     missing = [name for owner, names in needed for name in names if not hasattr(owner, name)]
+    if fault := lean.fault():
+        return fault
     if missing:
         return f"{', '.join(missing)} is gone"
     if engine.output_handler is not None or client.resources.output_queue_task is not None:

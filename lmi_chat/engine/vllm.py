@@ -143,7 +143,8 @@ def load(
     plain = None
     if has_fast_branch:
         plain = lanes.install(engine)
-        pump.install(engine)
+    if plain is not None:
+        pump.install(engine, gauge, plain)
     return Vllm(engine, _describe(engine, names), gauge, guides.load(engine, guide_compile_s), plain)
 
 

@@ -297,18 +297,18 @@ async def test_a_token_that_cannot_be_rendered_ends_its_own_answer_alone(
     line, core = await _line(tokenizer, is_fast=True)
     core.steps = [([each], False) for each in tokenizer.encode("one two three four")]
     body = json.dumps({"messages": [{"role": "user", "content": "hi"}], "stream": True}).encode()
-    out, take = Kept(), lanes.Plain.take
+    out, take = Kept(), lanes.Plain.take_one
 
-    def broken(run: lanes.Plain, output: Any) -> None:
+    def broken(run: lanes.Plain, token_id: int, logprob: float) -> bool:
         if run.completion_tokens == 2:
             raise RuntimeError("broken")
-        take(run, output)
+        return take(run, token_id, logprob)
 
-    monkeypatch.setattr(lanes.Plain, "take", broken)
+    monkeypatch.setattr(lanes.Plain, "take_one", broken)
     await line.answer(Call(body=body, id="one"), out)
     assert b"internal error while the answer was written" in out.writes[-2]
     assert not core.output_processor.request_states
-    monkeypatch.setattr(lanes.Plain, "take", take)
+    monkeypatch.setattr(lanes.Plain, "take_one", take)
     out = Kept()
     await line.answer(Call(body=body, id="two"), out)
     assert b"".join(out.writes).count(b'"content":" two"') == 1
