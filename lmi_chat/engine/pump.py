@@ -12,6 +12,7 @@ looking at nothing but whether it is there; `errored` asking whether `output_han
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Generator, Sequence
 from typing import Any
 
 from msgspec import Raw
@@ -22,8 +23,19 @@ from lmi_chat.engine.lanes import Plain
 from lmi_chat.engine.ledger import Ledger
 
 BURST_S = 0.005
-NOBLOCK = 1  # zmq's, as a number: it makes an enum of it at each call otherwise
+NOBLOCK, SNDMORE = 1, 2  # zmq's, as numbers: it makes an enum of them at each call otherwise
 log = logging.getLogger(__name__)
+
+
+class _Sent:
+    """What need not be waited for."""
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return
+        yield
+
+
+SENT = _Sent()
 
 
 class Pump:
@@ -44,6 +56,8 @@ class Pump:
         self._resources = self._core.resources
         self._socket = zmq.Socket(shadow=self._resources.output_socket.underlying)
         self._descriptor: int = self._socket.FD
+        self._requests = zmq.Socket(shadow=self._core.input_socket.underlying)
+        self._send_later = self._core._send_input_message  # noqa: SLF001 vLLM's
         self._nothing = zmq.Again
         self._answer_utility, self._dead = _process_utility_output, EngineDeadError
         self._obituary: bytes = EngineCoreProc.ENGINE_CORE_DEAD
@@ -67,6 +81,19 @@ class Pump:
         self._engine.output_handler = self._resources.output_queue_task = self._over
         self._loop.add_reader(self._descriptor, self._wake)
         self._wake()
+
+    def send(self, message: Sequence[Any], engine: bytes) -> Awaitable[Any]:
+        """A request to the engine's core, in place of the client's `_send_input_message`; there is room for it."""
+        self._core.ensure_alive()
+        try:
+            self._requests.send(engine, SNDMORE | NOBLOCK)
+        except self._nothing:
+            return self._send_later(message, engine)  # type: ignore[no-any-return]
+        *parts, last = message
+        for part in parts:
+            self._requests.send(part, SNDMORE, copy=False)
+        self._requests.send(last, copy=False)
+        return SENT
 
     def _stop(self, over: "asyncio.Future[None]") -> None:
         """By vLLM, which cancels what it takes for its task when it ends, and when the engine's process has ended."""
@@ -172,6 +199,7 @@ def install(engine: Any, gauge: Gauge, runs: dict[str, Plain]) -> None:
         log.warning("vLLM's own output loop runs, which costs more: %s", fault)
         return
     pump = Pump(engine, gauge, runs)
+    engine.engine_core._send_input_message = pump.send  # noqa: SLF001 vLLM's
     engine._run_output_handler = engine.engine_core._ensure_output_queue_task = pump.start  # noqa: SLF001 vLLM's
 
 
@@ -188,7 +216,18 @@ def _fault(engine: Any) -> str:
         return "enable_fault_tolerance is on"
     needed = (
         (engine, ("output_processor", "logger_manager", "log_stats", "_run_output_handler")),
-        (client, ("decoder", "utility_results", "_ensure_output_queue_task", "_format_exception")),
+        (
+            client,
+            (
+                "decoder",
+                "utility_results",
+                "input_socket",
+                "ensure_alive",
+                "_send_input_message",
+                "_ensure_output_queue_task",
+                "_format_exception",
+            ),
+        ),
         (client.resources, ("output_socket", "engine_dead", "output_queue_task")),
         (core.EngineCoreProc, ("ENGINE_CORE_DEAD",)),
         (core_client, ("_process_utility_output",)),
