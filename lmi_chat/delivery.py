@@ -52,7 +52,8 @@ class Delivery:
         self._over = asyncio.Event()
         self._done: Done | None = None
         self._error: Error | None = None
-        self._render_token: Callable[[int, bytes, float], bytes]
+        self._quick: Quick
+        self._lane: Lane | None = None
         self.is_sending = False
         self.runs: list[Run] = []
 
@@ -77,12 +78,12 @@ class Delivery:
             return None
         if not isinstance(self._render, Quick) or not self._render.is_quick:
             return None
-        self._render_token = self._render.token
-        return Lane(self._put_token)
+        self._quick, self._lane = self._render, Lane(self._put_token)
+        return self._lane
 
     def _put_token(self, token_id: int, spelled: bytes, logprob: float) -> None:
         """As `put`, of a token in mid-answer; what comes after the end is not written."""
-        payload = self._render_token(token_id, spelled, logprob)
+        payload = self._quick.token(token_id, spelled, logprob)
         if payload:
             self._write(self._head + payload + self._tail)
 
@@ -114,6 +115,8 @@ class Delivery:
             if self._error is None and self._framing.end:
                 self._write(self._framing.end)
             self._write = _drop
+            if self._lane is not None:
+                self._lane.token = _drop_token
             self._begun.set()
 
     def _payloads(self, event: Event) -> Sequence[bytes]:
@@ -147,6 +150,8 @@ class Delivery:
         self._fail = fail
         if not self._over.is_set():
             self._write = write
+            if self._lane is not None and self._quick.ends is not None:
+                self._lane.token = _between(self._quick.ends, self._framing, write)
         if self._error is not None:
             self._send_error(self._error)
 
@@ -205,6 +210,22 @@ class Delivery:
 
 def _drop(data: bytes) -> None:
     """The answer is over."""
+
+
+def _drop_token(token_id: int, spelled: bytes, logprob: float) -> None:
+    """The answer is over."""
+
+
+def _between(
+    ends: tuple[bytes, bytes], framing: Framing, write: Callable[[bytes], None]
+) -> Callable[[int, bytes, float], None]:
+    """The shortest way of a token to the wire: its text between bytes that are always the same."""
+    head, tail = framing.head + ends[0], ends[1] + framing.tail
+
+    def token(_token_id: int, spelled: bytes, _logprob: float) -> None:
+        write(head + spelled + tail)
+
+    return token
 
 
 def _sum(dones: Sequence[Done]) -> Done:

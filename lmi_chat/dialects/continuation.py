@@ -41,6 +41,8 @@ def _choice(index: int, text: str, logprobs: Json | None, finish: Finish | None,
 class Chunks(openai.Chunks, Quick):
     """A streamed answer: one text_completion per piece. Choices count prompts and sequences, prompt by prompt."""
 
+    ends: tuple[bytes, bytes]
+
     def __init__(self, jobs: Sequence[Job], desk: Desk, wanted: Wanted) -> None:
         """Render what is the same in every chunk of a choice once."""
         prompt_tokens = sum(len(job.prompt_ids) for job in jobs)
@@ -57,7 +59,7 @@ class Chunks(openai.Chunks, Quick):
             self._head + b',"choices":[{"index":%d,"text":' % place for place in range(len(self._rows))
         ]
         self._plain_tail = b',"logprobs":null,"finish_reason":null,"stop_reason":null}]' + self._null_usage
-        self._quick_head, self._quick_tail = self._plain_heads[0] + b'"', b'"' + self._plain_tail
+        self.ends = self._plain_heads[0] + b'"', b'"' + self._plain_tail
 
     def piece(self, piece: Piece) -> Sequence[bytes]:
         """One chunk; the plain ones, which are nearly all, are prefix + text + suffix."""
@@ -79,7 +81,8 @@ class Chunks(openai.Chunks, Quick):
 
     def token(self, token_id: int, spelled: bytes, logprob: float) -> bytes:  # noqa: ARG002 Quick's signature
         """One chunk of the only sequence; the prompt, if it is echoed, has gone with the first piece."""
-        return self._quick_head + spelled + self._quick_tail
+        head, tail = self.ends
+        return head + spelled + tail
 
 
 class Strand:

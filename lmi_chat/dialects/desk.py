@@ -61,9 +61,13 @@ class Render(Protocol):
 
 
 class Quick:
-    """A render that can take a streamed token without its piece, as it says for each request by `is_quick`."""
+    """A render that can take a streamed token without its piece, as it says for each request by `is_quick`.
+
+    `ends`: what stands around the text of each token once the answer has begun, where that is always the same.
+    """
 
     is_quick: bool
+    ends: tuple[bytes, bytes] | None = None
 
     def token(self, token_id: int, spelled: bytes, logprob: float) -> bytes:
         """The payload of one token of the only sequence, or b""; see Lane for what is handed over."""

@@ -44,6 +44,8 @@ def _logprobs(tokens: Sequence[Token]) -> Json:
 class Chunks(openai.Chunks, Quick):
     """A streamed answer: one chat.completion.chunk per piece."""
 
+    ends: tuple[bytes, bytes]
+
     def __init__(self, job: Job, desk: Desk, usage: Mapping[str, bool], shown: Shown) -> None:
         """Render what is the same in every plain chunk once; the tier stands in each if one was asked for."""
         head = openai.head(f"chatcmpl-{job.id}", desk, "chat.completion.chunk")
@@ -53,7 +55,7 @@ class Chunks(openai.Chunks, Quick):
         self._started: set[int] = set()
         self._plain_head = self._head + b',"choices":[{"index":0,"delta":{"content":'
         self._plain_tail = b'},"logprobs":null,"finish_reason":null}]' + self._null_usage
-        self._quick_head, self._quick_tail = self._plain_head + b'"', b'"' + self._plain_tail
+        self.ends = self._plain_head + b'"', b'"' + self._plain_tail
 
     def piece(self, piece: Piece) -> Sequence[bytes]:
         """One chunk; the plain ones, which are nearly all, are prefix + text + suffix."""
@@ -69,7 +71,8 @@ class Chunks(openai.Chunks, Quick):
         """One chunk; the first one names the role."""
         if not self._started:
             return b"".join(self.piece(Piece(0, unescape(spelled), [token_id])))
-        return self._quick_head + spelled + self._quick_tail
+        head, tail = self.ends
+        return head + spelled + tail
 
     def _choice(self, piece: Piece) -> Json:
         delta: Json = {"content": piece.text}

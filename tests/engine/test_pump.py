@@ -1,4 +1,4 @@
-"""The engine's messages taken off its socket by ourselves: read as vLLM reads them, and its figures stay as they were."""
+"""The engine's messages taken off its socket by ourselves: read as vLLM reads them; its figures stay as they were."""
 
 import re
 from typing import Any
