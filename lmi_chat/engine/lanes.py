@@ -75,8 +75,8 @@ class Plain(Outputs):
 
     def _take_tokens(self, output: Any) -> None:
         ids = output.new_token_ids
-        logprob = output.new_logprobs.logprobs.item(0) if self.has_logprobs else 0.0
-        if len(ids) == 1 and self.take_one(ids[0], logprob):
+        if len(ids) == 1:
+            self.take_one(ids[0], output.new_logprobs.logprobs.item(0) if self.has_logprobs else 0.0)
             return
         self.completion_tokens += len(ids)
         if self._is_folded:
@@ -86,20 +86,21 @@ class Plain(Outputs):
         elif spelled := self._text.spell(ids):
             self._lane.token(ids[-1], spelled, 0.0)
 
-    def take_one(self, token_id: int, logprob: float) -> bool:
-        """One token in mid-sequence; False for one that `take` must have, with all that is told of it."""
+    def take_one(self, token_id: int, logprob: float) -> None:
+        """One token in mid-sequence. A piece for one without a text of its own, if its log-probability is shown."""
+        self.completion_tokens += 1
         if self._is_folded:
             self._folded.append(token_id)
-        else:
-            spelled = self._table[token_id] if self._text.is_clean else None
-            if not spelled and self.has_logprobs:
-                return False
-            if spelled is None:
-                spelled = self._text.spell((token_id,))
-            if spelled:
-                self._lane.token(token_id, spelled, max(NO_PROBABILITY, logprob))
-        self.completion_tokens += 1
-        return True
+            return
+        spelled = self._table[token_id] if self._text.is_clean else None
+        if self.has_logprobs and not spelled:
+            token = Token(self._vocabulary.choice(token_id, logprob))
+            self._sink(Piece(0, self._text.take((token_id,)), [token_id], [token]))
+            return
+        if spelled is None:
+            spelled = self._text.spell((token_id,))
+        if spelled:
+            self._lane.token(token_id, spelled, max(NO_PROBABILITY, logprob))
 
     def _read_tokens(self, output: Any) -> list[Token]:
         """As Outputs._tokens, before vLLM has made anything of it."""

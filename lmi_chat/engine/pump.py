@@ -182,11 +182,11 @@ class Pump:
         if logprob is None:
             return False
         try:
-            return run.take_one(ids[0], logprob)
+            run.take_one(ids[0], logprob)
         except Exception:
             log.exception("a token could not be rendered")
             run.fail()
-            return True
+        return True
 
 
 def install(engine: Any, gauge: Gauge, runs: dict[str, Plain]) -> None:

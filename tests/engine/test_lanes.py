@@ -299,10 +299,10 @@ async def test_a_token_that_cannot_be_rendered_ends_its_own_answer_alone(
     body = json.dumps({"messages": [{"role": "user", "content": "hi"}], "stream": True}).encode()
     out, take = Kept(), lanes.Plain.take_one
 
-    def broken(run: lanes.Plain, token_id: int, logprob: float) -> bool:
+    def broken(run: lanes.Plain, token_id: int, logprob: float) -> None:
         if run.completion_tokens == 2:
             raise RuntimeError("broken")
-        return take(run, token_id, logprob)
+        take(run, token_id, logprob)
 
     monkeypatch.setattr(lanes.Plain, "take_one", broken)
     await line.answer(Call(body=body, id="one"), out)
