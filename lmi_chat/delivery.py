@@ -83,9 +83,7 @@ class Delivery:
 
     def _put_token(self, token_id: int, spelled: bytes, logprob: float) -> None:
         """As `put`, of a token in mid-answer; what comes after the end is not written."""
-        payload = self._quick.token(token_id, spelled, logprob)
-        if payload:
-            self._write(self._head + payload + self._tail)
+        self._write(self._head + self._quick.token(token_id, spelled, logprob) + self._tail)
 
     def _put_part(self, place: int, start: int, event: Event) -> None:
         """An event of one job among several: sequences count through all of them, its end is a part of the end."""

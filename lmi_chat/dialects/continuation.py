@@ -41,8 +41,6 @@ def _choice(index: int, text: str, logprobs: Json | None, finish: Finish | None,
 class Chunks(openai.Chunks, Quick):
     """A streamed answer: one text_completion per piece. Choices count prompts and sequences, prompt by prompt."""
 
-    ends: tuple[bytes, bytes]
-
     def __init__(self, jobs: Sequence[Job], desk: Desk, wanted: Wanted) -> None:
         """Render what is the same in every chunk of a choice once."""
         prompt_tokens = sum(len(job.prompt_ids) for job in jobs)
@@ -78,11 +76,6 @@ class Chunks(openai.Chunks, Quick):
             self._unshown.discard(piece.index)
             choice["prompt_token_ids"] = self._rows[piece.index].prompt_ids
         return (self._chunk(choice),)
-
-    def token(self, token_id: int, spelled: bytes, logprob: float) -> bytes:  # noqa: ARG002 Quick's signature
-        """One chunk of the only sequence; the prompt, if it is echoed, has gone with the first piece."""
-        head, tail = self.ends
-        return head + spelled + tail
 
 
 class Strand:

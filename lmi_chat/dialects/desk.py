@@ -63,15 +63,16 @@ class Render(Protocol):
 class Quick:
     """A render that can take a streamed token without its piece, as it says for each request by `is_quick`.
 
-    `ends`: what stands around the text of each token once the answer has begun, where that is always the same.
+    `ends`: what stands around the text of each token once the answer has begun; None where that is not always the same.
     """
 
     is_quick: bool
     ends: tuple[bytes, bytes] | None = None
 
-    def token(self, token_id: int, spelled: bytes, logprob: float) -> bytes:
-        """The payload of one token of the only sequence, or b""; see Lane for what is handed over."""
-        raise NotImplementedError
+    def token(self, token_id: int, spelled: bytes, logprob: float) -> bytes:  # noqa: ARG002 what Lane hands over
+        """The payload of one token of the only sequence: here its text between the ends; without them, its own way."""
+        head, tail = self.ends or (b"", b"")
+        return head + spelled + tail
 
 
 @dataclass(slots=True, kw_only=True)

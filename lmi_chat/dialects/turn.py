@@ -44,8 +44,6 @@ def _logprobs(tokens: Sequence[Token]) -> Json:
 class Chunks(openai.Chunks, Quick):
     """A streamed answer: one chat.completion.chunk per piece."""
 
-    ends: tuple[bytes, bytes]
-
     def __init__(self, job: Job, desk: Desk, usage: Mapping[str, bool], shown: Shown) -> None:
         """Render what is the same in every plain chunk once; the tier stands in each if one was asked for."""
         head = openai.head(f"chatcmpl-{job.id}", desk, "chat.completion.chunk")
@@ -67,12 +65,11 @@ class Chunks(openai.Chunks, Quick):
             return ()
         return (self._chunk(self._choice(piece)),)
 
-    def token(self, token_id: int, spelled: bytes, logprob: float) -> bytes:  # noqa: ARG002 Quick's signature
+    def token(self, token_id: int, spelled: bytes, logprob: float) -> bytes:
         """One chunk; the first one names the role."""
         if not self._started:
             return b"".join(self.piece(Piece(0, unescape(spelled), [token_id])))
-        head, tail = self.ends
-        return head + spelled + tail
+        return super().token(token_id, spelled, logprob)
 
     def _choice(self, piece: Piece) -> Json:
         delta: Json = {"content": piece.text}

@@ -16,7 +16,8 @@ from typing import Any
 from lmi_chat.engine.outputs import Outputs
 from lmi_chat.engine.spelling import Spelling
 from lmi_chat.engine.tokens import NO_PROBABILITY, Vocabulary
-from lmi_chat.job import Job, Lane, Piece, Sampling, Sink, Token
+from lmi_chat.errors import Error
+from lmi_chat.job import Done, Job, Lane, Piece, Sampling, Sink, Token
 
 NEEDED = ("engine_core_outputs", "engine_core_timestamp", "iteration_stats")
 FIELDS = {"request_id", "new_token_ids", "new_logprobs", "finish_reason", "events"}
@@ -52,13 +53,10 @@ class Plain(Outputs):
         super().put(output)
         if not self.is_over:
             self._runs[self.request_id] = self
-        else:
-            self._runs.pop(self.request_id, None)
 
-    def fail(self) -> None:
-        """See Outputs.fail."""
+    def _end(self, event: Done | Error) -> None:
         self._runs.pop(self.request_id, None)
-        super().fail()
+        super()._end(event)
 
     async def leave(self) -> None:
         """See Outputs.leave."""
