@@ -17,8 +17,8 @@ sys.path[:0] = [str(Path(__file__).parents[1])]
 
 def ours(addresses: dict[str, str], words: Sequence[str]) -> int:
     """`lmi-chat serve`, up to its end."""
-    from lmi_chat import cli
-    from lmi_chat.engine import vllm
+    from lmi_chat.cli import main as cli
+    from lmi_chat.engine.vllm import engine as vllm
 
     vllm.load = functools.partial(vllm.load, addresses=addresses)
     return cli.main(["serve", *words, "--access-log", "off"])

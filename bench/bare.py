@@ -29,8 +29,9 @@ async def _serve(pipe: Connection, words: list[str]) -> None:
 
 
 def _load(words: list[str]) -> Any:
-    from lmi_chat import cli, settings, sources
-    from lmi_chat.engine import arguments
+    from lmi_chat.cli import main as cli
+    from lmi_chat.config import settings, sources
+    from lmi_chat.engine.vllm import arguments
 
     pairs, kinds, defaults = cli.pairs(words), arguments.kinds(), arguments.defaults()
     chosen = settings.read(pairs, sources.environment(), None, kinds, defaults, gpus=arguments.gpus())

@@ -32,8 +32,8 @@ sys.path[:0] = [str(Path(__file__).parents[1])]
 
 from bench import bare, draw, history
 from bench.one_layer import one_layer
-from lmi_chat import embedded
-from lmi_chat.engine import arguments
+from lmi_chat.engine.vllm import arguments
+from lmi_chat.server import default_model
 
 PORT = re.compile(r"listening on http://[^:]+:(\d+)")
 PING = b"GET /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -208,7 +208,7 @@ def main() -> None:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        model = known.model_id or str(embedded.fetch(embedded.folder()))
+        model = known.model_id or str(default_model.fetch(default_model.folder()))
         words = ["--model-id", model, *rest]
         if known.one_layer:
             words = ["--model-id", str(one_layer(place)), "--load-format", "dummy", *rest]

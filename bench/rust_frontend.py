@@ -34,7 +34,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
-from lmi_chat import embedded
+from lmi_chat.server import default_model
 
 MEMBER = "vllm/vllm-rs"
 DOWNLOAD_S = 900
@@ -53,7 +53,7 @@ def binary() -> Path | None:
     installed, version = _installed()
     if installed and installed.exists():
         return installed
-    kept = embedded.folder().parent / f"vllm-rs-{version}-{platform.machine()}"
+    kept = default_model.folder().parent / f"vllm-rs-{version}-{platform.machine()}"
     if not kept.exists():
         reason = _fetch(version, kept)
         if reason:

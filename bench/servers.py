@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench import fake_engine, rust_frontend
 from bench.fake_engine import Fake
-from lmi_chat import embedded
+from lmi_chat.server import default_model
 
 CORES = sorted(os.sched_getaffinity(0))
 API_CORE, LOAD_CORE = CORES[0], CORES[min(1, len(CORES) - 1)]
@@ -127,7 +127,7 @@ def _free_port() -> int:
 @contextlib.contextmanager
 def running(names: list[str], folder: Path) -> Iterator[list[Server]]:
     """Start the servers, wait until each is ready, and stop them all until their turns."""
-    model = embedded.fetch(embedded.folder())
+    model = default_model.fetch(default_model.folder())
     environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     found: list[Server] = []
     try:

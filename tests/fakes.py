@@ -15,12 +15,12 @@ import pytest
 from hypothesis import settings
 
 from lmi_chat import dialects
+from lmi_chat.chat_template import Template
+from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects import Desk
 from lmi_chat.dialects.desk import Render
 from lmi_chat.errors import Error
 from lmi_chat.job import Choice, Done, Event, Finish, Piece, Reason, Space, Token
-from lmi_chat.template import Template
-from lmi_chat.wire import Json
 
 END = "<|im_end|>"
 END_ID = 256

@@ -13,18 +13,18 @@ from typing import Any
 import uvicorn
 import uvloop
 
+from lmi_chat.async_requests import Spool
+from lmi_chat.codec.json_text import dump
 from lmi_chat.engine import Model
 from lmi_chat.errors import Error
-from lmi_chat.flow import Line, Policy
-from lmi_chat.health import Health
 from lmi_chat.http import app
 from lmi_chat.http.door import House
-from lmi_chat.http.edge import Edge
-from lmi_chat.http.protocol import protocol_class
+from lmi_chat.http.transport.limits import Edge
+from lmi_chat.http.transport.protocol import protocol_class
 from lmi_chat.job import Choice, Done, Finish, Job, Lane, Piece, Sink, Space, Times, Token, Vector
-from lmi_chat.spool import Spool
-from lmi_chat.store import Store
-from lmi_chat.wire import dump
+from lmi_chat.observability.startup import Health
+from lmi_chat.pipeline.pipeline import Line, Policy
+from lmi_chat.storage.completions import Store
 from tests.fakes import VOCABULARY_TOKENS, ByteTokenizer, desk
 
 Step = Piece | Done | Error | float | BaseException

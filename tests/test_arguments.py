@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lmi_chat.engine import arguments
+from lmi_chat.engine.vllm import arguments
 
 SOURCE = '''
 raise RuntimeError("the source is read, never run")

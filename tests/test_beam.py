@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lmi_chat.engine import beam
+from lmi_chat.engine import beam_search
 from lmi_chat.errors import Bug, Error
 from lmi_chat.job import Choice, Done, Event, Finish, Job, Piece, Sampling, Sink, Token
 
@@ -54,7 +54,7 @@ async def found(
         length_penalty=penalty,
         stops_early=is_early,
     )
-    async with beam.run(run, job, events.append, ends):
+    async with beam_search.run(run, job, events.append, ends):
         while not events or not isinstance(events[-1], Done | Error):
             await asyncio.sleep(0)
     return events
@@ -135,7 +135,7 @@ async def test_an_error_of_a_step_is_the_searchs_error() -> None:
 
     events: list[Event] = []
     job = Job(id="j", prompt_ids=[9], prompt_text="p", sampling=Sampling(max_tokens=3), beams=2)
-    async with beam.run(failing, job, events.append, frozenset({END})):
+    async with beam_search.run(failing, job, events.append, frozenset({END})):
         while not events:
             await asyncio.sleep(0)
     assert [str(event) for event in events] == ["boom"]
@@ -146,7 +146,7 @@ async def test_a_cut_search_gives_the_best_there_is() -> None:
     events: list[Event] = []
     sampling = Sampling(temperature=0.0, max_tokens=3, logprobs=0)
     job = Job(id="j", prompt_ids=[9], prompt_text="p", sampling=sampling, beams=2)
-    async with beam.run(run, job, events.append, frozenset({END})) as search:
+    async with beam_search.run(run, job, events.append, frozenset({END})) as search:
         assert search.completion_tokens == 0
         while not search.completion_tokens:
             await asyncio.sleep(0)

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from lmi_chat import dialects
 from lmi_chat.bounds import Limits
-from lmi_chat.dialects import chat
+from lmi_chat.chat_template import BadTemplate, Template
+from lmi_chat.codec.json_text import Json
+from lmi_chat.dialects.chat import request as chat
 from lmi_chat.dialects.desk import Task
 from lmi_chat.dialects.openai import LMI_FINISH
 from lmi_chat.errors import BadField, Bug, EngineDown, Error, NotFound, PromptTooLong
 from lmi_chat.fields import CHAT
 from lmi_chat.job import Choice, Done, Finish, Piece, Sampling, Token
-from lmi_chat.template import BadTemplate, Template
-from lmi_chat.wire import Json
 from tests.fakes import END, ByteTokenizer, brief, desk, piece, refusal, rendered, token
 
 USER = {"role": "user", "content": "hi"}

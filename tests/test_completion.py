@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from lmi_chat import dialects
 from lmi_chat.bounds import Limits
+from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects.desk import Task
 from lmi_chat.dialects.openai import LMI_FINISH
 from lmi_chat.errors import BadField, EngineDown, Error, NotFound, PromptTooLong
 from lmi_chat.fields import COMPLETION
 from lmi_chat.job import Choice, Done, Finish, Job, Piece, Sampling, Token
-from lmi_chat.wire import Json
 from tests.fakes import END, END_ID, brief, desk, piece, refusal, rendered, token
 from tests.scripted import Step
 from tests.test_flow import answered, opened

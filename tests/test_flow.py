@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from lmi_chat.chat_template import Template
 from lmi_chat.errors import Bug, Busy, Draining, EngineDown, Error, PromptTooLong, TimedOut
-from lmi_chat.flow import INLINE_BYTES, Call, Line, Policy
 from lmi_chat.job import Done, Finish, Job, Piece
-from lmi_chat.sessions import Sessions
-from lmi_chat.template import Template
+from lmi_chat.pipeline.pipeline import INLINE_BYTES, Call, Line, Policy
+from lmi_chat.storage.sessions import Sessions
 from tests.fakes import ByteTokenizer, desk
 from tests.scripted import Script, Scripted, Step, said, token
 

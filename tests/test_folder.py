@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from lmi_chat.async_requests.folder import Folder
 from lmi_chat.errors import BadField, TooLarge
-from lmi_chat.folder import Folder
 
 
 @pytest.fixture

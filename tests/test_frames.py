@@ -10,7 +10,7 @@ from botocore.eventstream import ChecksumMismatch, EventStreamBuffer, ParserErro
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmi_chat.frames import (
+from lmi_chat.codec.framing import (
     DOCUMENT,
     EVENTS,
     LINES,
@@ -23,7 +23,7 @@ from lmi_chat.frames import (
     framing,
     parts,
 )
-from lmi_chat.wire import dump
+from lmi_chat.codec.json_text import dump
 from tests.fakes import brief
 
 

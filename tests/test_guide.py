@@ -8,7 +8,7 @@ import pytest
 
 from lmi_chat import dialects
 from lmi_chat.bounds import Limits
-from lmi_chat.engine import guides
+from lmi_chat.engine.vllm.structured_output import trials
 from lmi_chat.errors import BadField
 from lmi_chat.job import Guide, GuideKind
 from tests.fakes import desk, refusal
@@ -256,7 +256,7 @@ def test_unknown_keys_of_structured_outputs_are_told() -> None:
 
 async def test_a_model_without_a_fast_tokenizer_takes_no_guide() -> None:
     with pytest.raises(BadField, match="guided_regex needs a fast tokenizer"):
-        await guides.Guides(2.0, None).check(Guide("regex", "a", "guided_regex"))
+        await trials.Guides(2.0, None).check(Guide("regex", "a", "guided_regex"))
 
 
 @pytest.mark.parametrize(
@@ -270,4 +270,4 @@ async def test_a_model_without_a_fast_tokenizer_takes_no_guide() -> None:
     ],
 )
 def test_what_the_compiler_gets(guide: Guide, expected: tuple[str, str]) -> None:
-    assert guides.source(guide) == expected
+    assert trials.source(guide) == expected

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from lmi_chat.dialects.formatters import Hooks
 from lmi_chat.errors import BadField, BadJson, HookFailed, NotFound
-from lmi_chat.hooks import Hooks
 from tests.test_flow import CHAT, STREAM, answered, opened
 
 

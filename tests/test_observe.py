@@ -12,8 +12,8 @@ import pytest
 from prometheus_client import REGISTRY
 
 from lmi_chat.errors import Bug
-from lmi_chat.flow import Policy
-from lmi_chat.observe import EMBEDDED, Journal, Record, Writer, embedded
+from lmi_chat.observability.record import EMBEDDED, Journal, Record, Writer, embedded
+from lmi_chat.pipeline.pipeline import Policy
 from tests.http.test_app import CHAT, JSON, post, send
 from tests.scripted import Scripted, Service, said, serving
 from tests.test_flow import breaking

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lmi_chat.settings import OWN, Settings, read
+from lmi_chat.config.settings import OWN, Settings, read
 from tests.recipes import RECIPES, Recipe
 
 SWITCHES = ("trust_remote_code", "enforce_eager", "enable_prefix_caching", "enable_chunked_prefill", "enable_lora")

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from lmi_chat.errors import Busy
-from lmi_chat.seats import Seats
+from lmi_chat.pipeline.admission import Seats
 
 
 class Crowd:

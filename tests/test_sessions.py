@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from lmi_chat.errors import BadField, Bug, Conflict, NotFound
-from lmi_chat.flow import Call, Line
-from lmi_chat.sessions import Sessions
+from lmi_chat.pipeline.pipeline import Call, Line
+from lmi_chat.storage.sessions import Sessions
 from tests.scripted import Scripted, said
 from tests.test_flow import Kept, breaking, opened
 

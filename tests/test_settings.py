@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmi_chat.explain import as_json, as_text
-from lmi_chat.families import FAMILIES, NOT_YET, REFUSED, RENAMED, WITHOUT_EFFECT
-from lmi_chat.settings import OWN, TYPES, Settings, read
-from lmi_chat.sources import PROPERTIES, BadSetting, Note
+from lmi_chat.config.aliases import FAMILIES, NOT_YET, REFUSED, RENAMED, WITHOUT_EFFECT
+from lmi_chat.config.describe import as_json, as_text
+from lmi_chat.config.settings import OWN, TYPES, Settings, read
+from lmi_chat.config.sources import PROPERTIES, BadSetting, Note
 from tests.fakes import brief
 
 ENGINE = {

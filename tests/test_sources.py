@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lmi_chat.sources import PROPERTIES, PROPERTIES_BYTES, BadSetting, find_properties, from_properties
+from lmi_chat.config.sources import PROPERTIES, PROPERTIES_BYTES, BadSetting, find_properties, from_properties
 
 
 def given(path: Path, data: bytes) -> list[tuple[str, str, int]]:

@@ -8,8 +8,8 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.decoders import DecodeStream
 
-from lmi_chat.engine import spelling
-from lmi_chat.engine.spelling import Spelling
+from lmi_chat.engine.vllm.fast_path import detokenizer
+from lmi_chat.engine.vllm.fast_path.detokenizer import Spelling
 
 SPECIAL = ["<s>", "</s>"]
 WORDS = ["a", "b", "▁a", "▁", "▁Paris", "é", "ภ", "😀", '"', "\\", "\x07", "▁▁", "<", ">", "\ufffd"]
@@ -63,7 +63,7 @@ def _stream(backend: Tokenizer, prompt: list[int], ids: list[int]) -> list[str]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_text_comes_as_from_the_tokenizers_stream(kind: str) -> None:
     named = KINDS[kind]
-    backend, spelled = named.backend_tokenizer, spelling.of(named)
+    backend, spelled = named.backend_tokenizer, detokenizer.of(named)
     assert spelled
     most = backend.get_vocab_size()
     by_table = 0
@@ -83,7 +83,7 @@ def test_text_comes_as_from_the_tokenizers_stream(kind: str) -> None:
 
 
 def test_most_of_a_vocabulary_is_spelled_by_the_table() -> None:
-    spelled = spelling.of(KINDS["llama"])
+    spelled = detokenizer.of(KINDS["llama"])
     assert spelled
     found = {spelled.table[place] for place in range(len(WORDS))}
     assert {b"a", b" Paris", "😀".encode(), b'\\"', b"\\\\", b"\\u0007"} < found
@@ -101,20 +101,20 @@ def test_most_of_a_vocabulary_is_spelled_by_the_table() -> None:
     ],
 )
 def test_a_decoder_that_looks_around_gets_no_table(decoder: Any) -> None:
-    assert spelling.of(_tokenizer(WORDS, decoder)) is None
+    assert detokenizer.of(_tokenizer(WORDS, decoder)) is None
 
 
 def test_a_tokenizer_without_a_rust_backend_gets_no_table() -> None:
     named: Any = Named(KINDS["llama"].backend_tokenizer)
     del named.backend_tokenizer
-    assert spelling.of(named) is None
+    assert detokenizer.of(named) is None
 
 
 def test_a_special_token_that_is_shown_is_left_to_the_stream() -> None:
     named = KINDS["llama"]
     shown: Any = Named(named.backend_tokenizer)
     shown.all_special_ids = [WORDS.index("b")]
-    spelled: Spelling | None = spelling.of(shown)
+    spelled: Spelling | None = detokenizer.of(shown)
     assert spelled
     assert spelled.table[WORDS.index("b")] is None
     assert spelled.table[named.all_special_ids[0]] == b""

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from lmi_chat import dialects
 from lmi_chat.bounds import Limits
-from lmi_chat.dialects import standard
+from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects.desk import Task
+from lmi_chat.dialects.standard import request as standard
 from lmi_chat.errors import BadField, EngineDown, Error, NotFound, PromptTooLong
 from lmi_chat.fields import PARAMETERS
 from lmi_chat.job import Choice, Done, Finish, Piece, Sampling, Token
-from lmi_chat.wire import Json
 from tests.fakes import brief, desk, piece, refusal, rendered, token
 
 DONE = Done(prompt_tokens=4, completion_tokens=3, cached_tokens=2)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from lmi_chat import start
-from lmi_chat.settings import read
+from lmi_chat.config.settings import read
+from lmi_chat.server import bootstrap
 
 KINDS = {"max_model_len": "int", "gpu_memory_utilization": "float", "seed": "int"}
 
@@ -12,10 +12,10 @@ def test_the_engines_complaint_says_where_its_settings_stood() -> None:
     environment = {"OPTION_MAX_MODEL_LEN": "1", "CUDA_MEMORY_FRACTION": "7"}
     settings = read({"seed": "4"}, environment, None, KINDS)
     for text in ("argument --max-model-len: bad", "max_model_len is too small"):
-        assert start._origins(settings, text) == " (max_model_len: environment OPTION_MAX_MODEL_LEN)"
+        assert bootstrap._origins(settings, text) == " (max_model_len: environment OPTION_MAX_MODEL_LEN)"
     both = "max_model_len needs a greater gpu_memory_utilization"
-    assert "gpu_memory_utilization: environment CUDA_MEMORY_FRACTION" in start._origins(settings, both)
-    assert start._origins(settings, "out of memory") == ""
+    assert "gpu_memory_utilization: environment CUDA_MEMORY_FRACTION" in bootstrap._origins(settings, both)
+    assert bootstrap._origins(settings, "out of memory") == ""
 
 
 @pytest.mark.parametrize(
@@ -23,4 +23,4 @@ def test_the_engines_complaint_says_where_its_settings_stood() -> None:
     [("8080", "8080-8082", [8081, 8082]), ("1", "9000-9001", [9000, 9001]), ("9000", "9000-9000", []), ("1", "", [])],
 )
 def test_further_ports_are_the_platforms_but_for_ours(port: str, ports: str, free: list[int]) -> None:
-    assert start._safe_ports(read({"port": port, "safe_port_range": ports}, {}, None, KINDS)) == free
+    assert bootstrap._safe_ports(read({"port": port, "safe_port_range": ports}, {}, None, KINDS)) == free

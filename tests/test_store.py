@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from lmi_chat import dialects, store
-from lmi_chat.dialects import account, stored
+from lmi_chat import dialects
+from lmi_chat.dialects.chat import options, stored
 from lmi_chat.errors import BadField, NotFound, Unavailable
 from lmi_chat.job import Done
-from lmi_chat.observe import STORE_FAILURES
-from lmi_chat.shelf import Kept, Query
-from lmi_chat.store import Store
+from lmi_chat.observability.record import STORE_FAILURES
+from lmi_chat.storage import completions
+from lmi_chat.storage.completions import Store
+from lmi_chat.storage.completions_db import Kept, Query
 from tests.fakes import desk, piece, refusal, rendered
 
 DAY_S = 86_400
@@ -220,7 +221,7 @@ async def test_a_locked_file_is_read_and_not_written(opened: Store, path: Path) 
 
 
 async def test_a_full_queue_drops_and_does_not_wait(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "WAITING_BYTES", 5000)
+    monkeypatch.setattr(completions, "WAITING_BYTES", 5000)
     hang, before = threading.Event(), failures()
     held = asyncio.create_task(opened._ask(lambda _: hang.wait(10)))
     await asyncio.sleep(0.05)
@@ -289,10 +290,10 @@ def test_what_is_at_its_bound_passes() -> None:
 
 def test_store_without_a_store_is_said() -> None:
     task = ask(store=True)
-    assert task.unknown == [account.NOT_STORED]
+    assert task.unknown == [options.NOT_STORED]
     assert ask(store=False).unknown == []
     body = {"messages": [{"role": "user", "content": "hi"}], "store": True}
-    assert dialects.parse(body, desk(is_strict=True), "1").unknown == [account.NOT_STORED], (
+    assert dialects.parse(body, desk(is_strict=True), "1").unknown == [options.NOT_STORED], (
         "not an error in a strict one"
     )
 
@@ -312,13 +313,13 @@ def test_store_without_a_store_is_said() -> None:
 def test_tiers(tier: str | None, *, has_priority: bool, own: int, expected: tuple[int, str | None]) -> None:
     done = Done(prompt_tokens=1, completion_tokens=1)
     for is_stream in (False, True):
-        options = {"stream_options": {"include_usage": True}} if is_stream else {}
-        fields = {"service_tier": tier, "priority": own, "stream": is_stream, **options}
+        extra = {"stream_options": {"include_usage": True}} if is_stream else {}
+        fields = {"service_tier": tier, "priority": own, "stream": is_stream, **extra}
         task = ask(has_priority=has_priority, **fields)
         shown = rendered(task.render, piece("a", finish="stop"), done)
         assert task.job.priority == expected[0]
         assert {payload.get("service_tier") for payload in shown} == {expected[1]}
-        assert task.unknown == ([account.NOT_RANKED] if own and not has_priority else [])
+        assert task.unknown == ([options.NOT_RANKED] if own and not has_priority else [])
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
@@ -341,8 +342,8 @@ def test_the_same_document_is_kept_from_both(*, is_stream: bool) -> None:
 
 def test_nothing_stands_in_the_way_of_others() -> None:
     found: list[Kept] = []
-    assert type(ask(save=found.append).render).__module__ == "lmi_chat.dialects.turn"
-    assert type(ask(save=found.append, stream=True).render).__module__ == "lmi_chat.dialects.turn"
+    assert type(ask(save=found.append).render).__module__ == "lmi_chat.dialects.chat.response"
+    assert type(ask(save=found.append, stream=True).render).__module__ == "lmi_chat.dialects.chat.response"
 
 
 def test_an_answer_that_fails_is_not_kept() -> None:

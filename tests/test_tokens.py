@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lmi_chat.engine.tokens import Vocabulary
+from lmi_chat.engine.vllm.vocabulary import Vocabulary
 from tests.fakes import END_ID, ByteTokenizer
 
 BYTE_LEVEL = {"type": "ByteLevel"}

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from lmi_chat.codec.json_text import dump, read, text
 from lmi_chat.errors import BadEncoding, BadField, BadJson, Error
-from lmi_chat.wire import dump, read, text
 from tests.fakes import brief
 
 DEPTH = 64

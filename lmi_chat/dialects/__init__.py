@@ -4,10 +4,14 @@ from collections.abc import Callable, Mapping
 from itertools import islice
 
 from lmi_chat.bounds import nearest
-from lmi_chat.dialects import adapter, chat, completion, embedding, openai, session, standard
+from lmi_chat.codec.json_text import Json
+from lmi_chat.dialects import adapter, embedding, openai
+from lmi_chat.dialects.chat import request as chat
+from lmi_chat.dialects.chat import session
+from lmi_chat.dialects.completion import request as completion
 from lmi_chat.dialects.desk import NAME_BYTES, UNKNOWN_SHOWN, Desk, Task
+from lmi_chat.dialects.standard import request as standard
 from lmi_chat.errors import BadField, BadJson, Problem, one_line
-from lmi_chat.wire import Json
 
 Parse = Callable[[Json, Desk, str], Task]
 

@@ -3,9 +3,9 @@
 `adapters` is one name, or a list of names as long as `inputs`; what is said twice must be the same.
 """
 
+from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects.desk import Desk
 from lmi_chat.errors import BadField, NotFound, Problem, echo
-from lmi_chat.wire import Json
 
 HEADER = "X-Amzn-SageMaker-Adapter-Identifier"
 

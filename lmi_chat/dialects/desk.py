@@ -6,12 +6,12 @@ from itertools import islice
 from typing import Any, Protocol
 
 from lmi_chat.bounds import GREEDY_BELOW, Field, Limits, check, nearest
+from lmi_chat.chat_template import Template
+from lmi_chat.codec.framing import Shape
+from lmi_chat.codec.json_text import Json
 from lmi_chat.errors import PROBLEMS_MOST, BadField, Error, NotFound, Problem, PromptTooLong, echo, one_line
-from lmi_chat.frames import Shape
 from lmi_chat.job import Done, Job, Piece, Sampling, Space
-from lmi_chat.shelf import Kept
-from lmi_chat.template import Template
-from lmi_chat.wire import Json
+from lmi_chat.storage.completions_db import Kept
 
 Prompt = str | list[int]
 UNKNOWN_SHOWN = 8

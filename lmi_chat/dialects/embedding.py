@@ -7,15 +7,15 @@ inputs, or in `parameters`, may stand what vLLM and Text Embeddings Inference kn
 from base64 import b64encode
 from collections.abc import Sequence
 
+from lmi_chat.codec.json_text import Json, dump, floats
 from lmi_chat.dialects import desk as common
 from lmi_chat.dialects import openai
-from lmi_chat.dialects.account import NOT_RANKED
+from lmi_chat.dialects.chat.options import NOT_RANKED
 from lmi_chat.dialects.desk import Desk, Form, Prompt, Task
 from lmi_chat.dialects.openai import error_body
 from lmi_chat.errors import BadField, Error, Problem, PromptTooLong, echo
 from lmi_chat.fields import EMBEDDING, POOLING
 from lmi_chat.job import Done, Job, Piece, Pooling, Space, Vector
-from lmi_chat.wire import Json, dump, floats
 
 
 def parse(body: Json, desk: Desk, request_id: str) -> Task:

@@ -6,11 +6,11 @@ Shapes: OpenAI API reference, "Chat completions" and "Completions (legacy)".
 import time
 from collections.abc import Mapping, Sequence
 
+from lmi_chat.codec.json_text import Json, dump
 from lmi_chat.dialects.desk import Desk, Form
 from lmi_chat.errors import Error, echo
 from lmi_chat.fields import USAGE
 from lmi_chat.job import Done, Finish, Token
-from lmi_chat.wire import Json, dump
 
 LMI_FINISH = {
     "stop": "eos_token",

@@ -5,8 +5,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from lmi_chat.djl import foreign
-from lmi_chat.hooks import Hooks
+from lmi_chat.dialects.formatters import Hooks
+from lmi_chat.djl import custom_handler
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 ENTRY = "model.py"
@@ -35,7 +35,7 @@ def of_folder(folder: Path) -> Hooks:
     """The formatters of a folder's model.py, whatever the entry point is. Raises BadDirectory."""
     if not (folder / ENTRY).is_file():
         return Hooks()
-    module = foreign.load(folder, ENTRY)
+    module = custom_handler.load(folder, ENTRY)
     return Hooks(read=find(module, INPUT), write=find(module, OUTPUT))
 
 

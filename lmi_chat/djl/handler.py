@@ -15,20 +15,21 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmi_chat import start
+from lmi_chat.config.aliases import NOT_YET, RENAMED
+from lmi_chat.config.describe import warnings
+from lmi_chat.config.settings import OWN, read
+from lmi_chat.config.sources import OWN_PREFIXES, environment
+from lmi_chat.dialects.formatters import Hooks
 from lmi_chat.djl import formatters
-from lmi_chat.djl.parts import Parts, refusal
-from lmi_chat.engine import Engine, arguments
+from lmi_chat.djl.output_parts import Parts, refusal
+from lmi_chat.engine import Engine
+from lmi_chat.engine.vllm import arguments
 from lmi_chat.errors import BadField, Bug, EngineDown, Error, Problem
-from lmi_chat.explain import warnings
-from lmi_chat.families import NOT_YET, RENAMED
-from lmi_chat.flow import Call, Line
-from lmi_chat.hooks import Hooks
-from lmi_chat.intake import REQUEST_ID, warning
-from lmi_chat.observe import Record
-from lmi_chat.processes import Processes
-from lmi_chat.settings import OWN, read
-from lmi_chat.sources import OWN_PREFIXES, environment
+from lmi_chat.observability.record import Record
+from lmi_chat.pipeline.parsing import REQUEST_ID, warning
+from lmi_chat.pipeline.pipeline import Call, Line
+from lmi_chat.server import bootstrap
+from lmi_chat.server.children import Processes
 
 if TYPE_CHECKING:
     from djl_python import Input, Output
@@ -76,10 +77,10 @@ async def _load(properties: Mapping[str, Any]) -> None:
     )
     for text in warnings(settings):
         sys.stderr.write(f"note: {text}\n")
-    line = Line(start.policy(settings, hooks(properties)))
+    line = Line(bootstrap.policy(settings, hooks(properties)))
     processes = Processes()
     atexit.register(processes.end)
-    engine = await start.load(settings, line, print, start.open_store(settings))
+    engine = await bootstrap.load(settings, line, print, bootstrap.open_store(settings))
     processes.note()
     watch = asyncio.create_task(_watch(engine, line, processes))
     _tasks.add(watch)

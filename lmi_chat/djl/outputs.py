@@ -6,7 +6,7 @@ from datetime import datetime
 from io import BytesIO
 from typing import Any
 
-from lmi_chat.djl import ndlist, parts
+from lmi_chat.djl import ndlist, output_parts
 from lmi_chat.djl.pair_list import PairList
 
 Formatter = Callable[[Any], Any]
@@ -115,7 +115,7 @@ class Output:
     @staticmethod
     def binary_encode(data: Mapping[str, Any]) -> bytearray:
         """The one part of an asynchronous answer: pairs of texts."""
-        return bytearray(parts.pairs((key, str(value)) for key, value in data.items()))
+        return bytearray(output_parts.pairs((key, str(value)) for key, value in data.items()))
 
     @staticmethod
     def _encode_json(val: Any) -> bytearray:

@@ -5,8 +5,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from lmi_chat.chat_template import Tokenizer
 from lmi_chat.job import Job, Lane, Sink, Space
-from lmi_chat.template import Tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

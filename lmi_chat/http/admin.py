@@ -8,9 +8,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from lmi_chat import observe, wire
+from lmi_chat.codec import json_text
 from lmi_chat.errors import AdaptersOff, BadField, NotFound, Problem, echo
 from lmi_chat.http.door import House, read_body
+from lmi_chat.observability import record as observe
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 KINDS: Mapping[str, str] = {"name": "a string", "src": "a string", "preload": "true or false", "pin": "true or false"}
@@ -45,7 +46,7 @@ def _with(house: House, answer: Answer) -> Callable[[Request], Awaitable[Respons
 
 
 def _json(value: object) -> Response:
-    return Response(wire.dump(value), media_type="application/json")
+    return Response(json_text.dump(value), media_type="application/json")
 
 
 async def _metrics(house: House, _: Request) -> Response:
@@ -86,7 +87,7 @@ async def _register(house: House, request: Request) -> Response:
     """POST …/adapters with name, src, preload and pin, in the body or (as LMI has it) in the query."""
     _check_open(house, request.path_params.get("model"))
     body = await read_body(request.scope, request.receive, house.max_body_bytes)
-    given = wire.read(body) if body else {}
+    given = json_text.read(body) if body else {}
     problems: list[Problem] = []
     for name, text in request.query_params.items():
         value: object = {"true": True, "false": False}.get(text, text) if name in {"preload", "pin"} else text

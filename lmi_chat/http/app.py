@@ -11,14 +11,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from lmi_chat import dialects, wire
+from lmi_chat import dialects
+from lmi_chat.codec import json_text
 from lmi_chat.errors import BadMethod, Bug, Error, NotFound, echo
-from lmi_chat.http import admin, openapi, sagemaker, stored
+from lmi_chat.http import admin, openapi, sagemaker, stored_completions
 from lmi_chat.http.door import Door, Exchange, House
 
 
 def _json(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(wire.dump(value), status, headers, "application/json")
+    return Response(json_text.dump(value), status, headers, "application/json")
 
 
 def _refusing(house: House) -> Callable[[Request, Exception], Response]:
@@ -67,7 +68,7 @@ def build(house: House) -> Starlette:
         Route("/v1/completions", completion, methods=post),
         Route("/v1/embeddings", embedding, methods=post),
         *sagemaker.routes(house),
-        *stored.routes(house.store),
+        *stored_completions.routes(house.store),
         Route("/v1/models", _models(house), methods=["GET"]),
         Route("/v1/models/{model:path}", _models(house), methods=["GET"]),
         *admin.routes(house),

@@ -9,14 +9,14 @@ from typing import ClassVar
 
 from starlette.types import Receive, Scope, Send
 
+from lmi_chat.async_requests import Spool
+from lmi_chat.codec.framing import Shape
 from lmi_chat.errors import BadField, Error, NotFound, Problem, TooLarge, echo
-from lmi_chat.flow import Call, Line
-from lmi_chat.frames import Shape
-from lmi_chat.health import Health
-from lmi_chat.http.outlet import OUTLET, Outlet
-from lmi_chat.intake import REQUEST_ID, warning
-from lmi_chat.spool import Spool
-from lmi_chat.store import Store
+from lmi_chat.http.transport.body_stream import OUTLET, Outlet
+from lmi_chat.observability.startup import Health
+from lmi_chat.pipeline.parsing import REQUEST_ID, warning
+from lmi_chat.pipeline.pipeline import Call, Line
+from lmi_chat.storage.completions import Store
 
 INFERENCE_ID, ATTRIBUTES = "X-Amzn-SageMaker-Inference-Id", "X-Amzn-SageMaker-Custom-Attributes"
 VISIBLE: Mapping[str, tuple[re.Pattern[str], int]] = {

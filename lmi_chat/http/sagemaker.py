@@ -15,14 +15,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Scope, Send
 
-from lmi_chat import frames, wire
+from lmi_chat.async_requests import Order
+from lmi_chat.async_requests.folder import Folder
+from lmi_chat.codec import framing, json_text
+from lmi_chat.codec.framing import EVENT_STREAM
 from lmi_chat.errors import BadField, Error, Problem, TimedOut, TooLarge, echo, one_line
-from lmi_chat.flow import Call
-from lmi_chat.folder import Folder
-from lmi_chat.frames import EVENT_STREAM
 from lmi_chat.http.door import Door, Exchange, Headers, House, Reply, header
-from lmi_chat.http.outlet import Outlet
-from lmi_chat.spool import Order
+from lmi_chat.http.transport.body_stream import Outlet
+from lmi_chat.pipeline.pipeline import Call
 
 PREFIX = "/endpoints/"
 REQUEST_ID = b"x-amzn-requestid"
@@ -50,7 +50,7 @@ TIMEOUT_S, TTL_S = (1, 3600), (60, 21_600)
 ERROR_BYTES = 2048
 SUMMARY_BYTES = 400
 SHORT_BYTES = 280
-BodyOf = Callable[[Error], wire.Json]
+BodyOf = Callable[[Error], json_text.Json]
 
 
 class Endpoint(Door):
@@ -80,17 +80,17 @@ class Parts(Reply):
 
     async def whole(self, body: bytes, content_type: str) -> None:
         """One document in as many parts as it takes."""
-        await super().whole(b"".join(frames.parts(body)), content_type)
+        await super().whole(b"".join(framing.parts(body)), content_type)
 
     def _write_parts(self, data: bytes) -> None:
-        for part in frames.parts(data):
+        for part in framing.parts(data):
             self._push(part)
 
     def fail(self, error: Error, frame: bytes) -> None:  # noqa: ARG002 the exception says it
         """What boto3 raises while it reads; the dialect's own frame would look like a part of the answer."""
         code = "ModelInvocationTimeExceeded" if isinstance(error, TimedOut) else "StreamBroken"
-        payload = wire.dump({"Message": error.message, "ErrorCode": code})
-        self._push(frames.exception("ModelStreamError", payload))
+        payload = json_text.dump({"Message": error.message, "ErrorCode": code})
+        self._push(framing.exception("ModelStreamError", payload))
 
 
 class Stream(Endpoint):
@@ -118,7 +118,7 @@ class Later:
             "X-Amzn-SageMaker-FailureLocation": self._house.spool.folder.url(order.failure),
             REQUEST_ID.decode(): order.call.id,
         }
-        return Response(wire.dump({"InferenceId": order.call.id}), 202, headers, "application/json")
+        return Response(json_text.dump({"InferenceId": order.call.id}), 202, headers, "application/json")
 
 
 async def _read_inline(request: Request) -> bytes:
@@ -179,7 +179,7 @@ def check_head(scope: Scope) -> None:
             raise _bad(field, text)
 
 
-def refusal(error: Error, body_of: BodyOf, *, is_models: bool) -> tuple[int, str, wire.Json]:
+def refusal(error: Error, body_of: BodyOf, *, is_models: bool) -> tuple[int, str, json_text.Json]:
     """An Error as the runtime API tells it: status, error type, body. `is_models`: it is the container's own word.
 
     boto3 sends a request again after 500, 502, 503, 504 and 429. Only what cost nothing is a 503; all else that the
@@ -194,12 +194,12 @@ def refusal(error: Error, body_of: BodyOf, *, is_models: bool) -> tuple[int, str
     if not is_models:
         return 500, "InternalFailure", {"Message": error.message}
     body = _model_error(error, body_of, error.message)
-    if len(wire.dump(body)) > ERROR_BYTES:
+    if len(json_text.dump(body)) > ERROR_BYTES:
         body = _model_error(error, body_of, one_line(error.message, SHORT_BYTES))
     return 424, "ModelError", body
 
 
-def _model_error(error: Error, body_of: BodyOf, message: str) -> wire.Json:
+def _model_error(error: Error, body_of: BodyOf, message: str) -> json_text.Json:
     """OriginalMessage is the body that /invocations gives; `message` is the error's, shortened if need be."""
     original = Error(message, param=error.param)
     original.status, original.kind, original.code = error.status, error.kind, error.code
@@ -208,7 +208,7 @@ def _model_error(error: Error, body_of: BodyOf, message: str) -> wire.Json:
     return {
         "Message": one_line(text, SUMMARY_BYTES),
         "OriginalStatusCode": error.status,
-        "OriginalMessage": wire.dump(body_of(original)).decode(),
+        "OriginalMessage": json_text.dump(body_of(original)).decode(),
         "LogStreamArn": "",
     }
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from lmi_chat.cli import main
+from lmi_chat.cli.main import main
 from lmi_chat.errors import EngineDown
 from tests.http.test_app import CHAT
 from tests.scripted import Scripted, Service, said, serving

@@ -51,7 +51,7 @@ def test_all_bytecode_is_compiled(tool: Tool, image: str) -> None:
     """Else each start of the engine compiles it again, three times over."""
     script = """
 import importlib.util, pathlib, sys, torch.version, vllm.version
-for name in ("lmi_chat.serve", "torch", "vllm", "asyncio.tasks", "transformers"):
+for name in ("lmi_chat.server.process", "torch", "vllm", "asyncio.tasks", "transformers"):
     found = importlib.util.find_spec(name)
     assert pathlib.Path(importlib.util.cache_from_source(found.origin)).is_file(), found.origin
 """

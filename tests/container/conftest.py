@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lmi_chat import embedded
+from lmi_chat.server import default_model
 from tests.container import tool as container_tool
 from tests.container.tool import Tool, say
 
@@ -115,7 +115,7 @@ def image(tool: Tool) -> str:
 
 @pytest.fixture(scope="session")
 def model() -> Path:
-    return embedded.fetch(embedded.folder())
+    return default_model.fetch(default_model.folder())
 
 
 @pytest.fixture(scope="module")

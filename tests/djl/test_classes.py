@@ -13,7 +13,7 @@ from djl_python.encode_decode import decode, encode
 from djl_python.np_util import from_nd_list, to_nd_list
 from djl_python.streaming_utils import HFStreamer, StreamingUtils
 
-from lmi_chat.djl import parts
+from lmi_chat.djl import output_parts
 
 
 def given(data: bytes, content_type: str = "") -> Input:
@@ -118,10 +118,10 @@ def test_decode_and_encode_refuse_and_tell() -> None:
 
 def test_outputs_of_asynchronous_handlers() -> None:
     whole = create_non_stream_output({"a": "é"}, properties={"x": "y"})
-    assert parts.read(bytes(whole.content.value_at(0))) == {"data": '{"a": "é"}\n', "last": "True"}
+    assert output_parts.read(bytes(whole.content.value_at(0))) == {"data": '{"a": "é"}\n', "last": "True"}
     assert whole.properties == {"Content-Type": "application/json", "x": "y"}
     chunk = create_stream_chunk_output("x", False)  # noqa: FBT003 LMI's signature
-    assert parts.read(bytes(chunk.content.value_at(0)))["last"] == "False"
+    assert output_parts.read(bytes(chunk.content.value_at(0)))["last"] == "False"
     assert chunk.properties == {"Content-Type": "application/jsonlines"}
 
 
@@ -136,7 +136,10 @@ async def test_chunks_are_formatted_until_the_last_one() -> None:
             raise RuntimeError("no c")
         return chunk.upper(), False
 
-    told = [parts.read(bytes(output.content.value_at(0))) async for output in handle_streaming_response(chunks(), form)]
+    told = [
+        output_parts.read(bytes(output.content.value_at(0)))
+        async for output in handle_streaming_response(chunks(), form)
+    ]
     assert [each["data"] for each in told] == ["A\n", "B\n", "\n"]
     assert (told[-1]["last"], told[-1]["code"], told[-1]["error"]) == ("True", "424", "no c")
 
@@ -146,7 +149,7 @@ async def test_chunks_with_a_history() -> None:
         return "".join([*history, chunk]), chunk == "b", [*history, chunk]
 
     told = [output async for output in handle_streaming_response(chunks(), form, accumulate_chunks=True)]
-    assert [parts.read(bytes(output.content.value_at(0)))["data"] for output in told] == ["a\n", "ab\n"]
+    assert [output_parts.read(bytes(output.content.value_at(0)))["data"] for output in told] == ["a\n", "ab\n"]
 
 
 class Letters:

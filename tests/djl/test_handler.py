@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from lmi_chat import djl
-from lmi_chat.djl import handler, parts
+from lmi_chat.config.settings import Settings
+from lmi_chat.dialects.formatters import Hooks
+from lmi_chat.djl import handler, output_parts
 from lmi_chat.djl.inputs import Input
 from lmi_chat.djl.outputs import Output
 from lmi_chat.errors import Bug
-from lmi_chat.flow import Line, Policy
-from lmi_chat.hooks import Hooks
 from lmi_chat.job import Done, Piece
-from lmi_chat.sessions import Sessions
-from lmi_chat.settings import Settings
+from lmi_chat.pipeline.pipeline import Line, Policy
+from lmi_chat.storage.sessions import Sessions
 from tests.fakes import desk
 from tests.scripted import Scripted, said
 from tests.test_flow import breaking
@@ -53,7 +53,7 @@ async def told(
 
 
 def pairs(output: Output) -> dict[str, str]:
-    return parts.read(bytes(output.content.value_at(0)))
+    return output_parts.read(bytes(output.content.value_at(0)))
 
 
 def body(outputs: list[Output]) -> str:
@@ -172,9 +172,9 @@ async def test_the_load_reads_what_djl_has_merged_then_other_servers_names(
     async def watch(*_: object) -> None:
         pass
 
-    monkeypatch.setattr("lmi_chat.start.load", load)
+    monkeypatch.setattr("lmi_chat.server.bootstrap.load", load)
     monkeypatch.setattr(handler, "_watch", watch)
-    monkeypatch.setattr("lmi_chat.processes.Processes.note", lambda _: None)
+    monkeypatch.setattr("lmi_chat.server.children.Processes.note", lambda _: None)
     properties = {"max_n": "3", "tool_call_parser": "hermes", "rolling_batch": "disable", "nobodys": "1"}
     for more in (properties, properties, {"model_id": "hub/a"}):
         monkeypatch.setattr(handler, "_lines", [])

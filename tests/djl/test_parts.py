@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from lmi_chat.djl import parts
+from lmi_chat.djl import output_parts
 from lmi_chat.djl.outputs import Output
 from lmi_chat.errors import NotFound
 
@@ -12,40 +12,40 @@ from lmi_chat.errors import NotFound
 def test_a_part_to_the_byte() -> None:
     """As DJL's own Output.binary_encode({"data": "é", "last": False}) writes it."""
     expected = b"\x00\x02\x00\x00\x00\x04data\x00\x00\x00\x02\xc3\xa9\x00\x00\x00\x04last\x00\x00\x00\x05False"
-    assert parts.part("é".encode(), is_last=False) == expected
+    assert output_parts.part("é".encode(), is_last=False) == expected
     assert bytes(Output.binary_encode({"data": "é", "last": False})) == expected
-    assert parts.part(b"", is_last=True).endswith(b"\x00\x00\x00\x04True")
+    assert output_parts.part(b"", is_last=True).endswith(b"\x00\x00\x00\x04True")
 
 
 def test_a_refusal_has_code_and_error() -> None:
     expected = {"data": "", "last": "True", "code": "404", "error": "no such thing"}
-    assert parts.read(parts.refusal(NotFound("no such\nthing"))) == expected
+    assert output_parts.read(output_parts.refusal(NotFound("no such\nthing"))) == expected
 
 
 @given(some.dictionaries(some.text(min_size=1), some.text(), max_size=5))
 def test_pairs_come_back(texts: dict[str, str]) -> None:
-    assert parts.read(parts.pairs(texts.items())) == texts
+    assert output_parts.read(output_parts.pairs(texts.items())) == texts
 
 
 @given(some.binary(max_size=40))
 def test_anything_else_is_no_part(data: bytes) -> None:
     try:
-        texts = parts.read(data)
+        texts = output_parts.read(data)
     except ValueError:
         return
-    assert parts.read(parts.pairs(texts.items())) == texts
+    assert output_parts.read(output_parts.pairs(texts.items())) == texts
 
 
 @pytest.mark.parametrize("cut", [1, 5, 20])
 def test_a_part_that_is_cut_is_told(cut: int) -> None:
     with pytest.raises(ValueError, match=r"pairs|part"):
-        parts.read(parts.part(b"hello", is_last=True)[:-cut])
+        output_parts.read(output_parts.part(b"hello", is_last=True)[:-cut])
 
 
 @given(some.text(), some.integers(4, 20))
 def test_pieces_end_between_characters(text: str, most: int) -> None:
     data = text.encode()
-    pieces = list(parts.split(data, most))
+    pieces = list(output_parts.split(data, most))
     assert b"".join(pieces) == data
     assert all(len(piece) <= most for piece in pieces)
     assert "".join(piece.decode() for piece in pieces) == text

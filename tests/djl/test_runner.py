@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from lmi_chat.runner import find_hooks
+from lmi_chat.cli.djl_serving import find_hooks
 
 ROOT = Path(__file__).parents[2]
 PLAIN = """
@@ -115,7 +115,8 @@ class Runner:
 def start(folder: Path, *words: str) -> "subprocess.Popen[bytes]":
     """What it says goes into the file `log` beside the folder."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'shim'}"}
-    command = [sys.executable, "-m", "lmi_chat.runner", str(folder), "--host", "127.0.0.1", "--port", "0", *words]
+    place = ("--host", "127.0.0.1", "--port", "0")
+    command = [sys.executable, "-m", "lmi_chat.cli.djl_serving", str(folder), *place, *words]
     with (folder.parent / "log").open("w") as log:
         return subprocess.Popen(command, stderr=log, env=environment)
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from bench import fake_engine
-from lmi_chat import embedded
+from lmi_chat.server import default_model
 from tests.recipes import ASYNC, JUMPSTART, SDK
 
 START_S = 400.0
@@ -150,7 +150,7 @@ def end(server: Server) -> None:
 @pytest.fixture(scope="session")
 def model() -> Path:
     """The default model's folder."""
-    return embedded.fetch(embedded.folder())
+    return default_model.fetch(default_model.folder())
 
 
 @pytest.fixture(scope="session")

@@ -92,7 +92,7 @@ def test_streams_are_the_whole_answers(server: Server) -> None:
 
 def test_the_chat_prompt_is_the_models_own(server: Server, tokenizer: Any) -> None:
     """The ids that the engine got, shown by asking for the same prompt as plain text with its prefill."""
-    from lmi_chat.template import Template
+    from lmi_chat.chat_template import Template
 
     template = Template(tokenizer)
     chats = [

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from lmi_chat.engine.outputs import Outputs
-from lmi_chat.engine.sampling import params
-from lmi_chat.engine.tokens import Vocabulary
+from lmi_chat.engine.vllm.request import Outputs
+from lmi_chat.engine.vllm.sampling import params
+from lmi_chat.engine.vllm.vocabulary import Vocabulary
 from lmi_chat.job import Done, Event, Job, Piece, Sampling
 
 PROMPT = [1, 2, 3]

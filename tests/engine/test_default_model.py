@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lmi_chat.embedded import fetch, folder, is_present, verify
+from lmi_chat.server.default_model import fetch, folder, is_present, verify
 
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
 

@@ -15,14 +15,15 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from lmi_chat.chat_template import Template
 from lmi_chat.dialects.desk import Desk
-from lmi_chat.engine import Model, lanes
-from lmi_chat.engine.gauge import Gauge
-from lmi_chat.engine.guides import Guides
-from lmi_chat.engine.vllm import Vllm
+from lmi_chat.engine import Model
+from lmi_chat.engine.vllm.engine import Vllm
+from lmi_chat.engine.vllm.fast_path import output_processor
+from lmi_chat.engine.vllm.heartbeat import Gauge
+from lmi_chat.engine.vllm.structured_output.trials import Guides
 from lmi_chat.errors import Error
-from lmi_chat.flow import Call, Line, Policy
-from lmi_chat.template import Template
+from lmi_chat.pipeline.pipeline import Call, Line, Policy
 
 TEXTS = (
     "Plain words, and then some more of them.",
@@ -159,7 +160,7 @@ async def _line(tokenizer: Any, *, is_fast: bool) -> tuple[Line, Core]:
         max_running=8,
         fingerprint="vllm",
     )
-    plain = lanes.install(core) if is_fast else None
+    plain = output_processor.install(core) if is_fast else None
     assert (plain is not None) == is_fast
     desk = Desk(
         model="tiny",
@@ -297,18 +298,18 @@ async def test_a_token_that_cannot_be_rendered_ends_its_own_answer_alone(
     line, core = await _line(tokenizer, is_fast=True)
     core.steps = [([each], False) for each in tokenizer.encode("one two three four")]
     body = json.dumps({"messages": [{"role": "user", "content": "hi"}], "stream": True}).encode()
-    out, take = Kept(), lanes.Plain.take_one
+    out, take = Kept(), output_processor.Plain.take_one
 
-    def broken(run: lanes.Plain, token_id: int, logprob: float) -> None:
+    def broken(run: output_processor.Plain, token_id: int, logprob: float) -> None:
         if run.completion_tokens == 2:
             raise RuntimeError("broken")
         take(run, token_id, logprob)
 
-    monkeypatch.setattr(lanes.Plain, "take_one", broken)
+    monkeypatch.setattr(output_processor.Plain, "take_one", broken)
     await line.answer(Call(body=body, id="one"), out)
     assert b"internal error while the answer was written" in out.writes[-2]
     assert not core.output_processor.request_states
-    monkeypatch.setattr(lanes.Plain, "take_one", take)
+    monkeypatch.setattr(output_processor.Plain, "take_one", take)
     out = Kept()
     await line.answer(Call(body=body, id="two"), out)
     assert b"".join(out.writes).count(b'"content":" two"') == 1
@@ -319,6 +320,6 @@ def test_an_engine_that_is_not_as_needed_serves_by_the_general_path(
 ) -> None:
     core = Core(tokenizer)
     core.output_processor.stream_interval = 4
-    assert lanes.install(core) is None
+    assert output_processor.install(core) is None
     assert "the fast branch is off" in caplog.text
     assert "stream_interval" in caplog.text

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from bench.fake_engine import Fake
-from lmi_chat.engine import lean, pump
-from lmi_chat.engine.gauge import Gauge
+from lmi_chat.engine.vllm.fast_path import messages, output_loop
+from lmi_chat.engine.vllm.heartbeat import Gauge
 from tests.engine.conftest import Server
 
 
@@ -33,26 +33,26 @@ def scores(*rows: float) -> Any:
 
 
 def test_vllms_structs_are_as_they_are_read() -> None:
-    assert lean.fault() == ""
+    assert messages.fault() == ""
 
 
 def test_a_struct_with_another_order_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lean, "STATES", lean.STATES | {"something_new"})
-    assert lean.fault() == "the scheduler tells otherwise of something_new"
+    monkeypatch.setattr(messages, "STATES", messages.STATES | {"something_new"})
+    assert messages.fault() == "the scheduler tells otherwise of something_new"
 
 
 def test_a_message_is_read_as_vllm_reads_it() -> None:
     from vllm.v1.engine import EngineCoreEvent, EngineCoreEventType, FinishReason
 
-    step = lean.step(sent(new_logprobs=scores(-0.1234567, -2.0)))
-    token = lean.token(step.outputs[0])
+    step = messages.step(sent(new_logprobs=scores(-0.1234567, -2.0)))
+    token = messages.token(step.outputs[0])
     assert (step.timestamp, token.request_id, token.new_token_ids) == (3.5, "chatcmpl-1-abc", [7])
-    assert lean.first_logprob(token.new_logprobs) == float(np.float32(-0.1234567))
+    assert messages.first_logprob(token.new_logprobs) == float(np.float32(-0.1234567))
     assert (token.finish_reason, token.events) == (None, None)
-    assert not lean.is_given(step.utility_output)
-    assert lean.first_logprob(lean.token(lean.step(sent()).outputs[0]).new_logprobs) is None
+    assert not messages.is_given(step.utility_output)
+    assert messages.first_logprob(messages.token(messages.step(sent()).outputs[0]).new_logprobs) is None
     event = EngineCoreEvent.new_event(EngineCoreEventType.PREEMPTED)
-    last = lean.token(lean.step(sent(finish_reason=FinishReason.LENGTH, events=[event])).outputs[0])
+    last = messages.token(messages.step(sent(finish_reason=FinishReason.LENGTH, events=[event])).outputs[0])
     assert last.finish_reason == FinishReason.LENGTH
     assert last.events
 
@@ -63,14 +63,14 @@ def test_a_wide_row_of_scores_lies_in_a_frame_of_its_own() -> None:
 
     data, *frames = MsgpackEncoder().encode(EngineCoreOutput("a", [7], new_logprobs=scores(*[-1.0] * 400)))
     assert frames
-    assert lean.first_logprob(lean.token(data).new_logprobs) is None
+    assert messages.first_logprob(messages.token(data).new_logprobs) is None
 
 
 def test_a_step_that_adds_to_a_figure_is_not_quiet() -> None:
     from vllm.v1.metrics.stats import PrefixCacheStats
 
     def quiet(**told: Any) -> bool:
-        return lean.told(lean.step(sent(told=told)).scheduler_stats).is_quiet
+        return messages.told(messages.step(sent(told=told)).scheduler_stats).is_quiet
 
     assert quiet()
     assert quiet(num_running_reqs=64, kv_cache_usage=0.5, step_counter=9)
@@ -85,7 +85,7 @@ def test_an_engine_of_another_kind_keeps_vllms_own_loop(caplog: pytest.LogCaptur
     class Other:
         engine_core = Client()
 
-    pump.install(Other(), Gauge(), {})
+    output_loop.install(Other(), Gauge(), {})
     assert "vLLM's own output loop runs" in caplog.text
     assert "the engine's client is Client" in caplog.text
 

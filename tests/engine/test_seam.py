@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from lmi_chat import start
-from lmi_chat.engine import arguments, vllm
-from lmi_chat.flow import Line, Policy
-from lmi_chat.settings import read
+from lmi_chat.config.settings import read
+from lmi_chat.engine.vllm import arguments
+from lmi_chat.engine.vllm import engine as vllm
+from lmi_chat.pipeline.pipeline import Line, Policy
+from lmi_chat.server import bootstrap
 from tests.recipes import RECIPES, Recipe
 
 
@@ -82,8 +83,8 @@ async def test_a_bad_value_of_the_engine_says_where_it_stood(monkeypatch: pytest
     monkeypatch.setattr(os, "environ", dict(os.environ))
     given = {"HF_MODEL_ID": "hub/m", "OPTION_MAX_MODEL_LEN": "many"}
     settings = read({}, given, None, arguments.kinds())
-    with pytest.raises(start.StartFailed) as caught:
-        await start.load(settings, Line(Policy()), print)
+    with pytest.raises(bootstrap.StartFailed) as caught:
+        await bootstrap.load(settings, Line(Policy()), print)
     text = str(caught.value)
     assert len(text.splitlines()) == 1
     assert text.startswith("an engine setting has a bad value: argument --max-model-len: ")
@@ -94,7 +95,7 @@ def test_every_value_of_sampling_reaches_the_engine() -> None:
     """Each in vLLM's name for it, which is ours."""
     from dataclasses import fields
 
-    from lmi_chat.engine.sampling import params
+    from lmi_chat.engine.vllm.sampling import params
     from lmi_chat.job import Guide, Sampling
 
     values: dict[str, Any] = {

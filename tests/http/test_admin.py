@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lmi_chat.flow import Policy
+from lmi_chat.pipeline.pipeline import Policy
 from tests.http.test_app import CHAT, JSON, post, send
 from tests.scripted import Scripted, Service, said, serving
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from lmi_chat.bounds import Limits
-from lmi_chat.flow import Policy
+from lmi_chat.pipeline.pipeline import Policy
 from tests.scripted import Scripted, Service, said, serving
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}

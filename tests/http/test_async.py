@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from lmi_chat.async_requests import Order, Spool
+from lmi_chat.async_requests.folder import Folder
 from lmi_chat.errors import Bug, EngineDown
-from lmi_chat.flow import Call, Line, Policy
-from lmi_chat.folder import Folder
-from lmi_chat.spool import Order, Spool
+from lmi_chat.pipeline.pipeline import Call, Line, Policy
 from tests.fakes import desk
 from tests.http.test_app import CHAT, post
 from tests.http.test_sagemaker import boto

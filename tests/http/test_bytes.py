@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lmi_chat.store import Store
+from lmi_chat.storage.completions import Store
 from tests.cases import closed, message
 from tests.http.test_app import BAD_BYTES, CHAT, JSON, nested, post, send
 from tests.scripted import Service, serving

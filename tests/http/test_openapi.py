@@ -12,16 +12,16 @@ import pytest
 
 from lmi_chat import dialects
 from lmi_chat.bounds import SAMPLING, Field, Limits
-from lmi_chat.dialects import messages
+from lmi_chat.dialects.chat import messages
 from lmi_chat.dialects.desk import Desk
 from lmi_chat.errors import Error
 from lmi_chat.fields import CHAT as CHAT_FIELDS
 from lmi_chat.fields import COMPLETION, GUIDES, PARAMETERS, SESSION, STANDARD, USAGE
-from lmi_chat.flow import Line, Policy
-from lmi_chat.health import Health
 from lmi_chat.http import app
 from lmi_chat.http.door import House
 from lmi_chat.http.openapi import document
+from lmi_chat.observability.startup import Health
+from lmi_chat.pipeline.pipeline import Line, Policy
 from tests.cases import UNSAID
 from tests.fakes import SPACE, desk
 from tests.http.test_app import send

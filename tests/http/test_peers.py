@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from lmi_chat.config.settings import read
+from lmi_chat.config.sources import BadSetting
 from lmi_chat.errors import Error
 from lmi_chat.job import Done, Finish, Job, Piece
-from lmi_chat.settings import read
-from lmi_chat.sources import BadSetting
 from tests.fakes import desk
 from tests.http.test_app import CHAT, JSON, post, send
 from tests.http.test_sagemaker import boto, parts, stream

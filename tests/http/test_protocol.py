@@ -20,9 +20,9 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from lmi_chat.http.edge import Edge
-from lmi_chat.http.outlet import Outlet
-from lmi_chat.http.protocol import PIPELINE_MAX, protocol_class
+from lmi_chat.http.transport.body_stream import Outlet
+from lmi_chat.http.transport.limits import Edge
+from lmi_chat.http.transport.protocol import PIPELINE_MAX, protocol_class
 
 HOST = b"Host: x\r\n"
 CHUNKED = [(b"content-type", b"text/plain")]

@@ -10,11 +10,11 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError, EventStreamError
 
+from lmi_chat.codec.framing import PART_BYTES
 from lmi_chat.errors import Bug, CutOff, EngineDown, Error, TimedOut
-from lmi_chat.flow import Policy
-from lmi_chat.frames import PART_BYTES
 from lmi_chat.job import Done, Finish, Job, Piece
-from lmi_chat.sessions import Sessions
+from lmi_chat.pipeline.pipeline import Policy
+from lmi_chat.storage.sessions import Sessions
 from tests.http.test_app import CHAT, post, send
 from tests.scripted import Scripted, Service, Step, said, serving
 from tests.test_flow import breaking

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lmi_chat.job import Job, Piece
-from lmi_chat.store import Store
+from lmi_chat.storage.completions import Store
 from tests.cases import Asker
 from tests.http.test_app import CHAT, post
 from tests.scripted import Scripted, Service, Step, said, serving

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from lmi_chat.store import Store
+from lmi_chat.storage.completions import Store
 from tests.http.test_app import CHAT, Reply, post, send
 from tests.scripted import Scripted, Service, said, serving
 from tests.test_store import failures
@@ -212,7 +212,7 @@ def test_messages(service: Service) -> None:
 
 def parts_of(service: Service, parts: list[Any]) -> Any:
     """The message of parts, which the fake template cannot render, put in by hand."""
-    from lmi_chat.shelf import Kept
+    from lmi_chat.storage.completions_db import Kept
 
     messages = json.dumps([{"role": "user", "content": parts}]).encode()
     save = service.line.desk.save

@@ -11,8 +11,8 @@ import pytest
 from huggingface_hub import errors as raised
 
 from lmi_chat.errors import Busy, CutOff, EngineDown, Error, HookFailed
-from lmi_chat.flow import Policy
 from lmi_chat.job import Done, Job
+from lmi_chat.pipeline.pipeline import Policy
 from tests.http.test_app import post, send
 from tests.scripted import Scripted, Service, Step, said, serving
 

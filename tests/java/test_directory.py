@@ -45,7 +45,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def twelve(place: Path) -> dict[str, list[bytes]]:
     """The twelve answers of our own HTTP server, and of the command `djl-serving` on this directory."""
     answers: dict[str, list[bytes]] = {}
-    for name, command in (("http", ("lmi_chat", "serve")), ("shim", ("lmi_chat.runner", str(ROOT)))):
+    for name, command in (("http", ("lmi_chat", "serve")), ("shim", ("lmi_chat.cli.djl_serving", str(ROOT)))):
         server = start(place / f"{name}.log", command=command)
         answers[name] = [told(server, body, headers) for body, headers in TWELVE]
         server.process.terminate()

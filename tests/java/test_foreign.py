@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lmi_chat import embedded
+from lmi_chat.server import default_model
 from tests.java.bridge import ROOT, bridge
 
 pytestmark = pytest.mark.timeout(900)  # engines start, and start anew
@@ -28,7 +28,7 @@ def surface(request: pytest.FixtureRequest) -> str:
 
 
 def asking(folder: Path, place: Path, surface: str) -> Iterator[Ask]:
-    model = embedded.folder()
+    model = default_model.folder()
     if surface == "djl":
         # DJL's own djl_python stands before the shim's; there is a model.py in ROOT, too
         path = os.pathsep.join([str(folder), str(ROOT), str(ROOT / "shim")])
@@ -47,7 +47,7 @@ def asking(folder: Path, place: Path, surface: str) -> Iterator[Ask]:
         "OPTION_MODEL_ID": str(model),
         "VLLM_CPU_KVCACHE_SPACE": "1",
     }
-    command = [sys.executable, "-m", "lmi_chat.runner", str(folder), "--host", "127.0.0.1", "--port", "0"]
+    command = [sys.executable, "-m", "lmi_chat.cli.djl_serving", str(folder), "--host", "127.0.0.1", "--port", "0"]
     with (place / "log").open("w") as log, subprocess.Popen(command, stderr=log, env=environment) as process:
         try:
             while "ready after" not in (said := (place / "log").read_text()):

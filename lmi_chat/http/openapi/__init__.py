@@ -4,7 +4,8 @@ Bodies of requests: requests.py (and guides.py); of answers: answers.py. Here: p
 """
 
 from lmi_chat import __version__
-from lmi_chat.dialects import stored
+from lmi_chat.codec.json_text import Json
+from lmi_chat.dialects.chat import stored
 from lmi_chat.dialects.desk import Desk
 from lmi_chat.http.openapi import answers, operators, requests, runtime
 from lmi_chat.http.openapi.responses import (
@@ -18,7 +19,6 @@ from lmi_chat.http.openapi.responses import (
     refusals,
 )
 from lmi_chat.http.openapi.shapes import TEXT, record, ref
-from lmi_chat.wire import Json
 
 
 def _header(name: str, meaning: str) -> Json:

@@ -1,7 +1,8 @@
 """The bodies of answers as JSON Schema: of each dialect whole and streamed, errors, and what the other routes give."""
 
+from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects.desk import Desk
-from lmi_chat.dialects.generation import FINISH
+from lmi_chat.dialects.standard.response import FINISH
 from lmi_chat.http.openapi.shapes import (
     BOOLEAN,
     COUNT,
@@ -15,7 +16,6 @@ from lmi_chat.http.openapi.shapes import (
     record,
     ref,
 )
-from lmi_chat.wire import Json
 
 KINDS = ("invalid_request_error", "not_found_error", "unavailable_error", "timeout_error", "server_error")
 IDS = array(COUNT)

@@ -1,9 +1,9 @@
 """The fields that ask for a form of the text, as JSON Schema, from the limits that dialects/guide.py checks."""
 
 from lmi_chat.bounds import Limits
-from lmi_chat.dialects import guide
+from lmi_chat.codec.json_text import Json
+from lmi_chat.dialects import structured_output
 from lmi_chat.http.openapi.shapes import BOOLEAN, TEXT, at_most_one, nullable, record
-from lmi_chat.wire import Json
 
 NULL: Json = {"type": "null"}
 WORDS = r"^[^\x00]*[^\s\x00][^\x00]*$"
@@ -40,14 +40,14 @@ def _format(*, is_strict: bool) -> Json:
 def _outputs(limits: Limits, *, is_strict: bool) -> Json:
     forms = {name: {"anyOf": [schema, NULL]} for name, schema in _forms(limits).items()}
     forms["json_object"] = nullable(BOOLEAN)
-    whole = record({name: forms[name] for name in guide.OUTPUTS}, is_closed=is_strict)
+    whole = record({name: forms[name] for name in structured_output.OUTPUTS}, is_closed=is_strict)
     return {"anyOf": [whole | {"anyOf": at_most_one(forms)}, NULL]}
 
 
 def openai(limits: Limits, *, is_strict: bool) -> Json:
     """The fields that every dialect reads."""
     forms = _forms(limits)
-    guided = {name: {"anyOf": [forms[kind], NULL]} for name, kind in guide.GUIDED.items()}
+    guided = {name: {"anyOf": [forms[kind], NULL]} for name, kind in structured_output.GUIDED.items()}
     return {
         "response_format": _format(is_strict=is_strict),
         "structured_outputs": _outputs(limits, is_strict=is_strict),

@@ -1,8 +1,8 @@
 """Paths that the platform and its operators ask for: figures, batch transform's parameters, adapters."""
 
+from lmi_chat.codec.json_text import Json
 from lmi_chat.http.openapi.responses import ALWAYS, STATUSES, answered, refusals
 from lmi_chat.http.openapi.shapes import BOOLEAN, COUNT, TEXT, answer, array, nullable, record, ref
-from lmi_chat.wire import Json
 
 NAME = {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"}
 SCHEMAS: Json = {

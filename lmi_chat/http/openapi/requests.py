@@ -6,8 +6,10 @@ A rule between two fields stands here where a schema can say it; the others are 
 from collections.abc import Mapping
 
 from lmi_chat.bounds import TOKEN_DIGITS, Field
-from lmi_chat.dialects import KEYS, messages
-from lmi_chat.dialects.chat import VARIABLE_CHARS
+from lmi_chat.codec.json_text import Json
+from lmi_chat.dialects import KEYS
+from lmi_chat.dialects.chat import messages
+from lmi_chat.dialects.chat.request import VARIABLE_CHARS
 from lmi_chat.dialects.desk import Desk
 from lmi_chat.fields import (
     CHAT,
@@ -24,7 +26,6 @@ from lmi_chat.fields import (
 )
 from lmi_chat.http.openapi import guides
 from lmi_chat.http.openapi.shapes import TEXT, if_then, nullable, record
-from lmi_chat.wire import Json
 
 UNSAID = (
     "the prompt has at least one token, and with max_tokens (max_new_tokens) it fits the model's context",

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from lmi_chat.codec.json_text import Json
 from lmi_chat.http.openapi.shapes import TEXT, one_of
-from lmi_chat.wire import Json
 
 OPENAI, LMI = "OpenAIError", "LmiError"
 STATUSES = {

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from lmi_chat.frames import EVENT_STREAM
+from lmi_chat.codec.framing import EVENT_STREAM
+from lmi_chat.codec.json_text import Json
 from lmi_chat.http import sagemaker
 from lmi_chat.http.openapi.responses import ALWAYS, HEAD_OUT, OF_STATUS, OPENAI, STATUSES, answered, refusals
 from lmi_chat.http.openapi.shapes import TEXT
-from lmi_chat.wire import Json
 
 NAME: Json = {"type": "string", "pattern": f"^{sagemaker.NAME.pattern}$"}
 NAMED: Json = {"name": "name", "in": "path", "required": True, "schema": NAME}

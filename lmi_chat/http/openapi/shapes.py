@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from lmi_chat.wire import Json
+from lmi_chat.codec.json_text import Json
 
 TEXT: Json = {"type": "string"}
 INTEGER: Json = {"type": "integer"}

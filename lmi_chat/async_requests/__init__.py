@@ -1,0 +1,135 @@
+"""Asynchronous requests: taken now, answered through the same line when there is room, the answer left in a file.
+
+What waits is kept in memory and ends with the process; a drain waits for it like for everything that was accepted.
+"""
+
+import asyncio
+import logging
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+
+from lmi_chat import dialects
+from lmi_chat.async_requests.folder import Folder, Parts
+from lmi_chat.codec import json_text
+from lmi_chat.errors import Bug, Busy, Error, TimedOut
+from lmi_chat.pipeline.pipeline import Call, Line
+
+BUSY_S = 0.5
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """One request: its call, the file its body stands in (None: `call.body` is it), where to leave what comes of it.
+
+    `wait_s` is how long it may wait for its turn; the time of its answer is the call's own.
+    """
+
+    call: Call
+    source: Parts | None
+    output: Parts
+    failure: Parts
+    wait_s: float
+
+
+class Sheet:
+    """flow's Out as one document."""
+
+    def __init__(self) -> None:
+        """Empty."""
+        self.data = bytearray()
+        self.error: Error | None = None
+
+    async def whole(self, body: bytes, content_type: str) -> None:  # noqa: ARG002 a file has no type
+        """One document."""
+        self.data += body
+
+    async def start(self, content_type: str) -> None:
+        """A stream begins: its frames, one after the other, are the document."""
+
+    def write(self, data: bytes) -> None:
+        """One frame."""
+        self.data += data
+
+    def fail(self, error: Error, frame: bytes) -> None:  # noqa: ARG002 the failure has a document of its own
+        """The stream is broken."""
+        self.error = error
+
+    async def end(self) -> None:
+        """The document is complete."""
+
+
+class Spool:
+    """All asynchronous requests of one server."""
+
+    def __init__(self, line: Line, folder: Folder, *, most: int, at_once: int, max_body_bytes: int) -> None:
+        """At most `most` are held, `at_once` of them (whose bodies are in memory) are asked of the line at a time."""
+        self.folder = folder
+        self._line, self._most, self._max_body_bytes = line, most, max_body_bytes
+        self._gate = asyncio.Semaphore(at_once)
+        self._held: set[asyncio.Task[None]] = set()
+
+    async def take(self, order: Order) -> None:
+        """Accept it. Raises the line's refusal, Busy, and for a file that cannot be read BadField and TooLarge."""
+        if order.source is not None:
+            await asyncio.to_thread(self.folder.check, order.source, self._max_body_bytes)
+        if self._line.refusal:
+            raise self._line.refusal
+        if len(self._held) >= self._most:
+            raise Busy(f"all {self._most} places for asynchronous requests are taken; send the request again later")
+        order.call.is_promised = True
+        promise = ExitStack()
+        promise.enter_context(self._line.promise())
+        task = asyncio.create_task(self._answer(order))
+        self._held.add(task)
+        task.add_done_callback(self._held.discard)
+        task.add_done_callback(lambda _: promise.close())
+
+    async def _answer(self, order: Order) -> None:
+        sheet = Sheet()
+        try:
+            await self._ask(order, sheet)
+        except Error as error:
+            sheet.error = error
+        except Exception:
+            log.exception("asynchronous request %s", order.call.id)
+            sheet.error = Bug("internal error")
+        if sheet.error is None and not await self._leave(order.output, bytes(sheet.data)):
+            sheet.error = Bug("the answer could not be written to its output location")
+        if sheet.error is not None:
+            await self._leave(order.failure, json_text.dump(dialects.error_body(sheet.error, order.call.dialect)))
+
+    async def _leave(self, place: Parts, data: bytes) -> bool:
+        """Write a document; whether that could be done."""
+        try:
+            await asyncio.to_thread(self.folder.write, place, data)
+        except OSError:
+            log.exception("cannot write %s", "/".join(place))
+            return False
+        return True
+
+    async def _ask(self, order: Order, sheet: Sheet) -> None:
+        """Wait for a turn, then for a place in the line, both within `wait_s`."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + order.wait_s
+        expired = TimedOut(f"the request has waited for {order.wait_s:g} s, and no longer")
+        try:
+            async with asyncio.timeout_at(until):
+                await self._gate.acquire()
+        except TimeoutError:
+            raise expired from None
+        try:
+            if order.source is not None:
+                read = partial(self.folder.read, order.source, self._max_body_bytes)
+                order.call.body = await asyncio.to_thread(read)
+            while True:
+                try:
+                    return await self._line.answer(order.call, sheet)
+                except Busy:
+                    if loop.time() >= until:
+                        raise expired from None
+                    await asyncio.sleep(BUSY_S)
+        finally:
+            order.call.body = b""
+            self._gate.release()

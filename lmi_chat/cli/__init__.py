@@ -1,0 +1,1 @@
+"""Run the commands `lmi-chat` and `djl-serving`."""

@@ -1,0 +1,129 @@
+"""The command line: serve · chat · invoke · explain-config · fetch-model."""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lmi_chat import __version__
+from lmi_chat.cli import chat, invoke
+from lmi_chat.config import describe, settings, sources
+from lmi_chat.engine.vllm import arguments
+from lmi_chat.server import default_model
+
+if TYPE_CHECKING:
+    from lmi_chat.dialects.formatters import Hooks
+
+USAGE = "any key of the configuration is an option too: --port 8081, --max-model-len 4096, --strict-requests true"
+CLIENTS = {"chat": chat.run, "invoke": invoke.run}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command; gives the exit code."""
+    parser = argparse.ArgumentParser(prog="lmi-chat", description="Serve a chat model.", epilog=USAGE)
+    parser.add_argument("--version", action="version", version=f"lmi-chat {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for name, meaning in (
+        ("serve", "serve a model on one port"),
+        ("explain-config", "print every setting with where it came from"),
+    ):
+        command = commands.add_parser(name, help=meaning, epilog=USAGE, allow_abbrev=False)
+        command.add_argument("--properties", default="", help="a serving.properties file")
+        if name == "explain-config":
+            command.add_argument("--json", action="store_true", help="as one JSON document")
+    fetch = commands.add_parser("fetch-model", help="fetch the default model into the cache")
+    fetch.add_argument("--verify", action="store_true", help="check every file of it against its checksum")
+    chat.add(commands)
+    invoke.add(commands)
+    known, rest = parser.parse_known_args(words)
+    if rest and known.command in CLIENTS:
+        parser.error(f"unknown: {' '.join(rest)}")
+    try:
+        if known.command in CLIENTS:
+            return CLIENTS[known.command](known)
+        if known.command == "fetch-model":
+            return _fetch(is_check=known.verify)
+        if known.command == "serve":
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # process 1 of a container would ignore it until then
+        configured = _configure(known.properties, pairs(rest))
+        if known.command == "explain-config":
+            return _explain(configured, is_json=known.json)
+        return _serve(configured)
+    except sources.BadSetting as error:
+        sys.stderr.write(f"lmi-chat: {error}\n")
+        return 2
+
+
+def pairs(words: Sequence[str]) -> dict[str, str]:
+    """`--key value`, `--key=value`, `--key` (true) → keys and texts. Raises BadSetting."""
+    pairs: dict[str, str] = {}
+    waiting = list(words)
+    while waiting:
+        word = waiting.pop(0)
+        if not word.startswith("--"):
+            raise sources.BadSetting(f"command line: {word!r} stands alone; write --key value")
+        name, has_value, value = word[2:].partition("=")
+        if not has_value:
+            value = waiting.pop(0) if waiting and not waiting[0].startswith("--") else "true"
+        pairs[name.replace("-", "_")] = value
+    return pairs
+
+
+def _configure(properties: str, pairs: dict[str, str]) -> settings.Settings:
+    environment = sources.environment()
+    folder = pairs.get("model_id") or next(filter(None, map(environment.get, sources.MODEL_VARIABLES)), "")
+    path = sources.find_properties(properties, folder)
+    kinds, defaults = arguments.kinds(), arguments.defaults()
+    return settings.read(pairs, environment, path, kinds, defaults, gpus=arguments.gpus())
+
+
+def _explain(configured: settings.Settings, *, is_json: bool) -> int:
+    with contextlib.suppress(BrokenPipeError):
+        print(describe.as_json(configured) if is_json else describe.as_text(configured))
+    return 0
+
+
+def _serve(configured: settings.Settings) -> int:
+    from lmi_chat.server import bootstrap
+    from lmi_chat.server import process as serve
+
+    try:
+        return serve_settings(configured)
+    except bootstrap.StartFailed as error:
+        sys.stderr.write(f"lmi-chat: {error}\n")
+        return serve.FAILED
+
+
+def serve_settings(configured: settings.Settings, hooks: "Hooks | None" = None) -> int:
+    """Serve until a signal; `hooks` are the deployment's own. Gives the exit code. Raises StartFailed, BadSetting."""
+    import uvloop
+
+    from lmi_chat.server import process as serve
+
+    logging.basicConfig(level=configured.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if configured.log_level not in {"debug", "info"}:
+        logging.getLogger("vllm").setLevel(logging.ERROR)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(serve.run(configured, hooks))
+
+
+def _fetch(*, is_check: bool) -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing half-made stays
+    try:
+        target = default_model.folder()
+        default_model.fetch(target)
+        wrong = default_model.verify(target) if is_check else []
+    except default_model.FetchFailed as error:
+        sys.stderr.write(f"lmi-chat: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    if wrong:
+        sys.stderr.write(f"lmi-chat: these files do not match their checksums: {', '.join(wrong)}\n")
+        return 1
+    print(target)
+    return 0

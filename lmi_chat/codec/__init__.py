@@ -1,0 +1,1 @@
+"""Read and write JSON texts, and frame payloads for the wire."""

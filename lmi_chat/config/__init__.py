@@ -1,0 +1,1 @@
+"""Collect settings from their sources, resolve their names and describe them."""

@@ -1,0 +1,127 @@
+"""Settings for people and programs to read: every value with where it came from, and the documentation's tables."""
+
+import json
+from collections.abc import Mapping
+
+from lmi_chat.config.aliases import FAMILIES, NOT_YET, NOTED, NOTED_NOT_YET, REFUSED, RENAMED, VALUES, WITHOUT_EFFECT
+from lmi_chat.config.settings import OWN, TYPES, Settings
+from lmi_chat.config.sources import HIDDEN, Note, is_secret
+from lmi_chat.errors import one_line
+
+SHOWN_BYTES = 200
+KINDS = {int: "integer", float: "number", bool: "boolean"}
+
+
+def as_text(settings: Settings) -> str:
+    """Every value with where it came from, as text in three columns; then what was given and sets nothing."""
+    rows = [(name, _shown(value), origin) for name, value, origin in _values(settings)]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    lines = [f"{name:<{widths[0]}}  {value:<{widths[1]}}  {origin}" for name, value, origin in rows]
+    if settings.notes:
+        lines += ["", "Accepted without effect:"]
+    for note in settings.notes:
+        lines.append(f"{note.given.name} = {note.given.shown}  {note.given.origin}: {note.why}")
+    return "\n".join(lines)
+
+
+def as_json(settings: Settings) -> str:
+    """The same as one JSON document: `settings` and `without_effect`."""
+    values = [{"key": name, "value": value, "origin": origin} for name, value, origin in _values(settings)]
+    notes = [_described(note) for note in settings.notes]
+    return json.dumps({"settings": values, "without_effect": notes}, indent=1, ensure_ascii=False)
+
+
+def _described(note: Note) -> Mapping[str, object]:
+    given = note.given
+    return {
+        "key": given.name,
+        "value": given.shown,
+        "origin": given.origin,
+        "why": note.why,
+        "is_warning": note.is_warning,
+    }
+
+
+def warnings(settings: Settings) -> list[str]:
+    """A line for each thing given that somebody may expect to do something, and that does not."""
+    return [
+        f"{note.given.origin}: {note.given.name} = {note.given.shown}: {note.why}"
+        for note in settings.notes
+        if note.is_warning
+    ]
+
+
+def _values(settings: Settings) -> list[tuple[str, object, str]]:
+    values: list[tuple[str, object]] = [(name, getattr(settings, name)) for name in OWN]
+    values += [(f"engine.{name}", text) for name, text in sorted(settings.engine.items())]
+    return [
+        (name, HIDDEN if is_secret(name, str(value)) else value, settings.origins.get(name.split(".")[-1], "default"))
+        for name, value in values
+    ]
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return one_line(str(value), SHOWN_BYTES) if value != "" else "-"
+
+
+def table() -> str:
+    """README's table of keys, in Markdown."""
+    also = {
+        name: [other.variable for family in FAMILIES for other in family.names if other.key == name] for name in OWN
+    }
+    lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for name, row in OWN.items():
+        default = _shown(row.default)
+        others = ", ".join(f"`{other}`" for other in also[name])
+        meaning = row.metadata["meaning"] + (f" (also {others})" if others else "")
+        kind = KINDS.get(TYPES[name], "string")
+        lines.append(f"| `{name}` | {kind} | {default if default != '-' else ''} | {meaning} |")
+    return "\n".join(lines)
+
+
+def families() -> str:
+    """README's table of the sources, strongest first, in Markdown."""
+    rows = [
+        ("command line", "`--max-model-len 4096`", "every key"),
+        ("environment", "`OPTION_MAX_MODEL_LEN=4096`, `SERVING_JOB_QUEUE_SIZE=100`", "every key"),
+        ("`serving.properties`", "`option.max_model_len=4096`, `job_queue_size=100`", "every key"),
+    ]
+    for family in FAMILIES:
+        names = ", ".join(f"`{name.variable}`" for name in family.names)
+        rows.append((family.title, f"`{family.example}`", names or "every key of the engine and of vllm serve"))
+    return "\n".join(["| source | such as | names |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def mapping() -> str:
+    """docs/configuration.md's tables: every name of other servers and what becomes of it, in Markdown."""
+    named = [(f"`{name.variable}`", f"`{name.key}`") for family in FAMILIES for name in family.names]
+    renamed = [(f"`{name}`", f"`{key}`") for name, key in RENAMED.items()]
+    values = [
+        (f"`{key}={one}`", f"`{other or '(not set)'}`") for key, names in VALUES.items() for one, other in names.items()
+    ]
+    return "\n\n".join(
+        [
+            _titled("Environment variables", ("variable", "key"), named),
+            _titled("Other names of keys", ("name", "key"), renamed),
+            _titled("Other names of values", ("given", "means"), values),
+            _titled("Accepted without effect", ("names", "why"), _grouped(WITHOUT_EFFECT)),
+            _titled("Accepted, not served yet: a warning at the start", ("names", "what"), _grouped(NOT_YET)),
+            _titled("Refused at the start", ("names", "why"), _grouped(REFUSED)),
+            _titled("Environment variables without effect", ("names", "why"), _grouped(NOTED)),
+            _titled("Environment variables, not served yet", ("names", "what"), _grouped(NOTED_NOT_YET)),
+        ]
+    )
+
+
+def _grouped(reasons: Mapping[str, str]) -> list[tuple[str, str]]:
+    groups: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        groups.setdefault(why, []).append(f"`{name}`")
+    return [(", ".join(names), why) for why, names in groups.items()]
+
+
+def _titled(title: str, head: tuple[str, str], rows: list[tuple[str, str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in (head, ("---", "---"), *rows)]
+    return "\n".join([f"## {title}", "", *lines])

@@ -1,0 +1,1 @@
+"""Read chat requests and render chat completions."""

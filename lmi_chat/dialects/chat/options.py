@@ -1,0 +1,94 @@
+"""What a chat request says about itself: who asks, its labels, whether it is kept, how soon, in which form.
+
+Nothing of it reaches the model.
+
+Shapes: OpenAI API reference, "Create chat completion": user, metadata, store, service_tier, modalities, audio.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lmi_chat.codec.json_text import Json
+from lmi_chat.dialects.desk import Form
+from lmi_chat.errors import Problem, echo, one_line
+from lmi_chat.fields import KEY_CHARS, PAIRS_MOST, VALUE_CHARS
+
+PRIORITIES: Mapping[str, int] = {"auto": 0, "default": 0, "flex": 1, "priority": -1}
+NOT_STORED = "store is ignored: option.store names no file"
+NOT_RANKED = "priority is ignored: the engine takes requests as they come (scheduling_policy=priority changes that)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """`priority` is added to the request's own; `tier` is the one given, None unless one was asked for."""
+
+    user: str
+    metadata: Mapping[str, str]
+    is_stored: bool
+    priority: int
+    tier: str | None
+    warnings: tuple[str, ...]
+
+
+def check_account(body: Json, form: Form) -> Account:
+    """Read these fields; what is wrong is noted in `form`."""
+    _check_modalities(body, form)
+    wants_store, tier = form.own("store"), form.own("service_tier")
+    priority = PRIORITIES[tier or "default"] + form.extra.get("priority", 0)
+    is_ranked = form.desk.has_priority
+    warnings = []
+    if wants_store and form.desk.save is None:
+        warnings.append(NOT_STORED)
+    if form.extra.get("priority") and not is_ranked:
+        warnings.append(NOT_RANKED)
+    return Account(
+        user=form.own("user"),
+        metadata=check_metadata(body.get("metadata"), form.problems),
+        is_stored=wants_store and form.desk.save is not None,
+        priority=priority,
+        tier=tier and (tier if is_ranked and tier != "auto" else "default"),
+        warnings=tuple(warnings),
+    )
+
+
+def _check_modalities(body: Json, form: Form) -> None:
+    """The served model writes text and nothing else."""
+    if (modalities := body.get("modalities")) not in (None, ["text"]):
+        form.wrong("modalities", f'must be ["text"]: {_text_only(form)}; got {_shown(modalities)}')
+    if (audio := body.get("audio")) is not None:
+        form.wrong("audio", f"must be absent or null: {_text_only(form)}; got {echo(audio)}")
+
+
+def _text_only(form: Form) -> str:
+    return f"{one_line(form.desk.model, 80)} gives text only"
+
+
+def _shown(value: object) -> str:
+    """A short list of words as it came, anything else as errors show it."""
+    if isinstance(value, list) and len(value) <= len(("text", "audio", "image")):
+        return "[" + ", ".join(echo(item) for item in value) + "]"
+    return echo(value)
+
+
+def check_metadata(value: object, problems: list[Problem]) -> Mapping[str, str]:
+    """Labels: at most 16 pairs of short strings, null is none; what is wrong is added to `problems`."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        problems.append(Problem("metadata", f"metadata must be an object of strings, got {echo(value)}"))
+        return {}
+    if len(value) > PAIRS_MOST:
+        problems.append(Problem("metadata", f"metadata must have at most {PAIRS_MOST} pairs, got {len(value)}"))
+        return {}
+    for key, text in value.items():
+        path = f"metadata.{one_line(key, KEY_CHARS)}"
+        if len(key) > KEY_CHARS:
+            fault = f"must have a key of at most {KEY_CHARS} characters, got {len(key)}"
+        elif not isinstance(text, str):
+            fault = f"must be a string, got {echo(text)}"
+        elif len(text) > VALUE_CHARS:
+            fault = f"must have at most {VALUE_CHARS} characters, got {len(text)}"
+        else:
+            continue
+        problems.append(Problem(path, f"{path} {fault}"))
+    return value

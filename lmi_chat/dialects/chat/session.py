@@ -1,0 +1,84 @@
+"""The session dialect: `requestType` NEW_SESSION and CLOSE, and SageMaker's headers around a session.
+
+Source: Amazon SageMaker, "Stateful sessions" (header names and the form of `Expires`); LMI's answer bodies.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from lmi_chat.codec.json_text import Json, dump
+from lmi_chat.dialects.chat import request as chat
+from lmi_chat.dialects.desk import Desk, Form, Render, Task, check_model
+from lmi_chat.errors import BadField, Error, Problem
+from lmi_chat.fields import SESSION
+from lmi_chat.job import Done, Piece
+from lmi_chat.storage.sessions import Message, Session, Sessions
+
+NEW, CLOSE = KINDS = SESSION["requestType"].words
+
+
+def headers_of_new(session: Session) -> Mapping[str, str]:
+    """What tells the client and the platform the session's id and end."""
+    ends = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(session.expires_at))
+    told = f"{session.id}; Expires={ends}"
+    return {"X-Amzn-SageMaker-New-Session-Id": told, "X-Amzn-SageMaker-Session-Id": told}
+
+
+def answer(
+    body: Json, desk: Desk, sessions: Sessions | None, session_id: str
+) -> tuple[bytes, Mapping[str, str], list[str]]:
+    """Open or close a session: document, headers, what is to be said of unknown keys. Raises BadField, NotFound."""
+    check_model(body.get("model"), desk)
+    form = Form(desk)
+    form.read(body, SESSION)
+    kind = form.own("requestType")
+    if kind is None and not form.problems:
+        form.wrong("requestType", f"must be one of {', '.join(KINDS)}, got null")
+    unknown = form.close()
+    if sessions is None:
+        text = "requestType is not served: sessions are off (option.enable_stateful_sessions)"
+        raise BadField([Problem("requestType", text)])
+    if kind == NEW:
+        session = sessions.open()
+        return dump({"result": f"Session {session.id} created"}), headers_of_new(session), unknown
+    if not session_id:
+        text = "requestType CLOSE needs the session's id in the header X-Amzn-SageMaker-Session-Id"
+        raise BadField([Problem("requestType", text)])
+    closed = sessions.close(session_id)
+    headers = {"X-Amzn-SageMaker-Closed-Session-Id": closed.id}
+    return dump({"result": f"Session {closed.id} closed"}), headers, unknown
+
+
+def parse_chat(body: Json, desk: Desk, request_id: str, session: Session, sessions: Sessions) -> Task:
+    """A chat body in a session: its messages follow those that are held. Raises as chat.parse."""
+    turn = body.get("messages")
+    messages = session.with_turn(turn) if isinstance(turn, list) else turn
+    task = chat.parse(body | {"messages": messages}, desk, request_id)
+    if task.job.width != 1 or messages is None:
+        raise BadField([Problem("n", f"n must be 1 in a session, got {task.job.width} sequences")])
+    task.render = Remembering(task.render, partial(sessions.keep, session), messages)
+    return task
+
+
+class Remembering:
+    """A render that keeps the conversation and its answer in the session, once the answer is complete."""
+
+    def __init__(self, shown: Render, keep: Callable[[list[Message]], None], messages: Sequence[Message]) -> None:
+        """Show by `shown`, keep by `keep`; `messages` are the conversation up to this answer."""
+        self._shown, self._keep, self._messages = shown, keep, messages
+        self._texts: list[str] = []
+
+    def piece(self, piece: Piece) -> Sequence[bytes]:
+        """Keep its text, and show it."""
+        self._texts.append(piece.text)
+        return self._shown.piece(piece)
+
+    def done(self, done: Done) -> Sequence[bytes]:
+        """The turn is complete."""
+        self._keep([*self._messages, {"role": "assistant", "content": "".join(self._texts)}])
+        return self._shown.done(done)
+
+    def fail(self, error: Error) -> bytes:
+        """The turn is not kept."""
+        return self._shown.fail(error)

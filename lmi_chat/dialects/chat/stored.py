@@ -1,0 +1,174 @@
+"""Stored chat completions: the render that keeps an answer while it is given, and the shapes in which they come back.
+
+Shapes: OpenAI API reference, "List chat completions", "Get chat messages", "Update" and "Delete chat completion".
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from lmi_chat.bounds import nearest
+from lmi_chat.codec.json_text import Json, dump
+from lmi_chat.dialects.chat.options import Account, check_metadata
+from lmi_chat.dialects.desk import Desk, Render
+from lmi_chat.errors import BadField, Error, NotFound, Problem, echo, one_line
+from lmi_chat.job import Done, Job, Piece
+from lmi_chat.storage.completions_db import Kept, Page, Query
+
+LIMIT_DEFAULT, LIMIT_MOST, LIMIT_DIGITS = 20, 100, 9
+ORDERS = ("asc", "desc")
+PAGING = ("after", "limit", "order")
+FILTERS = ("model", "metadata")
+
+
+class Keeping:
+    """A render that shows an answer by one render and, at its end, keeps the whole document that another folds.
+
+    An answer that fails or is given up is not kept: there is no whole document of it.
+    """
+
+    def __init__(self, shown: Render, fold: Render | None, save: Callable[[bytes], None]) -> None:
+        """Keep by `save`; without `fold`, what is shown is the whole document already."""
+        self._shown, self._fold, self._save = shown, fold, save
+
+    def piece(self, piece: Piece) -> Sequence[bytes]:
+        """Show it, and fold it."""
+        if self._fold is not None:
+            self._fold.piece(piece)
+        return self._shown.piece(piece)
+
+    def done(self, done: Done) -> Sequence[bytes]:
+        """Show the end, and keep the document."""
+        payloads = self._shown.done(done)
+        self._save((payloads if self._fold is None else self._fold.done(done))[0])
+        return payloads
+
+    def fail(self, error: Error) -> bytes:
+        """Show the error; nothing is kept."""
+        return self._shown.fail(error)
+
+
+def keep(
+    shown: Render,
+    fold: Callable[[], Render] | None,
+    messages: Sequence[Mapping[str, Any]],
+    job: Job,
+    desk: Desk,
+    account: Account,
+) -> Render:
+    """`shown`, and kept if the request asks for it; `fold` makes the render of a stream's whole document."""
+    save = desk.save
+    if save is None or not account.is_stored:
+        return shown
+    written = dump(messages)  # now, while a long body is read off the event loop
+
+    def take(document: bytes) -> None:
+        kept = Kept(
+            id=f"chatcmpl-{job.id}",
+            model=desk.model,
+            document=document,
+            messages=written,
+            metadata=account.metadata,
+        )
+        save(kept)
+
+    return Keeping(shown, fold and fold(), take)
+
+
+def parse_query(pairs: Iterable[tuple[str, str]], *, has_filters: bool) -> tuple[Query, list[str]]:
+    """A list's query string, and what is to be said about its unknown names. Raises BadField."""
+    problems: list[Problem] = []
+    known = (*PAGING, *FILTERS) if has_filters else PAGING
+    given: dict[str, str] = {}
+    metadata: dict[str, str] = {}
+    warnings: list[str] = []
+    for name, text in pairs:
+        if has_filters and name.startswith("metadata[") and name.endswith("]"):
+            metadata[name[len("metadata[") : -1]] = text
+        elif name in known and name != "metadata":
+            given[name] = text
+        elif has_filters and name.startswith("metadata"):
+            problems.append(Problem("metadata", f"metadata must be written metadata[key]=value, got {echo(name)}"))
+        else:
+            near = nearest(name, dict.fromkeys(known))
+            warnings.append(f"{one_line(name, 40)} is ignored" + (f"; did you mean {near}?" if near else ""))
+    query = Query(
+        model=given.get("model"),
+        metadata=check_metadata(metadata, problems),
+        after=given.get("after"),
+        limit=_check_limit(given.get("limit"), problems),
+        is_descending=_check_order(given.get("order"), problems),
+    )
+    if problems:
+        raise BadField(problems)
+    return query, warnings
+
+
+def _check_limit(text: str | None, problems: list[Problem]) -> int:
+    if text is None:
+        return LIMIT_DEFAULT
+    if text.isascii() and text.isdigit() and len(text) <= LIMIT_DIGITS and 1 <= int(text) <= LIMIT_MOST:
+        return int(text)
+    problems.append(Problem("limit", f"limit must be at least 1 and at most {LIMIT_MOST}, got {echo(text)}"))
+    return LIMIT_DEFAULT
+
+
+def _check_order(text: str | None, problems: list[Problem]) -> bool:
+    if text not in (None, *ORDERS):
+        problems.append(Problem("order", f"order must be one of {', '.join(ORDERS)}, got {echo(text)}"))
+    return text == "desc"
+
+
+def parse_update(body: Json) -> tuple[Mapping[str, str], list[str]]:
+    """The metadata that an update sets, and what is to be said about other keys. Raises BadField."""
+    problems: list[Problem] = []
+    if "metadata" not in body:
+        problems.append(Problem("metadata", "metadata must be given: an object of strings, or null for none"))
+    metadata = check_metadata(body.get("metadata"), problems)
+    if problems:
+        raise BadField(problems)
+    others = [name for name in body if name != "metadata"]
+    return metadata, [f"{one_line(name, 40)} is ignored" for name in others[:8]]
+
+
+def render_completion(kept: Kept) -> bytes:
+    """The completion as it was answered, with its metadata."""
+    return kept.document[:-1] + b',"metadata":' + dump(dict(kept.metadata)) + b"}"
+
+
+def render_page(page: Page) -> bytes:
+    """A list of completions; the documents are not read again."""
+    ids = [kept.id for kept in page.found]
+    return _list([render_completion(kept) for kept in page.found], ids, has_more=page.has_more)
+
+
+def _list(items: Sequence[bytes], ids: Sequence[str], *, has_more: bool) -> bytes:
+    tail = {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None, "has_more": has_more}
+    return b'{"object":"list","data":[' + b",".join(items) + b"]," + dump(tail)[1:]
+
+
+def render_messages(kept: Kept, query: Query) -> bytes:
+    """The page of a completion's messages that `query` asks for. Raises NotFound for an unknown `after`."""
+    messages = [_message(kept.id, place, message) for place, message in enumerate(orjson.loads(kept.messages))]
+    if query.is_descending:
+        messages.reverse()
+    ids = [message["id"] for message in messages]
+    if query.after is not None and query.after not in ids:
+        raise NotFound(f"no message {echo(query.after)} is in {kept.id}", param="after")
+    start = 0 if query.after is None else ids.index(query.after) + 1
+    end = start + query.limit
+    return _list([dump(message) for message in messages[start:end]], ids[start:end], has_more=end < len(ids))
+
+
+def _message(completion_id: str, place: int, message: Json) -> Json:
+    """A message as it came, with an id; an array of parts stands under a name of its own."""
+    content = message.get("content")
+    parts = content if isinstance(content, list) else None
+    shown = {"content": None if parts else content, "name": message.get("name"), "content_parts": parts}
+    return {"id": f"{completion_id}-{place}"} | message | shown
+
+
+def render_deleted(completion_id: str) -> bytes:
+    """The answer to a deletion."""
+    return dump({"object": "chat.completion.deleted", "id": completion_id, "deleted": True})

@@ -1,0 +1,1 @@
+"""Read completion requests and render their answers."""

@@ -1,0 +1,94 @@
+"""Log-probabilities as they are shown: the completion dialect's object, and vLLM's list for a prompt.
+
+Shapes: OpenAI API reference, "Completions (legacy)" (four arrays in parallel, one entry per token of a choice); vLLM's
+`prompt_logprobs` (one object per token, by token id; null for the first token, which nothing comes before).
+"""
+
+import codecs
+from collections.abc import Sequence
+
+from lmi_chat.chat_template import Template
+from lmi_chat.codec.json_text import Json
+from lmi_chat.job import Choice, Job, Token
+
+
+def _text(choice: Choice) -> str:
+    return choice.bytes.decode("utf-8", "replace")
+
+
+def of_prompt(prompt: Sequence[Token | None], top: int) -> list[Json | None]:
+    """A prompt's tokens, each with its `top` likeliest alternatives."""
+    return [None if token is None else _position(token, top) for token in prompt]
+
+
+def _position(token: Token, top: int) -> Json:
+    """The prompt's own token first, then those that are likelier or as likely, by rank."""
+    shown = {token.choice.id: _ranked(token.choice, token.rank)}
+    for rank, choice in enumerate(token.top[:top], 1):
+        shown.setdefault(choice.id, _ranked(choice, rank))
+    return shown  # type: ignore[return-value]  # JSON's writer spells the ids
+
+
+def _ranked(choice: Choice, rank: int) -> Json:
+    return {"logprob": choice.logprob, "rank": rank, "decoded_token": _text(choice)}
+
+
+def _named(choice: Choice) -> str:
+    return f"token_id:{choice.id}"
+
+
+class Scores:
+    """One choice's tokens, with the offset in characters at which each begins in the choice's text.
+
+    A token that is a part of a character begins where the character does; special tokens that the text leaves out have
+    no length.
+    """
+
+    def __init__(self, job: Job, template: Template, top: int, *, names_ids: bool = False) -> None:
+        """Start at the beginning of the text, with `top` alternatives per token.
+
+        `template` spells the token that no log-probability comes for; `names_ids`: tokens are written `token_id:7`.
+        """
+        self._job, self._template, self._top = job, template, top
+        self._spell = _named if names_ids else _text
+        self._at = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("ignore")
+
+    def take(self, prompt: Sequence[Token | None], tokens: Sequence[Token]) -> Json:
+        """The object for the prompt's tokens (if they are shown) and the next ones."""
+        shown: Json = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        for token in prompt:
+            choice = token.choice if token else self._first()
+            self._add(shown, token or Token(choice), is_first=token is None)
+            self._at += self._prompt_length(choice)
+        if prompt:
+            self._at = len(self._job.prompt_text)
+            self._decoder.reset()
+        for token in tokens:
+            self._add(shown, token)
+            is_hidden = token.choice.is_special and self._job.sampling.skip_special_tokens
+            self._at += 0 if is_hidden else len(self._decoder.decode(token.choice.bytes))
+        return shown
+
+    def _first(self) -> Choice:
+        """The prompt's first token: nothing comes before it, so it has no log-probability."""
+        text = self._template.decode(self._job.prompt_ids[:1])
+        return Choice(self._job.prompt_ids[0], 0.0, text.encode(), is_special=True)
+
+    def _prompt_length(self, choice: Choice) -> int:
+        """A prompt's special token may stand in its text (it was spelled there) or not (the tokenizer added it)."""
+        if choice.is_special:
+            text = _text(choice)
+            return len(text) if self._job.prompt_text.startswith(text, self._at) else 0
+        length = len(self._decoder.decode(choice.bytes))
+        is_padded = self._at == 0 and choice.bytes[:1] == b" " and self._job.prompt_text[:1] != " "
+        return length - is_padded  # SentencePiece begins a text with a space that it has not
+
+    def _add(self, shown: Json, token: Token, *, is_first: bool = False) -> None:
+        """Of alternatives that read the same (parts of characters) the likeliest is shown."""
+        tops = {self._spell(top): top.logprob for top in reversed(token.top[: self._top])}
+        tops.setdefault(self._spell(token.choice), token.choice.logprob)
+        shown["tokens"].append(self._spell(token.choice))
+        shown["token_logprobs"].append(None if is_first else token.choice.logprob)
+        shown["top_logprobs"].append(None if is_first else tops)
+        shown["text_offset"].append(self._at)

@@ -1,0 +1,1 @@
+"""Read requests in LMI's standard schema and render their answers."""

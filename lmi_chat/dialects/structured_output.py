@@ -1,0 +1,269 @@
+"""What the text must fit: JSON, a schema, a regex, choices or a grammar. Every wire spelling → one Guide, or a problem.
+
+Shapes: OpenAI's `response_format`, vLLM's `structured_outputs` and its older `guided_*`, TGI's `grammar`. Checked here
+is what can be seen without compiling; whether it compiles in good time is the engine's side (engine/guides.py).
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from lmi_chat.bounds import Limits
+from lmi_chat.codec import json_text
+from lmi_chat.codec.json_text import Json
+from lmi_chat.dialects.desk import Form
+from lmi_chat.errors import Error, echo
+from lmi_chat.job import Guide, GuideKind
+
+GUIDED: Mapping[str, GuideKind] = {
+    "guided_json": "json",
+    "guided_regex": "regex",
+    "guided_choice": "choice",
+    "guided_grammar": "grammar",
+}
+OUTPUTS = ("json", "regex", "choice", "grammar", "json_object")
+FORMAT_KEYS = ("type", "json_schema")
+SCHEMA_KEYS = ("name", "description", "schema", "strict")
+TGI_KEYS = ("type", "value")
+TGI_KINDS = "json, json_schema or regex"
+PROBLEM_ITEMS = 5
+
+
+def read(body: Json, form: Form, *, has_grammar: bool = False) -> None:
+    """Note the one guide of `body` as the sampling value `guide`; `has_grammar`: TGI's `grammar` is a spelling too."""
+    for name, read_source in SOURCES.items():
+        if body.get(name) is None or (name == TGI and not has_grammar):
+            continue
+        path = form.prefix + name
+        guide = read_source(body[name], path, form)
+        if guide is None:
+            continue
+        if form.given.setdefault("guide", guide) != guide:
+            form.wrong(path, f"and {form.paths['guide']} ask for different forms of the text; send one of them")
+        form.paths.setdefault("guide", path)
+
+
+def _read_format(value: object, path: str, form: Form) -> Guide | None:
+    if not isinstance(value, dict):
+        form.wrong(path, f'must be an object such as {{"type":"json_object"}}, got {echo(value)}')
+        return None
+    form.check_keys(value, FORMAT_KEYS, path)
+    match value.get("type"):
+        case "text":
+            return None
+        case "json_object":
+            return Guide("json_object", "", path)
+        case "json_schema":
+            return _read_named_schema(value.get("json_schema"), f"{path}.json_schema", form)
+        case other:
+            form.wrong(f"{path}.type", f"must be text, json_object or json_schema, got {echo(other)}")
+            return None
+
+
+def _read_named_schema(value: object, path: str, form: Form) -> Guide | None:
+    """OpenAI's {name, schema, strict}; `strict` changes nothing, the text always fits the schema."""
+    if not isinstance(value, dict):
+        form.wrong(path, f"must be an object with name and schema, got {echo(value)}")
+        return None
+    form.check_keys(value, SCHEMA_KEYS, path)
+    for name, kind, words in (("name", str, "a string"), ("description", str, "a string"), ("strict", bool, "boolean")):
+        if value.get(name) is not None and not isinstance(value[name], kind):
+            form.wrong(f"{path}.{name}", f"must be {words}, got {echo(value[name])}")
+    return _check_schema(value.get("schema"), f"{path}.schema", form)
+
+
+def _read_outputs(value: object, path: str, form: Form) -> Guide | None:
+    if not isinstance(value, dict):
+        form.wrong(path, f"must be an object with one of {', '.join(OUTPUTS)}, got {echo(value)}")
+        return None
+    form.check_keys(value, OUTPUTS, path)
+    named = [name for name in OUTPUTS if value.get(name) is not None]
+    if len(named) > 1:
+        form.wrong(path, f"must have one of {', '.join(OUTPUTS)}, got {' and '.join(named)}")
+        return None
+    if not named:
+        return None
+    return _reader(named[0])(value[named[0]], f"{path}.{named[0]}", form)  # type: ignore[arg-type]
+
+
+def _read_tgi(value: object, path: str, form: Form) -> Guide | None:
+    if not isinstance(value, dict):
+        form.wrong(path, f"must be an object with type and value, got {echo(value)}")
+        return None
+    form.check_keys(value, TGI_KEYS, path)
+    match value.get("type"):
+        case "json":
+            return _check_schema(value.get("value"), f"{path}.value", form)
+        case "json_schema":
+            return _read_named_schema(value.get("value"), f"{path}.value", form)
+        case "regex":
+            return _check_text("regex", value.get("value"), f"{path}.value", form)
+        case other:
+            form.wrong(f"{path}.type", f"must be {TGI_KINDS}, got {echo(other)}")
+            return None
+
+
+def _reader(kind: GuideKind) -> Callable[[object, str, Form], Guide | None]:
+    def read_kind(value: object, path: str, form: Form) -> Guide | None:
+        match kind:
+            case "json":
+                return _check_schema(value, path, form)
+            case "choice":
+                return _check_choices(value, path, form)
+            case "json_object":
+                return _check_flag(value, path, form)
+            case _:
+                return _check_text(kind, value, path, form)
+
+    return read_kind
+
+
+def _check_flag(value: object, path: str, form: Form) -> Guide | None:
+    if not isinstance(value, bool):
+        form.wrong(path, f"must be true or false, got {echo(value)}")
+    return Guide("json_object", "", path) if value is True else None
+
+
+def _check_text(kind: GuideKind, value: object, path: str, form: Form) -> Guide | None:
+    most = form.desk.limits.max_regex_bytes if kind == "regex" else form.desk.limits.max_grammar_bytes
+    if not isinstance(value, str) or not value.strip():
+        form.wrong(path, f"must be a string that is not empty, got {echo(value)}")
+    elif (size := len(value.encode())) > most:
+        form.wrong(path, f"must be at most {most} bytes long, got {size}")
+    elif "\0" in value:
+        form.wrong(path, "must not hold U+0000")
+    else:
+        return Guide(kind, value, path)
+    return None
+
+
+def _check_choices(value: object, path: str, form: Form) -> Guide | None:
+    limits = form.desk.limits
+    if not isinstance(value, list) or not 1 <= len(value) <= limits.max_choices:
+        text = f"must be an array of at least 1 and at most {limits.max_choices} strings, got {echo(value)}"
+        form.wrong(path, text)
+        return None
+    before = len(form.problems)
+    for index, choice in enumerate(value):
+        if len(form.problems) - before >= PROBLEM_ITEMS:
+            break
+        if not isinstance(choice, str) or not choice or "\0" in choice:
+            form.wrong(f"{path}[{index}]", f"must be a string that is not empty, without U+0000, got {echo(choice)}")
+        elif (size := len(choice.encode())) > limits.max_choice_bytes:
+            form.wrong(f"{path}[{index}]", f"must be at most {limits.max_choice_bytes} bytes long, got {size}")
+    if len(form.problems) > before:
+        return None
+    # they become one grammar
+    if (size := sum(len(choice.encode()) for choice in value)) > limits.max_grammar_bytes:
+        form.wrong(path, f"must be at most {limits.max_grammar_bytes} bytes in all, got {size}")
+        return None
+    return Guide("choice", tuple(value), path)
+
+
+def _check_schema(value: object, path: str, form: Form) -> Guide | None:
+    """A JSON Schema, as an object or as its text. The Guide holds its text, properties in the caller's order."""
+    if isinstance(value, str):
+        value = _parse_schema(value, path, form)
+        if value is None:
+            return None
+    if not isinstance(value, dict):
+        form.wrong(path, f"must be a JSON Schema (an object), got {echo(value)}")
+        return None
+    text = json_text.dump(value)
+    if len(text) > form.desk.limits.max_schema_bytes:
+        form.wrong(path, f"must be at most {form.desk.limits.max_schema_bytes} bytes of JSON, got {len(text)}")
+        return None
+    problem = _bad_size(value, form.desk.limits) or _bad_reference(value)
+    if problem:
+        form.wrong(path, problem)
+        return None
+    return Guide("json", text.decode(), path)
+
+
+def _parse_schema(text: str, path: str, form: Form) -> Json | None:
+    most = form.desk.limits.max_schema_bytes
+    data = text.encode()
+    if len(data) > most:
+        form.wrong(path, f"must be at most {most} bytes of JSON, got {len(data)}")
+        return None
+    try:
+        return json_text.read(data, depth=form.desk.limits.max_json_depth)
+    except Error as error:
+        form.wrong(path, f"must be a JSON Schema or its text: {error.message}")
+        return None
+
+
+def _bad_size(schema: Json, limits: Limits) -> str:
+    """What is too deep or too much in it; level by level, so nothing recurses."""
+    level: list[Any] = [schema]
+    values = depth = 0
+    while level:
+        depth += 1
+        if depth > limits.max_schema_depth:
+            return f"must nest at most {limits.max_schema_depth} deep"
+        values += sum(len(node["enum"]) for node in level if isinstance(node, dict) and _is_list(node.get("enum")))
+        if values > limits.max_schema_enum:
+            return f"must have at most {limits.max_schema_enum} enum values in all, got at least {values}"
+        level = [child for node in level for child in _children(node) if isinstance(child, dict | list)]
+    return ""
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list)
+
+
+def _children(node: Any) -> Any:
+    return node.values() if isinstance(node, dict) else node
+
+
+def _bad_reference(schema: Json) -> str:
+    """A `$ref` that leaves the schema, points at nothing, or leads to itself by references alone."""
+    ends_well: set[str] = set()  # so that each link of a long chain is followed once
+    for reference in _references(schema):
+        node: Any = {"$ref": reference}
+        seen: set[str] = set()
+        while isinstance(node, dict) and isinstance(pointer := node.get("$ref"), str) and pointer not in ends_well:
+            if pointer != "#" and not pointer.startswith("#/"):
+                return f"has $ref {echo(pointer)}; only references inside the schema (#/…) are followed"
+            if pointer in seen:
+                return f"has $ref {echo(reference)}, which refers to itself in a circle and describes nothing"
+            seen.add(pointer)
+            node = _resolve(schema, pointer)
+            if node is None:
+                return f"has $ref {echo(pointer)}, which points at nothing"
+        ends_well |= seen
+    return ""
+
+
+def _references(schema: Json) -> Iterator[str]:
+    waiting: list[Any] = [schema]
+    found: set[str] = set()
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict) and isinstance(pointer := node.get("$ref"), str) and pointer not in found:
+            found.add(pointer)
+            yield pointer
+        waiting += [child for child in _children(node) if isinstance(child, dict | list)]
+
+
+def _resolve(schema: Json, pointer: str) -> object:
+    """RFC 6901 in a URI fragment, as far as schemas use it: objects' keys and arrays' places."""
+    node: Any = schema
+    for part in pointer[1:].split("/")[1:]:
+        key = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(node, list) and key.isdecimal() and int(key) < len(node):
+            node = node[int(key)]
+        elif isinstance(node, dict) and key in node:
+            node = node[key]
+        else:
+            return None
+    return node
+
+
+TGI = "grammar"
+SOURCES: Mapping[str, Callable[[object, str, Form], Guide | None]] = {
+    "response_format": _read_format,
+    "structured_outputs": _read_outputs,
+    **{name: _reader(kind) for name, kind in GUIDED.items()},
+    TGI: _read_tgi,
+}
+"""The fields that say what the text must fit, and who reads each."""

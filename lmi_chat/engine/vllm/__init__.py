@@ -1,0 +1,1 @@
+"""Run jobs on vLLM; the only folder that imports it."""

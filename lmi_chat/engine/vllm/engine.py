@@ -1,0 +1,213 @@
+"""vLLM behind the seam: the only file that imports it, and only inside `load`, because the import takes 12 s.
+
+The general path: vLLM's own `AsyncLLM.add_request`, whose output collector hands each output straight to the job's sink
+(no task is woken per token); what is plain goes past it (lanes.py). Leans on: `add_request` returning the collector,
+its `put` being called from the output loop and its `output` holding what came before. A test asserts these.
+"""
+
+import asyncio
+import gc
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import cache, partial
+from typing import Any
+
+from lmi_chat.engine import Model, Run, beam_search
+from lmi_chat.engine.vllm import pooling, preload, sampling
+from lmi_chat.engine.vllm.arguments import words
+from lmi_chat.engine.vllm.errors import translate
+from lmi_chat.engine.vllm.fast_path import detokenizer, output_loop, output_processor
+from lmi_chat.engine.vllm.heartbeat import Gauge
+from lmi_chat.engine.vllm.request import Outputs
+from lmi_chat.engine.vllm.structured_output import trials
+from lmi_chat.engine.vllm.vocabulary import Vocabulary
+from lmi_chat.errors import one_line
+from lmi_chat.job import Job, Lane, Sink
+
+STOP_S = 1.5
+log = logging.getLogger(__name__)
+
+
+class StartFailed(Exception):
+    """The engine could not start; the message is one sentence."""
+
+
+class Vllm:
+    """One AsyncLLM and the model it serves."""
+
+    def __init__(
+        self,
+        engine: Any,
+        model: Model,
+        gauge: Gauge,
+        tried: trials.Guides,
+        plain: dict[str, output_processor.Plain] | None,
+    ) -> None:
+        """Serve `model` by `engine`; use `load`. `plain`: the jobs of the fast branch, or None where it is off."""
+        self.model = model
+        self._engine = engine
+        self._gauge = gauge
+        self._guides = tried
+        self._vocabulary = Vocabulary(model.tokenizer)
+        self._plain, self._spelling = plain, detokenizer.of(model.tokenizer)
+
+    @property
+    def is_dead(self) -> bool:
+        """The engine's process or its output loop is gone."""
+        return bool(self._engine.errored)
+
+    @property
+    def stepped_at(self) -> float:
+        """When the scheduler last told of a step."""
+        return self._gauge.stepped_at
+
+    @asynccontextmanager
+    async def run(self, job: Job, sink: Sink, lane: Lane | None = None) -> AsyncIterator[Run]:
+        """See Engine.run."""
+        if job.pooling:
+            async with pooling.run(self._engine, job, sink) as pool:
+                yield pool
+            return
+        if job.beams:
+            ends = frozenset[int]() if job.sampling.ignore_eos else self.model.end_ids
+            async with beam_search.run(self.run, job, sink, ends) as search:
+                yield search
+            return
+        if job.sampling.guide:
+            await self._guides.check(job.sampling.guide)
+        run = self._outputs(job, sink, lane)
+        prompt = {"type": "token", "prompt_token_ids": job.prompt_ids, "prompt": job.prompt_text}
+        if job.cache_salt:
+            prompt["cache_salt"] = job.cache_salt
+        try:
+            params = sampling.params(job.sampling, has_text=run.has_text)
+            collector = await self._engine.add_request(job.id, prompt, params, priority=job.priority)
+        except Exception as error:
+            raise translate(error) from error
+        run.begin(collector, partial(self._engine.abort, collector.request_id, internal=True))
+        try:
+            yield run
+        finally:
+            await run.leave()
+
+    def _outputs(self, job: Job, sink: Sink, lane: Lane | None) -> Outputs:
+        if (
+            lane is None
+            or self._plain is None
+            or self._spelling is None
+            or not output_processor.is_plain(job.sampling, lane)
+        ):
+            return Outputs(job, sink, self._vocabulary)
+        return output_processor.Plain(job, sink, self._vocabulary, self._spelling, lane, self._plain)
+
+    async def stop(self) -> None:
+        """End EngineCore and its workers; vLLM's own wait is cut to what SIGTERM leaves us."""
+        self._guides.stop()
+        await asyncio.to_thread(self._engine.shutdown, STOP_S)
+
+
+def load(
+    arguments: Mapping[str, str],
+    names: tuple[str, ...],
+    on_phase: Callable[[str], object],
+    *,
+    guide_compile_s: float = 2.0,
+    addresses: Mapping[str, Any] | None = None,
+    has_fast_branch: bool = True,
+) -> Vllm:
+    """Import vLLM, start its processes and wait until the weights are in. Blocks for tens of seconds: use a thread.
+
+    `arguments` are engine arguments by name, values as text; `names` are the served names, the first one is answered
+    with. `has_fast_branch`: plain requests may take it. `addresses` (vLLM's client_addresses) are those of an engine
+    that runs already. Raises StartFailed.
+    """
+    on_phase("importing the engine")
+    try:
+        with preload.importing():
+            from vllm import envs
+            from vllm.engine.arg_utils import AsyncEngineArgs
+            from vllm.usage.usage_lib import UsageContext
+            from vllm.v1.engine.async_llm import AsyncLLM
+    except ImportError as error:
+        raise StartFailed(
+            f"no engine is installed ({one_line(str(error), 200)}); `make install` installs one"
+        ) from error
+
+    on_phase("starting the engine and loading the weights")
+    gauge = Gauge()
+    try:
+        args = AsyncEngineArgs.from_cli_args(_parse(arguments))
+        _choose_backend(args)
+        usage = UsageContext.OPENAI_API_SERVER
+        engine = AsyncLLM.from_vllm_config(
+            args.create_engine_config(usage),
+            usage_context=usage,
+            stat_loggers=[gauge],
+            enable_log_requests=args.enable_log_requests,
+            disable_log_stats=args.disable_log_stats,
+            client_addresses=dict(addresses) if addresses else None,
+        )
+    except (ValueError, RuntimeError, OSError) as error:
+        raise StartFailed(f"the engine did not start: {one_line(str(error), 600)}") from error
+    envs.enable_envs_cache()
+    engine.renderer.get_eos_token_id = cache(engine.renderer.get_eos_token_id)  # asked for each request
+    gc.freeze()
+    plain = None
+    if has_fast_branch:
+        plain = output_processor.install(engine)
+    if plain is not None:
+        output_loop.install(engine, gauge, plain)
+    return Vllm(engine, _describe(engine, names), gauge, trials.load(engine, guide_compile_s), plain)
+
+
+def _choose_backend(args: Any) -> None:
+    """The one that guides are tried with. Raises StartFailed where another is configured."""
+    config = args.structured_outputs_config
+    if config.backend not in {"auto", trials.BACKEND}:
+        text = f"structured_outputs_config.backend must be auto or {trials.BACKEND}"
+        raise StartFailed(f"{text}, got {one_line(config.backend, 80)}")
+    config.backend = trials.BACKEND
+
+
+def _parse(arguments: Mapping[str, str]) -> Any:
+    """Arguments as text → vLLM's own parser, which knows each one's type and choices."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    class Parser(FlexibleArgumentParser):
+        def error(self, message: str) -> Any:
+            raise StartFailed(f"an engine setting has a bad value: {one_line(message, 400)}")
+
+    parser = AsyncEngineArgs.add_cli_args(Parser())
+    actions = {action.dest: action for action in parser._actions}  # noqa: SLF001 argparse has no public list
+    for name in arguments.keys() - actions.keys():
+        raise StartFailed(f"the engine takes no {name} from a configuration")
+    return parser.parse_args([word for name, text in arguments.items() for word in words(name, text, actions[name])])
+
+
+def _describe(engine: Any, names: tuple[str, ...]) -> Model:
+    config = engine.model_config
+    import vllm
+
+    return Model(
+        name=names[0],
+        names=frozenset(names),
+        tokenizer=engine.get_tokenizer(),
+        context_tokens=config.max_model_len,
+        vocabulary_tokens=config.get_vocab_size(),
+        max_running=engine.vllm_config.scheduler_config.max_num_seqs,
+        fingerprint=f"vllm-{vllm.__version__}-{str(config.dtype).removeprefix('torch.')}",
+        # under "fcfs" vLLM takes any priority and passes it over
+        has_priority=engine.vllm_config.scheduler_config.policy == "priority",
+        space=pooling.space(config),
+        defaults=config.get_diff_sampling_param(),
+        end_ids=_end_ids(engine),
+    )
+
+
+def _end_ids(engine: Any) -> frozenset[int]:
+    """The tokenizer's end of sequence, and those of the model's generation_config.json."""
+    named = engine.model_config.try_get_generation_config().get("eos_token_id")
+    several = named if isinstance(named, list) else [named]
+    return frozenset(token for token in (engine.get_tokenizer().eos_token_id, *several) if token is not None)

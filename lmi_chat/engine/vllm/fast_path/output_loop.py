@@ -1,0 +1,242 @@
+"""What the engine's core sends, taken off its socket without a task: vLLM's two loops in one function.
+
+vLLM reads the socket in one asyncio task and works in another, which costs a step two wake-ups and zmq's own events:
+more than half of what the step costs at one stream. Here the event loop calls `_work` when the socket has something,
+and it works off all that there is, BURST_S at most in one go. Only for the plain case, one engine that is served text;
+for all others `install` leaves vLLM's loops alone.
+
+Leans on: AsyncLLM starting its loop by `_run_output_handler` and its client by `_ensure_output_queue_task`, both
+looking at nothing but whether it is there; `errored` asking whether `output_handler` is done.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Generator, Sequence
+from typing import Any
+
+from msgspec import Raw
+
+from lmi_chat.engine.vllm.fast_path import messages
+from lmi_chat.engine.vllm.fast_path.output_processor import Plain
+from lmi_chat.engine.vllm.fast_path.stats import Ledger
+from lmi_chat.engine.vllm.heartbeat import Gauge
+
+BURST_S = 0.005
+NOBLOCK, SNDMORE = 1, 2  # zmq's, as numbers: it makes an enum of them at each call otherwise
+log = logging.getLogger(__name__)
+
+
+class _Sent:
+    """What need not be waited for."""
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return
+        yield
+
+
+SENT = _Sent()
+
+
+class Pump:
+    """The loop of one AsyncLLM."""
+
+    def __init__(self, engine: Any, gauge: Gauge, runs: dict[str, Plain]) -> None:
+        """Take the place of `engine`'s own loops, which have not begun; use `install`."""
+        import zmq
+        from vllm import envs
+        from vllm.v1.engine import EngineCoreOutput
+        from vllm.v1.engine.core import EngineCoreProc
+        from vllm.v1.engine.core_client import _process_utility_output
+        from vllm.v1.engine.exceptions import EngineDeadError
+        from vllm.v1.metrics.stats import IterationStats
+        from vllm.v1.serial_utils import MsgpackDecoder
+
+        self._engine, self._core = engine, engine.engine_core
+        self._resources = self._core.resources
+        self._socket = zmq.Socket(shadow=self._resources.output_socket.underlying)
+        self._descriptor: int = self._socket.FD
+        self._requests = zmq.Socket(shadow=self._core.input_socket.underlying)
+        self._send_later = self._core._send_input_message  # noqa: SLF001 vLLM's
+        self._nothing = zmq.Again
+        self._answer_utility, self._dead = _process_utility_output, EngineDeadError
+        self._obituary: bytes = EngineCoreProc.ENGINE_CORE_DEAD
+        self._new_stats, self._read = IterationStats, MsgpackDecoder(EngineCoreOutput).decode
+        self._runs, self._ledger = runs, Ledger(engine, gauge)
+        self._stats: Any = None
+        self._is_plain = True
+        self._slice: int = envs.VLLM_V1_OUTPUT_PROC_CHUNK_SIZE
+        self._parts: list[Any] = []  # of a message of many outputs, the last one first
+        self._over: asyncio.Future[None] | None = None
+        self._is_due = False
+        self._aborts: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Begin, from the event loop; again and again is no harm."""
+        if self._over is not None:
+            return
+        self._loop = asyncio.get_running_loop()
+        self._over = self._loop.create_future()
+        self._over.add_done_callback(self._stop)
+        self._engine.output_handler = self._resources.output_queue_task = self._over
+        self._loop.add_reader(self._descriptor, self._wake)
+        self._wake()
+
+    def send(self, message: Sequence[Any], engine: bytes) -> Awaitable[Any]:
+        """A request to the engine's core, in place of the client's `_send_input_message`; there is room for it."""
+        self._core.ensure_alive()
+        try:
+            self._requests.send(engine, SNDMORE | NOBLOCK)
+        except self._nothing:
+            return self._send_later(message, engine)  # type: ignore[no-any-return]
+        *parts, last = message
+        for part in parts:
+            self._requests.send(part, SNDMORE, copy=False)
+        self._requests.send(last, copy=False)
+        return SENT
+
+    def _stop(self, over: "asyncio.Future[None]") -> None:
+        """By vLLM, which cancels what it takes for its task when it ends, and when the engine's process has ended."""
+        self._loop.remove_reader(self._descriptor)
+        if over.cancelled():
+            self._engine.output_processor.propagate_error(self._dead())
+
+    def _wake(self) -> None:
+        """The socket may have something; it tells so once, and then not before it was read empty."""
+        if not self._is_due:
+            self._is_due = True
+            self._work()
+
+    def _work(self) -> None:
+        """Work off what there is, for BURST_S; what is left has its turn after what else is due."""
+        if self._over is None or self._over.done():
+            return
+        end = time.perf_counter() + BURST_S
+        try:
+            while self._step():
+                if time.perf_counter() > end:
+                    self._loop.call_soon(self._work)
+                    return
+        except Exception as error:
+            log.exception("the engine's output could not be taken")
+            self._over.set_result(None)
+            self._engine.output_processor.propagate_error(self._core._format_exception(error))  # noqa: SLF001 vLLM's
+            return
+        self._is_due = False
+
+    def _step(self) -> bool:
+        """One message, or a part of one that is long; False when there is none."""
+        if self._parts:
+            self._take(*self._parts.pop())
+            return True
+        try:
+            frames = [self._socket.recv(NOBLOCK, copy=False)]
+        except self._nothing:
+            return False
+        while frames[-1].more:
+            frames.append(self._socket.recv(copy=False))
+        if len(frames) == 1 and frames[0].buffer == self._obituary:
+            self._resources.engine_dead = True
+            raise self._dead
+        step = messages.step(frames[0].buffer)
+        if messages.is_given(step.utility_output):
+            self._answer_utility(self._core.decoder.decode(frames).utility_output, self._core.utility_results)
+            return True
+        outputs = step.outputs
+        if not outputs and not messages.is_given(step.scheduler_stats):
+            return True
+        self._is_plain = True
+        self._stats = self._new_stats() if self._engine.log_stats and outputs else None
+        starts = range(0, len(outputs), self._slice)
+        self._parts = [(step, None, frames)]
+        self._parts += [(step, outputs[start : start + self._slice], frames) for start in reversed(starts)]
+        return True
+
+    def _take(self, step: messages.Step, outputs: list[Raw] | None, frames: list[Any]) -> None:
+        """A part of a message; None: what there is to say at its end."""
+        if outputs is None:
+            self._ledger.tell(step, self._stats, is_plain=self._is_plain)
+            return
+        processor = self._engine.output_processor
+        processor.clock.enter(step.timestamp)
+        others = [raw for raw in outputs if not self._take_plain(raw)]
+        processor.clock.count(len(outputs) - len(others), self._stats)
+        if not others:
+            return
+        self._is_plain = False
+        full = [self._read([raw, *frames[1:]]) for raw in others]
+        done = processor.process_outputs(full, step.timestamp, self._stats, weight_version=step.weight_version)
+        if done.reqs_to_abort:  # a stop string has ended them, which the engine does not know
+            task = self._loop.create_task(self._core.abort_requests_async(done.reqs_to_abort))
+            self._aborts.add(task)
+            task.add_done_callback(self._aborts.discard)
+
+    def _take_plain(self, raw: Raw) -> bool:
+        """Whether an output was one token of a plain job, which has it now."""
+        token = messages.token(raw)
+        run = self._runs.get(token.request_id)
+        ids = token.new_token_ids
+        if run is None or token.finish_reason is not None or token.events is not None or len(ids) != 1:
+            return False
+        logprob = messages.first_logprob(token.new_logprobs) if run.has_logprobs else 0.0
+        if logprob is None:
+            return False
+        try:
+            run.take_one(ids[0], logprob)
+        except Exception:
+            log.exception("a token could not be rendered")
+            run.fail()
+        return True
+
+
+def install(engine: Any, gauge: Gauge, runs: dict[str, Plain]) -> None:
+    """Take the place of the loops of an AsyncLLM that has not begun, if it is of the plain kind.
+
+    `runs` are its plain jobs (lanes.install), `gauge` is one of its loggers.
+    """
+    fault = _fault(engine)
+    if fault:
+        log.warning("vLLM's own output loop runs, which costs more: %s", fault)
+        return
+    pump = Pump(engine, gauge, runs)
+    engine.engine_core._send_input_message = pump.send  # noqa: SLF001 vLLM's
+    engine._run_output_handler = engine.engine_core._ensure_output_queue_task = pump.start  # noqa: SLF001 vLLM's
+
+
+def _fault(engine: Any) -> str:
+    """What is not as the pump needs it, or ""."""
+    from vllm.v1.engine import core, core_client
+
+    client = engine.engine_core
+    if type(client) is not core_client.AsyncMPClient:
+        return f"the engine's client is {type(client).__name__}"
+    if engine.renderer.mm_processor_cache is not None:
+        return "the model takes more than text"
+    if engine.vllm_config.parallel_config.enable_fault_tolerance:
+        return "enable_fault_tolerance is on"
+    needed = (
+        (engine, ("output_processor", "logger_manager", "log_stats", "_run_output_handler")),
+        (
+            client,
+            (
+                "decoder",
+                "utility_results",
+                "input_socket",
+                "ensure_alive",
+                "_send_input_message",
+                "_ensure_output_queue_task",
+                "_format_exception",
+            ),
+        ),
+        (client.resources, ("output_socket", "engine_dead", "output_queue_task")),
+        (core.EngineCoreProc, ("ENGINE_CORE_DEAD",)),
+        (core_client, ("_process_utility_output",)),
+    )
+    missing = [name for owner, names in needed for name in names if not hasattr(owner, name)]
+    if fault := messages.fault():
+        return fault
+    if missing:
+        return f"{', '.join(missing)} is gone"
+    if engine.output_handler is not None or client.resources.output_queue_task is not None:
+        return "it has begun already"
+    return ""

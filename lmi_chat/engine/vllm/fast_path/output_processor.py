@@ -1,0 +1,223 @@
+"""The fast branch: the tokens of plain jobs go from the engine's message to the answer, past vLLM's output objects.
+
+A plain job is one sequence whose text nothing has to look at: no stop strings, no alternatives, no prompt's
+log-probabilities, special tokens left out. Its first output and its last go the general way, as does any that carries
+more than tokens; between them a token costs a look into two tables and the write.
+
+Leans on: `OutputProcessor.process_outputs` being handed the engine's outputs step by step, `request_states` with
+vLLM's marks of each request, `detokenize=False` leaving text alone. `install` looks whether that holds.
+"""
+
+import inspect
+import logging
+from functools import cache
+from typing import Any
+
+from lmi_chat.engine.vllm.fast_path.detokenizer import Spelling
+from lmi_chat.engine.vllm.request import Outputs
+from lmi_chat.engine.vllm.vocabulary import NO_PROBABILITY, Vocabulary
+from lmi_chat.errors import Error
+from lmi_chat.job import Done, Job, Lane, Piece, Sampling, Sink, Token
+
+NEEDED = ("engine_core_outputs", "engine_core_timestamp", "iteration_stats")
+FIELDS = {"request_id", "new_token_ids", "new_logprobs", "finish_reason", "events"}
+STATS = {"num_generation_tokens", "inter_token_latencies_iter"}
+log = logging.getLogger(__name__)
+
+
+class Plain(Outputs):
+    """One plain job. `request_id` is vLLM's own, by which its outputs come."""
+
+    has_text = False
+
+    def __init__(
+        self, job: Job, sink: Sink, vocabulary: Vocabulary, spelling: Spelling, lane: Lane, runs: dict[str, "Plain"]
+    ) -> None:
+        """Enter `runs` with the first output, leave it with the last."""
+        super().__init__(job, sink, vocabulary)
+        self._text, self._table = spelling.begin(job.prompt_ids), spelling.table
+        self.has_logprobs = job.sampling.logprobs is not None
+        self._has_stop = job.sampling.include_stop_str_in_output
+        self._lane, self._is_folded = lane, lane.is_folded
+        self._folded: list[int] = []
+        self._runs = runs
+        self.request_id = ""
+
+    def begin(self, collector: Any, abort: Any) -> None:
+        """See Outputs.begin."""
+        self.request_id = collector.request_id
+        super().begin(collector, abort)
+
+    def put(self, output: Any) -> None:
+        """See Outputs.put."""
+        super().put(output)
+        if not self.is_over:
+            self._runs[self.request_id] = self
+
+    def _end(self, event: Done | Error) -> None:
+        self._runs.pop(self.request_id, None)
+        super()._end(event)
+
+    async def leave(self) -> None:
+        """See Outputs.leave."""
+        self._runs.pop(self.request_id, None)
+        await super().leave()
+
+    def take(self, output: Any) -> None:
+        """Tokens in mid-sequence, from vLLM's EngineCoreOutput; a failure here ends this job alone."""
+        try:
+            self._take_tokens(output)
+        except Exception:
+            log.exception("a token could not be rendered")
+            self.fail()
+
+    def _take_tokens(self, output: Any) -> None:
+        ids = output.new_token_ids
+        if len(ids) == 1:
+            self.take_one(ids[0], output.new_logprobs.logprobs.item(0) if self.has_logprobs else 0.0)
+            return
+        self.completion_tokens += len(ids)
+        if self._is_folded:
+            self._folded += ids
+        elif self.has_logprobs:
+            self._sink(Piece(0, self._text.take(ids), ids, self._read_tokens(output)))
+        elif spelled := self._text.spell(ids):
+            self._lane.token(ids[-1], spelled, 0.0)
+
+    def take_one(self, token_id: int, logprob: float) -> None:
+        """One token in mid-sequence. A piece for one without a text of its own, if its log-probability is shown."""
+        self.completion_tokens += 1
+        if self._is_folded:
+            self._folded.append(token_id)
+            return
+        spelled = self._table[token_id] if self._text.is_clean else None
+        if self.has_logprobs and not spelled:
+            token = Token(self._vocabulary.choice(token_id, logprob))
+            self._sink(Piece(0, self._text.take((token_id,)), [token_id], [token]))
+            return
+        if spelled is None:
+            spelled = self._text.spell((token_id,))
+        if spelled:
+            self._lane.token(token_id, spelled, max(NO_PROBABILITY, logprob))
+
+    def _read_tokens(self, output: Any) -> list[Token]:
+        """As Outputs._tokens, before vLLM has made anything of it."""
+        rows, ranks = output.new_logprobs.logprobs, output.new_logprobs.sampled_token_ranks.tolist()
+        choice = self._vocabulary.choice
+        return [
+            Token(choice(token_id, logprob), (), rank)
+            for token_id, logprob, rank in zip(output.new_token_ids, rows[:, 0].tolist(), ranks, strict=True)
+        ]
+
+    def _give(self, part: Any, prompt: tuple[Token | None, ...]) -> None:
+        """As Outputs._give, with our own text: the token that ends a sequence has none."""
+        ids, finish = self._folded + list(part.token_ids), self._finish(part)
+        if self._is_folded and finish is None:
+            self._folded = ids
+            return
+        is_stopped = part.finish_reason == "stop" and not self._has_stop
+        text = self._text.take(ids[:-1] if is_stopped else ids)
+        self._sink(Piece(part.index, text, ids, self._tokens(part), finish, prompt))
+
+
+def is_plain(sampling: Sampling, lane: Lane) -> bool:
+    """Whether a job can go past vLLM's output objects. A folded answer keeps no log-probabilities."""
+    if sampling.n != 1 or sampling.stop or sampling.prompt_logprobs is not None or not sampling.skip_special_tokens:
+        return False
+    return sampling.logprobs is None or (sampling.logprobs == 0 and not lane.is_folded)
+
+
+class Clock:
+    """The engine's clock at this step and at the one before, in its own seconds."""
+
+    def __init__(self) -> None:
+        """No step was taken."""
+        self.step_at = self.last_step_at = 0.0
+
+    def enter(self, step_at: float) -> None:
+        """Begin a step, whose outputs may come in several parts."""
+        if step_at != self.step_at:
+            self.last_step_at, self.step_at = self.step_at, step_at
+
+    def count(self, tokens: int, stats: Any) -> None:
+        """Plain tokens into vLLM's IterationStats; their gap but once: they all waited for the same step."""
+        if stats is None or not tokens:
+            return
+        stats.num_generation_tokens += tokens
+        gap = self.step_at - self.last_step_at
+        if gap not in stats.inter_token_latencies_iter:
+            stats.inter_token_latencies_iter.append(gap)
+
+
+@cache
+def _processor() -> Any:
+    """The OutputProcessor of vLLM with the branch; imported here because the import takes seconds."""
+    from vllm.v1.engine.output_processor import OutputProcessor
+
+    class Lanes(OutputProcessor):
+        """`runs`: the plain jobs under way."""
+
+        runs: dict[str, Plain]
+        clock: Clock
+
+        def process_outputs(
+            self, engine_core_outputs: Any, engine_core_timestamp: Any = None, iteration_stats: Any = None, **more: Any
+        ) -> Any:
+            """Plain tokens to their jobs; all else as vLLM does it."""
+            self.clock.enter(engine_core_timestamp)
+            runs, others, tokens = self.runs, [], 0
+            for output in engine_core_outputs:
+                run = runs.get(output.request_id)
+                if run and output.finish_reason is None and output.events is None:
+                    run.take(output)
+                    tokens += len(output.new_token_ids)
+                    continue
+                if run:
+                    self._settle(run)
+                others.append(output)
+            self.clock.count(tokens, iteration_stats)
+            return super().process_outputs(others, engine_core_timestamp, iteration_stats, **more)
+
+        def _settle(self, run: Plain) -> None:
+            """Bring vLLM's marks of a request up to its last token."""
+            state = self.request_states.get(run.request_id)
+            if state is not None and state.stats is not None:
+                state.stats.num_generation_tokens = run.completion_tokens
+                state.stats.last_token_ts = self.clock.last_step_at
+
+    return Lanes
+
+
+def install(engine: Any) -> dict[str, Plain] | None:
+    """Put the branch into an AsyncLLM that has not begun; gives its jobs, or None where it does not fit."""
+    fault = _fault(engine)
+    if fault:
+        log.warning("the fast branch is off, every request takes the general path: %s", fault)
+        return None
+    processor = engine.output_processor
+    processor.__class__ = _processor()
+    processor.runs, processor.clock = {}, Clock()
+    return processor.runs  # type: ignore[no-any-return]
+
+
+def _fault(engine: Any) -> str:
+    """What of vLLM is not as the branch needs it, or ""."""
+    from vllm.sampling_params import SamplingParams
+    from vllm.v1.engine import EngineCoreOutput
+    from vllm.v1.engine.output_processor import OutputProcessor
+    from vllm.v1.metrics.stats import IterationStats
+
+    taken = tuple(inspect.signature(OutputProcessor.process_outputs).parameters)[1:]
+    if taken[: len(NEEDED)] != NEEDED:
+        return f"process_outputs takes {', '.join(taken)}"
+    if missing := FIELDS - set(EngineCoreOutput.__struct_fields__):
+        return f"the engine's outputs have no {', '.join(sorted(missing))}"
+    if missing := STATS - vars(IterationStats()).keys():
+        return f"its statistics have no {', '.join(sorted(missing))}"
+    if "detokenize" not in SamplingParams.__struct_fields__:
+        return "sampling has no detokenize"
+    if type(engine.output_processor) is not OutputProcessor or engine.output_handler is not None:
+        return "its output processor is another or runs already"
+    if engine.output_processor.stream_interval != 1:
+        return "outputs come several steps at a time (stream_interval)"
+    return ""

@@ -1,0 +1,79 @@
+"""vLLM's own figures, told in full where there is more to tell than tokens, and every PERIOD_S at the latest.
+
+A full record sets some forty of them, which costs a step of a few streams more than its tokens do. A step that brought
+plain tokens alone changes three; the others are states (running, waiting, cache in use) whose last value counts.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from lmi_chat.engine.vllm.fast_path import messages
+from lmi_chat.engine.vllm.heartbeat import Gauge
+
+PERIOD_S = 0.1
+FIGURES = ("counter_generation_tokens", "histogram_iteration_tokens", "histogram_inter_token_latency")
+
+
+class Ledger:
+    """Where steps are told of."""
+
+    def __init__(self, engine: Any, gauge: Gauge) -> None:
+        """Tell the loggers of `engine`, an AsyncLLM, of which `gauge` is one."""
+        from msgspec.msgpack import Decoder
+        from vllm.v1.metrics.stats import SchedulerStats
+
+        self._engine, self._gauge = engine, gauge
+        self._read = Decoder(SchedulerStats).decode
+        self._few = _few(engine.logger_manager)
+        self._due = 0.0
+
+    def tell(self, step: messages.Step, stats: Any, *, is_plain: bool) -> None:
+        """At a step's end: vLLM's IterationStats of it, and whether it brought plain tokens alone."""
+        if not messages.is_given(step.scheduler_stats):
+            self._record(step, None, stats)
+            return
+        now = time.monotonic()
+        if is_plain and stats is not None and now < self._due and self._tell_few(step, stats):
+            self._gauge.stepped_at = now
+            return
+        self._due = now + PERIOD_S
+        self._record(step, self._read(step.scheduler_stats), stats)
+
+    def _tell_few(self, step: messages.Step, stats: Any) -> bool:
+        if self._few is None or not messages.told(step.scheduler_stats).is_quiet:
+            return False
+        count, observe_step, observe_gap = self._few
+        count(stats.num_generation_tokens)
+        observe_step(stats.num_generation_tokens)
+        for gap in stats.inter_token_latencies_iter:
+            observe_gap(gap)
+        return True
+
+    def _record(self, step: messages.Step, scheduled: Any, stats: Any) -> None:
+        self._engine.output_processor.update_scheduler_stats(scheduled)
+        if self._engine.logger_manager:
+            self._engine.logger_manager.record(
+                engine_idx=step.engine_index, scheduler_stats=scheduled, iteration_stats=stats
+            )
+
+
+def _few(manager: Any) -> tuple[Callable[[float], object], ...] | None:
+    """How the three are told; None where a logger is there that may want every step."""
+    from vllm.v1.metrics.loggers import LoggingStatLogger, PerEngineStatLoggerAdapter, PrometheusStatLogger
+
+    if manager is None:
+        return None
+    found: list[Any] = []
+    for logger in manager.stat_loggers:
+        inner = [logger]
+        if isinstance(logger, PerEngineStatLoggerAdapter):
+            inner = list(logger.per_engine_stat_loggers.values())
+        found += [one for one in inner if not isinstance(one, LoggingStatLogger | Gauge)]
+    if len(found) != 1 or not isinstance(found[0], PrometheusStatLogger):
+        return None
+    figures: list[Any] = [getattr(found[0], name, {}).get(0) for name in FIGURES]
+    if not all(figures):
+        return None
+    counter, step, gap = figures
+    return counter.inc, step.observe, gap.observe

@@ -1,0 +1,152 @@
+"""DJL Serving's HTTP API in front of a model directory's own handler: headers become properties, the body a part."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from urllib.parse import parse_qsl
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from lmi_chat.codec.json_text import dump
+from lmi_chat.errors import Bug, Draining, Error, Loading, TooLarge
+from lmi_chat.http.door import read_body
+from lmi_chat.http.transport.body_stream import OUTLET, Outlet
+from lmi_chat.observability.startup import Health
+
+JSON = {"content-type": "application/json"}
+# The connection's own matter.
+HOP_HEADERS = frozenset({"connection", "content-length", "transfer-encoding"})
+
+
+class Handler(Protocol):
+    """The model directory's handler."""
+
+    async def answer(self, properties: Mapping[str, str], content: Mapping[str, bytes], out: Any) -> None:
+        """Answer one request by `out.head` and `out.send`. Raises Error."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Site:
+    """What the routes need; `handler` comes when it is loaded, `closed_by` says why nothing is taken."""
+
+    health: Health
+    max_body_bytes: int
+    handler: Handler | None = None
+    closed_by: Error | None = field(default_factory=lambda: Loading("the handler is still loading; /ping says how far"))
+    active: int = 0
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Reply:
+    """A handler's Out over ASGI."""
+
+    def __init__(self, send: Send) -> None:
+        """Nothing has been sent yet."""
+        self._send = send
+        self._head: dict[str, Any] | None = None
+        self._body = bytearray()
+        self.is_streaming = False
+
+    async def head(self, code: int, headers: Mapping[str, str], *, is_stream: bool) -> None:
+        """Begin: a stream at once, a document when it is complete."""
+        given = {name.lower(): value for name, value in headers.items() if name.lower() not in HOP_HEADERS}
+        pairs = [(name.encode(), value.encode("latin-1", "replace")) for name, value in given.items()]
+        self._head = {"type": "http.response.start", "status": code, "headers": pairs}
+        if is_stream:
+            await self._send(self._head)
+            self.is_streaming = True
+
+    async def send(self, data: bytes) -> None:
+        """Send some of a stream, or keep some of a document."""
+        if self.is_streaming:
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        else:
+            self._body += data
+
+    async def end(self) -> None:
+        """End a stream, or send the document with its length."""
+        if not self.is_streaming and self._head:
+            self._head["headers"].append((b"content-length", str(len(self._body)).encode()))
+            await self._send(self._head)
+        await self._send({"type": "http.response.body", "body": b"" if self.is_streaming else bytes(self._body)})
+
+
+class Invoke:
+    """An inference route; the handler's task is cancelled when its client goes."""
+
+    def __init__(self, site: Site) -> None:
+        """Answer by the handler of `site`."""
+        self._site = site
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        site, reply = self._site, Reply(send)
+        outlet: Outlet = scope["extensions"][OUTLET]
+        task = asyncio.current_task()
+        outlet.on_gone = task.cancel if task else None
+        if site.closed_by or site.handler is None:
+            raise site.closed_by or Draining("the server is shutting down")
+        site.active += 1
+        site.idle.clear()
+        try:
+            body = await read_body(scope, receive, site.max_body_bytes)
+            properties = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+            query = parse_qsl(scope["query_string"].decode("latin-1"))
+            content = {name: value.encode() for name, value in query} | {"data": body}
+            await site.handler.answer(properties, content, reply)
+            await reply.end()
+        except Error as error:
+            if not reply.is_streaming:
+                raise
+            await reply.send(dump(_body(error)) + b"\n")
+            await reply.end()
+        except asyncio.CancelledError:
+            if not outlet.is_gone:
+                raise
+        finally:
+            site.active -= 1
+            if not site.active:
+                site.idle.set()
+
+
+def _body(error: Error) -> dict[str, object]:
+    return {"code": error.status, "message": error.message, "error": error.message, "type": error.kind}
+
+
+def _refuse(_: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException):
+        body = {"code": error.status_code, "message": error.detail, "error": error.detail}
+        return Response(dump(body), error.status_code, {**(error.headers or {}), **JSON})
+    if not isinstance(error, Error):
+        error = Bug("internal error")
+    headers = dict(JSON)
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(error.retry_after_s)
+    if error.status == TooLarge.status:
+        headers["connection"] = "close"  # the rest of that body is not read
+    return Response(dump(_body(error)), error.status, headers)
+
+
+def _ping(site: Site) -> Callable[[Request], Any]:
+    async def ping(_: Request) -> Response:
+        """200 when requests are taken."""
+        if site.closed_by is None:
+            return Response(dump({"status": "ready", "active": site.active}), headers=JSON)
+        report = site.health.report() if site.closed_by.code == "loading" else {"active": site.active}
+        return Response(dump({"status": site.closed_by.code} | report), 503, JSON)
+
+    return ping
+
+
+def build(site: Site) -> Starlette:
+    """All routes of one model directory."""
+    paths = ("/invocations", "/predictions/{model}", "/models/{model}/invoke", "/v1/chat/completions")
+    routes = [Route("/ping", _ping(site)), *(Route(path, Invoke(site), methods=["POST"]) for path in paths)]
+    handlers: dict[Any, Any] = {Error: _refuse, HTTPException: _refuse, Exception: _refuse}
+    return Starlette(routes=routes, exception_handlers=handlers)

@@ -1,0 +1,85 @@
+"""The routes of stored chat completions. What they mean stands in dialects/stored.py, how they are kept in store.py."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from lmi_chat.codec import json_text
+from lmi_chat.dialects.chat import stored
+from lmi_chat.errors import NotFound, TooLarge
+from lmi_chat.pipeline.parsing import warning
+from lmi_chat.storage.completions import Store
+
+PATH = "/v1/chat/completions"
+BODY_BYTES = 256 * 1024  # metadata at its bounds, every character escaped, is smaller
+Answer = Callable[[Request, Store], Awaitable[Response]]
+
+
+def routes(store: Store | None) -> list[Route]:
+    """OpenAI's routes; without a store each says that there is none."""
+    one = PATH + "/{id}"
+    table: list[tuple[str, str, Answer]] = [
+        (PATH, "GET", _page),
+        (one, "GET", _get),
+        (one, "POST", _update),
+        (one, "DELETE", _delete),
+        (one + "/messages", "GET", _messages),
+    ]
+    return [Route(path, _with(store, answer), methods=[method]) for path, method, answer in table]
+
+
+def _with(store: Store | None, answer: Answer) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        if store is None:
+            raise NotFound("no completions are stored here: option.store is not set")
+        return await answer(request, store)
+
+    return endpoint
+
+
+def _reply(body: bytes, warnings: Sequence[str] = ()) -> Response:
+    text = warning(warnings)
+    return Response(body, 200, {"x-lmi-chat-warning": text} if text else None, "application/json")
+
+
+async def _page(request: Request, store: Store) -> Response:
+    """GET …?model=&metadata[k]=v&after=&limit=&order=."""
+    query, warnings = stored.parse_query(request.query_params.multi_items(), has_filters=True)
+    return _reply(stored.render_page(await store.page(query)), warnings)
+
+
+async def _get(request: Request, store: Store) -> Response:
+    """GET …/{id}."""
+    return _reply(stored.render_completion(await store.get(request.path_params["id"])))
+
+
+async def _update(request: Request, store: Store) -> Response:
+    """POST …/{id} with new metadata."""
+    metadata, warnings = stored.parse_update(json_text.read(await _body(request)))
+    return _reply(stored.render_completion(await store.update(request.path_params["id"], metadata)), warnings)
+
+
+async def _delete(request: Request, store: Store) -> Response:
+    """DELETE …/{id}."""
+    await store.delete(request.path_params["id"])
+    return _reply(stored.render_deleted(request.path_params["id"]))
+
+
+async def _messages(request: Request, store: Store) -> Response:
+    """GET …/{id}/messages?after=&limit=&order=."""
+    query, warnings = stored.parse_query(request.query_params.multi_items(), has_filters=False)
+    kept = await store.get(request.path_params["id"])
+    # a long chat takes a while to read
+    return _reply(await asyncio.to_thread(stored.render_messages, kept, query), warnings)
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_BYTES:
+            raise TooLarge(f"the body has more than {BODY_BYTES} bytes")
+    return bytes(body)

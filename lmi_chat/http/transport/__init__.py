@@ -1,0 +1,1 @@
+"""Carry one connection: its bytes in, its frames out, its limits."""

@@ -1,0 +1,286 @@
+"""The way in of a connection: counts, times and refuses what arrives. No routes, no bodies' meaning.
+
+Built on uvicorn's `HttpToolsProtocol`, whose cycle still writes the start and the end of each response (RFC 9112).
+"""
+
+import asyncio
+import contextlib
+import enum
+from asyncio import TimerHandle
+from typing import Any, ClassVar, cast
+
+import httptools
+from uvicorn._types import ASGI3Application
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from lmi_chat.errors import Error
+from lmi_chat.http.transport.body_stream import OUTLET, Burst, Outlet, WayOut
+from lmi_chat.http.transport.limits import BadHttp, Edge, HeadersTooLarge, MissingHost, ReceiveTimeout, render_refusal
+
+PIPELINE_MAX = 16  # requests queued behind the one being answered
+
+
+class _Phase(enum.Enum):
+    """What the parser waits for."""
+
+    IDLE = enum.auto()
+    HEAD = enum.auto()
+    BODY = enum.auto()
+
+
+class _Protocol(HttpToolsProtocol):
+    """The way in: counts, times and refuses what arrives; uvicorn makes requests of the rest."""
+
+    edge: ClassVar[Edge]
+    burst: ClassVar[Burst | None] = None  # of all connections
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._phase = _Phase.IDLE
+        self._unframed_bytes = 0  # of a head or of a body's framing, since the parser last delivered something
+        self._window_bytes = 0  # of the body, in the present window
+        self._is_excused = False  # at the start of the present window the client had to wait for us
+        self._is_feeding = False
+        self._is_deaf = False  # input is read and thrown away
+        self._held: tuple[RequestResponseCycle, ASGI3Application] | None = None
+        self._outlet: Outlet | None = None  # of the request being answered
+        self._refusal: Error | None = None  # waits for the answer before it
+        self._receive_timer: TimerHandle | None = None
+        self._linger_timer: TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        if self.burst is None or self.burst.loop is not self.loop:
+            type(self).burst = Burst(self.loop)
+        self._way_out = WayOut(transport, cast("Burst", self.burst), self.edge)
+        self._way_out.on_close = self._hang_up
+        super().connection_made(self._way_out)
+        self._arm()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse in pieces, to see in time that a head has no end; start no request before all of `data` is valid.
+
+        Nothing is logged here, unlike in uvicorn: a line for each bad request is a way to fill the disk.
+        """
+        if self._is_deaf:
+            return
+        self._is_feeding = True
+        view, step = memoryview(data), self.edge.header_bytes
+        try:
+            for start in range(0, len(data), step):
+                self._feed(view[start : start + step])
+        except BadHttp as error:
+            self._refuse(error)
+        finally:
+            self._is_feeding = False
+        held, self._held = self._held, None
+        if held is not None:
+            self._start_asgi_task(*held)
+        if self._phase is not _Phase.IDLE and self._receive_timer is None and not self._is_deaf:
+            self._arm()
+
+    def _feed(self, piece: bytes | memoryview) -> None:
+        self._unframed_bytes += len(piece)
+        try:
+            self.parser.feed_data(piece)
+        except httptools.HttpParserUpgrade as stop:
+            self._ignore_upgrade(piece[stop.args[0] :])
+        except httptools.HttpParserError as error:
+            cause = error.__context__  # what one of our callbacks raised
+            raise cause if isinstance(cause, BadHttp) else BadHttp("The request is not valid HTTP.") from None
+        if self._unframed_bytes > self.edge.header_bytes:
+            raise self._too_large()
+
+    def _ignore_upgrade(self, rest: bytes | memoryview) -> None:
+        """Parse the head once more without Upgrade, which RFC 9110 section 7.8 lets us ignore.
+
+        The parser takes the body for the new protocol; Java's HttpClient asks for h2c with each plain POST.
+        """
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b\r\n" % (method, self.url, version)]
+        lines += [b"%b:%b\r\n" % pair for pair in self.headers if pair[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self._unframed_bytes = 0
+        self._feed(b"".join([*lines, b"\r\n"]))
+        if rest:
+            self._feed(rest)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._phase = _Phase.HEAD
+        self._window_bytes = 0
+        self._unset_keepalive_if_required()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._phase is _Phase.BODY:
+            return  # a trailer: RFC 9110 section 6.5.1 forbids to merge it into the headers
+        if len(self.headers) >= self.edge.header_count:
+            raise self._too_large()
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._check_head()
+        if self.parser.should_upgrade():
+            return
+        was_paused = self.flow.read_paused
+        super().on_headers_complete()
+        if not was_paused:
+            self.flow.resume_reading()  # uvicorn pauses for a pipelined request, and then does not see the client go
+        self._phase = _Phase.BODY
+        self._unframed_bytes = 0
+        self._disarm()
+
+    def _check_head(self) -> None:
+        version, hosts = self.parser.get_http_version(), sum(name == b"host" for name, _ in self.headers)
+        if version not in ("1.0", "1.1") or self.parser.get_method() == b"CONNECT":
+            raise BadHttp("Only HTTP/1.1 and HTTP/1.0 are spoken here, and no CONNECT.")
+        if hosts == 0 and version == "1.1":
+            raise MissingHost("An HTTP/1.1 request needs a Host header.")
+        if hosts > 1:
+            raise BadHttp("A request has one Host header, not several.")
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > self.edge.header_bytes:
+            raise self._too_large()
+        if len(self.pipeline) >= PIPELINE_MAX:
+            raise BadHttp(f"More than {PIPELINE_MAX} requests were sent ahead of their answers.")
+
+    def _too_large(self) -> HeadersTooLarge:
+        edge = self.edge
+        return HeadersTooLarge(
+            f"A request may have {edge.header_bytes} bytes of headers, on {edge.header_count} lines."
+        )
+
+    def on_body(self, body: bytes) -> None:
+        self._unframed_bytes = 0
+        self._window_bytes += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
+        self._phase = _Phase.IDLE
+        self._unframed_bytes = 0
+        self._disarm()
+        super().on_message_complete()
+        self.flow.resume_reading()  # a handler that does not read its body must still see the client go
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        if self._is_feeding:
+            self._held = (cycle, app)
+            return
+        self._outlet = Outlet(cycle, self._way_out)
+        cast("dict[str, Any]", cycle.scope)["extensions"] = {OUTLET: self._outlet}
+        super()._start_asgi_task(cycle, self._outlet.wrap(app))
+
+    def on_response_complete(self) -> None:
+        self._outlet = None
+        super().on_response_complete()
+        if self._phase is not _Phase.IDLE:
+            self._unset_keepalive_if_required()  # the next request is on its way; its own timer runs
+        if self._refusal is not None:
+            self._send_refusal(self._refusal)
+
+    def _arm(self) -> None:
+        self._is_excused = self._is_waiting_for_us()
+        self._receive_timer = self.loop.call_later(self.edge.receive_s, self._check_receive)
+
+    def _disarm(self) -> None:
+        if self._receive_timer is not None:
+            self._receive_timer.cancel()
+            self._receive_timer = None
+
+    def _check_receive(self) -> None:
+        self._receive_timer = None
+        if self._phase is _Phase.IDLE:  # a fresh connection that brought nothing
+            self._way_out.close()
+        elif self._phase is _Phase.BODY and self.cycle.response_started:
+            return  # no 408 any more; the connection closes with the response
+        elif self._is_excused or self._is_waiting_for_us() or self._window_bytes >= self.edge.receive_bytes:
+            self._window_bytes = 0
+            self._arm()
+        else:
+            self._refuse(ReceiveTimeout("The request came too slowly."))
+
+    def _is_waiting_for_us(self) -> bool:
+        """The client may not send: we do not read, or it waits for our 100 Continue."""
+        return self.flow.read_paused or (self._phase is _Phase.BODY and self.cycle.waiting_for_100_continue)
+
+    def _refuse(self, error: Error) -> None:
+        """Answer `error` and close, after the answer under way; what has not started yet is trusted no more."""
+        self._is_deaf = True
+        self._disarm()
+        self._held = None
+        self.pipeline.clear()
+        outlet = self._outlet
+        if outlet is None:
+            self._send_refusal(error)
+        elif not outlet.cycle.more_body:
+            self._refusal = error
+        else:  # it is this request's own body that is broken
+            self._outlet = None
+            outlet.lose()
+            if outlet.cycle.response_started:
+                self._way_out.abort()
+            else:
+                self._send_refusal(error)
+
+    def _send_refusal(self, error: Error) -> None:
+        self._way_out.write(render_refusal(error, self.server_state.default_headers))
+        self._way_out.close()
+
+    def _hang_up(self) -> None:
+        """Close. With input unread the kernel would send RST, and the client lose the answer (RFC 9112 section 9.6)."""
+        transport = self._way_out.transport
+        is_unread = self._is_deaf or self._phase is not _Phase.IDLE or self.flow.read_paused
+        self._is_deaf = True
+        self._disarm()
+        if not is_unread:
+            transport.close()
+            return
+        if transport.can_write_eof():
+            with contextlib.suppress(OSError):  # the client was faster
+                transport.write_eof()
+        self.flow.resume_reading()
+        self._linger_timer = self.loop.call_later(self.edge.linger_s, transport.close)
+
+    def eof_received(self) -> None:
+        """The client is gone, or sends nothing more; which of both, TCP does not tell. The transport closes itself."""
+        if self._outlet is None:
+            self._way_out.watch()
+        else:
+            self._way_out.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._way_out.lose()
+        self._disarm()
+        self._unset_keepalive_if_required()
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
+        outlet, self._outlet = self._outlet, None
+        super().connection_lost(exc)
+        if outlet is not None:
+            outlet.lose()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._way_out.pause()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._way_out.resume()
+
+
+def protocol_class(edge: Edge) -> type[HttpToolsProtocol]:
+    """The class for `uvicorn.Config(http=...)` that serves each connection within `edge`."""
+
+    class Bounded(_Protocol):
+        pass
+
+    Bounded.edge = edge
+    return Bounded

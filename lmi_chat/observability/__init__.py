@@ -1,0 +1,1 @@
+"""Record requests, and the progress of the start."""

@@ -1,0 +1,1 @@
+"""Admit, parse and run requests, and turn their events into frames."""

@@ -1,0 +1,122 @@
+"""The way in: a surface's call → the task it asks for. All parsing stands here and below; no engine, no slot."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from lmi_chat import dialects
+from lmi_chat.bounds import Limits
+from lmi_chat.codec import json_text
+from lmi_chat.codec.framing import Shape
+from lmi_chat.dialects import Desk, Task, adapter
+from lmi_chat.dialects.chat.session import NEW
+from lmi_chat.dialects.formatters import Hooks
+from lmi_chat.errors import BadMedia, NotFound, echo, one_line
+from lmi_chat.observability.record import Record
+from lmi_chat.storage.sessions import Session, Sessions
+
+REQUEST_ID = re.compile(r"[!-~](?:[ -~]{0,126}[!-~])?")
+"""What a caller may name a request: up to 128 visible ASCII characters, blanks within."""
+
+
+WARNING_CHARS = 1024
+
+
+def warning(texts: Sequence[str]) -> str:
+    """The header X-LMI-Chat-Warning: what is to be said, in one bounded line of ASCII."""
+    return one_line("; ".join(texts), WARNING_CHARS).encode("ascii", "backslashreplace").decode()
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """One request as a surface hands it in. `dialect` is filled in as soon as it is known, for an error's shape.
+
+    `record` begins with the call, so that its clock runs from the request's arrival.
+    """
+
+    body: bytes
+    id: str
+    content_type: str = "application/json"
+    content_encoding: str = ""
+    accept: str = ""
+    session_id: str = ""
+    adapter: str = ""
+    target_model: str = ""
+    route_shape: Shape = "lines"
+    forced: str | None = None
+    dialect: str = ""
+    deadline_s: float | None = None  # None: the deployment's
+    is_promised: bool = False  # accepted earlier: answered in a drain too
+    warnings: list[str] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
+    record: Record = field(default_factory=Record)
+
+
+def parse(
+    call: Call, session: Session | None, desk: Desk, sessions: Sessions | None, limits: Limits, hooks: Hooks
+) -> Task | bytes:
+    """Bytes → Task, or the document that answers what needs no engine (opening or closing a session).
+
+    Fills in the call's dialect, warnings, headers and record. Raises an Error that names the field.
+    """
+    try:
+        return _parse(call, session, desk, sessions, limits, hooks)
+    finally:
+        call.record.ignored = [text.partition(" ")[0] for text in call.warnings if " is ignored" in text]
+
+
+def _parse(
+    call: Call, session: Session | None, desk: Desk, sessions: Sessions | None, limits: Limits, hooks: Hooks
+) -> Task | bytes:
+    body = _read(call, limits)
+    hooks = hooks.of(call.adapter or body.get("adapters"))
+    body = hooks.body(body, desk.template.tokenizer)
+    call.dialect = call.record.dialect = dialects.choose(body, call.forced, desk)
+    call.record.model = desk.model
+    _check_target(call, desk)
+    if call.dialect == "session":
+        document, headers, call.warnings = dialects.session.answer(body, desk, sessions, call.session_id)
+        call.headers |= headers
+        return document
+    adapter.check(body, call.adapter, desk)
+    is_new = call.session_id == NEW
+    if call.dialect == "chat" and sessions is not None and (is_new or session is not None):
+        session = session or sessions.draft()
+        task = dialects.session.parse_chat(body, desk, call.id, session, sessions)
+        if is_new:
+            call.headers |= dialects.session.headers_of_new(sessions.hold(session))
+    else:
+        task = dialects.parse(body, desk, call.id, call.dialect)
+    call.warnings = task.unknown
+    task.render = hooks.render(task.render)
+    _note(task, call.record)
+    return task
+
+
+def _check_target(call: Call, desk: Desk) -> None:
+    """A multi-model endpoint names the model it wants; here there is one. Raises NotFound."""
+    if call.target_model and call.target_model not in desk.names:
+        raise NotFound(f"model {echo(call.target_model)} is not served here", param="X-Amzn-SageMaker-Target-Model")
+
+
+def _read(call: Call, limits: Limits) -> json_text.Json:
+    if call.content_encoding not in ("", "identity"):
+        raise BadMedia("content-encoding must be absent or identity; send the body uncompressed")
+    media, _, rest = call.content_type.partition(";")
+    charset = rest.partition("charset=")[2].strip().strip('"').lower()
+    if charset not in ("", "utf-8", "utf8"):
+        raise BadMedia("the charset of content-type must be utf-8")
+    match media.strip().lower():
+        case "" | "application/json":
+            lengths = {"messages": limits.max_messages, "prompt": limits.max_prompts, "input": limits.max_inputs}
+            return json_text.read(call.body, depth=limits.max_json_depth, lengths=lengths)
+        case "text/plain" if call.forced in (None, "standard"):
+            return {"inputs": json_text.text(call.body)}
+        case _:
+            raise BadMedia("content-type must be application/json or text/plain")
+
+
+def _note(task: Task, record: Record) -> None:
+    """What the log tells of a request that was understood."""
+    record.user, record.metadata, record.is_stream = task.user, task.metadata, task.is_stream
+    record.prompt_tokens = sum(len(job.prompt_ids) for job in task.jobs)

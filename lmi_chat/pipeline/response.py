@@ -1,0 +1,248 @@
+"""Events in, frames out: the answers of one request's jobs, on their way to the client."""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Protocol
+
+from lmi_chat.codec.framing import Framing
+from lmi_chat.dialects.desk import Quick, Render
+from lmi_chat.engine import Run
+from lmi_chat.errors import Error, HookFailed, TimedOut
+from lmi_chat.job import Done, Event, Job, Lane, Piece, Sink, Times
+from lmi_chat.observability.record import Record
+
+
+class Out(Protocol):
+    """Where an answer goes: HTTP, DJL, a test."""
+
+    async def whole(self, body: bytes, content_type: str) -> None:
+        """Send one document."""
+
+    async def start(self, content_type: str) -> None:
+        """Begin a stream."""
+
+    def write(self, data: bytes) -> None:
+        """Send one frame of a stream; returns at once and never fails for a client that is gone."""
+
+    def fail(self, error: Error, frame: bytes) -> None:
+        """Send a stream's last frame, by which its dialect tells the error; otherwise as `write`."""
+
+    async def end(self) -> None:
+        """End the stream."""
+
+
+class Delivery:
+    """Events in, frames out: where an engine's event becomes bytes, without a task switch.
+
+    Frames wait here until the answer has begun on the wire; from then on each goes straight to `write`.
+    """
+
+    def __init__(self, render: Render, framing: Framing, jobs: Sequence[Job]) -> None:
+        """Render the events of `jobs` by `render` and frame them by `framing`."""
+        self._render, self._framing, self._jobs = render, framing, jobs
+        self._head, self._tail = framing.head, framing.tail
+        self._dones: list[Done | None] = [None] * len(jobs)
+        self._waiting: list[bytes] = []
+        self._write: Callable[[bytes], None] = self._keep
+        self._begun = asyncio.Event()
+        self._over = asyncio.Event()
+        self._done: Done | None = None
+        self._error: Error | None = None
+        self._quick: Quick
+        self._lane: Lane | None = None
+        self.is_sending = False
+        self.runs: list[Run] = []
+
+    def sinks(self) -> list[Sink]:
+        """One for each job. A single plain job's is `put` itself."""
+        if len(self._jobs) == 1 and self._jobs[0].copies == 1:
+            return [self.put]
+        starts = itertools.accumulate((job.width for job in self._jobs), initial=0)
+        places = range(len(self._jobs))
+        return [partial(self._put_part, place, start) for place, start in zip(places, starts, strict=False)]
+
+    def _keep(self, data: bytes) -> None:
+        """Hold a frame until the answer may begin on the wire."""
+        self._waiting.append(data)
+        self._begun.set()
+
+    def lane(self, *, is_stream: bool) -> Lane | None:
+        """What the answer needs of each job's tokens; None: every piece."""
+        if not is_stream:
+            return Lane(self._put_token, is_folded=True)
+        if len(self._jobs) > 1 or self._jobs[0].copies > 1:
+            return None
+        if not isinstance(self._render, Quick) or not self._render.is_quick:
+            return None
+        self._quick, self._lane = self._render, Lane(self._put_token)
+        return self._lane
+
+    def _put_token(self, token_id: int, spelled: bytes, logprob: float) -> None:
+        """As `put`, of a token in mid-answer; what comes after the end is not written."""
+        self._write(self._head + self._quick.token(token_id, spelled, logprob) + self._tail)
+
+    def _put_part(self, place: int, start: int, event: Event) -> None:
+        """An event of one job among several: sequences count through all of them, its end is a part of the end."""
+        job = self._jobs[place]
+        match event:
+            case Piece():
+                for copy in range(job.copies):
+                    self.put(replace(event, index=start + event.index * job.copies + copy))
+            case Done():
+                self._dones[place] = replace(event, completion_tokens=event.completion_tokens * job.copies)
+                if None not in self._dones:
+                    self.put(_sum([done for done in self._dones if done is not None]))
+            case Error():
+                self.put(event)
+
+    def put(self, event: Event) -> None:
+        """Take one event; anything after the end is dropped."""
+        if self._over.is_set():
+            return
+        try:
+            payloads = self._payloads(event)
+        except HookFailed as error:
+            payloads = self._payloads(error)
+        for payload in payloads:
+            self._write(self._head + payload + self._tail)
+        if self._over.is_set():
+            if self._error is None and self._framing.end:
+                self._write(self._framing.end)
+            self._write = _drop
+            if self._lane is not None:
+                self._lane.token = _drop_token
+            self._begun.set()
+
+    def _payloads(self, event: Event) -> Sequence[bytes]:
+        match event:
+            case Piece():
+                return self._render.piece(event)
+            case Done():
+                payloads = self._render.done(event)
+                self._done = event
+                self._over.set()
+                return payloads
+            case Error():
+                self._error = event
+                self._over.set()
+                if self.is_sending:
+                    self._send_error(event)
+                return ()
+
+    async def begun(self) -> None:
+        """Wait for the first frame. Raises the job's Error when it failed before one."""
+        await self._begun.wait()
+        if self._error is not None and not self._waiting:
+            raise self._error
+
+    def send_by(self, write: Callable[[bytes], None], fail: Callable[[Error, bytes], None]) -> None:
+        """The answer has begun on the wire: send what waits, then every frame as it comes, and an error by `fail`."""
+        self.is_sending = True
+        for data in self._waiting:
+            write(data)
+        self._waiting.clear()
+        self._fail = fail
+        if not self._over.is_set():
+            self._write = write
+            if self._lane is not None and self._quick.ends is not None:
+                self._lane.token = _between(self._quick.ends, self._framing, write)
+        if self._error is not None:
+            self._send_error(self._error)
+
+    def _send_error(self, error: Error) -> None:
+        self._fail(error, self._framing.head + self._render.fail(error) + self._framing.tail)
+
+    async def over(self) -> None:
+        """Wait for the job's end. Raises its Error when nothing of it was sent."""
+        await self._over.wait()
+        if self._error is not None and not self.is_sending:
+            raise self._error
+
+    @contextlib.contextmanager
+    def limited(self, limit_s: float | None, record: Record) -> Iterator[None]:
+        """Let the answer end `limit_s` after the request's arrival, with what there is then; None: at its own end."""
+        if limit_s is None:
+            yield
+            return
+        error = TimedOut(f"no token was generated within {limit_s:g} s")
+        timer = asyncio.get_running_loop().call_later(max(0.0, limit_s - record.age_s), self._cut, error)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _cut(self, error: Error) -> None:
+        """Let the answer end now; `error` if there is nothing of it."""
+        if not any(run.completion_tokens for run in self.runs):
+            self.put(error)
+            return
+        for run in self.runs:
+            run.cut()
+
+    def tell(self, record: Record) -> None:
+        """What became of the request, for the log."""
+        done = self._done
+        record.width = sum(job.width for job in self._jobs)
+        record.completion_tokens = sum(
+            run.completion_tokens * job.copies for run, job in zip(self.runs, self._jobs, strict=False)
+        )
+        if self._error is not None:
+            record.fail(self._error, has_begun=self.is_sending)
+        if done is None:
+            return
+        record.completion_tokens, record.cached_tokens = done.completion_tokens, done.cached_tokens
+        record.reasons = done.reasons
+        if done.times is not None:
+            record.queue_s = (record.queue_s or 0.0) + done.times.queue_s
+            record.prefill_s, record.decode_s = done.times.prefill_s, done.times.decode_s
+            record.ttft_s = record.seated_s + done.times.queue_s + done.times.prefill_s
+
+    def document(self) -> bytes:
+        """The whole answer."""
+        return b"".join(self._waiting)
+
+
+def _drop(data: bytes) -> None:
+    """The answer is over."""
+
+
+def _drop_token(token_id: int, spelled: bytes, logprob: float) -> None:
+    """The answer is over."""
+
+
+def _between(
+    ends: tuple[bytes, bytes], framing: Framing, write: Callable[[bytes], None]
+) -> Callable[[int, bytes, float], None]:
+    """The shortest way of a token to the wire: its text between bytes that are always the same."""
+    head, tail = framing.head + ends[0], ends[1] + framing.tail
+
+    def token(_token_id: int, spelled: bytes, _logprob: float) -> None:
+        write(head + spelled + tail)
+
+    return token
+
+
+def _sum(dones: Sequence[Done]) -> Done:
+    if len(dones) == 1:
+        return dones[0]
+    return Done(
+        prompt_tokens=sum(done.prompt_tokens for done in dones),
+        completion_tokens=sum(done.completion_tokens for done in dones),
+        cached_tokens=sum(done.cached_tokens for done in dones),
+        parts=tuple(dones),
+        reasons=tuple(reason for done in dones for reason in done.reasons),
+        times=_slowest([done.times for done in dones if done.times is not None]),
+    )
+
+
+def _slowest(times: Sequence[Times]) -> Times | None:
+    """The slowest of jobs that run side by side, for each of the three."""
+    if not times:
+        return None
+    return Times(
+        max(each.queue_s for each in times), max(each.prefill_s for each in times), max(each.decode_s for each in times)
+    )

@@ -1,0 +1,234 @@
+"""From settings to an open line: model, engine, template, canary. Both surfaces, HTTP and DJL, begin with it."""
+
+import asyncio
+import atexit
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from lmi_chat.async_requests import Spool
+from lmi_chat.async_requests.folder import Folder
+from lmi_chat.bounds import Limits
+from lmi_chat.chat_template import BadTemplate, Template
+from lmi_chat.config.settings import Settings
+from lmi_chat.config.sources import MODEL_FOLDER, BadSetting
+from lmi_chat.dialects import Desk, openai
+from lmi_chat.dialects.formatters import Hooks
+from lmi_chat.engine import Engine, Model
+from lmi_chat.engine.vllm import arguments
+from lmi_chat.engine.vllm import engine as engine_vllm
+from lmi_chat.errors import Error, one_line
+from lmi_chat.observability.record import Journal, Writer
+from lmi_chat.pipeline.pipeline import Line, Policy
+from lmi_chat.server import default_model
+from lmi_chat.storage.completions import Store
+from lmi_chat.storage.sessions import Sessions
+
+RENDER_OWN = frozenset(
+    {
+        "messages",
+        "conversation",
+        "tokenize",
+        "add_generation_prompt",
+        "continue_final_message",
+        "chat_template",
+        "tools",
+    }
+)
+TASKS: Mapping[str, Mapping[str, str]] = {
+    "auto": {},
+    "text-generation": {"runner": "generate"},
+    "text-embedding": {"runner": "pooling", "convert": "embed"},
+}
+TGI_NAMES = frozenset({"tgi", "dummy"})  # what TGI's clients write where they have no name
+
+STDOUT, STDERR = 1, 2
+
+
+class StartFailed(Exception):
+    """The model could not be served; one sentence."""
+
+
+async def load(settings: Settings, line: Line, enter: Callable[[str], None], store: Store | None = None) -> Engine:
+    """Start the engine and open `line`; `enter` is told each phase as it begins. Raises StartFailed."""
+    folder = await _model_folder(settings, enter)
+    names = _names(settings, folder)
+    # a beam search asks the engine for twice as many alternatives as it has beams
+    given = {**_of_task(settings), **settings.engine}
+    given |= {"max_logprobs": str(max(settings.max_logprobs, 2 * settings.max_n))}
+    given |= {"model": folder, "served_model_name": json.dumps(names[:1])}
+    arguments.prepare_environment(given, _safe_ports(settings))
+    loop = asyncio.get_running_loop()
+
+    def told(phase: str) -> None:
+        loop.call_soon_threadsafe(enter, phase)
+
+    try:
+        seconds, is_fast = settings.guide_compile_seconds, settings.fast_branch
+        load_engine = partial(engine_vllm.load, guide_compile_s=seconds, has_fast_branch=is_fast)
+        engine = await asyncio.to_thread(load_engine, given, names, told)
+        desk = _desk(settings, engine.model, store)
+        enter("embedding a first text" if engine.model.space else "generating a first token")
+        await line.open(engine, desk)
+    except engine_vllm.StartFailed as error:
+        raise StartFailed(f"{error}{_origins(settings, str(error))}") from error
+    except (BadTemplate, Error) as error:
+        raise StartFailed(str(error)) from error
+    if store:
+        store.tidy()
+    enter("ready")
+    return engine
+
+
+def _origins(settings: Settings, text: str) -> str:
+    """Where the engine's settings that `text` speaks of were given, in brackets."""
+    words = set(re.findall(r"[a-z_]+", text.replace("-", "_")))
+    named = [f"{name}: {settings.origins[name]}" for name in settings.engine if words & {name, f"__{name}"}]
+    return f" ({'; '.join(named)})" if named else ""
+
+
+def _safe_ports(settings: Settings) -> list[int]:
+    """What SageMaker leaves to a container beside the port that it asks on."""
+    low, _, high = settings.safe_port_range.partition("-")
+    return [port for port in range(int(low), int(high) + 1) if port != settings.port] if low else []
+
+
+def _of_task(settings: Settings) -> Mapping[str, str]:
+    """LMI's `task` in the engine's words. Raises BadSetting where these are given too and say otherwise."""
+    chosen = TASKS[settings.task]
+    for name, value in chosen.items():
+        if settings.engine.get(name, value) != value:
+            given = f"task = {settings.task} and {name} = {one_line(settings.engine[name], 80)}"
+            raise BadSetting(f"{given} are different kinds of model; keep one of them")
+    return chosen
+
+
+async def _model_folder(settings: Settings, enter: Callable[[str], None]) -> str:
+    """The model to serve: the configured one, else SageMaker's folder, else the embedded one, fetched once."""
+    if settings.model_id:
+        return settings.model_id
+    if (MODEL_FOLDER / "config.json").is_file():
+        return str(MODEL_FOLDER)
+    target = default_model.folder()
+    if not default_model.is_present(target):
+        enter("fetching the model")
+        # a process of its own: the conversion takes over a gigabyte, which goes with it
+        fetching = await asyncio.create_subprocess_exec(sys.executable, "-m", "lmi_chat", "fetch-model")
+        try:
+            if await fetching.wait():
+                raise StartFailed("the default model could not be fetched; the lines above say why")
+        finally:
+            if fetching.returncode is None:
+                fetching.terminate()
+    return str(target)
+
+
+def _names(settings: Settings, folder: str) -> tuple[str, ...]:
+    configured = tuple(name.strip() for name in settings.served_model_name.split(",") if name.strip())
+    own = Path(folder).name if Path(folder).is_dir() else folder
+    return (*configured, own) if configured else (own, "lmi")
+
+
+def open_store(settings: Settings) -> Store | None:
+    """The store of completions, if one is configured. Raises BadSetting for a file that can never be one."""
+    if not settings.store:
+        return None
+    path = Path(settings.store)
+    if path.is_dir() or not path.parent.is_dir():
+        raise BadSetting(f"store must be a file in a folder that exists, got {one_line(settings.store, 200)}")
+    store = Store(path, days=settings.store_days, max_bytes=settings.store_bytes)
+    atexit.register(store.close)  # both surfaces end this way, after the last answer
+    return store
+
+
+def open_spool(settings: Settings, line: Line) -> Spool | None:
+    """Where asynchronous requests wait, if a folder is configured. Raises BadSetting."""
+    if not settings.async_folder:
+        return None
+    path = Path(settings.async_folder)
+    if not path.is_dir():
+        raise BadSetting(f"async_folder must be a folder that exists, got {one_line(settings.async_folder, 200)}")
+    most, at_once = settings.async_queue_size, settings.async_concurrency
+    return Spool(line, Folder(path), most=most, at_once=at_once, max_body_bytes=settings.max_request_size)
+
+
+def _desk(settings: Settings, model: Model, store: Store | None) -> Desk:
+    source = settings.chat_template or None
+    if source and Path(source).is_file():
+        source = Path(source).read_text(encoding="utf-8")
+    return Desk(
+        model=model.name,
+        names=model.names | (TGI_NAMES if settings.tgi_compat else frozenset()),
+        template=Template(model.tokenizer, source),
+        context_tokens=model.context_tokens,
+        vocabulary_tokens=model.vocabulary_tokens,
+        limits=_limits(settings),
+        defaults=model.defaults,
+        is_strict=settings.strict_requests,
+        is_tgi=settings.tgi_compat,
+        template_variables=frozenset(settings.chat_template_kwargs.replace(",", " ").split()) - RENDER_OWN,
+        streams_by_default=settings.output_formatter in {"jsonlines", "sse"},
+        finish_words=openai.LMI_FINISH if settings.finish_reason == "lmi" else None,
+        fingerprint=model.fingerprint,
+        has_priority=model.has_priority,
+        space=model.space,
+        is_normalized={"true": True, "false": False}.get(settings.normalize),
+        save=store.save if store else None,
+    )
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        max_messages=settings.max_messages,
+        max_input_tokens=settings.max_input_tokens,
+        max_n=settings.max_n,
+        max_prompts=settings.max_prompts,
+        max_inputs=settings.max_inputs,
+        max_stop=settings.max_stop,
+        max_stop_chars=settings.max_stop_chars,
+        max_logprobs=settings.max_logprobs,
+        max_prompt_logprobs=settings.max_prompt_logprobs,
+        max_logit_bias=settings.max_logit_bias,
+        max_json_depth=settings.max_json_depth,
+        max_schema_bytes=settings.max_schema_bytes,
+        max_schema_depth=settings.max_schema_depth,
+        max_schema_enum=settings.max_schema_enum,
+        max_regex_bytes=settings.max_regex_bytes,
+        max_grammar_bytes=settings.max_grammar_bytes,
+        max_choices=settings.max_choices,
+        max_choice_bytes=settings.max_choice_bytes,
+    )
+
+
+def policy(settings: Settings, hooks: Hooks | None = None) -> Policy:
+    """What the line decides about admission and time; `hooks` are the deployment's own formatters."""
+    return Policy(
+        queue=settings.job_queue_size,
+        deadline_s=settings.predict_timeout,
+        output_formatter=settings.output_formatter,
+        sessions=_sessions(settings),
+        limits=_limits(settings),
+        hooks=hooks or Hooks(),
+        finish_before_s=settings.finish_before_seconds or None,
+        stall_s=settings.stall_seconds,
+        journal=_journal(settings),
+    )
+
+
+def _journal(settings: Settings) -> Journal:
+    """Requests are told of on standard output, or standard error; CloudWatch's metrics need no other line."""
+    has_requests = settings.access_log != "off"
+    if not has_requests and not settings.cloudwatch_emf:
+        return Journal()
+    writer = Writer(STDERR if settings.access_log == "stderr" else STDOUT)
+    atexit.register(writer.close)
+    return Journal(writer.write, has_requests=has_requests, has_metrics=settings.cloudwatch_emf)
+
+
+def _sessions(settings: Settings) -> Sessions | None:
+    if not settings.enable_stateful_sessions:
+        return None
+    return Sessions(seconds=settings.sessions_expiration, most=settings.max_sessions)

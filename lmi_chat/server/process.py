@@ -1,0 +1,184 @@
+"""One server process from start to end: bind, load, serve, drain, and the exit code."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn, TypeVar
+
+import uvicorn
+from starlette.applications import Starlette
+
+from lmi_chat.config import describe
+from lmi_chat.config.settings import Settings
+from lmi_chat.config.sources import BadSetting
+from lmi_chat.dialects.formatters import Hooks
+from lmi_chat.engine import Engine
+from lmi_chat.errors import EngineDown
+from lmi_chat.http import app
+from lmi_chat.http.door import House
+from lmi_chat.http.transport.limits import Edge
+from lmi_chat.http.transport.protocol import protocol_class
+from lmi_chat.observability.startup import Health
+from lmi_chat.pipeline.pipeline import Line
+from lmi_chat.server import bootstrap
+from lmi_chat.server.children import Processes
+
+STOPPED, FAILED = 0, 1
+WATCH_S = 0.2
+CLOSE_S = 2.0
+CHAT = '{"messages":[{"role":"user","content":"What is the capital of France?"}],"temperature":0}'
+EMBED = '{"input":["The capital of France is Paris."]}'
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+
+class Stop:
+    """A wish to end: the first signal drains, the second ends at once."""
+
+    def __init__(self) -> None:
+        """Nobody has asked yet."""
+        self.asked = asyncio.Event()
+        self.now = asyncio.Event()
+
+    def signal(self) -> None:
+        """A signal came."""
+        (self.now if self.asked.is_set() else self.asked).set()
+
+
+def say(text: str) -> None:
+    """One line for the person at the terminal."""
+    sys.stderr.write(f"lmi-chat  {text}\n")
+    sys.stderr.flush()
+
+
+async def run(settings: Settings, hooks: Hooks | None = None) -> int:
+    """Serve until a signal or the engine's end. Gives the exit code. Raises StartFailed.
+
+    `hooks` are the deployment's own formatters.
+    """
+    for text in describe.warnings(settings):
+        say(f"note: {text}")
+    health, line = Health(), Line(bootstrap.policy(settings, hooks))
+    listener = bind(settings)
+    store = bootstrap.open_store(settings)
+    spool = bootstrap.open_spool(settings, line)
+    most = settings.max_request_size
+    house = House(line=line, health=health, max_body_bytes=most, store=store, spool=spool)
+    house.is_tgi = settings.tgi_compat
+    server = server_of(settings, app.build(house))
+    stop = Stop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, stop.signal)
+    serving = asyncio.create_task(server._serve(sockets=[listener]))  # noqa: SLF001 serve() would take the signals
+    say(f"listening on http://{settings.host}:{listener.getsockname()[1]} (not ready yet)")
+    processes = Processes()
+    try:
+        engine = await until(stop, bootstrap.load(settings, line, _announce(health), store))
+        if engine is None:
+            _leave(processes)
+        processes.note()
+        _say_ready(settings, health, line, listener.getsockname()[1])
+        code = await _watch(engine, line, stop, settings)
+        await until(stop, engine.stop(), is_hard=True)
+        return code
+    finally:
+        processes.end()
+        server.should_exit = True
+        await asyncio.wait([serving], timeout=CLOSE_S)
+
+
+def _leave(processes: Processes) -> NoReturn:
+    """End while the engine is loaded: its thread cannot be stopped, would go on for a minute and start processes."""
+    say("stopped while loading")
+    processes.end()
+    os._exit(STOPPED)
+
+
+async def until(stop: Stop, work: Coroutine[Any, Any, Result], *, is_hard: bool = False) -> Result | None:
+    """Do `work` unless a signal comes first (`is_hard`: unless the second one does); None if it did."""
+    task = asyncio.create_task(work)
+    wish = asyncio.create_task((stop.now if is_hard else stop.asked).wait())
+    await asyncio.wait([task, wish], return_when=asyncio.FIRST_COMPLETED)
+    wish.cancel()
+    if task.done():
+        return task.result()
+    task.cancel()
+    return None
+
+
+async def _watch(engine: Engine, line: Line, stop: Stop, settings: Settings) -> int:
+    """Wait for a signal or for the engine's end; then let running answers finish, or fail them."""
+    while not stop.asked.is_set():
+        if engine.is_dead:
+            say("the engine is gone; ending")
+            line.fail_all(EngineDown("the engine is gone"))
+            await asyncio.sleep(WATCH_S)
+            return FAILED
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.asked.wait(), WATCH_S)
+    say(f"stopping: {line.active} running, up to {settings.drain_seconds:g} s for them")
+    await until(stop, line.drain(settings.drain_seconds), is_hard=True)
+    line.fail_all(EngineDown("the server was told to end at once"))
+    say("stopped")
+    return STOPPED
+
+
+def _announce(health: Health) -> Callable[[str], None]:
+    def enter(phase: str) -> None:
+        before = health.phase
+        health.enter(phase)
+        if before != "reading the configuration":
+            say(f"  {before}: {health.done[before]:.1f} s")
+        if phase != "ready":
+            say(f"{phase} …")
+
+    return enter
+
+
+def bind(settings: Settings) -> socket.socket:
+    """Take the port before anything slow begins. Raises BadSetting."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        raise BadSetting(f"port {settings.port} of {settings.host} cannot be taken: {error.strerror}") from error
+
+
+def server_of(settings: Settings, application: Starlette) -> uvicorn.Server:
+    """A server with the settings' limits on what a connection may cost."""
+    edge = Edge(
+        header_bytes=settings.max_header_bytes,
+        header_count=settings.max_header_count,
+        receive_s=settings.receive_seconds,
+        write_stall_s=settings.write_stall_seconds,
+        backlog_bytes=settings.stream_backlog_bytes,
+    )
+    config = uvicorn.Config(
+        application,
+        http=protocol_class(edge),
+        ws="none",
+        loop="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=int(settings.keep_alive_seconds),
+    )
+    return uvicorn.Server(config)
+
+
+def _say_ready(settings: Settings, health: Health, line: Line, port: int) -> None:
+    host = "localhost" if settings.host in {"0.0.0.0", "127.0.0.1", "::"} else settings.host  # noqa: S104 compared, not bound
+    body = EMBED if line.desk.space else CHAT
+    say(f"ready after {health.seconds:.1f} s: {line.desk.model}, {line.desk.context_tokens} tokens of context. Try:")
+    sys.stderr.write(
+        f"\n  curl http://{host}:{port}/invocations -H 'content-type: application/json' \\\n    -d '{body}'\n\n"
+    )
+    sys.stderr.flush()

@@ -1,0 +1,178 @@
+"""Stored completions: one thread does all work on their file in order, so that a read sees every save before it.
+
+Nothing here waits on the event loop, and no fault of the disk reaches an answer: it costs a log line, a count, and the
+completion that was to be kept. What the bytes say is a dialect's matter.
+"""
+
+import asyncio
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lmi_chat.errors import Error, Unavailable, one_line
+from lmi_chat.observability.record import STORE_FAILURES
+from lmi_chat.storage import completions_db
+from lmi_chat.storage.completions_db import Kept, Page, Query
+
+WAITING_MOST = 1024
+WAITING_BYTES = 64 * 2**20
+ASK_S = 10.0
+TIDY_S = 600.0  # the age limit holds without traffic too
+LOG_S = 10.0
+DAY_S = 86_400
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+
+@dataclass(slots=True)
+class _Work:
+    do: Callable[[sqlite3.Connection], Any]
+    bytes: int = 0
+    future: "Future[Any] | None" = None  # None: nobody waits for it, and the limits are held after it
+    is_read: bool = False
+
+
+class Store:
+    """The file and its thread, which begins with the first work."""
+
+    def __init__(self, path: Path, *, days: float = 30.0, max_bytes: int = 2**30) -> None:
+        """Keep completions in `path` for `days`, in at most `max_bytes` of it; the oldest go first."""
+        self._path, self._age_s, self._max_bytes = path, days * DAY_S, max_bytes
+        self._waiting: queue.Queue[_Work | None] = queue.Queue(WAITING_MOST)
+        self._waiting_bytes = 0
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._db: sqlite3.Connection | None = None
+        self._is_closed = False
+        self._quiet_until = 0.0
+
+    def save(self, kept: Kept) -> None:
+        """Keep a completion. Returns at once and never fails; one of the same id is replaced."""
+        self._submit(_Work(partial(completions_db.insert, kept, self._max_bytes), kept.bytes))
+
+    def tidy(self) -> None:
+        """Drop what is too old or too much, as is done after each save too; a fault of the disk shows in the log."""
+        self._submit(_Work(lambda _: None))
+
+    async def page(self, query: Query) -> Page:
+        """List completions. Raises NotFound for an unknown `after`, Unavailable."""
+        return await self._ask(partial(completions_db.page, query), is_read=True)
+
+    async def get(self, completion_id: str) -> Kept:
+        """One completion. Raises NotFound, Unavailable."""
+        return await self._ask(partial(completions_db.get, completion_id), is_read=True)
+
+    async def update(self, completion_id: str, metadata: Mapping[str, str]) -> Kept:
+        """Replace the metadata of one completion and give it. Raises NotFound, Unavailable."""
+        return await self._ask(partial(completions_db.update, completion_id, metadata))
+
+    async def delete(self, completion_id: str) -> None:
+        """Delete one completion. Raises NotFound, Unavailable."""
+        await self._ask(partial(completions_db.delete, completion_id))
+
+    def close(self, seconds: float = 2.0) -> None:
+        """Do what waits, up to `seconds`, and end the thread."""
+        with self._lock:
+            self._is_closed = True
+            thread = self._thread
+        if thread is None:
+            return
+        try:
+            self._waiting.put(None, timeout=seconds)
+        except queue.Full:
+            self._fail("the disk is too slow; what waits is lost")
+            return
+        thread.join(seconds)
+
+    async def _ask(self, do: Callable[[sqlite3.Connection], Result], *, is_read: bool = False) -> Result:
+        future: Future[Result] = Future()
+        if not self._submit(_Work(do, future=future, is_read=is_read)):
+            raise Unavailable("the store of completions is busy; send the request again later")
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), ASK_S)
+        except (sqlite3.Error, OSError):  # a TimeoutError is an OSError
+            raise Unavailable("the store of completions cannot be used now; the server's log says why") from None
+
+    def _submit(self, work: _Work) -> bool:
+        """Hand `work` to the thread; False if there is no room for it."""
+        with self._lock:  # all that is put comes through here, so that room found is room kept
+            is_full = self._waiting.full() or self._waiting_bytes + work.bytes > WAITING_BYTES
+            if is_full or self._is_closed:
+                self._fail("too much waits for the disk" if is_full else "the server is ending")
+                return False
+            self._waiting.put_nowait(work)
+            self._waiting_bytes += work.bytes
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="store", daemon=True)
+                self._thread.start()
+        return True
+
+    def _run(self) -> None:
+        """The thread: one work after the other."""
+        try:
+            while (work := self._next()) is not None:
+                with self._lock:
+                    self._waiting_bytes -= work.bytes
+                self._do(work)
+        finally:
+            self._disconnect()
+
+    def _next(self) -> _Work | None:
+        try:
+            return self._waiting.get(timeout=TIDY_S)
+        except queue.Empty:
+            return _Work(lambda _: None)
+
+    def _do(self, work: _Work) -> None:
+        if work.future is not None and not work.future.set_running_or_notify_cancel():
+            return
+        try:
+            self._db = self._db or completions_db.connect(self._path)
+            result = self._transact(self._db, work)
+        except Error as error:
+            if work.future is not None:
+                work.future.set_exception(error)
+        except (sqlite3.Error, OSError) as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
+                self._disconnect()  # the next work begins anew: the disk may have come back
+            self._fail(str(error))
+            if work.future is not None:
+                work.future.set_exception(error)
+        else:
+            if work.future is not None:
+                work.future.set_result(result)
+
+    def _transact(self, db: sqlite3.Connection, work: _Work) -> Any:
+        """Do `work` and hold the limits. Raises sqlite3.Error and leaves nothing half done, or the work's Error."""
+        with db:
+            db.execute("BEGIN" if work.is_read else "BEGIN IMMEDIATE")
+            result = work.do(db)
+            if work.future is None:
+                completions_db.trim(db, time.time() - self._age_s, self._max_bytes)
+        if work.future is None:
+            db.executescript("PRAGMA incremental_vacuum")  # `execute` would free a single page
+        return result
+
+    def _disconnect(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            try:
+                db.close()
+            except sqlite3.Error as error:
+                log.debug("the store's file did not close: %s", error)
+
+    def _fail(self, why: str) -> None:
+        """Count each failure, tell of one in LOG_S."""
+        STORE_FAILURES.inc()
+        now = time.monotonic()
+        if now >= self._quiet_until:
+            self._quiet_until = now + LOG_S
+            log.warning("a completion was not stored or read: %s", one_line(why, 200))

@@ -1,0 +1,113 @@
+"""Sessions: conversations that the server holds, so that a request need only bring its new turn. No HTTP here.
+
+They live in memory, end at a fixed time after they began, and are bounded in number and bytes: the oldest go first.
+"""
+
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from lmi_chat.codec.json_text import dump
+from lmi_chat.errors import BadField, Conflict, Problem, echo
+
+Message = dict[str, Any]
+
+
+@dataclass(slots=True, kw_only=True)
+class Session:
+    """One conversation; `expires_at` is a wall-clock time in seconds since 1970."""
+
+    id: str
+    expires_at: float
+    messages: list[Message] = field(default_factory=list)
+    bytes: int = 0
+    is_answering: bool = False
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Hold the session for one answer. Raises Conflict while another one is given."""
+        if self.is_answering:
+            raise Conflict(f"session {self.id} is answering another request; send one turn at a time")
+        self.is_answering = True
+        try:
+            yield
+        finally:
+            self.is_answering = False
+
+    def with_turn(self, messages: Sequence[Message]) -> list[Message]:
+        """The whole conversation: `messages` are its next turn, or all of it once more."""
+        held = len(self.messages)
+        if held and _said(messages[:held]) == _said(self.messages):
+            return list(messages)
+        return [*self.messages, *messages]
+
+
+def _said(messages: Sequence[Any]) -> list[tuple[Any, Any]]:
+    """What makes a message the same one: clients send theirs back with keys added."""
+    return [(one.get("role"), one.get("content")) if isinstance(one, dict) else (None, one) for one in messages]
+
+
+class Sessions:
+    """All sessions of one server."""
+
+    def __init__(self, *, seconds: float, most: int, most_bytes: int = 2**28) -> None:
+        """A session ends `seconds` after it began; at most `most` are held, with `most_bytes` of conversation."""
+        self._seconds, self._most, self._most_bytes = seconds, most, most_bytes
+        self._held: dict[str, Session] = {}
+        self.bytes = 0
+
+    def open(self) -> Session:
+        """Begin one."""
+        return self.hold(self.draft())
+
+    def draft(self) -> Session:
+        """One that begins when it is held."""
+        return Session(id=str(uuid.uuid4()), expires_at=time.time() + self._seconds)
+
+    def hold(self, session: Session) -> Session:
+        """Let a draft begin; the oldest makes room."""
+        self._forget_expired()
+        while len(self._held) >= self._most:
+            self._drop(next(iter(self._held.values())))
+        self._held[session.id] = session
+        return session
+
+    def get(self, session_id: str) -> Session:
+        """The one of that id. Raises BadField for one that is unknown, closed or expired."""
+        self._forget_expired()
+        session = self._held.get(session_id)
+        if session is None:
+            text = f"session {echo(session_id)} is unknown: it never began here, was closed, or has expired"
+            raise BadField([Problem("session", text)])
+        return session
+
+    def close(self, session_id: str) -> Session:
+        """End it. Raises BadField as `get`."""
+        session = self.get(session_id)
+        self._drop(session)
+        return session
+
+    def keep(self, session: Session, messages: list[Message]) -> None:
+        """Let `messages` be the conversation so far; the oldest sessions make room for it."""
+        if session.id not in self._held:
+            return
+        size = len(dump(messages))
+        self.bytes += size - session.bytes
+        session.messages, session.bytes = messages, size
+        while self.bytes > self._most_bytes:
+            self._drop(next(iter(self._held.values())))
+
+    def _drop(self, session: Session) -> None:
+        del self._held[session.id]
+        self.bytes -= session.bytes
+
+    def _forget_expired(self) -> None:
+        now = time.time()
+        while self._held:  # they expire in the order in which they began
+            oldest = next(iter(self._held.values()))
+            if oldest.expires_at > now:
+                return
+            self._drop(oldest)
