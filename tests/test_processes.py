@@ -10,7 +10,7 @@ import pytest
 
 PARENT = """
 import subprocess, sys
-from lmi_chat.processes import Processes
+from lmi_chat.server.children import Processes
 child = subprocess.Popen(["sleep", "600"])
 processes = Processes()
 processes.note()

@@ -226,7 +226,7 @@ AT_TERMINAL = """
 import fcntl, signal, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C is a signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
-from lmi_chat.cli import main
+from lmi_chat.cli.main import main
 sys.exit(main())
 """
 

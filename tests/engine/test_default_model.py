@@ -16,7 +16,7 @@ FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
 @pytest.fixture(scope="module")
 def model() -> Path:
     # In a process of its own: 1.3 GB of memory, and third parties' warnings.
-    program = "from lmi_chat.embedded import fetch, folder; fetch(folder())"
+    program = "from lmi_chat.server.default_model import fetch, folder; fetch(folder())"
     subprocess.run([sys.executable, "-c", program], check=True)
     return folder()
 

@@ -1,7 +1,7 @@
 """vLLM behind the seam: the only file that imports it, and only inside `load`, because the import takes 12 s.
 
 The general path: vLLM's own `AsyncLLM.add_request`, whose output collector hands each output straight to the job's sink
-(no task is woken per token); what is plain goes past it (lanes.py). Leans on: `add_request` returning the collector,
+(no task is woken per token); what is plain goes past it (fast_path). Leans on: `add_request` returning the collector,
 its `put` being called from the output loop and its `output` holding what came before. A test asserts these.
 """
 

@@ -8,7 +8,7 @@ from lmi_chat.job import Sampling
 
 
 def params(sampling: Sampling, *, has_text: bool = True) -> Any:
-    """SamplingParams, in deltas; a guide in it must have been tried (guides.py). `has_text`: vLLM makes the text."""
+    """SamplingParams, in deltas; a guide in it must have been tried (trials.py). `has_text`: vLLM makes the text."""
     from vllm.sampling_params import RequestOutputKind, SamplingParams
 
     kind = _tried() if sampling.guide else SamplingParams
@@ -53,6 +53,6 @@ def _tried() -> Any:
 
     class Tried(SamplingParams):
         def _validate_structured_outputs(self, *_: object) -> None:
-            """guides.py has done it, elsewhere."""
+            """trials.py has done it, elsewhere."""
 
     return Tried
