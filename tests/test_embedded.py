@@ -180,7 +180,7 @@ def test_an_interrupted_run_cleans_up(target: Path) -> None:
 
 
 def test_the_next_run_removes_what_a_killed_run_left(tmp_path: Path) -> None:
-    die = "embedded.fetch(target, download=download, convert=lambda *_: os.kill(os.getpid(), signal.SIGKILL))"
+    die = "default_model.fetch(target, download=download, convert=lambda *_: os.kill(os.getpid(), signal.SIGKILL))"
     killed = subprocess.run([sys.executable, "-c", RUN + die, str(tmp_path)], check=False, capture_output=True)
     assert killed.returncode == -signal.SIGKILL
     assert any(name.startswith(".model.part-") for name in names(tmp_path))
@@ -197,7 +197,7 @@ def slow(gguf, folder, progress):
         time.sleep(0.01)
     convert(gguf, folder, progress)
 
-assert embedded.is_present(embedded.fetch(target, download=download, convert=slow))
+assert default_model.is_present(default_model.fetch(target, download=download, convert=slow))
 """
     command = [sys.executable, "-c", RUN + slow, str(tmp_path)]
     with (tmp_path / "first").open("w") as err, subprocess.Popen(command, stderr=err) as first:
@@ -284,8 +284,8 @@ def test_the_engine_can_be_imported_after_a_fetch(tmp_path: Path) -> None:
     # Found: importlib.util.find_spec("pip") made every later `import setuptools`, and so vLLM, fail on Python 3.11.
     end = """
 try:
-    embedded.fetch(target, convert=convert)
-except embedded.FetchFailed:
+    default_model.fetch(target, convert=convert)
+except default_model.FetchFailed:
     import setuptools
 """
     environment = {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""}

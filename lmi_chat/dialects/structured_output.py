@@ -1,7 +1,7 @@
 """What the text must fit: JSON, a schema, a regex, choices or a grammar. Every wire spelling → one Guide, or a problem.
 
 Shapes: OpenAI's `response_format`, vLLM's `structured_outputs` and its older `guided_*`, TGI's `grammar`. Checked here
-is what can be seen without compiling; whether it compiles in good time is the engine's side (engine/vllm/structured_output).
+is what can be seen without compiling; whether it compiles in good time is the engine's side (its trials).
 """
 
 from collections.abc import Callable, Iterator, Mapping

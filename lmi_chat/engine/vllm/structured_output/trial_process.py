@@ -1,4 +1,4 @@
-"""The process that tries guides out: `python -m lmi_chat.engine.vllm.structured_output.trial_process`, started by trials.py.
+"""Try guides out in a process of its own, `python -m` this module, started and read by trials.py.
 
 It loads llguidance once and forks for every guide, so a trial can be killed by the kernel in the midst of native code
 (a thread cannot), costs no new start, and takes its memory and its crashes with it. One line of JSON in, one out:

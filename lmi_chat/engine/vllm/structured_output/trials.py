@@ -50,7 +50,7 @@ class Guides:
     """Verdicts on guides, from one judge that starts with the first guide and ends with the server."""
 
     def __init__(self, seconds: float, head: Json | None) -> None:
-        """`seconds` of compiling for one guide; `head`: what trial_process.py needs first, None where no guide is served."""
+        """`seconds` of compiling for one guide; `head`: the first line of trial_process.py; None: no guides."""
         self._seconds = seconds
         self._head = None if head is None else head | {"seconds": seconds}
         self._verdicts: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
