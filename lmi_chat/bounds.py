@@ -55,7 +55,7 @@ class Limits:
 class Field:
     """A field's type and bounds (of a string or array: of its length); `high` may name a member of Limits.
 
-    `sets` is its name in Sampling ("" for none). Of a word, `words` are the possible ones; of a structure, `shown` is
+    `sets`: its name in SamplingParams ("" for none). Of a word, `words` are the possible ones; of a structure, `shown` is
     its type in words; of a field that is refused, `nothing` are the values which ask for nothing.
     """
 
@@ -158,7 +158,7 @@ SAMPLING: Mapping[str, Field] = {
 
 
 def check(field: Field, value: object, path: str, limits: Limits, problems: list[Problem]) -> Any:
-    """Give back `value` as Sampling holds it, or add what is wrong with it to `problems` and give None."""
+    """Give back `value` as SamplingParams holds it, or add what is wrong with it to `problems` and give None."""
     text = _wrong(field, value, limits)
     if text:
         problems.append(Problem(path, f"{path} {text}"))

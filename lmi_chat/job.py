@@ -1,4 +1,4 @@
-"""The nouns in the middle: what the engine is asked for (Job) and what it gives back (Piece, Vector, Done).
+"""The nouns in the middle: what the engine is asked for (Job) and what it gives back (Delta, Embedding, Finished).
 
 No engine, HTTP or dialect names: inside the house there is one vocabulary.
 """
@@ -14,7 +14,7 @@ GuideKind = Literal["json", "regex", "choice", "grammar", "json_object"]
 
 
 @dataclass(frozen=True, slots=True)
-class Guide:
+class OutputConstraint:
     """What the generated text must fit, whichever way it was asked for.
 
     `value` is a JSON Schema's text, a regex, the choices, a grammar (EBNF or Lark) or "" for any JSON object; `path` is
@@ -27,7 +27,7 @@ class Guide:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
+class SamplingParams:
     """How tokens are chosen and when a sequence ends. Values are checked: they stand within bounds."""
 
     n: int = 1
@@ -52,11 +52,11 @@ class Sampling:
     logit_bias: Mapping[int, float] | None = None
     allowed_token_ids: tuple[int, ...] | None = None
     bad_words: tuple[str, ...] = ()
-    guide: Guide | None = None
+    guide: OutputConstraint | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pooling:
+class PoolingParams:
     """How a prompt becomes one vector. None: as the model has it."""
 
     dimensions: int | None = None
@@ -64,7 +64,7 @@ class Pooling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Space:
+class EmbeddingSpec:
     """Where an embedding model's vectors lie: their `dimensions`, and the `shorter` ones that it can also give.
 
     Only a Matryoshka model has shorter ones. `is_lower_case`: texts are put in lower case before they are tokenised.
@@ -87,8 +87,8 @@ class Job:
     id: str
     prompt_ids: list[int]
     prompt_text: str
-    sampling: Sampling = field(default_factory=Sampling)
-    pooling: Pooling | None = None
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    pooling: PoolingParams | None = None
     priority: int = 0
     cache_salt: str | None = None
     copies: int = 1
@@ -103,7 +103,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class TokenLogprob:
     """One candidate for a position: token id, natural log of its probability (−9999.0 for −inf), its own bytes."""
 
     id: int
@@ -119,8 +119,8 @@ class Token:
     `rank`: its place among all tokens by probability, from 1; 0 where the engine does not tell.
     """
 
-    choice: Choice
-    top: tuple[Choice, ...] = ()
+    choice: TokenLogprob
+    top: tuple[TokenLogprob, ...] = ()
     rank: int = 0
 
 
@@ -133,7 +133,7 @@ class Finish:
 
 
 @dataclass(slots=True)
-class Piece:
+class Delta:
     """What one sequence gained in one engine step.
 
     `text` may be empty although there are ids (part of a character, or text held back for a stop string), and may
@@ -150,7 +150,7 @@ class Piece:
 
 
 @dataclass(slots=True)
-class Vector(Piece):
+class Embedding(Delta):
     """What a job with `pooling` gives, all at once: finite little-endian float32 numbers, and no text."""
 
     values: bytes = b""
@@ -166,7 +166,7 @@ class Times:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
+class Finished:
     """All sequences have ended. Counts are tokens, stop tokens too; `parts`: one per prompt, if several.
 
     `reasons`: why each sequence ended. `times`: None where the engine does not tell.
@@ -176,18 +176,18 @@ class Done:
     completion_tokens: int
     cached_tokens: int = 0
     prompt_logprobs: tuple[Token | None, ...] = ()
-    parts: "tuple[Done, ...]" = ()
+    parts: "tuple[Finished, ...]" = ()
     reasons: tuple[Reason, ...] = ()
     times: Times | None = None
 
 
-Event = Piece | Done | Error
+Event = Delta | Finished | Error
 Sink = Callable[[Event], None]
-"""Takes a job's events in order, ending with Done or an Error; called from the event loop, returns at once."""
+"""Takes a job's events in order, ending with Finished or an Error; called from the event loop, returns at once."""
 
 
 @dataclass(slots=True)
-class Lane:
+class TokenSink:
     """What an answer needs of a job's tokens, so that the engine can leave out what it does not.
 
     `token` takes a token of the only sequence in place of its piece: id, text as JSON writes it without quotes, never

@@ -17,16 +17,16 @@ from hypothesis import settings
 from lmi_chat import dialects
 from lmi_chat.chat_template import Template
 from lmi_chat.codec.json_text import Json
-from lmi_chat.dialects import Desk
-from lmi_chat.dialects.desk import Render
+from lmi_chat.dialects import Deployment
+from lmi_chat.dialects.desk import Renderer
 from lmi_chat.errors import Error
-from lmi_chat.job import Choice, Done, Event, Finish, Piece, Reason, Space, Token
+from lmi_chat.job import Delta, EmbeddingSpec, Event, Finish, Finished, Reason, Token, TokenLogprob
 
 END = "<|im_end|>"
 END_ID = 256
 VOCABULARY_TOKENS = 257
 TURNS = "{turns}"
-SPACE = Space(dimensions=4)
+SPACE = EmbeddingSpec(dimensions=4)
 brief = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 
 
@@ -107,7 +107,7 @@ class ByteTokenizer:
         return {f"<0x{byte:02X}>": byte for byte in range(256)} | {END: END_ID}
 
 
-def desk(*, chat_template: str | None = TURNS, **changes: Any) -> Desk:
+def desk(*, chat_template: str | None = TURNS, **changes: Any) -> Deployment:
     """A deployment of model "tiny" (also "lmi") on ByteTokenizer, 1,024 tokens of context."""
     values: dict[str, Any] = {
         "model": "tiny",
@@ -116,22 +116,22 @@ def desk(*, chat_template: str | None = TURNS, **changes: Any) -> Desk:
         "context_tokens": 1024,
         "vocabulary_tokens": VOCABULARY_TOKENS,
     }
-    return Desk(**values | changes)
+    return Deployment(**values | changes)
 
 
 def token(part: bytes, logprob: float = -0.5, top: Sequence[tuple[bytes, float]] = ()) -> Token:
     """A token of these bytes (its id is the first one's); b"" is <|im_end|>."""
-    choice = Choice(part[0] if part else END_ID, logprob, part, is_special=not part)
-    return Token(choice, tuple(Choice(other[0], other_logprob, other) for other, other_logprob in top))
+    choice = TokenLogprob(part[0] if part else END_ID, logprob, part, is_special=not part)
+    return Token(choice, tuple(TokenLogprob(other[0], other_logprob, other) for other, other_logprob in top))
 
 
 def piece(
     text: str, *parts: bytes, index: int = 0, finish: Reason | None = None, stop: str | int | None = None
-) -> Piece:
+) -> Delta:
     """A piece whose tokens are `parts`; without parts, the text's bytes."""
     tokens = [token(part) for part in parts or [bytes([byte]) for byte in text.encode()]]
     ids = [each.choice.id for each in tokens]
-    return Piece(index, text, ids, tokens, None if finish is None else Finish(finish, stop))
+    return Delta(index, text, ids, tokens, None if finish is None else Finish(finish, stop))
 
 
 def refusal(body: Json, dialect: str, **changes: Any) -> Error:
@@ -146,14 +146,14 @@ def refusal(body: Json, dialect: str, **changes: Any) -> Error:
     return error
 
 
-def rendered(render: Render, *events: Event) -> list[Any]:
+def rendered(render: Renderer, *events: Event) -> list[Any]:
     """The payloads for these events as objects; each must be one JSON text on one line."""
     payloads: list[bytes] = []
     for event in events:
         match event:
-            case Piece():
+            case Delta():
                 payloads += render.piece(event)
-            case Done():
+            case Finished():
                 payloads += render.done(event)
             case Error():
                 payloads.append(render.fail(event))

@@ -13,27 +13,39 @@ from typing import Any
 import uvicorn
 import uvloop
 
-from lmi_chat.async_requests import Spool
+from lmi_chat.async_requests import AsyncRequests
 from lmi_chat.codec.json_text import dump
 from lmi_chat.engine import Model
 from lmi_chat.errors import Error
 from lmi_chat.http import app
-from lmi_chat.http.door import House
-from lmi_chat.http.transport.limits import Edge
+from lmi_chat.http.door import AppState
+from lmi_chat.http.transport.limits import ConnectionLimits
 from lmi_chat.http.transport.protocol import protocol_class
-from lmi_chat.job import Choice, Done, Finish, Job, Lane, Piece, Sink, Space, Times, Token, Vector
-from lmi_chat.observability.startup import Health
-from lmi_chat.pipeline.pipeline import Line, Policy
-from lmi_chat.storage.completions import Store
+from lmi_chat.job import (
+    Delta,
+    Embedding,
+    EmbeddingSpec,
+    Finish,
+    Finished,
+    Job,
+    Sink,
+    Times,
+    Token,
+    TokenLogprob,
+    TokenSink,
+)
+from lmi_chat.observability.startup import StartupProgress
+from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
+from lmi_chat.storage.completions import Completions
 from tests.fakes import VOCABULARY_TOKENS, ByteTokenizer, desk
 
-Step = Piece | Done | Error | float | BaseException
+Step = Delta | Finished | Error | float | BaseException
 """A number waits for so many seconds; an exception that is no Error of ours is raised when the job is entered."""
 Script = Callable[[Job], Sequence[Step]]
 
 
 def token(character: str, logprob: float = -0.5) -> Token:
-    return Token(Choice(ord(character) % 256, logprob, character.encode()))
+    return Token(TokenLogprob(ord(character) % 256, logprob, character.encode()))
 
 
 def said(text: str, *, gap_s: float = 0.0) -> Script:
@@ -45,10 +57,10 @@ def said(text: str, *, gap_s: float = 0.0) -> Script:
         for place, character in enumerate(text):
             finish = Finish("stop") if place == len(text) - 1 else None
             ids = list(character.encode())[:1]
-            steps += [gap_s, Piece(0, character, ids, [token(character)] if has_tokens else [], finish)]
+            steps += [gap_s, Delta(0, character, ids, [token(character)] if has_tokens else [], finish)]
         times = Times(queue_s=0.25, prefill_s=0.5, decode_s=1.0)
         count = len(job.prompt_ids)
-        return [*steps, Done(prompt_tokens=count, completion_tokens=len(text), reasons=("stop",), times=times)]
+        return [*steps, Finished(prompt_tokens=count, completion_tokens=len(text), reasons=("stop",), times=times)]
 
     return script
 
@@ -58,8 +70,8 @@ def embedded(job: Job) -> Sequence[Step]:
     pooling = job.pooling
     assert pooling
     numbers = (job.prompt_ids[0], len(job.prompt_ids), pooling.dimensions or 0, pooling.is_normalized is not False)
-    vector = Vector(0, "", [], values=struct.pack("<4f", *numbers))
-    return [vector, Done(prompt_tokens=len(job.prompt_ids), completion_tokens=0)]
+    vector = Embedding(0, "", [], values=struct.pack("<4f", *numbers))
+    return [vector, Finished(prompt_tokens=len(job.prompt_ids), completion_tokens=0)]
 
 
 @dataclass
@@ -68,7 +80,7 @@ class Scripted:
 
     script: Script = field(default_factory=lambda: said("Hello!"))
     max_running: int = 4
-    space: Space | None = None
+    space: EmbeddingSpec | None = None
     uses_lane: bool = True
     is_dead: bool = False
     running: int = 0
@@ -97,7 +109,7 @@ class Scripted:
         self.is_dead = True
 
     @contextlib.asynccontextmanager
-    async def run(self, job: Job, sink: Sink, lane: Lane | None = None) -> AsyncIterator["Playing"]:
+    async def run(self, job: Job, sink: Sink, lane: TokenSink | None = None) -> AsyncIterator["Playing"]:
         self.jobs.append(job)
         proof = embedded if job.pooling else said("ok")
         steps = self.script(job) if job.id != "canary" else proof(job)
@@ -117,7 +129,7 @@ class Scripted:
 class Playing:
     """A job that runs."""
 
-    def __init__(self, job: Job, sink: Sink, lane: Lane | None) -> None:
+    def __init__(self, job: Job, sink: Sink, lane: TokenSink | None) -> None:
         self._job, self._sink = job, sink
         self._token = lane.token if lane and not lane.is_folded and job.sampling.n == 1 else None
         self._is_first = True
@@ -129,16 +141,16 @@ class Playing:
         for step in steps:
             if isinstance(step, float):
                 await asyncio.sleep(step)
-            elif isinstance(step, Piece):
+            elif isinstance(step, Delta):
                 self.completion_tokens += len(step.ids)
                 self._open -= {step.index} if step.finish else set()
                 self._give(step)
-            elif isinstance(step, Done | Error):
+            elif isinstance(step, Finished | Error):
                 self._sink(step)
-        if not any(isinstance(step, Done | Error) for step in steps):
+        if not any(isinstance(step, Finished | Error) for step in steps):
             await asyncio.sleep(3600)
 
-    def _give(self, piece: Piece) -> None:
+    def _give(self, piece: Delta) -> None:
         """A plain token in mid-sequence by the lane, as the engine does; else the piece."""
         is_plain = len(piece.ids) == 1 and piece.text and not (piece.finish or self._is_first or piece.prompt)
         has_top = any(token.top for token in piece.tokens)
@@ -154,9 +166,9 @@ class Playing:
             return
         self.task.cancel()
         for index in self._open:
-            self._sink(Piece(index, "", [], [], Finish("time_limit")))
+            self._sink(Delta(index, "", [], [], Finish("time_limit")))
         self._sink(
-            Done(
+            Finished(
                 prompt_tokens=len(self._job.prompt_ids),
                 completion_tokens=self.completion_tokens,
                 reasons=("time_limit",),
@@ -169,9 +181,9 @@ class Service:
     """A running HTTP server in a thread of its own."""
 
     port: int
-    line: Line
+    line: Pipeline
     engine: Scripted
-    health: Health
+    health: StartupProgress
     loop: asyncio.AbstractEventLoop
 
     def do(self, work: Any) -> Any:
@@ -183,20 +195,20 @@ class Service:
 def serving(
     engine: Scripted | None = None,
     *,
-    policy: Policy | None = None,
+    policy: PipelineConfig | None = None,
     is_open: bool = True,
     max_body_bytes: int = 2**20,
-    store: Store | None = None,
-    spool: Callable[[Line], Spool] | None = None,
+    store: Completions | None = None,
+    spool: Callable[[Pipeline], AsyncRequests] | None = None,
     **desk_changes: Any,
 ) -> Iterator[Service]:
     """An HTTP server with the real protocol class around a scripted engine."""
-    engine, policy = engine or Scripted(), policy or Policy()
-    house = House(line=Line(policy), health=Health(), max_body_bytes=max_body_bytes, store=store)
+    engine, policy = engine or Scripted(), policy or PipelineConfig()
+    house = AppState(line=Pipeline(policy), health=StartupProgress(), max_body_bytes=max_body_bytes, store=store)
     house.spool = spool(house.line) if spool else None
     house.is_tgi = desk_changes.get("is_tgi", False)
     desk_changes = {"save": store.save if store else None} | desk_changes
-    edge = Edge(receive_s=2.0, write_stall_s=1.0)
+    edge = ConnectionLimits(receive_s=2.0, write_stall_s=1.0)
     config = uvicorn.Config(
         app.build(house),
         host="127.0.0.1",

@@ -9,7 +9,7 @@ import pytest
 
 from lmi_chat.engine import beam_search
 from lmi_chat.errors import Bug, Error
-from lmi_chat.job import Choice, Done, Event, Finish, Job, Piece, Sampling, Sink, Token
+from lmi_chat.job import Delta, Event, Finish, Finished, Job, SamplingParams, Sink, Token, TokenLogprob
 
 END = 0
 MODEL = {
@@ -27,9 +27,9 @@ async def run(job: Job, sink: Sink) -> AsyncIterator[None]:
     assert job.sampling.max_tokens == 1
     table = MODEL.get(tuple(job.prompt_ids[1:]), {END: -0.01, 5: -5.0})
     ranked = sorted(table.items(), key=lambda item: -item[1])[: job.sampling.logprobs]
-    choices = tuple(Choice(token, logprob, bytes([64 + token]), token == END) for token, logprob in ranked)
-    sink(Piece(0, "", [choices[0].id], [Token(choices[0], choices)]))
-    sink(Done(prompt_tokens=1, completion_tokens=1))
+    choices = tuple(TokenLogprob(token, logprob, bytes([64 + token]), token == END) for token, logprob in ranked)
+    sink(Delta(0, "", [choices[0].id], [Token(choices[0], choices)]))
+    sink(Finished(prompt_tokens=1, completion_tokens=1))
     yield
 
 
@@ -44,7 +44,7 @@ async def found(
     **changes: Any,
 ) -> list[Event]:
     events: list[Event] = []
-    sampling = Sampling(temperature=0.0, max_tokens=max_tokens, logprobs=logprobs, **changes)
+    sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, logprobs=logprobs, **changes)
     job = Job(
         id="j",
         prompt_ids=[9],
@@ -55,14 +55,14 @@ async def found(
         stops_early=is_early,
     )
     async with beam_search.run(run, job, events.append, ends):
-        while not events or not isinstance(events[-1], Done | Error):
+        while not events or not isinstance(events[-1], Finished | Error):
             await asyncio.sleep(0)
     return events
 
 
 async def test_two_beams_find_what_greedy_misses() -> None:
     events = await found(beams=2)
-    pieces = [event for event in events if isinstance(event, Piece)]
+    pieces = [event for event in events if isinstance(event, Delta)]
     assert pieces[0].ids == [2, 3, END]
     assert pieces[0].text == "BC"
     assert [piece.index for piece in pieces] == [0, 1]
@@ -70,19 +70,19 @@ async def test_two_beams_find_what_greedy_misses() -> None:
     assert pieces[0].finish.reason == "stop"
     assert sum(token.choice.logprob for token in pieces[0].tokens) == pytest.approx(-1.2)
     count = sum(len(piece.ids) for piece in pieces)
-    assert events[-1] == Done(prompt_tokens=1, completion_tokens=count, reasons=("stop", "length"))
+    assert events[-1] == Finished(prompt_tokens=1, completion_tokens=count, reasons=("stop", "length"))
 
 
 async def test_the_length_limit_ends_unfinished_beams() -> None:
     events = await found(beams=2, max_tokens=2)
-    pieces = [event for event in events if isinstance(event, Piece)]
+    pieces = [event for event in events if isinstance(event, Delta)]
     assert pieces[0].ids == [2, 3]
     assert pieces[0].finish is not None
     assert pieces[0].finish.reason == "length"
 
 
-def pieces_of(events: list[Event]) -> list[Piece]:
-    return [event for event in events if isinstance(event, Piece)]
+def pieces_of(events: list[Event]) -> list[Delta]:
+    return [event for event in events if isinstance(event, Delta)]
 
 
 @pytest.mark.parametrize(("is_kept", "text"), [(False, "B"), (True, "BC")])
@@ -134,7 +134,7 @@ async def test_an_error_of_a_step_is_the_searchs_error() -> None:
         yield
 
     events: list[Event] = []
-    job = Job(id="j", prompt_ids=[9], prompt_text="p", sampling=Sampling(max_tokens=3), beams=2)
+    job = Job(id="j", prompt_ids=[9], prompt_text="p", sampling=SamplingParams(max_tokens=3), beams=2)
     async with beam_search.run(failing, job, events.append, frozenset({END})):
         while not events:
             await asyncio.sleep(0)
@@ -144,17 +144,17 @@ async def test_an_error_of_a_step_is_the_searchs_error() -> None:
 async def test_a_cut_search_gives_the_best_there_is() -> None:
     """After the step under way; what had not ended says so, what might not have gone on does not."""
     events: list[Event] = []
-    sampling = Sampling(temperature=0.0, max_tokens=3, logprobs=0)
+    sampling = SamplingParams(temperature=0.0, max_tokens=3, logprobs=0)
     job = Job(id="j", prompt_ids=[9], prompt_text="p", sampling=sampling, beams=2)
     async with beam_search.run(run, job, events.append, frozenset({END})) as search:
         assert search.completion_tokens == 0
         while not search.completion_tokens:
             await asyncio.sleep(0)
         search.cut()
-        while not events or not isinstance(events[-1], Done | Error):
+        while not events or not isinstance(events[-1], Finished | Error):
             await asyncio.sleep(0)
-    pieces = [event for event in events if isinstance(event, Piece)]
+    pieces = [event for event in events if isinstance(event, Delta)]
     assert [len(piece.ids) for piece in pieces] == [2, 2]
     assert [piece.finish and piece.finish.reason for piece in pieces] == ["time_limit"] * 2
-    assert isinstance(events[-1], Done)
+    assert isinstance(events[-1], Finished)
     assert (events[-1].completion_tokens, events[-1].reasons) == (4, ("time_limit",) * 2)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from lmi_chat.bounds import SAMPLING, Field, Limits, check, nearest
-from lmi_chat.dialects.desk import Form
+from lmi_chat.dialects.desk import BodyReader
 from lmi_chat.errors import Problem, echo
-from lmi_chat.job import Sampling
+from lmi_chat.job import SamplingParams
 from tests.fakes import desk
 
 LIMITS = Limits()
@@ -121,7 +121,7 @@ def test_other_types_are_wrong_and_not_converted(name: str, value: object) -> No
 
 @pytest.mark.parametrize("name", SAMPLING)
 def test_null_is_absent(name: str) -> None:
-    form = Form(desk())
+    form = BodyReader(desk())
     form.read({name: None}, SAMPLING)
     assert (form.given, form.extra, form.problems, form.unknown) == ({}, {}, [], [])
 
@@ -189,7 +189,7 @@ def test_the_deployment_sets_its_own_bounds(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name, field in SAMPLING.items() if field.sets])
 def test_the_table_and_sampling_agree(name: str) -> None:
     field = SAMPLING[name]
-    own = {row.name: row.default for row in dataclasses.fields(Sampling)}
+    own = {row.name: row.default for row in dataclasses.fields(SamplingParams)}
     assert field.sets in own
     if field.default is not None:
         assert own[field.sets] == field.default

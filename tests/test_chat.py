@@ -14,17 +14,17 @@ from lmi_chat.bounds import Limits
 from lmi_chat.chat_template import BadTemplate, Template
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects.chat import request as chat
-from lmi_chat.dialects.desk import Task
+from lmi_chat.dialects.desk import ParsedRequest
 from lmi_chat.dialects.openai import LMI_FINISH
 from lmi_chat.errors import BadField, Bug, EngineDown, Error, NotFound, PromptTooLong
 from lmi_chat.fields import CHAT
-from lmi_chat.job import Choice, Done, Finish, Piece, Sampling, Token
+from lmi_chat.job import Delta, Finish, Finished, SamplingParams, Token, TokenLogprob
 from tests.fakes import END, ByteTokenizer, brief, desk, piece, refusal, rendered, token
 
 USER = {"role": "user", "content": "hi"}
 PROMPT = f"user\nhi{END}\nassistant\n"
 PROMPT_TOKENS = len(PROMPT) - len(END) + 1
-DONE = Done(prompt_tokens=20, completion_tokens=3, cached_tokens=16)
+DONE = Finished(prompt_tokens=20, completion_tokens=3, cached_tokens=16)
 USAGE = {
     "prompt_tokens": 20,
     "completion_tokens": 3,
@@ -69,7 +69,7 @@ def body(**fields: Any) -> Json:
     return {"messages": [USER]} | fields
 
 
-def ask(**fields: Any) -> Task:
+def ask(**fields: Any) -> ParsedRequest:
     return dialects.parse(body(**fields), desk(), "1")
 
 
@@ -94,7 +94,7 @@ def test_the_smallest_request() -> None:
     assert (task.dialect, task.is_stream, task.has_end, task.unknown, task.user) == ("chat", False, True, [], "")
     assert task.job.prompt_text == PROMPT
     assert len(task.job.prompt_ids) == PROMPT_TOKENS
-    assert task.job.sampling == Sampling(max_tokens=1024 - PROMPT_TOKENS)
+    assert task.job.sampling == SamplingParams(max_tokens=1024 - PROMPT_TOKENS)
     assert (task.job.id, task.job.priority, task.job.cache_salt) == ("1", 0, None)
 
 
@@ -102,7 +102,7 @@ def test_the_smallest_request() -> None:
 def test_each_field_reaches_sampling(name: str) -> None:
     value, field, expected = REACHING[name]
     assert getattr(ask(**{name: value}).job.sampling, field) == expected
-    assert getattr(Sampling(), field) != expected
+    assert getattr(SamplingParams(), field) != expected
 
 
 def test_no_field_was_forgotten() -> None:
@@ -609,13 +609,13 @@ def test_a_stream() -> None:
 
 
 def test_steps_without_text_send_nothing_until_the_end() -> None:
-    first, second = Piece(0, "", [226]), Piece(0, "€", [130, 172])
+    first, second = Delta(0, "", [226]), Delta(0, "€", [130, 172])
     assert answer(first, fields={"stream": True}) == []
     assert contents(answer(first, second, fields={"stream": True})) == "€"
-    [only] = answer(Piece(0, "", [256], finish=Finish("stop")), DONE, fields={"stream": True})
+    [only] = answer(Delta(0, "", [256], finish=Finish("stop")), DONE, fields={"stream": True})
     assert only["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert only["choices"][0]["finish_reason"] == "stop"
-    [aborted] = answer(piece("a"), Piece(0, "", [], finish=Finish("abort")), fields={"stream": True})[1:]
+    [aborted] = answer(piece("a"), Delta(0, "", [], finish=Finish("abort")), fields={"stream": True})[1:]
     assert aborted["choices"][0]["finish_reason"] == "abort"
 
 
@@ -636,8 +636,8 @@ def test_sequences_are_kept_apart(is_stream: bool) -> None:  # noqa: FBT001
 @pytest.mark.parametrize("is_stream", [True, False])
 def test_logprobs_of_every_token_with_its_own_bytes(is_stream: bool) -> None:  # noqa: FBT001
     pieces = [
-        Piece(0, "", [226], [token(b"\xe2", -0.25, [(b"\xe2", -0.25), (b"a", -9999.0)])]),
-        Piece(0, "€!", [130, 172, 33], [token(b"\x82"), token(b"\xac"), token(b"!", -9999.0)], Finish("stop")),
+        Delta(0, "", [226], [token(b"\xe2", -0.25, [(b"\xe2", -0.25), (b"a", -9999.0)])]),
+        Delta(0, "€!", [130, 172, 33], [token(b"\x82"), token(b"\xac"), token(b"!", -9999.0)], Finish("stop")),
     ]
     replies = answer(*pieces, DONE, fields={"stream": is_stream, "logprobs": True, "top_logprobs": 2})
     shown = [reply["choices"][0]["logprobs"]["content"] for reply in replies if reply["choices"]]
@@ -682,7 +682,7 @@ def test_usage_may_be_in_every_chunk() -> None:
 )
 @pytest.mark.parametrize("is_stream", [True, False])
 def test_words_for_an_end(finish: Finish, openai: str, lmi: str, is_stream: bool) -> None:  # noqa: FBT001
-    events, fields = [Piece(0, "x", [120], finish=finish), DONE], {"stream": is_stream}
+    events, fields = [Delta(0, "x", [120], finish=finish), DONE], {"stream": is_stream}
     choice = answer(*events, fields=fields)[0]["choices"][0]
     assert (choice["finish_reason"], choice["stop_reason"]) == (openai, finish.stop)
     replies = answer(*events, fields=fields, finish_words=LMI_FINISH)
@@ -726,8 +726,8 @@ def test_the_stream_joined_is_the_whole_answer(texts: list[str], has_logprobs: b
 
 
 def test_an_infinite_logprob_stays_valid_json() -> None:
-    sound = Token(Choice(1, -9999.0, b"a"))
-    [reply] = answer(Piece(0, "a", [1], [sound], Finish("stop")), DONE, fields={"logprobs": True})
+    sound = Token(TokenLogprob(1, -9999.0, b"a"))
+    [reply] = answer(Delta(0, "a", [1], [sound], Finish("stop")), DONE, fields={"logprobs": True})
     assert reply["choices"][0]["logprobs"]["content"][0]["logprob"] == -9999.0
 
 
@@ -755,7 +755,7 @@ def test_echo_and_ids(is_stream: bool) -> None:  # noqa: FBT001
         "return_token_ids": True,
         "stream": is_stream,
     }
-    events = [Piece(0, "l", [108]), Piece(0, "", [1]), Piece(0, "o", [111], finish=Finish("stop")), DONE]
+    events = [Delta(0, "l", [108]), Delta(0, "", [1]), Delta(0, "o", [111], finish=Finish("stop")), DONE]
     choices = [reply["choices"][0] for reply in answer(*events, fields=fields)]
     texts = [choice.get("delta", choice.get("message"))["content"] for choice in choices]
     assert "".join(texts) == "Hello"
@@ -771,13 +771,13 @@ def test_echo_and_ids(is_stream: bool) -> None:  # noqa: FBT001
 
 PROMPT_TOKENS_TOLD = (
     None,
-    Token(Choice(104, -1.5, b"h"), (Choice(120, -0.25, b"x"), Choice(226, -1.0, b"\xe2")), 3),
-    Token(Choice(105, -9999.0, b"i"), (Choice(105, -9999.0, b"i"),), 1),
+    Token(TokenLogprob(104, -1.5, b"h"), (TokenLogprob(120, -0.25, b"x"), TokenLogprob(226, -1.0, b"\xe2")), 3),
+    Token(TokenLogprob(105, -9999.0, b"i"), (TokenLogprob(105, -9999.0, b"i"),), 1),
 )
 
 
 def test_the_prompts_logprobs_as_vllm_tells_them() -> None:
-    done = Done(prompt_tokens=3, completion_tokens=1, prompt_logprobs=PROMPT_TOKENS_TOLD)
+    done = Finished(prompt_tokens=3, completion_tokens=1, prompt_logprobs=PROMPT_TOKENS_TOLD)
     [reply] = answer(piece("x", finish="stop"), done, fields={"prompt_logprobs": 2})
     assert reply["prompt_logprobs"] == [
         None,
@@ -802,7 +802,7 @@ def test_a_reply_holds_so_many_of_the_prompts_logprobs() -> None:
 
 
 def test_a_deployments_bound_on_the_prompt() -> None:
-    def asked(most: int) -> Task:
+    def asked(most: int) -> ParsedRequest:
         return dialects.parse(body(), desk(limits=Limits(max_input_tokens=most)), "1")
 
     assert asked(PROMPT_TOKENS).job.prompt_text == PROMPT

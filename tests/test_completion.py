@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from lmi_chat import dialects
 from lmi_chat.bounds import Limits
 from lmi_chat.codec.json_text import Json
-from lmi_chat.dialects.desk import Task
+from lmi_chat.dialects.desk import ParsedRequest
 from lmi_chat.dialects.openai import LMI_FINISH
 from lmi_chat.errors import BadField, EngineDown, Error, NotFound, PromptTooLong
 from lmi_chat.fields import COMPLETION
-from lmi_chat.job import Choice, Done, Finish, Job, Piece, Sampling, Token
+from lmi_chat.job import Delta, Finish, Finished, Job, SamplingParams, Token, TokenLogprob
 from tests.fakes import END, END_ID, brief, desk, piece, refusal, rendered, token
 from tests.scripted import Step
 from tests.test_flow import answered, opened
 
-DONE = Done(prompt_tokens=4, completion_tokens=3, cached_tokens=2)
+DONE = Finished(prompt_tokens=4, completion_tokens=3, cached_tokens=2)
 USAGE = {
     "prompt_tokens": 4,
     "completion_tokens": 3,
@@ -70,7 +70,7 @@ def body(**fields: Any) -> Json:
     return {"prompt": "Once"} | fields
 
 
-def ask(**fields: Any) -> Task:
+def ask(**fields: Any) -> ParsedRequest:
     return dialects.parse(body(**fields), desk(), "1")
 
 
@@ -99,7 +99,12 @@ def test_the_smallest_request() -> None:
     task = ask()
     assert (task.dialect, task.is_stream, task.has_end, task.unknown, task.user) == ("completion", False, True, [], "")
     assert task.jobs == (
-        Job(id="1", prompt_ids=list(b"Once"), prompt_text="Once", sampling=Sampling(max_tokens=16, temperature=1.0)),
+        Job(
+            id="1",
+            prompt_ids=list(b"Once"),
+            prompt_text="Once",
+            sampling=SamplingParams(max_tokens=16, temperature=1.0),
+        ),
     )
 
 
@@ -279,7 +284,7 @@ def test_any_body_gives_a_task_or_one_refusal(sent: Json, is_strict: bool) -> No
 
 
 def test_a_whole_answer() -> None:
-    [reply] = answer(piece("Hel"), Piece(0, "", []), piece("lo\n", finish="stop"), DONE, fingerprint="f")
+    [reply] = answer(piece("Hel"), Delta(0, "", []), piece("lo\n", finish="stop"), DONE, fingerprint="f")
     assert isinstance(reply.pop("created"), int)
     choice = {"index": 0, "text": "Hello\n", "logprobs": None, "finish_reason": "stop", "stop_reason": None}
     assert reply == {
@@ -330,7 +335,7 @@ def test_usage_in_a_stream(continuous: bool) -> None:  # noqa: FBT001
 )
 @pytest.mark.parametrize("is_stream", [True, False])
 def test_words_for_an_end(finish: Finish, openai: str, lmi: str, stop: object, is_stream: bool) -> None:  # noqa: FBT001
-    events, fields = [Piece(0, "x", [120], finish=finish), DONE], {"stream": is_stream}
+    events, fields = [Delta(0, "x", [120], finish=finish), DONE], {"stream": is_stream}
     choice = answer(*events, fields=fields)[0]["choices"][0]
     assert (choice["finish_reason"], choice["stop_reason"]) == (openai, stop)
     replies = answer(*events, fields=fields, finish_words=LMI_FINISH)
@@ -338,9 +343,9 @@ def test_words_for_an_end(finish: Finish, openai: str, lmi: str, stop: object, i
 
 
 def test_logprobs() -> None:
-    one = Piece(0, "", [226], [token(b"\xe2", -0.25, [(b"\xe2", -0.25), (b"a", -9999.0)])])
-    two = Piece(0, "€!", [130, 172, 33, 256], [token(b"\x82"), token(b"\xac", -3.0, [(b"\xad", -1.0)]), token(b"!")])
-    end = Piece(0, "?", [256, 63], [token(b""), token(b"?")], Finish("stop"))
+    one = Delta(0, "", [226], [token(b"\xe2", -0.25, [(b"\xe2", -0.25), (b"a", -9999.0)])])
+    two = Delta(0, "€!", [130, 172, 33, 256], [token(b"\x82"), token(b"\xac", -3.0, [(b"\xad", -1.0)]), token(b"!")])
+    end = Delta(0, "?", [256, 63], [token(b""), token(b"?")], Finish("stop"))
     for fields in ({"logprobs": 2}, {"logprobs": 2, "stream": True}):
         assert scores(answer(one, two, end, DONE, fields=fields)) == {
             "tokens": ["\ufffd", "\ufffd", "\ufffd", "!", "", "?"],
@@ -363,7 +368,7 @@ PROMPT = (None, token(b"n", -1.5, [(b"x", -0.5)]), token(b"c", -2.0), token(b"e"
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_echo(stream: bool) -> None:  # noqa: FBT001
-    events = [Piece(0, "", [32]), piece(" up"), piece("on", finish="stop"), DONE]
+    events = [Delta(0, "", [32]), piece(" up"), piece("on", finish="stop"), DONE]
     replies = answer(*events, fields={"echo": True, "stream": stream})
     assert texts(replies) == {0: "Once upon"}
     assert replies[0]["choices"][0]["text"] == ("Once" if stream else "Once upon")
@@ -371,7 +376,7 @@ def test_echo(stream: bool) -> None:  # noqa: FBT001
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_echo_with_logprobs(stream: bool) -> None:  # noqa: FBT001
-    first = Piece(0, " ", [32], [token(b" ", -0.75)], prompt=PROMPT)
+    first = Delta(0, " ", [32], [token(b" ", -0.75)], prompt=PROMPT)
     replies = answer(first, piece("up", finish="stop"), DONE, fields={"echo": True, "logprobs": 1, "stream": stream})
     shown = scores(replies)
     assert texts(replies) == {0: "Once up"}
@@ -385,7 +390,7 @@ def test_echo_with_logprobs(stream: bool) -> None:  # noqa: FBT001
 @pytest.mark.parametrize("logprobs", [None, 0])
 def test_the_prompt_alone_is_scored(stream: bool, logprobs: int | None) -> None:  # noqa: FBT001
     fields: Json = {"echo": True, "logprobs": logprobs, "max_tokens": 0, "stream": stream}
-    last = Piece(0, "z", [122], [], Finish("stop"), PROMPT if logprobs is not None else ())
+    last = Delta(0, "z", [122], [], Finish("stop"), PROMPT if logprobs is not None else ())
     if stream:
         fields["stream_options"] = {"include_usage": True}
     replies = answer(last, DONE, fields=fields)
@@ -416,21 +421,24 @@ def test_offsets_are_characters_of_the_text(
     monkeypatch.setattr(here.template, "encode", lambda _, add_special_tokens: ids if add_special_tokens else [])
     known = tuple(None if part is None else token(part) for part in tokens)
     render = dialects.parse({"prompt": prompt, "echo": True, "logprobs": 0}, here, "1").render
-    first = Piece(0, "x", [120], [token(b"x")], Finish("stop"), known)
+    first = Delta(0, "x", [120], [token(b"x")], Finish("stop"), known)
     assert scores(rendered(render, first, DONE))["text_offset"] == offsets
 
 
 def test_a_special_token_that_is_shown_has_a_length() -> None:
-    special = Token(Choice(END_ID, -0.5, END.encode(), is_special=True))
-    first = Piece(0, "a" + END + "b", [97, END_ID, 98], [token(b"a"), special, token(b"b")], Finish("stop"))
+    special = Token(TokenLogprob(END_ID, -0.5, END.encode(), is_special=True))
+    first = Delta(0, "a" + END + "b", [97, END_ID, 98], [token(b"a"), special, token(b"b")], Finish("stop"))
     shown = answer(first, DONE, fields={"logprobs": 0, "skip_special_tokens": False})
     assert scores(shown)["text_offset"] == [0, 1, 1 + len(END)]
 
 
 def test_the_prompts_logprobs_as_vllm_tells_them() -> None:
     """Each choice has them, beside an echo's own, which may ask for fewer alternatives."""
-    known = (None, Token(Choice(110, -1.5, b"n"), (Choice(120, -0.5, b"x"), Choice(121, -1.0, b"y")), 3))
-    first = Piece(0, " up", [32], [token(b" up", -0.75)], Finish("stop"), known)
+    known = (
+        None,
+        Token(TokenLogprob(110, -1.5, b"n"), (TokenLogprob(120, -0.5, b"x"), TokenLogprob(121, -1.0, b"y")), 3),
+    )
+    first = Delta(0, " up", [32], [token(b" up", -0.75)], Finish("stop"), known)
     fields = {"prompt_logprobs": 2, "echo": True, "logprobs": 1}
     assert ask(**fields).job.sampling.prompt_logprobs == 2
     [choice] = answer(first, DONE, fields=fields)[0]["choices"]
@@ -458,7 +466,7 @@ def test_a_reply_holds_so_many_of_the_prompts_logprobs() -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_token_ids(stream: bool) -> None:  # noqa: FBT001
-    events = [Piece(0, "l", [108]), Piece(0, "", [1]), Piece(0, "o", [111], finish=Finish("stop")), DONE]
+    events = [Delta(0, "l", [108]), Delta(0, "", [1]), Delta(0, "o", [111], finish=Finish("stop")), DONE]
     choices = [reply["choices"][0] for reply in answer(*events, fields={"return_token_ids": True, "stream": stream})]
     assert [one for choice in choices for one in choice["token_ids"]] == [108, 1, 111]
     assert choices[0]["prompt_token_ids"] == list(b"Once")
@@ -468,7 +476,7 @@ def test_token_ids(stream: bool) -> None:  # noqa: FBT001
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_tokens_may_be_written_as_their_ids(stream: bool) -> None:  # noqa: FBT001
-    last = Piece(0, "ab", [97, 98], [token(b"a", top=[(b"b", -0.25)]), token(b"b")], Finish("stop"))
+    last = Delta(0, "ab", [97, 98], [token(b"a", top=[(b"b", -0.25)]), token(b"b")], Finish("stop"))
     fields = {"logprobs": 1, "return_tokens_as_token_ids": True, "stream": stream}
     shown = scores(answer(last, DONE, fields=fields)[:1])
     assert shown["tokens"] == ["token_id:97", "token_id:98"]
@@ -507,12 +515,12 @@ def script(job: Job) -> Sequence[Step]:
     count = job.sampling.n
     letter = job.prompt_text[-1]
     known = (None, *(token(bytes([byte]), -1.0) for byte in job.prompt_ids[1:])) if job.sampling.prompt_logprobs else ()
-    first = [Piece(index, letter, [1], [token(letter.encode(), -1.0)], prompt=known) for index in range(count)]
+    first = [Delta(index, letter, [1], [token(letter.encode(), -1.0)], prompt=known) for index in range(count)]
     second = [
-        Piece(index, str(index), [2], [token(b"%d" % index, -9.0 + index)], Finish("stop"))
+        Delta(index, str(index), [2], [token(b"%d" % index, -9.0 + index)], Finish("stop"))
         for index in reversed(range(count))
     ]
-    done = Done(prompt_tokens=len(job.prompt_ids), completion_tokens=2 * count, cached_tokens=1)
+    done = Finished(prompt_tokens=len(job.prompt_ids), completion_tokens=2 * count, cached_tokens=1)
     return [*first, 0.001, *second, done]
 
 

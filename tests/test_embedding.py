@@ -19,12 +19,12 @@ from lmi_chat.bounds import Limits
 from lmi_chat.chat_template import Template
 from lmi_chat.config import settings
 from lmi_chat.config.sources import BadSetting
-from lmi_chat.dialects.desk import Task
+from lmi_chat.dialects.desk import ParsedRequest
 from lmi_chat.engine.vllm import pooling
 from lmi_chat.errors import BadField, PromptTooLong
 from lmi_chat.http.openapi import document
-from lmi_chat.job import Done, Pooling, Space, Vector
-from lmi_chat.pipeline.pipeline import Policy
+from lmi_chat.job import Embedding, EmbeddingSpec, Finished, PoolingParams
+from lmi_chat.pipeline.pipeline import PipelineConfig
 from lmi_chat.server import bootstrap
 from tests.fakes import SPACE, desk, refusal, rendered
 from tests.http.test_app import send
@@ -34,14 +34,14 @@ NUMBERS = (0.1, -2.5, 3e-9, 7.0)
 CONTEXT = 1024
 
 
-def parse(body: dict[str, Any], **changes: Any) -> Task:
+def parse(body: dict[str, Any], **changes: Any) -> ParsedRequest:
     return dialects.parse(body, desk(**{"space": SPACE} | changes), "r")
 
 
-def answer(task: Task, vectors: Sequence[tuple[int, Sequence[float]]]) -> Any:
+def answer(task: ParsedRequest, vectors: Sequence[tuple[int, Sequence[float]]]) -> Any:
     """The document when these vectors come, in this order, of 3 tokens each."""
-    events = [Vector(index, "", [], values=struct.pack(f"<{len(values)}f", *values)) for index, values in vectors]
-    (document,) = rendered(task.render, *events, Done(prompt_tokens=3 * len(vectors), completion_tokens=0))
+    events = [Embedding(index, "", [], values=struct.pack(f"<{len(values)}f", *values)) for index, values in vectors]
+    (document,) = rendered(task.render, *events, Finished(prompt_tokens=3 * len(vectors), completion_tokens=0))
     return document
 
 
@@ -63,7 +63,7 @@ def test_each_shape_of_inputs_gives_a_job_per_input(key: str, given: Any, prompt
     task = parse({key: given})
     assert [job.prompt_ids for job in task.jobs] == prompts
     assert len({job.id for job in task.jobs}) == len(prompts)
-    assert {job.pooling for job in task.jobs} == {Pooling()}
+    assert {job.pooling for job in task.jobs} == {PoolingParams()}
     assert not task.is_stream
 
 
@@ -92,8 +92,8 @@ def test_base64_is_little_endian_float32() -> None:
 def test_numbers_are_written_in_the_fewest_digits_that_give_the_float32_back() -> None:
     values = array.array("f", [0.1, 1 / 3, -1e-7, 16777216.0])
     task = parse({"inputs": "a"})
-    task.render.piece(Vector(0, "", [], values=values.tobytes()))
-    (document,) = task.render.done(Done(prompt_tokens=1, completion_tokens=0))
+    task.render.piece(Embedding(0, "", [], values=values.tobytes()))
+    (document,) = task.render.done(Finished(prompt_tokens=1, completion_tokens=0))
     assert b"0.1," in document
     assert array.array("f", json.loads(document)[0]) == values
 
@@ -108,14 +108,14 @@ def test_numbers_are_written_in_the_fewest_digits_that_give_the_float32_back() -
     ],
 )
 def test_whether_vectors_are_normalised(body: dict[str, Any], changes: dict[str, Any], expected: object) -> None:
-    assert parse({"input": "a", **body}, **changes).job.pooling == Pooling(is_normalized=expected)  # type: ignore[arg-type]
+    assert parse({"input": "a", **body}, **changes).job.pooling == PoolingParams(is_normalized=expected)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("options", [{"normalize": False, "truncate": True}, {"truncate": True, "normalize": False}])
 @pytest.mark.parametrize("is_nested", [False, True])
 def test_options_stand_beside_the_inputs_or_in_parameters(options: dict[str, Any], *, is_nested: bool) -> None:
     task = parse({"inputs": "a" * 2000} | ({"parameters": options} if is_nested else options))
-    assert task.job.pooling == Pooling(is_normalized=False)
+    assert task.job.pooling == PoolingParams(is_normalized=False)
     assert len(task.job.prompt_ids) == CONTEXT
     assert task.unknown == []
 
@@ -160,16 +160,18 @@ def test_a_text_far_too_long_is_refused_by_its_characters() -> None:
 
 
 def test_texts_are_put_in_lower_case_where_the_model_wants_it() -> None:
-    assert bytes(parse({"input": "AbC"}, space=Space(dimensions=4, is_lower_case=True)).job.prompt_ids) == b"abc"
+    assert (
+        bytes(parse({"input": "AbC"}, space=EmbeddingSpec(dimensions=4, is_lower_case=True)).job.prompt_ids) == b"abc"
+    )
 
 
-MATRYOSHKA = Space(dimensions=8, shorter=range(1, 9))
-LISTED = Space(dimensions=8, shorter=[2, 4])
+MATRYOSHKA = EmbeddingSpec(dimensions=8, shorter=range(1, 9))
+LISTED = EmbeddingSpec(dimensions=8, shorter=[2, 4])
 
 
 def test_a_matryoshka_model_gives_fewer_dimensions() -> None:
     for space in (MATRYOSHKA, LISTED):
-        assert parse({"input": "a", "dimensions": 4}, space=space).job.pooling == Pooling(dimensions=4)
+        assert parse({"input": "a", "dimensions": 4}, space=space).job.pooling == PoolingParams(dimensions=4)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +213,7 @@ def test_a_matryoshka_model_gives_fewer_dimensions() -> None:
         ({"input": "a"}, None, "input", ("generates text", "messages")),
     ],
 )
-def test_what_is_refused(body: dict[str, Any], space: Space | None, param: str, words: tuple[str, ...]) -> None:
+def test_what_is_refused(body: dict[str, Any], space: EmbeddingSpec | None, param: str, words: tuple[str, ...]) -> None:
     error = refusal(body, "embedding", space=space)
     assert isinstance(error, BadField)
     assert error.param == param
@@ -257,7 +259,9 @@ def test_a_deployment_that_streams_still_gives_vectors_whole() -> None:
 
 @pytest.fixture
 def service() -> Any:
-    with serving(Scripted(script=embedded, space=SPACE), policy=Policy(limits=Limits(max_inputs=100))) as running:
+    with serving(
+        Scripted(script=embedded, space=SPACE), policy=PipelineConfig(limits=Limits(max_inputs=100))
+    ) as running:
         yield running
 
 
@@ -371,7 +375,7 @@ def test_base64_is_what_b64encode_writes() -> None:
     assert data == [b64encode(struct.pack("<4f", *NUMBERS)).decode()]
 
 
-def shown(space: Space) -> Any:
+def shown(space: EmbeddingSpec) -> Any:
     return document(desk(space=space), has_sessions=True, has_async=True)
 
 
@@ -427,7 +431,7 @@ def test_lmis_task_is_the_engines_runner() -> None:
         of_task(task="classify")
 
 
-def space(**changes: Any) -> Space | None:
+def space(**changes: Any) -> EmbeddingSpec | None:
     values = {
         "runner_type": "pooling",
         "embedding_size": 8,
@@ -440,7 +444,7 @@ def space(**changes: Any) -> Space | None:
 
 def test_what_the_engine_says_of_a_models_vectors() -> None:
     assert space(runner_type="generate") is None
-    assert space() == Space(dimensions=8)
+    assert space() == EmbeddingSpec(dimensions=8)
     assert space(is_matryoshka=True) == MATRYOSHKA
     assert space(is_matryoshka=True, matryoshka_dimensions=[2, 4]) == LISTED
-    assert space(encoder_config={"do_lower_case": True}) == Space(dimensions=8, is_lower_case=True)
+    assert space(encoder_config={"do_lower_case": True}) == EmbeddingSpec(dimensions=8, is_lower_case=True)

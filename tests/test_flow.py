@@ -13,8 +13,8 @@ import pytest
 
 from lmi_chat.chat_template import Template
 from lmi_chat.errors import Bug, Busy, Draining, EngineDown, Error, PromptTooLong, TimedOut
-from lmi_chat.job import Done, Finish, Job, Piece
-from lmi_chat.pipeline.pipeline import INLINE_BYTES, Call, Line, Policy
+from lmi_chat.job import Delta, Finish, Finished, Job
+from lmi_chat.pipeline.pipeline import INLINE_BYTES, InferenceRequest, Pipeline, PipelineConfig
 from lmi_chat.storage.sessions import Sessions
 from tests.fakes import ByteTokenizer, desk
 from tests.scripted import Script, Scripted, Step, said, token
@@ -51,18 +51,18 @@ class Kept:
         self.is_ended = True
 
 
-async def opened(script: Script | None = None, **policy: Any) -> tuple[Line, Scripted]:
+async def opened(script: Script | None = None, **policy: Any) -> tuple[Pipeline, Scripted]:
     engine = Scripted(script or said("Hello!"), max_running=policy.pop("max_running", 4))
-    line = Line(Policy(**policy))
+    line = Pipeline(PipelineConfig(**policy))
     await line.open(engine, desk())
     return line, engine
 
 
-def call(body: object, accept: str = "") -> Call:
-    return Call(body=json.dumps(body).encode(), id="t", accept=accept)
+def call(body: object, accept: str = "") -> InferenceRequest:
+    return InferenceRequest(body=json.dumps(body).encode(), id="t", accept=accept)
 
 
-async def answered(line: Line, body: object, accept: str = "") -> Kept:
+async def answered(line: Pipeline, body: object, accept: str = "") -> Kept:
     out = Kept()
     await line.answer(call(body, accept), out)
     return out
@@ -73,13 +73,13 @@ def breaking(error: Step) -> Script:
 
     def script(job: Job) -> Sequence[Step]:
         tokens = [token("a")] if job.sampling.logprobs is not None else []
-        return [Piece(0, "a", [97], tokens), Piece(0, "b", [98], tokens), 0.01, error]
+        return [Delta(0, "a", [97], tokens), Delta(0, "b", [98], tokens), 0.01, error]
 
     return script
 
 
 async def test_an_answer_begins_with_its_first_text_though_its_first_token_has_none() -> None:
-    steps: list[Step] = [Piece(0, "", [1]), Piece(0, "a", [2]), Piece(0, "b", [3]), 3600.0]
+    steps: list[Step] = [Delta(0, "", [1]), Delta(0, "a", [2]), Delta(0, "b", [3]), 3600.0]
     line, _ = await opened(lambda _: steps)
     out = Kept()
     task = asyncio.create_task(line.answer(call(STREAM), out))
@@ -91,7 +91,7 @@ async def test_an_answer_begins_with_its_first_text_though_its_first_token_has_n
 
 
 async def test_a_canary_must_pass_before_the_line_opens() -> None:
-    line = Line(Policy())
+    line = Pipeline(PipelineConfig())
     assert line.refusal is not None
     assert line.refusal.code == "loading"
     engine = Scripted()
@@ -235,8 +235,8 @@ async def test_the_engines_death_ends_every_answer() -> None:
 
 
 async def test_events_after_the_end_are_dropped() -> None:
-    ended = Piece(0, "x", [1], finish=Finish("stop"))
-    done = Done(prompt_tokens=1, completion_tokens=1)
+    ended = Delta(0, "x", [1], finish=Finish("stop"))
+    done = Finished(prompt_tokens=1, completion_tokens=1)
     line, _ = await opened(lambda _: [ended, done, ended, done])
     out = await answered(line, STREAM)
     assert out.data.count(b"\n") == 1
@@ -275,7 +275,7 @@ async def test_a_short_body_is_read_on_the_loop_and_a_sessions_turn_is_not() -> 
 
     sessions = Sessions(seconds=60.0, most=1)
     session = sessions.hold(sessions.draft())
-    line = Line(Policy(sessions=sessions))
+    line = Pipeline(PipelineConfig(sessions=sessions))
     await line.open(Scripted(said("Hello!")), desk(template=Template(Watched())))
     on_loop.clear()
     for session_id in ("", session.id):

@@ -10,7 +10,7 @@ from lmi_chat import dialects
 from lmi_chat.bounds import Limits
 from lmi_chat.engine.vllm.structured_output import trials
 from lmi_chat.errors import BadField
-from lmi_chat.job import Guide, GuideKind
+from lmi_chat.job import GuideKind, OutputConstraint
 from tests.fakes import desk, refusal
 
 SCHEMA = {"type": "object", "properties": {"b": {"type": "integer"}, "a": {"enum": [1, None]}}, "required": ["b"]}
@@ -166,7 +166,7 @@ def standard(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {"inputs": "hi", "parameters": dict(fields)}
 
 
-def guide_of(body: dict[str, Any]) -> Guide | None:
+def guide_of(body: dict[str, Any]) -> OutputConstraint | None:
     task = dialects.parse(body, desk(), "1")
     assert task.unknown == []
     return task.job.sampling.guide
@@ -179,7 +179,7 @@ def test_every_spelling_is_one_guide(
     (name,) = fields
     for body, prefix in ((chat(fields), ""), (standard(fields), "parameters.")):
         guide = guide_of(body)
-        assert guide == Guide(kind, value)
+        assert guide == OutputConstraint(kind, value)
         assert guide is not None
         assert guide.path == prefix + name + below
 
@@ -187,7 +187,7 @@ def test_every_spelling_is_one_guide(
 @pytest.mark.parametrize(("fields", "kind", "value", "below"), TGI)
 def test_tgis_grammar(fields: dict[str, Any], kind: GuideKind, value: str | tuple[str, ...], below: str) -> None:
     guide = guide_of(standard(fields))
-    assert guide == Guide(kind, value)
+    assert guide == OutputConstraint(kind, value)
     assert guide is not None
     assert guide.path == "parameters.grammar" + below
 
@@ -221,7 +221,7 @@ def test_what_is_wrong_with_tgis_grammar(fields: dict[str, Any], path: str, text
 
 def test_the_same_guide_twice_is_one() -> None:
     fields = {"guided_json": SCHEMA, "structured_outputs": {"json": TEXT}, "response_format": {"type": "text"}}
-    assert guide_of(chat(fields)) == Guide("json", TEXT)
+    assert guide_of(chat(fields)) == OutputConstraint("json", TEXT)
 
 
 def test_the_bounds_are_settings() -> None:
@@ -256,18 +256,18 @@ def test_unknown_keys_of_structured_outputs_are_told() -> None:
 
 async def test_a_model_without_a_fast_tokenizer_takes_no_guide() -> None:
     with pytest.raises(BadField, match="guided_regex needs a fast tokenizer"):
-        await trials.Guides(2.0, None).check(Guide("regex", "a", "guided_regex"))
+        await trials.Guides(2.0, None).check(OutputConstraint("regex", "a", "guided_regex"))
 
 
 @pytest.mark.parametrize(
     ("guide", "expected"),
     [
-        (Guide("json_object", ""), ("json", '{"type": "object"}')),
-        (Guide("json", TEXT), ("json", TEXT)),
-        (Guide("regex", "a"), ("regex", "a")),
-        (Guide("choice", ("a", '"')), ("choice", '["a", "\\""]')),
-        (Guide("grammar", EBNF), ("grammar", EBNF)),
+        (OutputConstraint("json_object", ""), ("json", '{"type": "object"}')),
+        (OutputConstraint("json", TEXT), ("json", TEXT)),
+        (OutputConstraint("regex", "a"), ("regex", "a")),
+        (OutputConstraint("choice", ("a", '"')), ("choice", '["a", "\\""]')),
+        (OutputConstraint("grammar", EBNF), ("grammar", EBNF)),
     ],
 )
-def test_what_the_compiler_gets(guide: Guide, expected: tuple[str, str]) -> None:
+def test_what_the_compiler_gets(guide: OutputConstraint, expected: tuple[str, str]) -> None:
     assert trials.source(guide) == expected

@@ -12,8 +12,8 @@ import pytest
 from prometheus_client import REGISTRY
 
 from lmi_chat.errors import Bug
-from lmi_chat.observability.record import EMBEDDED, Journal, Record, Writer, embedded
-from lmi_chat.pipeline.pipeline import Policy
+from lmi_chat.observability.record import EMBEDDED, LogWriter, RequestLog, RequestRecord, embedded
+from lmi_chat.pipeline.pipeline import PipelineConfig
 from tests.http.test_app import CHAT, JSON, post, send
 from tests.scripted import Scripted, Service, said, serving
 from tests.test_flow import breaking
@@ -89,8 +89,8 @@ def lines() -> list[dict[str, Any]]:
 
 @pytest.fixture
 def service(lines: list[dict[str, Any]]) -> Iterator[Service]:
-    journal = Journal(lambda line: lines.append(json.loads(line)))
-    with serving(Scripted(said("Hello!"), max_running=2), policy=Policy(journal=journal, queue=0)) as running:
+    journal = RequestLog(lambda line: lines.append(json.loads(line)))
+    with serving(Scripted(said("Hello!"), max_running=2), policy=PipelineConfig(journal=journal, queue=0)) as running:
         yield running
 
 
@@ -160,16 +160,16 @@ def test_a_refusal_has_its_line(
 
 
 def test_full_and_loading_are_told_too(lines: list[dict[str, Any]]) -> None:
-    journal = Journal(lambda line: lines.append(json.loads(line)))
-    with serving(is_open=False, policy=Policy(journal=journal)) as service:
+    journal = RequestLog(lambda line: lines.append(json.loads(line)))
+    with serving(is_open=False, policy=PipelineConfig(journal=journal)) as service:
         assert post(service, CHAT)[0] == 503
     assert [(line["status"], line["error"]) for line in lines] == [(503, "loading")]
 
 
 def test_a_client_that_goes_is_499_with_what_was_generated(lines: list[dict[str, Any]]) -> None:
-    journal = Journal(lambda line: lines.append(json.loads(line)))
+    journal = RequestLog(lambda line: lines.append(json.loads(line)))
     engine = Scripted(said("abcdefgh" * 8, gap_s=0.02))
-    with serving(engine, policy=Policy(journal=journal)) as service:
+    with serving(engine, policy=PipelineConfig(journal=journal)) as service:
         for is_stream in (True, False):
             connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
             connection.request("POST", "/invocations", json.dumps(CHAT | {"stream": is_stream}), JSON)
@@ -186,8 +186,8 @@ def test_a_client_that_goes_is_499_with_what_was_generated(lines: list[dict[str,
 
 
 def test_an_error_in_a_stream_is_told_beside_its_200(lines: list[dict[str, Any]]) -> None:
-    journal = Journal(lambda line: lines.append(json.loads(line)))
-    with serving(Scripted(breaking(Bug("boom"))), policy=Policy(journal=journal)) as service:
+    journal = RequestLog(lambda line: lines.append(json.loads(line)))
+    with serving(Scripted(breaking(Bug("boom"))), policy=PipelineConfig(journal=journal)) as service:
         assert post(service, CHAT | {"stream": True})[0] == 200
         assert post(service, CHAT)[0] == 500
         wait_for(lines, 2)
@@ -227,8 +227,8 @@ def test_figures(service: Service) -> None:
 
 
 def test_cloudwatch_reads_metrics_out_of_the_line() -> None:
-    full = Record(dialect="chat", model="tiny", queue_s=0.1, ttft_s=0.2, prefill_s=0.1, decode_s=1.5)
-    for record in (full, Record(), Record(status=503, error="busy")):
+    full = RequestRecord(dialect="chat", model="tiny", queue_s=0.1, ttft_s=0.2, prefill_s=0.1, decode_s=1.5)
+    for record in (full, RequestRecord(), RequestRecord(status=503, error="busy")):
         for keeps_all in (True, False):
             line = json.loads(json.dumps(embedded(record.line(2.0), keeps_all=keeps_all)))
             check_embedded(line)
@@ -243,7 +243,7 @@ def test_cloudwatch_reads_metrics_out_of_the_line() -> None:
 def test_what_is_written_by_settings() -> None:
     told: list[bytes] = []
     for settings in ({"has_requests": False, "has_metrics": True}, {"has_metrics": True}, {}, {"has_requests": False}):
-        with Journal(told.append, **settings).told(Record(id="x")):
+        with RequestLog(told.append, **settings).told(RequestRecord(id="x")):
             pass
     assert [("_aws" in json.loads(line), "id" in json.loads(line)) for line in told] == [
         (True, False),
@@ -256,7 +256,7 @@ def test_what_is_written_by_settings() -> None:
 def test_a_reader_that_stalls_costs_lines_and_no_time() -> None:
     reader, writing = os.pipe()
     lost = sample("lmi_chat_log_lines_lost_total")
-    writer = Writer(writing, most=8)
+    writer = LogWriter(writing, most=8)
     for number in range(2000):  # 200 KB: more than a pipe holds
         writer.write(b"%099d\n" % number)
     assert sample("lmi_chat_log_lines_lost_total") > lost
@@ -276,7 +276,7 @@ def test_a_reader_that_stalls_costs_lines_and_no_time() -> None:
 
 def test_what_waits_is_written_at_the_end() -> None:
     reader, writing = os.pipe()
-    writer = Writer(writing)
+    writer = LogWriter(writing)
     for number in range(100):
         writer.write(b"%d\n" % number)
     writer.close()

@@ -6,13 +6,13 @@ import random
 import pytest
 
 from lmi_chat.errors import Busy
-from lmi_chat.pipeline.admission import Seats
+from lmi_chat.pipeline.admission import AdmissionQueue
 
 
 class Crowd:
     """Requests that note when they are admitted and stay until they are told to go."""
 
-    def __init__(self, seats: Seats) -> None:
+    def __init__(self, seats: AdmissionQueue) -> None:
         self.seats, self.admitted = seats, list[str]()
         self.go: dict[str, asyncio.Event] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
@@ -35,7 +35,7 @@ class Crowd:
 
 
 async def test_users_take_turns() -> None:
-    crowd = Crowd(Seats(1, 100))
+    crowd = Crowd(AdmissionQueue(1, 100))
     for number in range(5):
         await crowd.come(f"a{number}", "a")
     await crowd.come("b0", "b")
@@ -47,7 +47,7 @@ async def test_users_take_turns() -> None:
 
 
 async def test_a_lower_priority_goes_first_and_among_equals_in_turn() -> None:
-    crowd = Crowd(Seats(1, 100))
+    crowd = Crowd(AdmissionQueue(1, 100))
     for name, user, priority in (
         ("first", "a", 0),
         ("flex", "a", 1),
@@ -64,7 +64,7 @@ async def test_a_lower_priority_goes_first_and_among_equals_in_turn() -> None:
 
 
 async def test_one_request_of_another_user_passes_a_flood() -> None:
-    crowd = Crowd(Seats(4, 100))
+    crowd = Crowd(AdmissionQueue(4, 100))
     for number in range(64):
         await crowd.come(f"flood{number}", "flood")
     await crowd.come("single", "other")
@@ -76,7 +76,7 @@ async def test_one_request_of_another_user_passes_a_flood() -> None:
 
 
 async def test_a_named_user_leaves_seats_to_others() -> None:
-    crowd = Crowd(Seats(5, 100, share=3))
+    crowd = Crowd(AdmissionQueue(5, 100, share=3))
     for number in range(6):
         await crowd.come(f"flood{number}", "flood")
     assert crowd.admitted == ["flood0", "flood1", "flood2"]
@@ -93,7 +93,7 @@ async def test_a_named_user_leaves_seats_to_others() -> None:
 
 
 async def test_nobody_in_particular_has_no_share_and_a_big_request_passes_its_own() -> None:
-    crowd = Crowd(Seats(5, 100, share=3))
+    crowd = Crowd(AdmissionQueue(5, 100, share=3))
     for number in range(5):
         await crowd.come(f"n{number}")
     assert len(crowd.admitted) == 5
@@ -105,7 +105,7 @@ async def test_nobody_in_particular_has_no_share_and_a_big_request_passes_its_ow
 
 
 async def test_more_than_the_queue_is_refused() -> None:
-    crowd = Crowd(Seats(2, 1))
+    crowd = Crowd(AdmissionQueue(2, 1))
     for name in ("a", "b", "c"):
         await crowd.come(name)
     with pytest.raises(Busy, match="all 2 seats and 1 places in the queue are taken"):
@@ -120,7 +120,7 @@ async def test_more_than_the_queue_is_refused() -> None:
 
 
 async def test_who_has_waited_long_enough_is_refused_and_leaves_its_place() -> None:
-    crowd = Crowd(Seats(1, 1))
+    crowd = Crowd(AdmissionQueue(1, 1))
     await crowd.come("a")
     with pytest.raises(Busy, match=r"no seat came free within 0\.0 s"):
         async with crowd.seats.take("", 1, wait_s=0.01):
@@ -135,7 +135,7 @@ async def test_who_has_waited_long_enough_is_refused_and_leaves_its_place() -> N
 
 
 async def test_a_big_request_waits_for_its_seats_and_is_not_passed() -> None:
-    crowd = Crowd(Seats(4, 10))
+    crowd = Crowd(AdmissionQueue(4, 10))
     await crowd.come("small", count=1)
     await crowd.come("big", count=4)
     await crowd.come("late", count=1)
@@ -150,7 +150,7 @@ async def test_a_big_request_waits_for_its_seats_and_is_not_passed() -> None:
 
 async def test_whoever_goes_while_waiting_leaves_nothing_behind() -> None:
     """Random arrivals, departures and cancellations; afterwards all seats are free again."""
-    rng, crowd = random.Random(4), Crowd(Seats(3, 20, share=2))
+    rng, crowd = random.Random(4), Crowd(AdmissionQueue(3, 20, share=2))
     for number in range(300):
         await crowd.come(f"r{number}", rng.choice("abc"), rng.randint(1, 3))
         for name, task in list(crowd.tasks.items()):

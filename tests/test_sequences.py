@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lmi_chat.errors import Bug
-from lmi_chat.job import Choice, Done, Finish, Job, Piece, Token
+from lmi_chat.job import Delta, Finish, Finished, Job, Token, TokenLogprob
 from tests.fakes import desk
 from tests.scripted import Step
 from tests.test_flow import answered, opened
@@ -16,18 +16,18 @@ CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
 
 
 def token(character: str, logprob: float) -> Token:
-    return Token(Choice(ord(character), logprob, character.encode()))
+    return Token(TokenLogprob(ord(character), logprob, character.encode()))
 
 
 def script(job: Job) -> Sequence[Step]:
     """Each sequence says the prompt's last letter and its own number; higher numbers are likelier; they interleave."""
     count = job.sampling.n
-    first = [Piece(index, job.prompt_text[-1], [1], [token(job.prompt_text[-1], -1.0)]) for index in range(count)]
+    first = [Delta(index, job.prompt_text[-1], [1], [token(job.prompt_text[-1], -1.0)]) for index in range(count)]
     second = [
-        Piece(index, str(index), [2], [token(str(index), -9.0 + index)], Finish("stop"))
+        Delta(index, str(index), [2], [token(str(index), -9.0 + index)], Finish("stop"))
         for index in reversed(range(count))
     ]
-    done = Done(prompt_tokens=len(job.prompt_ids), completion_tokens=2 * count, cached_tokens=1)
+    done = Finished(prompt_tokens=len(job.prompt_ids), completion_tokens=2 * count, cached_tokens=1)
     return [*first, 0.001, *second, done]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lmi_chat.errors import BadField, Bug, Conflict, NotFound
-from lmi_chat.pipeline.pipeline import Call, Line
+from lmi_chat.pipeline.pipeline import InferenceRequest, Pipeline
 from lmi_chat.storage.sessions import Sessions
 from tests.scripted import Scripted, said
 from tests.test_flow import Kept, breaking, opened
@@ -18,19 +18,19 @@ def turn(text: str, **fields: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": text}], **fields}
 
 
-async def held(**limits: Any) -> tuple[Line, Scripted, Sessions]:
+async def held(**limits: Any) -> tuple[Pipeline, Scripted, Sessions]:
     sessions = Sessions(**{"seconds": 60.0, "most": 10, **limits})
     line, engine = await opened(said("Hi"), sessions=sessions)
     return line, engine, sessions
 
 
-async def ask(line: Line, body: object, session_id: str = "") -> tuple[Any, Call]:
-    call, out = Call(body=json.dumps(body).encode(), id="t", session_id=session_id), Kept()
+async def ask(line: Pipeline, body: object, session_id: str = "") -> tuple[Any, InferenceRequest]:
+    call, out = InferenceRequest(body=json.dumps(body).encode(), id="t", session_id=session_id), Kept()
     await line.answer(call, out)
     return out.data, call
 
 
-async def begun(line: Line) -> str:
+async def begun(line: Pipeline) -> str:
     data, call = await ask(line, {"requestType": "NEW_SESSION"})
     session_id, _, expires = call.headers["X-Amzn-SageMaker-New-Session-Id"].partition("; Expires=")
     assert call.headers["X-Amzn-SageMaker-Session-Id"] == call.headers["X-Amzn-SageMaker-New-Session-Id"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lmi_chat.config.aliases import FAMILIES, NOT_YET, REFUSED, RENAMED, WITHOUT_EFFECT
 from lmi_chat.config.describe import as_json, as_text
 from lmi_chat.config.settings import OWN, TYPES, Settings, read
-from lmi_chat.config.sources import PROPERTIES, BadSetting, Note
+from lmi_chat.config.sources import PROPERTIES, BadSetting, IgnoredSetting
 from tests.fakes import brief
 
 ENGINE = {
@@ -345,7 +345,7 @@ def test_a_key_that_stands_twice_in_the_file_is_the_last_one(folder: Path) -> No
     settings = load(folder, "option.max_n=1\noption.max_n=1\noption.port=1\n\noption.port=2")
     assert (settings.max_n, settings.port) == (1, 2)
     [note] = settings.notes
-    assert isinstance(note, Note)
+    assert isinstance(note, IgnoredSetting)
     assert (note.given.origin, note.is_warning) == (f"{folder}/serving.properties:3", True)
     assert note.why == "it stands again on line 5, which counts"
 

@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.decoders import DecodeStream
 
 from lmi_chat.engine.vllm.fast_path import detokenizer
-from lmi_chat.engine.vllm.fast_path.detokenizer import Spelling
+from lmi_chat.engine.vllm.fast_path.detokenizer import Detokenizer
 
 SPECIAL = ["<s>", "</s>"]
 WORDS = ["a", "b", "▁a", "▁", "▁Paris", "é", "ภ", "😀", '"', "\\", "\x07", "▁▁", "<", ">", "\ufffd"]
@@ -114,7 +114,7 @@ def test_a_special_token_that_is_shown_is_left_to_the_stream() -> None:
     named = KINDS["llama"]
     shown: Any = Named(named.backend_tokenizer)
     shown.all_special_ids = [WORDS.index("b")]
-    spelled: Spelling | None = detokenizer.of(shown)
+    spelled: Detokenizer | None = detokenizer.of(shown)
     assert spelled
     assert spelled.table[WORDS.index("b")] is None
     assert spelled.table[named.all_special_ids[0]] == b""

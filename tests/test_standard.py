@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from lmi_chat import dialects
 from lmi_chat.bounds import Limits
 from lmi_chat.codec.json_text import Json
-from lmi_chat.dialects.desk import Task
+from lmi_chat.dialects.desk import ParsedRequest
 from lmi_chat.dialects.standard import request as standard
 from lmi_chat.errors import BadField, EngineDown, Error, NotFound, PromptTooLong
 from lmi_chat.fields import PARAMETERS
-from lmi_chat.job import Choice, Done, Finish, Piece, Sampling, Token
+from lmi_chat.job import Delta, Finish, Finished, SamplingParams, Token, TokenLogprob
 from tests.fakes import brief, desk, piece, refusal, rendered, token
 
-DONE = Done(prompt_tokens=4, completion_tokens=3, cached_tokens=2)
+DONE = Finished(prompt_tokens=4, completion_tokens=3, cached_tokens=2)
 GREEDY = {"temperature": 0.0}
 REACHING: dict[str, tuple[Any, str, Any]] = {
     "max_new_tokens": (9, "max_tokens", 9),
@@ -61,11 +61,11 @@ def body(parameters: Any = None, **fields: Any) -> Json:
     return {"inputs": "Once", "parameters": parameters} | fields
 
 
-def ask(parameters: Json | None = None, **fields: Any) -> Task:
+def ask(parameters: Json | None = None, **fields: Any) -> ParsedRequest:
     return dialects.parse(body(parameters, **fields), desk(), "1")
 
 
-def sampling(**parameters: Any) -> Sampling:
+def sampling(**parameters: Any) -> SamplingParams:
     return ask(parameters).job.sampling
 
 
@@ -103,7 +103,7 @@ def test_the_smallest_request(sent: Json) -> None:
     task = dialects.parse(sent, desk(), "1")
     assert (task.dialect, task.is_stream, task.has_end, task.unknown) == ("standard", False, False, [])
     assert (task.job.prompt_text, task.job.prompt_ids) == ("Once", list(b"Once"))
-    assert task.job.sampling == Sampling(max_tokens=30, temperature=0.0)
+    assert task.job.sampling == SamplingParams(max_tokens=30, temperature=0.0)
 
 
 @pytest.mark.parametrize("name", REACHING)
@@ -373,13 +373,13 @@ def test_any_body_gives_a_task_or_one_refusal(sent: Json, is_strict: bool) -> No
 
 
 def test_a_whole_answer() -> None:
-    events = [piece(" Par"), Piece(0, "", []), piece("is.\n", finish="length"), DONE]
+    events = [piece(" Par"), Delta(0, "", []), piece("is.\n", finish="length"), DONE]
     assert answer(*events) == [{"generated_text": " Paris.\n"}]
     assert answer(*events, parameters={"return_full_text": True}) == [{"generated_text": "Once Paris.\n"}]
 
 
 def test_a_whole_answer_with_details() -> None:
-    events = [Piece(0, "ab", [97, 98], [token(b"a", -0.25), token(b"b")]), piece("", b"", finish="stop"), DONE]
+    events = [Delta(0, "ab", [97, 98], [token(b"a", -0.25), token(b"b")]), piece("", b"", finish="stop"), DONE]
     [reply] = answer(*events, parameters={"details": True, "seed": 5})
     assert reply["generated_text"] == "ab"
     details = reply["details"]
@@ -395,8 +395,8 @@ def test_a_whole_answer_with_details() -> None:
 
 
 def test_the_prompts_own_tokens() -> None:
-    prompt = (None, Token(Choice(99, -1.5, b"c")), Token(Choice(226, -9999.0, b"\xe2")))
-    done = Done(prompt_tokens=3, completion_tokens=1, prompt_logprobs=prompt)
+    prompt = (None, Token(TokenLogprob(99, -1.5, b"c")), Token(TokenLogprob(226, -9999.0, b"\xe2")))
+    done = Finished(prompt_tokens=3, completion_tokens=1, prompt_logprobs=prompt)
     parameters = {"details": True, "decoder_input_details": True}
     [reply] = answer(piece("x", finish="stop"), done, parameters=parameters)
     assert reply["details"]["prefill"] == [
@@ -406,8 +406,8 @@ def test_the_prompts_own_tokens() -> None:
 
 
 def test_the_prompts_logprobs_with_alternatives() -> None:
-    prompt = (None, Token(Choice(99, -1.5, b"c"), (Choice(120, -0.5, b"x"),), 7))
-    done = Done(prompt_tokens=2, completion_tokens=1, prompt_logprobs=prompt)
+    prompt = (None, Token(TokenLogprob(99, -1.5, b"c"), (TokenLogprob(120, -0.5, b"x"),), 7))
+    done = Finished(prompt_tokens=2, completion_tokens=1, prompt_logprobs=prompt)
     [reply] = answer(piece("x", finish="stop"), done, parameters={"details": True, "prompt_logprobs": 1})
     assert reply["details"]["prompt_logprobs"] == [
         None,
@@ -448,7 +448,7 @@ def test_beam_search_reaches_the_job() -> None:
     ],
 )
 def test_words_for_an_end(finish: Finish, word: str) -> None:
-    last = Piece(0, "x", [120], [token(b"x")], finish)
+    last = Delta(0, "x", [120], [token(b"x")], finish)
     assert answer(last, DONE, parameters={"details": True})[0]["details"]["finish_reason"] == word
     assert lines(last, DONE, details=True)[-1]["details"]["finish_reason"] == word
 
@@ -502,8 +502,8 @@ def test_a_character_may_be_split_over_tokens(pieces: list[tuple[Any, ...]], tex
 
 
 def test_an_end_without_a_token_has_its_own_line() -> None:
-    first = Piece(0, "a", [97], [token(b"a", top=[(b"a", -0.5), (b"b", -2.0)])])
-    [_, last] = lines(first, Piece(0, "b", [], finish=Finish("abort")), DONE, top_n_tokens=2)
+    first = Delta(0, "a", [97], [token(b"a", top=[(b"a", -0.5), (b"b", -2.0)])])
+    [_, last] = lines(first, Delta(0, "b", [], finish=Finish("abort")), DONE, top_n_tokens=2)
     assert last == {
         "index": 0,
         "token": {"id": -1, "text": "b", "log_prob": 0.0, "logprob": 0.0, "special": True},
@@ -513,8 +513,8 @@ def test_an_end_without_a_token_has_its_own_line() -> None:
 
 
 def test_the_likeliest_tokens() -> None:
-    one = Piece(0, "ab", [97, 98], [token(b"a", top=[(b"a", -0.5), (b"x", -9999.0)]), token(b"b", top=[(b"b", -0.5)])])
-    two = Piece(0, "c", [99], [token(b"c", top=[(b"c", -0.5)])], Finish("stop"))
+    one = Delta(0, "ab", [97, 98], [token(b"a", top=[(b"a", -0.5), (b"x", -9999.0)]), token(b"b", top=[(b"b", -0.5)])])
+    two = Delta(0, "c", [99], [token(b"c", top=[(b"c", -0.5)])], Finish("stop"))
     expected = [
         [
             {"id": 97, "text": "a", "logprob": -0.5, "special": False},
@@ -545,7 +545,7 @@ def test_an_error_in_place_of_the_rest() -> None:
 
 
 @st.composite
-def pieces_of_text(draw: st.DrawFn) -> list[Piece]:
+def pieces_of_text(draw: st.DrawFn) -> list[Delta]:
     """A text cut into tokens anywhere, even inside characters, and the tokens into steps anywhere."""
     data = draw(st.text(min_size=1, max_size=12)).encode()
     cuts = sorted({0, len(data), *draw(st.lists(st.integers(0, len(data)), max_size=12))})
@@ -561,7 +561,7 @@ def pieces_of_text(draw: st.DrawFn) -> list[Piece]:
 
 @brief
 @given(pieces_of_text())
-def test_the_stream_joined_is_the_whole_answer(pieces: list[Piece]) -> None:
+def test_the_stream_joined_is_the_whole_answer(pieces: list[Delta]) -> None:
     shown = lines(*pieces, DONE, details=True)
     [whole] = answer(*pieces, DONE, parameters={"details": True})
     joined = "".join(line["token"]["text"] for line in shown)

@@ -14,11 +14,11 @@ import pytest
 from lmi_chat import dialects
 from lmi_chat.dialects.chat import options, stored
 from lmi_chat.errors import BadField, NotFound, Unavailable
-from lmi_chat.job import Done
+from lmi_chat.job import Finished
 from lmi_chat.observability.record import STORE_FAILURES
 from lmi_chat.storage import completions
-from lmi_chat.storage.completions import Store
-from lmi_chat.storage.completions_db import Kept, Query
+from lmi_chat.storage.completions import Completions
+from lmi_chat.storage.completions_db import Query, StoredCompletion
 from tests.fakes import desk, piece, refusal, rendered
 
 DAY_S = 86_400
@@ -29,10 +29,10 @@ def failures() -> float:
     return next(float(sample.value) for sample in samples if sample.name.endswith("_total"))
 
 
-def kept(completion_id: str, size: int = 10, **changes: Any) -> Kept:
+def kept(completion_id: str, size: int = 10, **changes: Any) -> StoredCompletion:
     document = json.dumps({"id": completion_id, "text": "x" * size}).encode()
     values: dict[str, Any] = {"id": completion_id, "model": "tiny", "document": document, "messages": b"[]"}
-    return Kept(**values | changes)
+    return StoredCompletion(**values | changes)
 
 
 @pytest.fixture
@@ -41,13 +41,13 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def opened(path: Path) -> Iterator[Store]:
-    shop = Store(path)
+def opened(path: Path) -> Iterator[Completions]:
+    shop = Completions(path)
     yield shop
     shop.close()
 
 
-async def ids(shop: Store, **query: Any) -> list[str]:
+async def ids(shop: Completions, **query: Any) -> list[str]:
     return [each.id for each in (await shop.page(Query(**query))).found]
 
 
@@ -60,14 +60,14 @@ async def until(is_so: Callable[[], bool]) -> None:
 # What is kept
 
 
-async def test_a_read_sees_every_save_before_it(opened: Store) -> None:
+async def test_a_read_sees_every_save_before_it(opened: Completions) -> None:
     for place in range(50):
         opened.save(kept(f"c{place}", metadata={"n": str(place)}))
         assert (await opened.get(f"c{place}")).metadata == {"n": str(place)}
     assert await ids(opened, limit=100) == [f"c{place}" for place in range(50)]
 
 
-async def test_pages_in_both_orders(opened: Store) -> None:
+async def test_pages_in_both_orders(opened: Completions) -> None:
     for place in range(5):
         opened.save(kept(f"c{place}"))
     assert await ids(opened, limit=2) == ["c0", "c1"]
@@ -81,7 +81,7 @@ async def test_pages_in_both_orders(opened: Store) -> None:
     assert caught.value.param == "after"
 
 
-async def test_filters_are_all_met(opened: Store) -> None:
+async def test_filters_are_all_met(opened: Completions) -> None:
     opened.save(kept("a", metadata={"x": "1", "y": "2"}))
     opened.save(kept("b", metadata={"x": "1"}))
     opened.save(kept("c", metadata={"x": "2", "y": "2"}, model="other"))
@@ -92,7 +92,7 @@ async def test_filters_are_all_met(opened: Store) -> None:
     assert await ids(opened, metadata={"x": "' OR 1 --"}) == []
 
 
-async def test_update_and_delete(opened: Store) -> None:
+async def test_update_and_delete(opened: Completions) -> None:
     opened.save(kept("a", metadata={"x": "1"}))
     assert (await opened.update("a", {"z": "\x00é"})).metadata == {"z": "\x00é"}
     assert await ids(opened, metadata={"x": "1"}) == []
@@ -104,7 +104,7 @@ async def test_update_and_delete(opened: Store) -> None:
             await work
 
 
-async def test_the_same_id_again_is_the_newer_one(opened: Store) -> None:
+async def test_the_same_id_again_is_the_newer_one(opened: Completions) -> None:
     opened.save(kept("a", metadata={"x": "1"}))
     opened.save(kept("b"))
     opened.save(kept("a", metadata={"x": "2"}))
@@ -113,11 +113,11 @@ async def test_the_same_id_again_is_the_newer_one(opened: Store) -> None:
 
 
 async def test_a_restart_keeps_them(path: Path) -> None:
-    first = Store(path)
+    first = Completions(path)
     for place in range(100):
         first.save(kept(f"c{place}"))
     first.close()
-    second = Store(path)
+    second = Completions(path)
     assert len(await ids(second, limit=100)) == 100
     second.close()
     assert path.stat().st_mode & 0o077 == 0, "conversations are nobody else's"  # noqa: ASYNC240 a moment
@@ -127,7 +127,7 @@ async def test_a_restart_keeps_them(path: Path) -> None:
 
 
 async def test_what_is_too_old_goes(path: Path) -> None:
-    shop = Store(path, days=2)
+    shop = Completions(path, days=2)
     for completion_id in ("old", "young"):
         shop.save(kept(completion_id))
     assert await ids(shop) == ["old", "young"]
@@ -141,7 +141,7 @@ async def test_what_is_too_old_goes(path: Path) -> None:
 
 async def test_the_oldest_go_first_when_it_is_too_much(path: Path) -> None:
     most = 2**20
-    shop = Store(path, max_bytes=most)
+    shop = Completions(path, max_bytes=most)
     for place in range(200):
         shop.save(kept(f"c{place}", 20_000, metadata={"n": str(place)}))
     left = await ids(shop, limit=100)
@@ -155,7 +155,7 @@ async def test_the_oldest_go_first_when_it_is_too_much(path: Path) -> None:
 
 
 async def test_one_that_is_larger_than_half_is_not_kept(path: Path) -> None:
-    shop, before = Store(path, max_bytes=2**20), failures()
+    shop, before = Completions(path, max_bytes=2**20), failures()
     shop.save(kept("small"))
     shop.save(kept("large", 2**20))
     assert await ids(shop) == ["small"]
@@ -167,7 +167,7 @@ async def test_one_that_is_larger_than_half_is_not_kept(path: Path) -> None:
 
 
 async def test_a_folder_in_the_files_place(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    shop, before = Store(tmp_path), failures()
+    shop, before = Completions(tmp_path), failures()
     for place in range(3):
         shop.save(kept(f"c{place}"))
     with pytest.raises(Unavailable):
@@ -179,7 +179,7 @@ async def test_a_folder_in_the_files_place(tmp_path: Path, caplog: pytest.LogCap
 
 async def test_a_file_that_is_no_database_and_one_that_comes_back(path: Path) -> None:
     path.write_bytes(b"no database" * 1000)  # noqa: ASYNC240 a moment
-    shop, before = Store(path), failures()
+    shop, before = Completions(path), failures()
     shop.save(kept("a"))
     await until(lambda: failures() == before + 1)
     path.unlink()  # noqa: ASYNC240 as above
@@ -188,7 +188,7 @@ async def test_a_file_that_is_no_database_and_one_that_comes_back(path: Path) ->
     shop.close()
 
 
-async def test_a_connection_that_is_lost(opened: Store) -> None:
+async def test_a_connection_that_is_lost(opened: Completions) -> None:
     before = failures()
     opened.save(kept("a"))
     with pytest.raises(Unavailable):
@@ -198,7 +198,7 @@ async def test_a_connection_that_is_lost(opened: Store) -> None:
     assert failures() == before + 1
 
 
-async def test_a_full_disk(opened: Store) -> None:
+async def test_a_full_disk(opened: Completions) -> None:
     before = failures()
     opened.save(kept("a"))
     await opened._ask(lambda db: db.execute("PRAGMA max_page_count=20").fetchall())
@@ -207,7 +207,7 @@ async def test_a_full_disk(opened: Store) -> None:
     assert failures() == before + 1
 
 
-async def test_a_locked_file_is_read_and_not_written(opened: Store, path: Path) -> None:
+async def test_a_locked_file_is_read_and_not_written(opened: Completions, path: Path) -> None:
     opened.save(kept("a"))
     assert await ids(opened) == ["a"]
     before, other = failures(), sqlite3.connect(path, isolation_level=None)
@@ -220,7 +220,7 @@ async def test_a_locked_file_is_read_and_not_written(opened: Store, path: Path) 
     other.close()
 
 
-async def test_a_full_queue_drops_and_does_not_wait(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_queue_drops_and_does_not_wait(opened: Completions, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(completions, "WAITING_BYTES", 5000)
     hang, before = threading.Event(), failures()
     held = asyncio.create_task(opened._ask(lambda _: hang.wait(10)))
@@ -239,7 +239,7 @@ async def test_a_full_queue_drops_and_does_not_wait(opened: Store, monkeypatch: 
 
 
 async def test_after_the_end_nothing_is_kept_and_nothing_fails(path: Path) -> None:
-    shop, before = Store(path), failures()
+    shop, before = Completions(path), failures()
     shop.close()
     shop.save(kept("a"))
     assert failures() == before + 1
@@ -311,7 +311,7 @@ def test_store_without_a_store_is_said() -> None:
     ],
 )
 def test_tiers(tier: str | None, *, has_priority: bool, own: int, expected: tuple[int, str | None]) -> None:
-    done = Done(prompt_tokens=1, completion_tokens=1)
+    done = Finished(prompt_tokens=1, completion_tokens=1)
     for is_stream in (False, True):
         extra = {"stream_options": {"include_usage": True}} if is_stream else {}
         fields = {"service_tier": tier, "priority": own, "stream": is_stream, **extra}
@@ -324,13 +324,13 @@ def test_tiers(tier: str | None, *, has_priority: bool, own: int, expected: tupl
 
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_the_same_document_is_kept_from_both(*, is_stream: bool) -> None:
-    found: list[Kept] = []
+    found: list[StoredCompletion] = []
     task = ask(save=found.append, store=True, stream=is_stream, metadata={"a": "b"}, n=2, logprobs=True, top_p=0.9)
     events = [piece(text, index=index, finish=None) for text in "Hé" for index in (0, 1)]
     ends = [piece("!", index=index, finish="stop") for index in (0, 1)]
     rendered(task.render, *events, *ends)
     assert found == []
-    shown = rendered(task.render, Done(prompt_tokens=3, completion_tokens=6))
+    shown = rendered(task.render, Finished(prompt_tokens=3, completion_tokens=6))
     assert (found[0].id, found[0].model, found[0].metadata) == ("chatcmpl-1", "tiny", {"a": "b"})
     assert json.loads(found[0].messages) == [{"role": "user", "content": "hi"}]
     document = json.loads(found[0].document)
@@ -341,13 +341,13 @@ def test_the_same_document_is_kept_from_both(*, is_stream: bool) -> None:
 
 
 def test_nothing_stands_in_the_way_of_others() -> None:
-    found: list[Kept] = []
+    found: list[StoredCompletion] = []
     assert type(ask(save=found.append).render).__module__ == "lmi_chat.dialects.chat.response"
     assert type(ask(save=found.append, stream=True).render).__module__ == "lmi_chat.dialects.chat.response"
 
 
 def test_an_answer_that_fails_is_not_kept() -> None:
-    found: list[Kept] = []
+    found: list[StoredCompletion] = []
     task = ask(save=found.append, store=True, stream=True)
     rendered(task.render, piece("a"), Unavailable("gone"))
     assert found == []

@@ -13,27 +13,27 @@ from lmi_chat import dialects
 from lmi_chat.async_requests.folder import Folder, Parts
 from lmi_chat.codec import json_text
 from lmi_chat.errors import Bug, Busy, Error, TimedOut
-from lmi_chat.pipeline.pipeline import Call, Line
+from lmi_chat.pipeline.pipeline import InferenceRequest, Pipeline
 
 BUSY_S = 0.5
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class AsyncRequest:
     """One request: its call, the file its body stands in (None: `call.body` is it), where to leave what comes of it.
 
     `wait_s` is how long it may wait for its turn; the time of its answer is the call's own.
     """
 
-    call: Call
+    call: InferenceRequest
     source: Parts | None
     output: Parts
     failure: Parts
     wait_s: float
 
 
-class Sheet:
+class DocumentBuffer:
     """flow's Out as one document."""
 
     def __init__(self) -> None:
@@ -60,17 +60,17 @@ class Sheet:
         """The document is complete."""
 
 
-class Spool:
+class AsyncRequests:
     """All asynchronous requests of one server."""
 
-    def __init__(self, line: Line, folder: Folder, *, most: int, at_once: int, max_body_bytes: int) -> None:
+    def __init__(self, line: Pipeline, folder: Folder, *, most: int, at_once: int, max_body_bytes: int) -> None:
         """At most `most` are held, `at_once` of them (whose bodies are in memory) are asked of the line at a time."""
         self.folder = folder
         self._line, self._most, self._max_body_bytes = line, most, max_body_bytes
         self._gate = asyncio.Semaphore(at_once)
         self._held: set[asyncio.Task[None]] = set()
 
-    async def take(self, order: Order) -> None:
+    async def take(self, order: AsyncRequest) -> None:
         """Accept it. Raises the line's refusal, Busy, and for a file that cannot be read BadField and TooLarge."""
         if order.source is not None:
             await asyncio.to_thread(self.folder.check, order.source, self._max_body_bytes)
@@ -86,8 +86,8 @@ class Spool:
         task.add_done_callback(self._held.discard)
         task.add_done_callback(lambda _: promise.close())
 
-    async def _answer(self, order: Order) -> None:
-        sheet = Sheet()
+    async def _answer(self, order: AsyncRequest) -> None:
+        sheet = DocumentBuffer()
         try:
             await self._ask(order, sheet)
         except Error as error:
@@ -109,7 +109,7 @@ class Spool:
             return False
         return True
 
-    async def _ask(self, order: Order, sheet: Sheet) -> None:
+    async def _ask(self, order: AsyncRequest, sheet: DocumentBuffer) -> None:
         """Wait for a turn, then for a place in the line, both within `wait_s`."""
         loop = asyncio.get_running_loop()
         until = loop.time() + order.wait_s

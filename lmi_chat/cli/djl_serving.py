@@ -22,13 +22,13 @@ from lmi_chat.cli import main as cli
 from lmi_chat.config import settings, sources
 from lmi_chat.config.settings import Settings
 from lmi_chat.config.sources import BadSetting
-from lmi_chat.dialects.formatters import Hooks
+from lmi_chat.dialects.formatters import Formatters
 from lmi_chat.djl import custom_handler, formatters
 from lmi_chat.djl import handle as own_handle
 from lmi_chat.engine.vllm import arguments
 from lmi_chat.errors import Draining, one_line
 from lmi_chat.http import custom_handler as site
-from lmi_chat.observability.startup import Health
+from lmi_chat.observability.startup import StartupProgress
 from lmi_chat.server import bootstrap
 from lmi_chat.server import process as serve
 
@@ -105,7 +105,7 @@ def _run(folder: Path, pairs: dict[str, str]) -> int:
         return runner.run(_serve_foreign(configured, handler))
 
 
-def find_hooks(folder: Path) -> Hooks:
+def find_hooks(folder: Path) -> Formatters:
     """A directory's formatters, and those of its adapters. Raises BadDirectory."""
     return replace(formatters.of_folder(folder), adapters=formatters.of_adapters(folder))
 
@@ -127,7 +127,7 @@ def _foreign_settings(properties: Mapping[str, str], pairs: dict[str, str]) -> S
 
 async def _serve_foreign(configured: Settings, handler: custom_handler.Foreign) -> int:
     """Bind, load, serve, drain. Raises BadDirectory."""
-    health = Health()
+    health = StartupProgress()
     place = site.Site(health=health, max_body_bytes=configured.max_request_size)
     listener = serve.bind(configured)
     server, stop = serve.server_of(configured, site.build(place)), serve.Stop()

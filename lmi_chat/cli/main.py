@@ -16,7 +16,7 @@ from lmi_chat.engine.vllm import arguments
 from lmi_chat.server import default_model
 
 if TYPE_CHECKING:
-    from lmi_chat.dialects.formatters import Hooks
+    from lmi_chat.dialects.formatters import Formatters
 
 USAGE = "any key of the configuration is an option too: --port 8081, --max-model-len 4096, --strict-requests true"
 CLIENTS = {"chat": chat.run, "invoke": invoke.run}
@@ -98,7 +98,7 @@ def _serve(configured: settings.Settings) -> int:
         return serve.FAILED
 
 
-def serve_settings(configured: settings.Settings, hooks: "Hooks | None" = None) -> int:
+def serve_settings(configured: settings.Settings, hooks: "Formatters | None" = None) -> int:
     """Serve until a signal; `hooks` are the deployment's own. Gives the exit code. Raises StartFailed, BadSetting."""
     import uvloop
 

@@ -33,7 +33,7 @@ class Name:
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class AliasGroup:
     """Names that belong together: within one, two that disagree are refused; of two families, the first wins."""
 
     title: str
@@ -65,7 +65,7 @@ VALUES: Mapping[str, Mapping[str, str]] = types.MappingProxyType(
 )
 
 FAMILIES = (
-    Family(
+    AliasGroup(
         "SageMaker",
         (
             Name("SAGEMAKER_BIND_TO_PORT", "port"),
@@ -76,7 +76,7 @@ FAMILIES = (
         ),
         "SAGEMAKER_BIND_TO_PORT=9000",
     ),
-    Family(
+    AliasGroup(
         "SageMaker's jobs and SDK",
         (
             Name("SAGEMAKER_MAX_PAYLOAD_IN_MB", "max_request_size", _from_mib),
@@ -84,7 +84,7 @@ FAMILIES = (
         ),
         "SAGEMAKER_MAX_PAYLOAD_IN_MB=6",
     ),
-    Family(
+    AliasGroup(
         "LMI's simple names, Hugging Face",
         (
             Name("HF_MODEL_ID", "model_id"),
@@ -99,8 +99,8 @@ FAMILIES = (
         ),
         "TENSOR_PARALLEL_DEGREE=max",
     ),
-    Family("vLLM's container", (), "SM_VLLM_MAX_MODEL_LEN=4096", "SM_VLLM_"),
-    Family(
+    AliasGroup("vLLM's container", (), "SM_VLLM_MAX_MODEL_LEN=4096", "SM_VLLM_"),
+    AliasGroup(
         "TGI",
         (
             Name("SM_NUM_GPUS", "tensor_parallel_size"),

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from lmi_chat.config.aliases import FAMILIES, NOT_YET, NOTED, NOTED_NOT_YET, REFUSED, RENAMED, VALUES, WITHOUT_EFFECT
 from lmi_chat.config.settings import OWN, TYPES, Settings
-from lmi_chat.config.sources import HIDDEN, Note, is_secret
+from lmi_chat.config.sources import HIDDEN, IgnoredSetting, is_secret
 from lmi_chat.errors import one_line
 
 SHOWN_BYTES = 200
@@ -31,7 +31,7 @@ def as_json(settings: Settings) -> str:
     return json.dumps({"settings": values, "without_effect": notes}, indent=1, ensure_ascii=False)
 
 
-def _described(note: Note) -> Mapping[str, object]:
+def _described(note: IgnoredSetting) -> Mapping[str, object]:
     given = note.given
     return {
         "key": given.name,

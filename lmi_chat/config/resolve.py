@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping
 
 from lmi_chat.bounds import nearest
 from lmi_chat.config.aliases import MOST, NOT_YET, QUIET, REFUSED, RENAMED, VALUES, WITHOUT_EFFECT
-from lmi_chat.config.sources import BadSetting, Given, Note
+from lmi_chat.config.sources import BadSetting, IgnoredSetting, RawSetting
 from lmi_chat.errors import one_line
 
 
-class Keys:
+class KeyResolver:
     """Every key that can be given, and what a key that was given means."""
 
     def __init__(self, own: Iterable[str], engine_kinds: Mapping[str, str], gpus: int) -> None:
@@ -19,35 +19,35 @@ class Keys:
         names = (*WITHOUT_EFFECT, *NOT_YET, *REFUSED, *engine_kinds, *RENAMED, *self._own)
         self._by_folded = {_folded(name): name for name in names}
 
-    def resolve(self, given: Given) -> Given | Note:
+    def resolve(self, given: RawSetting) -> RawSetting | IgnoredSetting:
         """The key under its one name, its value checked where that is possible here. Raises BadSetting."""
         written = self._by_folded.get(_folded(given.name), "")
         name, text = RENAMED.get(written, written), given.text
         if not name and (name := self._negated(given.name)):
             text = {"true": "false", "false": "true"}.get(text.lower(), text)
         if name in self._own:
-            return Given(name, _value(name, text), given.origin)
+            return RawSetting(name, _value(name, text), given.origin)
         if name in REFUSED:
             raise BadSetting(f"{given.origin}: {name} is not possible, got {given.shown!r}; {REFUSED[name]}")
         if name in NOT_YET:
             asks = text.lower() not in QUIET
             why = f"{NOT_YET[name]}: not served by this version"
-            return Note(Given(name, text, given.origin), why, is_warning=asks)
+            return IgnoredSetting(RawSetting(name, text, given.origin), why, is_warning=asks)
         if name in WITHOUT_EFFECT and name not in self._kinds:
-            return Note(Given(name, text, given.origin), WITHOUT_EFFECT[name])
+            return IgnoredSetting(RawSetting(name, text, given.origin), WITHOUT_EFFECT[name])
         if name not in self._kinds and self._kinds:
             raise self._unknown(given)
-        return self._for_engine(Given(name or given.name.lower().replace("-", "_"), text, given.origin))
+        return self._for_engine(RawSetting(name or given.name.lower().replace("-", "_"), text, given.origin))
 
-    def _for_engine(self, given: Given) -> Given | Note:
+    def _for_engine(self, given: RawSetting) -> RawSetting | IgnoredSetting:
         text, origin = _value(given.name, given.text), given.origin
         if not text:
-            return Note(given, "it is empty and sets nothing")
+            return IgnoredSetting(given, "it is empty and sets nothing")
         if given.name == "tensor_parallel_size" and text.lower() == MOST:
             text, origin = str(self._gpus), f"{origin} ({MOST})"
         if self._is_switch(given.name) and text.lower() not in {"true", "false"}:
             raise bad(given, "one of true, false")
-        return Given(given.name, text, origin)
+        return RawSetting(given.name, text, origin)
 
     def _is_switch(self, name: str) -> bool:
         return {*self._kinds.get(name, "?").split(" | ")} <= {"bool", "None"}
@@ -58,10 +58,10 @@ class Keys:
         other = self._by_folded.get(folded.removeprefix("no"), "") if folded.startswith("no") else ""
         return other if self._is_switch(other) else ""
 
-    def _unknown(self, given: Given) -> BadSetting:
+    def _unknown(self, given: RawSetting) -> BadSetting:
         near = nearest(_folded(given.name), self._by_folded)
         hint = f"; the nearest known key is {self._by_folded[near]}" if near else ""
-        shown = Given(self._by_folded[near] if near else given.name, given.text, "").shown
+        shown = RawSetting(self._by_folded[near] if near else given.name, given.text, "").shown
         name = one_line(given.name.lower(), 80)
         return BadSetting(f"{given.origin}: {name} is no key of lmi-chat or of the engine, got {shown!r}{hint}")
 
@@ -75,6 +75,6 @@ def _value(name: str, text: str) -> str:
     return VALUES.get(name, {}).get(text.lower(), text)
 
 
-def bad(given: Given, wanted: str) -> BadSetting:
+def bad(given: RawSetting, wanted: str) -> BadSetting:
     """A value that is not possible."""
     return BadSetting(f"{given.origin}: {given.name} must be {wanted}, got {given.shown!r}")

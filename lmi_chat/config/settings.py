@@ -13,8 +13,16 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from lmi_chat.config.aliases import FAMILIES
-from lmi_chat.config.resolve import Keys, bad
-from lmi_chat.config.sources import BadSetting, Given, Note, from_environment, from_family, from_properties, notes
+from lmi_chat.config.resolve import KeyResolver, bad
+from lmi_chat.config.sources import (
+    BadSetting,
+    IgnoredSetting,
+    RawSetting,
+    from_environment,
+    from_family,
+    from_properties,
+    notes,
+)
 
 
 def key(default: object, meaning: str, *, low: float | None = None, high: float | None = None) -> Any:
@@ -97,7 +105,7 @@ class Settings:
     cloudwatch_emf: bool = key(default=False, meaning="log lines that CloudWatch reads metrics out of")
     engine: Mapping[str, str] = dataclasses.field(default_factory=lambda: types.MappingProxyType({}))
     origins: Mapping[str, str] = dataclasses.field(default_factory=lambda: types.MappingProxyType({}))
-    notes: tuple[Note, ...] = ()
+    notes: tuple[IgnoredSetting, ...] = ()
 
 
 OWN = {row.name: row for row in dataclasses.fields(Settings) if row.name not in {"engine", "origins", "notes"}}
@@ -128,19 +136,19 @@ def read(
     `engine_kinds` are the engine's own argument names with their types (empty: any passes, it is not installed),
     `gpus` is what a tensor_parallel_degree of `max` stands for. Raises BadSetting with key, value, origin and hint.
     """
-    keys = Keys(OWN, engine_kinds, gpus)
+    keys = KeyResolver(OWN, engine_kinds, gpus)
     in_file, noted = from_properties(properties) if properties else ([], [])
-    sources: list[Iterable[Given]] = [
-        [Given(name, text, origin) for name, text in arguments.items()],
+    sources: list[Iterable[RawSetting]] = [
+        [RawSetting(name, text, origin) for name, text in arguments.items()],
         from_environment(environment),
         in_file,
         *(from_family(family, environment) for family in FAMILIES),
     ]
-    chosen: dict[str, Given] = {}
+    chosen: dict[str, RawSetting] = {}
     for source in sources:
         chosen = _one_source(source, keys, noted) | chosen
     for name, (text, why) in (engine_defaults or {}).items():
-        chosen.setdefault(name, Given(name, text, why))
+        chosen.setdefault(name, RawSetting(name, text, why))
     return Settings(
         **{name: _convert(given) for name, given in chosen.items() if name in OWN},
         engine=types.MappingProxyType({name: given.text for name, given in chosen.items() if name not in OWN}),
@@ -149,13 +157,13 @@ def read(
     )
 
 
-def _one_source(source: Iterable[Given], keys: Keys, noted: list[Note]) -> dict[str, Given]:
+def _one_source(source: Iterable[RawSetting], keys: KeyResolver, noted: list[IgnoredSetting]) -> dict[str, RawSetting]:
     """Its keys under their one name; what sets nothing goes to `noted`. Raises BadSetting where two disagree."""
-    mine: dict[str, Given] = {}
-    written: dict[str, Given] = {}
+    mine: dict[str, RawSetting] = {}
+    written: dict[str, RawSetting] = {}
     for given in source:
         resolved = keys.resolve(given)
-        if isinstance(resolved, Note):
+        if isinstance(resolved, IgnoredSetting):
             noted.append(resolved)
         elif mine.setdefault(resolved.name, resolved).text != resolved.text:
             raise _twice(given, written[resolved.name])
@@ -164,12 +172,12 @@ def _one_source(source: Iterable[Given], keys: Keys, noted: list[Note]) -> dict[
     return mine
 
 
-def _twice(given: Given, other: Given) -> BadSetting:
+def _twice(given: RawSetting, other: RawSetting) -> BadSetting:
     both = f"{given.name} = {given.shown} and {other.name} = {other.shown} ({other.origin})"
     return BadSetting(f"{given.origin}: {both} are the same setting; keep one of them")
 
 
-def _convert(given: Given) -> Any:
+def _convert(given: RawSetting) -> Any:
     row, kind = OWN[given.name], TYPES[given.name]
     low, high = row.metadata["low"], row.metadata["high"]
     choices = CHOICES.get(given.name)
@@ -192,7 +200,7 @@ def _convert(given: Given) -> Any:
     return value
 
 
-def _ports(given: Given) -> str:
+def _ports(given: RawSetting) -> str:
     found = PORTS.fullmatch(given.text)
     if given.text and not (found and 0 < int(found[1]) <= int(found[2]) < 2**16):
         raise bad(given, "two ports, the lower one first, such as 9000-9099")

@@ -9,7 +9,7 @@ from pathlib import Path
 import javaproperties
 
 from lmi_chat.bounds import nearest
-from lmi_chat.config.aliases import FAMILIES, NOTED, NOTED_NOT_YET, OTHERS, Family
+from lmi_chat.config.aliases import FAMILIES, NOTED, NOTED_NOT_YET, OTHERS, AliasGroup
 from lmi_chat.errors import one_line
 
 MODEL_FOLDER = Path("/opt/ml/model")
@@ -28,7 +28,7 @@ class BadSetting(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class RawSetting:
     """One key as a source gives it: its name there, its text, and where it stood."""
 
     name: str
@@ -42,10 +42,10 @@ class Given:
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class IgnoredSetting:
     """Something given that sets nothing: what, and why. `is_warning`: somebody may expect that it does."""
 
-    given: Given
+    given: RawSetting
     why: str
     is_warning: bool = False
 
@@ -66,44 +66,46 @@ def find_properties(named: str, folder: str) -> Path | None:
     return next((path / PROPERTIES for path in [*places, MODEL_FOLDER, Path()] if (path / PROPERTIES).is_file()), None)
 
 
-def from_environment(environment: Mapping[str, str]) -> Iterator[Given]:
+def from_environment(environment: Mapping[str, str]) -> Iterator[RawSetting]:
     """`OPTION_X` and `SERVING_X`."""
     for variable, text in environment.items():
         if variable.startswith(OWN_PREFIXES):
-            yield Given(variable.partition("_")[2], text, _variable(variable))
+            yield RawSetting(variable.partition("_")[2], text, _variable(variable))
 
 
-def from_family(family: Family, environment: Mapping[str, str]) -> Iterator[Given]:
+def from_family(family: AliasGroup, environment: Mapping[str, str]) -> Iterator[RawSetting]:
     """A family's variables; those that are empty set nothing, as in the other servers' entry points."""
     for name in family.names:
         text = name.read(environment.get(name.variable, "").strip())
         if text:
-            yield Given(name.key, text, _variable(name.variable))
+            yield RawSetting(name.key, text, _variable(name.variable))
     for variable, text in environment.items():
         if family.prefix and variable.startswith(family.prefix):
             # a variable without a value is a flag there
-            yield Given(variable.removeprefix(family.prefix), text.strip() or "true", _variable(variable))
+            yield RawSetting(variable.removeprefix(family.prefix), text.strip() or "true", _variable(variable))
 
 
 def _variable(name: str) -> str:
     return f"environment {one_line(name, 80)}"
 
 
-def from_properties(path: Path) -> tuple[list[Given], list[Note]]:
+def from_properties(path: Path) -> tuple[list[RawSetting], list[IgnoredSetting]]:
     """The file's keys, each with its line. Of a key that stands twice the last one counts, as in Java, with a note.
 
     Raises BadSetting.
     """
-    last: dict[str, Given] = {}
-    again: list[Note] = []
+    last: dict[str, RawSetting] = {}
+    again: list[IgnoredSetting] = []
     line = 1
     try:
         for element in javaproperties.parse(_text(path)):
             if isinstance(element, javaproperties.reading.KeyValue):
                 name, text = element.key, element.value.strip()
                 if name in last and last[name].text != text:
-                    again.append(Note(last[name], f"it stands again on line {line}, which counts", is_warning=True))
-                last[name] = Given(name.removeprefix("option."), text, f"{path}:{line}")
+                    again.append(
+                        IgnoredSetting(last[name], f"it stands again on line {line}, which counts", is_warning=True)
+                    )
+                last[name] = RawSetting(name.removeprefix("option."), text, f"{path}:{line}")
             line += len(LINE_END.findall(element.source))
     except ValueError as error:
         raise BadSetting(f"{path}:{line}: it cannot be read: {one_line(str(error), 200)}") from error
@@ -126,19 +128,19 @@ def _text(path: Path) -> str:
         raise BadSetting(f"{path}:{line}: it is not UTF-8 (byte {data[error.start]:#04x})") from error
 
 
-def notes(environment: Mapping[str, str]) -> Iterator[Note]:
+def notes(environment: Mapping[str, str]) -> Iterator[IgnoredSetting]:
     """Variables that other servers know and that set nothing here, and names that look like a slip."""
     known = {name.variable for family in FAMILIES for name in family.names}
     for variable, text in environment.items():
-        given = Given(variable, text, _variable(variable))
+        given = RawSetting(variable, text, _variable(variable))
         if variable in NOTED:
-            yield Note(given, NOTED[variable])
+            yield IgnoredSetting(given, NOTED[variable])
         elif variable in NOTED_NOT_YET:
-            yield Note(given, f"{NOTED_NOT_YET[variable]}: not served by this version", is_warning=True)
+            yield IgnoredSetting(given, f"{NOTED_NOT_YET[variable]}: not served by this version", is_warning=True)
         elif variable.startswith(OTHERS) and variable not in known:
             near = nearest(variable, frozenset(known), LIKENESS)
             if near:
-                yield Note(given, f"not a name that is read here; {near} is", is_warning=True)
+                yield IgnoredSetting(given, f"not a name that is read here; {near} is", is_warning=True)
 
 
 def environment() -> Mapping[str, str]:

@@ -9,11 +9,11 @@ from lmi_chat.dialects import adapter, embedding, openai
 from lmi_chat.dialects.chat import request as chat
 from lmi_chat.dialects.chat import session
 from lmi_chat.dialects.completion import request as completion
-from lmi_chat.dialects.desk import NAME_BYTES, UNKNOWN_SHOWN, Desk, Task
+from lmi_chat.dialects.desk import NAME_BYTES, UNKNOWN_SHOWN, Deployment, ParsedRequest
 from lmi_chat.dialects.standard import request as standard
 from lmi_chat.errors import BadField, BadJson, Problem, one_line
 
-Parse = Callable[[Json, Desk, str], Task]
+Parse = Callable[[Json, Deployment, str], ParsedRequest]
 
 KEYS = {
     "messages": "chat",
@@ -30,7 +30,7 @@ PARSERS: Mapping[str, Parse] = {
 }
 
 
-def choose(body: Json, forced: str | None, desk: Desk) -> str:
+def choose(body: Json, forced: str | None, desk: Deployment) -> str:
     """The dialect of a body, or the one that its route forces; a model that embeds speaks one of its own.
 
     Raises BadField when two dialects' keys stand in one body or the model is of another kind, BadJson when no key does.
@@ -65,7 +65,7 @@ def _near(name: str) -> str:
     return nearest(name, KEYS) if len(name) <= NAME_BYTES else ""
 
 
-def parse(body: Json, desk: Desk, request_id: str, forced: str | None = None) -> Task:
+def parse(body: Json, desk: Deployment, request_id: str, forced: str | None = None) -> ParsedRequest:
     """A checked body → the task it asks for. Raises an Error that names the field; takes no slot."""
     dialect = choose(body, forced, desk)
     adapter.check(body, "", desk)
@@ -81,4 +81,4 @@ def error_body(error: Exception, dialect: str, *, is_tgi: bool = False) -> Json:
     return body | {"error_type": standard.tgi_type(error)} if is_tgi and dialect in {"standard", ""} else body
 
 
-__all__ = ["Desk", "Task", "choose", "error_body", "parse", "session"]
+__all__ = ["Deployment", "ParsedRequest", "choose", "error_body", "parse", "session"]

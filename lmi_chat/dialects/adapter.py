@@ -4,13 +4,13 @@
 """
 
 from lmi_chat.codec.json_text import Json
-from lmi_chat.dialects.desk import Desk
+from lmi_chat.dialects.desk import Deployment
 from lmi_chat.errors import BadField, NotFound, Problem, echo
 
 HEADER = "X-Amzn-SageMaker-Adapter-Identifier"
 
 
-def check(body: Json, header: str, desk: Desk) -> None:
+def check(body: Json, header: str, desk: Deployment) -> None:
     """None is loaded here, so asking for one is an error, never the base model's answer.
 
     Raises BadField where two disagree or the list does not fit, NotFound for the adapter.

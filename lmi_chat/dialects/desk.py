@@ -10,13 +10,13 @@ from lmi_chat.chat_template import Template
 from lmi_chat.codec.framing import Shape
 from lmi_chat.codec.json_text import Json
 from lmi_chat.errors import PROBLEMS_MOST, BadField, Error, NotFound, Problem, PromptTooLong, echo, one_line
-from lmi_chat.job import Done, Job, Piece, Sampling, Space
-from lmi_chat.storage.completions_db import Kept
+from lmi_chat.job import Delta, EmbeddingSpec, Finished, Job, SamplingParams
+from lmi_chat.storage.completions_db import StoredCompletion
 
 Prompt = str | list[int]
 UNKNOWN_SHOWN = 8
 NAME_BYTES = 40
-PLAIN = Sampling()
+PLAIN = SamplingParams()
 NO_SEED = -1  # as vLLM has it, and so LMI
 UNSEARCHED = (
     *("guide", "logit_bias", "allowed_token_ids", "bad_words", "prompt_logprobs"),
@@ -25,8 +25,8 @@ UNSEARCHED = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Desk:
-    """The deployment as a dialect sees it. `defaults` are the model's own sampling defaults, in Sampling's names."""
+class Deployment:
+    """The deployment as a dialect sees it. `defaults` are the model's own, named as in SamplingParams."""
 
     model: str
     names: frozenset[str]
@@ -42,25 +42,25 @@ class Desk:
     finish_words: Mapping[str, str] | None = None
     fingerprint: str = ""
     has_priority: bool = False  # the engine serves by priority, not in the order of arrival
-    space: Space | None = None  # the model embeds and generates no text
+    space: EmbeddingSpec | None = None  # the model embeds and generates no text
     is_normalized: bool | None = None  # vectors have length 1; None: as the model has it
-    save: Callable[[Kept], None] | None = None  # keeps a completion, without waiting; None: none is kept
+    save: Callable[[StoredCompletion], None] | None = None  # keeps a completion, without waiting; None: none is kept
 
 
-class Render(Protocol):
+class Renderer(Protocol):
     """Events → payloads: each item is one JSON text without its framing. A whole answer is a fold that gives one."""
 
-    def piece(self, piece: Piece) -> Sequence[bytes]:
+    def piece(self, piece: Delta) -> Sequence[bytes]:
         """Payloads for one piece."""
 
-    def done(self, done: Done) -> Sequence[bytes]:
+    def done(self, done: Finished) -> Sequence[bytes]:
         """Payloads that close the answer."""
 
     def fail(self, error: Error) -> bytes:
         """The payload that ends a stream which cannot be completed."""
 
 
-class Quick:
+class TokenRenderer:
     """A render that can take a streamed token without its piece, as it says for each request by `is_quick`.
 
     `ends`: what stands around the text of each token once the answer has begun; None where that is not always the same.
@@ -69,20 +69,20 @@ class Quick:
     is_quick: bool
     ends: tuple[bytes, bytes] | None = None
 
-    def token(self, token_id: int, spelled: bytes, logprob: float) -> bytes:  # noqa: ARG002 what Lane hands over
+    def token(self, token_id: int, spelled: bytes, logprob: float) -> bytes:  # noqa: ARG002 what TokenSink hands over
         """The payload of one token of the only sequence: here its text between the ends; without them, its own way."""
         head, tail = self.ends or (b"", b"")
         return head + spelled + tail
 
 
 @dataclass(slots=True, kw_only=True)
-class Task:
+class ParsedRequest:
     """A parsed request: its jobs (one per prompt), whether it streams, who renders it, what its keys call for."""
 
     dialect: str
     jobs: tuple[Job, ...]
     is_stream: bool
-    render: Render
+    render: Renderer
     has_end: bool
     shape: Shape | None = None
     unknown: list[str] = field(default_factory=list)
@@ -96,13 +96,13 @@ class Task:
 
 
 @dataclass(slots=True)
-class Form:
+class BodyReader:
     """One body being read: collects what it gives and under which paths, what is wrong and what is unknown.
 
     `unknown` has each unknown key's path and the path of the known key that it may have been meant for, or "".
     """
 
-    desk: Desk
+    desk: Deployment
     prefix: str = ""
     given: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
@@ -173,7 +173,7 @@ def _hint(near: str) -> str:
     return f"; did you mean {near}?" if near else ""
 
 
-def check_model(name: object, desk: Desk) -> None:
+def check_model(name: object, desk: Deployment) -> None:
     """`model` is optional and may be ""; any other name must be served here. Raises BadField, NotFound."""
     if name is None or name == "":
         return
@@ -183,7 +183,7 @@ def check_model(name: object, desk: Desk) -> None:
         raise NotFound(f"model {echo(name)} is not served here; {desk.model} is", param="model")
 
 
-def check_prompts(value: object, name: str, form: Form, most: int) -> Sequence[tuple[str, Prompt]]:
+def check_prompts(value: object, name: str, form: BodyReader, most: int) -> Sequence[tuple[str, Prompt]]:
     """Prompts with their paths: one string or array of token ids, or an array of at most `most` of these."""
     if not isinstance(value, list) or not value or type(value[0]) is int:
         _check_prompt(value, name, form, ", or an array of these")
@@ -197,7 +197,7 @@ def check_prompts(value: object, name: str, form: Form, most: int) -> Sequence[t
     return several
 
 
-def _check_prompt(prompt: object, path: str, form: Form, others: str = "") -> None:
+def _check_prompt(prompt: object, path: str, form: BodyReader, others: str = "") -> None:
     if not isinstance(prompt, str | list):
         form.wrong(path, f"must be a string or an array of token ids{others}; got {echo(prompt)}")
     elif not prompt:
@@ -212,7 +212,7 @@ def _check_prompt(prompt: object, path: str, form: Form, others: str = "") -> No
             form.wrong(f"{path}[{wrong}]", text)
 
 
-def check_vocabulary(form: Form) -> None:
+def check_vocabulary(form: BodyReader) -> None:
     """Token ids must stand in the vocabulary."""
     most = form.desk.vocabulary_tokens
     for key in ("stop_token_ids", "allowed_token_ids", "logit_bias"):
@@ -221,14 +221,14 @@ def check_vocabulary(form: Form) -> None:
             form.wrong(form.paths[key], f"has token {echo(outside)}; the vocabulary ends at {most - 1}")
 
 
-def check_beams(form: Form, path: str, beams: int) -> None:
+def check_beams(form: BodyReader, path: str, beams: int) -> None:
     """A beam search ranks the model's own probabilities, token by token: what would change them has no place there."""
     for name in UNSEARCHED if beams else ():
         if form.given.get(name) not in (None, getattr(PLAIN, name)):
             form.wrong(path, f"must ask for no beam search beside {form.paths[name]}")
 
 
-def check_length(text: str, desk: Desk, path: str) -> None:
+def check_length(text: str, desk: Deployment, path: str) -> None:
     """Refuse a prompt that cannot fit, by its characters alone, before it is tokenised. Raises PromptTooLong."""
     most = desk.context_tokens * desk.template.longest_token_chars
     if len(text) > most:
@@ -237,7 +237,7 @@ def check_length(text: str, desk: Desk, path: str) -> None:
         )
 
 
-def check_room(ids: Sequence[int], desk: Desk, path: str) -> None:
+def check_room(ids: Sequence[int], desk: Deployment, path: str) -> None:
     """Refuse a prompt that leaves no room for a token of the answer, or has too many. Raises PromptTooLong."""
     most = desk.limits.max_input_tokens
     if most and len(ids) > most:
@@ -247,7 +247,7 @@ def check_room(ids: Sequence[int], desk: Desk, path: str) -> None:
         raise PromptTooLong(text, param=path)
 
 
-def check_prompt_logprobs(jobs: Sequence[Job], desk: Desk, path: str, *, times: int = 1) -> None:
+def check_prompt_logprobs(jobs: Sequence[Job], desk: Deployment, path: str, *, times: int = 1) -> None:
     """Bound the log-probabilities of prompts that one reply holds, each `times` over. Raises BadField."""
     tops = [job.sampling.prompt_logprobs for job in jobs]
     if not any(top is not None for top in tops):
@@ -259,8 +259,8 @@ def check_prompt_logprobs(jobs: Sequence[Job], desk: Desk, path: str, *, times: 
         raise BadField([Problem(path, f"{path} {text}")])
 
 
-def sampling(form: Form, dialect_defaults: Mapping[str, Any], **fixed: object) -> dict[str, Any]:
-    """Sampling's values: the request's, else the model's, else the dialect's. Near-zero temperature is greedy."""
+def sampling(form: BodyReader, dialect_defaults: Mapping[str, Any], **fixed: object) -> dict[str, Any]:
+    """SamplingParams's values: the request's, else the model's, else the dialect's. Near-zero temperature is greedy."""
     values = {**dialect_defaults, **form.desk.defaults, **form.given, **fixed}
     if values.get("temperature", 1.0) < GREEDY_BELOW:
         values["temperature"] = 0.0
@@ -276,7 +276,7 @@ def spread(values: dict[str, Any], width: int, *, beams: int = 0) -> int:
     return width if is_one_run and not beams else 1
 
 
-def seat(ids: list[int], values: dict[str, Any], form: Form, *, path: str) -> Sampling:
+def seat(ids: list[int], values: dict[str, Any], form: BodyReader, *, path: str) -> SamplingParams:
     """Fit prompt and answer into the context and close the sampling values; `path` is the prompt's.
 
     Only the caller's own limit must fit; a default is cut to what has room. Raises PromptTooLong with counts, BadField.
@@ -294,4 +294,4 @@ def seat(ids: list[int], values: dict[str, Any], form: Form, *, path: str) -> Sa
     if form.given.get("min_tokens", 0) > most:
         name = form.paths["min_tokens"]
         raise BadField([Problem(name, f"{name} must be at most {most}, got {form.given['min_tokens']}")])
-    return Sampling(**{**values, "max_tokens": most})
+    return SamplingParams(**{**values, "max_tokens": most})

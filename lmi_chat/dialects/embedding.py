@@ -11,20 +11,20 @@ from lmi_chat.codec.json_text import Json, dump, floats
 from lmi_chat.dialects import desk as common
 from lmi_chat.dialects import openai
 from lmi_chat.dialects.chat.options import NOT_RANKED
-from lmi_chat.dialects.desk import Desk, Form, Prompt, Task
+from lmi_chat.dialects.desk import BodyReader, Deployment, ParsedRequest, Prompt
 from lmi_chat.dialects.openai import error_body
 from lmi_chat.errors import BadField, Error, Problem, PromptTooLong, echo
 from lmi_chat.fields import EMBEDDING, POOLING
-from lmi_chat.job import Done, Job, Piece, Pooling, Space, Vector
+from lmi_chat.job import Delta, Embedding, EmbeddingSpec, Finished, Job, PoolingParams
 
 
-def parse(body: Json, desk: Desk, request_id: str) -> Task:
-    """An embedding body → Task. Raises BadField, NotFound or PromptTooLong; the paths are the caller's."""
+def parse(body: Json, desk: Deployment, request_id: str) -> ParsedRequest:
+    """An embedding body → ParsedRequest. Raises BadField, NotFound or PromptTooLong; the paths are the caller's."""
     if desk.space is None:
         text = "input cannot be served: this model generates text; send messages, inputs or prompt"
         raise BadField([Problem("input", text)])
     common.check_model(body.get("model"), desk)
-    form = Form(desk)
+    form = BodyReader(desk)
     form.read(body, EMBEDDING)
     user, name = form.own("user"), "inputs" if "inputs" in body else "input"
     if name == "inputs" and "input" in body:
@@ -46,12 +46,12 @@ def parse(body: Json, desk: Desk, request_id: str) -> Task:
     render = Vectors(
         len(jobs), desk.model if name == "input" else None, is_base64=form.own("encoding_format") == "base64"
     )
-    task = Task(dialect="embedding", jobs=tuple(jobs), is_stream=False, render=render, has_end=False)
+    task = ParsedRequest(dialect="embedding", jobs=tuple(jobs), is_stream=False, render=render, has_end=False)
     task.unknown, task.user = [*unknown, NOT_RANKED] if priority and not desk.has_priority else unknown, user
     return task
 
 
-def _check_parameters(parameters: object, form: Form) -> None:
+def _check_parameters(parameters: object, form: BodyReader) -> None:
     """LMI's clients put there what others put into the body."""
     if parameters is None:
         return
@@ -62,14 +62,14 @@ def _check_parameters(parameters: object, form: Form) -> None:
     form.read(parameters, POOLING)
 
 
-def _check_pooling(form: Form, space: Space) -> Pooling:
+def _check_pooling(form: BodyReader, space: EmbeddingSpec) -> PoolingParams:
     dimensions = form.extra.get("dimensions")
     if dimensions is not None and dimensions not in space.shorter:
         form.wrong(form.paths["dimensions"], f"{_lengths(space)}, got {dimensions}")
-    return Pooling(dimensions=dimensions, is_normalized=form.given.get("is_normalized", form.desk.is_normalized))
+    return PoolingParams(dimensions=dimensions, is_normalized=form.given.get("is_normalized", form.desk.is_normalized))
 
 
-def _lengths(space: Space) -> str:
+def _lengths(space: EmbeddingSpec) -> str:
     """Which vectors the model has, as an error says it."""
     if not space.shorter:
         return f"must be absent: the served model is no Matryoshka model, its vectors have {space.dimensions} numbers"
@@ -78,7 +78,7 @@ def _lengths(space: Space) -> str:
     return f"must be one of {', '.join(map(str, space.shorter))}"
 
 
-def _check_cut(form: Form) -> int:
+def _check_cut(form: BodyReader) -> int:
     """Tokens that are kept of an input; 0: all of them, which must fit."""
     context = _context(form.desk)
     most = form.extra.get("truncate_prompt_tokens")
@@ -90,12 +90,12 @@ def _check_cut(form: Form) -> int:
     return context if most < 0 else int(most)
 
 
-def _context(desk: Desk) -> int:
+def _context(desk: Deployment) -> int:
     """Tokens that an input may have."""
     return min(desk.context_tokens, desk.limits.max_input_tokens or desk.context_tokens)
 
 
-def _read(prompt: Prompt, path: str, form: Form, *, most: int) -> list[int]:
+def _read(prompt: Prompt, path: str, form: BodyReader, *, most: int) -> list[int]:
     """Token ids of an input, or of the part that is kept. Raises PromptTooLong, BadField."""
     desk, is_end = form.desk, form.given.get("side", "").lower() == "left"
     if isinstance(prompt, list):
@@ -111,7 +111,7 @@ def _read(prompt: Prompt, path: str, form: Form, *, most: int) -> list[int]:
     return ids
 
 
-def _encode(text: str, path: str, form: Form, *, most: int, is_end: bool) -> list[int]:
+def _encode(text: str, path: str, form: BodyReader, *, most: int, is_end: bool) -> list[int]:
     """Long texts are cut by their characters first: a tokenizer takes a second for a megabyte."""
     desk, has_special = form.desk, form.own("add_special_tokens")
     if desk.space and desk.space.is_lower_case:
@@ -132,14 +132,14 @@ class Vectors:
         self._model, self._is_base64 = model, is_base64
         self._vectors = [b"null"] * count
 
-    def piece(self, piece: Piece) -> Sequence[bytes]:
+    def piece(self, piece: Delta) -> Sequence[bytes]:
         """Keep a vector; nothing is sent yet."""
-        if isinstance(piece, Vector):
+        if isinstance(piece, Embedding):
             written = b'"' + b64encode(piece.values) + b'"' if self._is_base64 else floats(piece.values)
             self._vectors[piece.index] = written
         return ()
 
-    def done(self, done: Done) -> Sequence[bytes]:
+    def done(self, done: Finished) -> Sequence[bytes]:
         """The document, vectors in the inputs' order."""
         if self._model is None:
             return (b"[" + b",".join(self._vectors) + b"]",)

@@ -11,9 +11,9 @@ from typing import Any
 import orjson
 
 from lmi_chat.codec import json_text
-from lmi_chat.dialects.desk import Render
+from lmi_chat.dialects.desk import Renderer
 from lmi_chat.errors import Error, HookFailed, one_line
-from lmi_chat.job import Done, Piece
+from lmi_chat.job import Delta, Finished
 
 InputFormatter = Callable[..., Any]
 OutputFormatter = Callable[[Any], Any]
@@ -21,7 +21,7 @@ DETAIL_CHARS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hooks:
+class Formatters:
     """`read` is called with the body and `tokenizer=`, `write` with each payload; both give what takes its place.
 
     `adapters` are the formatters of adapters that have their own; a request for one of them is theirs.
@@ -29,14 +29,14 @@ class Hooks:
 
     read: InputFormatter | None = None
     write: OutputFormatter | None = None
-    adapters: Mapping[str, "Hooks"] = field(default_factory=dict)
+    adapters: Mapping[str, "Formatters"] = field(default_factory=dict)
 
     @property
     def can_read(self) -> bool:
         """Whether any body may meet a formatter."""
         return self.read is not None or bool(self.adapters)
 
-    def of(self, adapter: object) -> "Hooks":
+    def of(self, adapter: object) -> "Formatters":
         """The hooks for a request that names `adapter`: its own, else these."""
         return self.adapters.get(adapter, self) if isinstance(adapter, str) else self
 
@@ -52,7 +52,7 @@ class Hooks:
             raise HookFailed(f"the input formatter must give a dict, got {type(result).__name__}")
         return result
 
-    def render(self, inner: Render) -> Render:
+    def render(self, inner: Renderer) -> Renderer:
         """A render whose payloads the deployment has formatted."""
         return inner if self.write is None else Formatted(inner, self.write)
 
@@ -60,15 +60,15 @@ class Hooks:
 class Formatted:
     """A render's payloads, each decoded, formatted and encoded again; errors are left as they are."""
 
-    def __init__(self, inner: Render, write: OutputFormatter) -> None:
+    def __init__(self, inner: Renderer, write: OutputFormatter) -> None:
         """Format what `inner` gives by `write`."""
         self._inner, self._write = inner, write
 
-    def piece(self, piece: Piece) -> Sequence[bytes]:
+    def piece(self, piece: Delta) -> Sequence[bytes]:
         """Payloads for one piece. Raises HookFailed."""
         return [self._format(payload) for payload in self._inner.piece(piece)]
 
-    def done(self, done: Done) -> Sequence[bytes]:
+    def done(self, done: Finished) -> Sequence[bytes]:
         """Payloads that close the answer. Raises HookFailed."""
         return [self._format(payload) for payload in self._inner.done(done)]
 

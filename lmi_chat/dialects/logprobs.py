@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 from lmi_chat.chat_template import Template
 from lmi_chat.codec.json_text import Json
-from lmi_chat.job import Choice, Job, Token
+from lmi_chat.job import Job, Token, TokenLogprob
 
 
-def _text(choice: Choice) -> str:
+def _text(choice: TokenLogprob) -> str:
     return choice.bytes.decode("utf-8", "replace")
 
 
@@ -29,11 +29,11 @@ def _position(token: Token, top: int) -> Json:
     return shown  # type: ignore[return-value]  # JSON's writer spells the ids
 
 
-def _ranked(choice: Choice, rank: int) -> Json:
+def _ranked(choice: TokenLogprob, rank: int) -> Json:
     return {"logprob": choice.logprob, "rank": rank, "decoded_token": _text(choice)}
 
 
-def _named(choice: Choice) -> str:
+def _named(choice: TokenLogprob) -> str:
     return f"token_id:{choice.id}"
 
 
@@ -70,12 +70,12 @@ class Scores:
             self._at += 0 if is_hidden else len(self._decoder.decode(token.choice.bytes))
         return shown
 
-    def _first(self) -> Choice:
+    def _first(self) -> TokenLogprob:
         """The prompt's first token: nothing comes before it, so it has no log-probability."""
         text = self._template.decode(self._job.prompt_ids[:1])
-        return Choice(self._job.prompt_ids[0], 0.0, text.encode(), is_special=True)
+        return TokenLogprob(self._job.prompt_ids[0], 0.0, text.encode(), is_special=True)
 
-    def _prompt_length(self, choice: Choice) -> int:
+    def _prompt_length(self, choice: TokenLogprob) -> int:
         """A prompt's special token may stand in its text (it was spelled there) or not (the tokenizer added it)."""
         if choice.is_special:
             text = _text(choice)

@@ -7,10 +7,10 @@ import time
 from collections.abc import Mapping, Sequence
 
 from lmi_chat.codec.json_text import Json, dump
-from lmi_chat.dialects.desk import Desk, Form
+from lmi_chat.dialects.desk import BodyReader, Deployment
 from lmi_chat.errors import Error, echo
 from lmi_chat.fields import USAGE
-from lmi_chat.job import Done, Finish, Token
+from lmi_chat.job import Finish, Finished, Token
 
 LMI_FINISH = {
     "stop": "eos_token",
@@ -22,7 +22,7 @@ LMI_FINISH = {
 SALT_FORBIDDEN = frozenset("@/\\\0")
 
 
-def check_sequences(form: Form, *, is_stream: bool) -> tuple[int, int, int]:
+def check_sequences(form: BodyReader, *, is_stream: bool) -> tuple[int, int, int]:
     """Sequences that come back, that run, and the width of a beam search (0: none)."""
     count, best_of = form.given.get("n", 1), form.extra.get("best_of", 1)
     is_search = form.own("use_beam_search")
@@ -35,7 +35,7 @@ def check_sequences(form: Form, *, is_stream: bool) -> tuple[int, int, int]:
     return count, max(count, best_of), count if is_search else 0
 
 
-def check_salt(form: Form) -> str | None:
+def check_salt(form: BodyReader) -> str | None:
     """A salt becomes part of names where cached prefixes are kept: no character that is a path's."""
     salt: str | None = form.own("cache_salt")
     if salt and not SALT_FORBIDDEN.isdisjoint(salt):
@@ -43,13 +43,13 @@ def check_salt(form: Form) -> str | None:
     return salt
 
 
-def check_prompt_logprobs(form: Form, *, is_stream: bool) -> None:
+def check_prompt_logprobs(form: BodyReader, *, is_stream: bool) -> None:
     """They come with a whole answer only, and no beam search tells them."""
     if is_stream and "prompt_logprobs" in form.given:
         form.wrong("prompt_logprobs", f"must be absent with stream true, got {form.given['prompt_logprobs']}")
 
 
-def check_usage(body: Json, form: Form, *, is_stream: bool) -> Mapping[str, bool]:
+def check_usage(body: Json, form: BodyReader, *, is_stream: bool) -> Mapping[str, bool]:
     """Which of USAGE `stream_options` asks for; empty without it."""
     options = body.get("stream_options")
     if options is None:
@@ -57,7 +57,7 @@ def check_usage(body: Json, form: Form, *, is_stream: bool) -> Mapping[str, bool
     if not isinstance(options, dict) or not is_stream:
         form.wrong("stream_options", f"must be an object, and only with stream true; got {echo(options)}")
         return {}
-    inner = Form(form.desk, prefix="stream_options.", problems=form.problems, unknown=form.unknown)
+    inner = BodyReader(form.desk, prefix="stream_options.", problems=form.problems, unknown=form.unknown)
     inner.read(options, USAGE)
     return {name: inner.own(name) for name in USAGE}
 
@@ -69,7 +69,7 @@ def error_body(error: Exception) -> Json:
     return {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}
 
 
-def head(reply_id: str, desk: Desk, kind: str) -> Json:
+def head(reply_id: str, desk: Deployment, kind: str) -> Json:
     """What every object of one reply begins with."""
     return {
         "id": reply_id,
@@ -80,7 +80,7 @@ def head(reply_id: str, desk: Desk, kind: str) -> Json:
     }
 
 
-def usage(done: Done) -> Json:
+def usage(done: Finished) -> Json:
     """The usage object."""
     return {
         "prompt_tokens": done.prompt_tokens,
@@ -91,7 +91,7 @@ def usage(done: Done) -> Json:
     }
 
 
-def finish_word(finish: Finish | None, desk: Desk) -> str | None:
+def finish_word(finish: Finish | None, desk: Deployment) -> str | None:
     """Why a sequence ended, in OpenAI's words or the deployment's own; None while it goes on."""
     if finish is None:
         return None
@@ -118,14 +118,14 @@ class Chunks:
     def _chunk(self, choice: Json) -> bytes:
         counted: Json | None = None
         if self._is_continuous:
-            counted = usage(Done(prompt_tokens=self._prompt_tokens, completion_tokens=self._completion_tokens))
+            counted = usage(Finished(prompt_tokens=self._prompt_tokens, completion_tokens=self._completion_tokens))
         return self._close([choice], counted)
 
     def _close(self, choices: list[Json], counted: Json | None) -> bytes:
         tail = self._null_usage if counted is None else b',"usage":' + dump(counted) + b"}"
         return self._head + b',"choices":' + dump(choices) + tail
 
-    def done(self, done: Done) -> Sequence[bytes]:
+    def done(self, done: Finished) -> Sequence[bytes]:
         """The usage chunk, if it was asked for."""
         return (self._close([], usage(done)),) if self._has_usage else ()
 

@@ -10,9 +10,9 @@ from typing import Any
 from lmi_chat.bounds import Limits
 from lmi_chat.codec import json_text
 from lmi_chat.codec.json_text import Json
-from lmi_chat.dialects.desk import Form
+from lmi_chat.dialects.desk import BodyReader
 from lmi_chat.errors import Error, echo
-from lmi_chat.job import Guide, GuideKind
+from lmi_chat.job import GuideKind, OutputConstraint
 
 GUIDED: Mapping[str, GuideKind] = {
     "guided_json": "json",
@@ -28,7 +28,7 @@ TGI_KINDS = "json, json_schema or regex"
 PROBLEM_ITEMS = 5
 
 
-def read(body: Json, form: Form, *, has_grammar: bool = False) -> None:
+def read(body: Json, form: BodyReader, *, has_grammar: bool = False) -> None:
     """Note the one guide of `body` as the sampling value `guide`; `has_grammar`: TGI's `grammar` is a spelling too."""
     for name, read_source in SOURCES.items():
         if body.get(name) is None or (name == TGI and not has_grammar):
@@ -42,7 +42,7 @@ def read(body: Json, form: Form, *, has_grammar: bool = False) -> None:
         form.paths.setdefault("guide", path)
 
 
-def _read_format(value: object, path: str, form: Form) -> Guide | None:
+def _read_format(value: object, path: str, form: BodyReader) -> OutputConstraint | None:
     if not isinstance(value, dict):
         form.wrong(path, f'must be an object such as {{"type":"json_object"}}, got {echo(value)}')
         return None
@@ -51,7 +51,7 @@ def _read_format(value: object, path: str, form: Form) -> Guide | None:
         case "text":
             return None
         case "json_object":
-            return Guide("json_object", "", path)
+            return OutputConstraint("json_object", "", path)
         case "json_schema":
             return _read_named_schema(value.get("json_schema"), f"{path}.json_schema", form)
         case other:
@@ -59,7 +59,7 @@ def _read_format(value: object, path: str, form: Form) -> Guide | None:
             return None
 
 
-def _read_named_schema(value: object, path: str, form: Form) -> Guide | None:
+def _read_named_schema(value: object, path: str, form: BodyReader) -> OutputConstraint | None:
     """OpenAI's {name, schema, strict}; `strict` changes nothing, the text always fits the schema."""
     if not isinstance(value, dict):
         form.wrong(path, f"must be an object with name and schema, got {echo(value)}")
@@ -71,7 +71,7 @@ def _read_named_schema(value: object, path: str, form: Form) -> Guide | None:
     return _check_schema(value.get("schema"), f"{path}.schema", form)
 
 
-def _read_outputs(value: object, path: str, form: Form) -> Guide | None:
+def _read_outputs(value: object, path: str, form: BodyReader) -> OutputConstraint | None:
     if not isinstance(value, dict):
         form.wrong(path, f"must be an object with one of {', '.join(OUTPUTS)}, got {echo(value)}")
         return None
@@ -85,7 +85,7 @@ def _read_outputs(value: object, path: str, form: Form) -> Guide | None:
     return _reader(named[0])(value[named[0]], f"{path}.{named[0]}", form)  # type: ignore[arg-type]
 
 
-def _read_tgi(value: object, path: str, form: Form) -> Guide | None:
+def _read_tgi(value: object, path: str, form: BodyReader) -> OutputConstraint | None:
     if not isinstance(value, dict):
         form.wrong(path, f"must be an object with type and value, got {echo(value)}")
         return None
@@ -102,8 +102,8 @@ def _read_tgi(value: object, path: str, form: Form) -> Guide | None:
             return None
 
 
-def _reader(kind: GuideKind) -> Callable[[object, str, Form], Guide | None]:
-    def read_kind(value: object, path: str, form: Form) -> Guide | None:
+def _reader(kind: GuideKind) -> Callable[[object, str, BodyReader], OutputConstraint | None]:
+    def read_kind(value: object, path: str, form: BodyReader) -> OutputConstraint | None:
         match kind:
             case "json":
                 return _check_schema(value, path, form)
@@ -117,13 +117,13 @@ def _reader(kind: GuideKind) -> Callable[[object, str, Form], Guide | None]:
     return read_kind
 
 
-def _check_flag(value: object, path: str, form: Form) -> Guide | None:
+def _check_flag(value: object, path: str, form: BodyReader) -> OutputConstraint | None:
     if not isinstance(value, bool):
         form.wrong(path, f"must be true or false, got {echo(value)}")
-    return Guide("json_object", "", path) if value is True else None
+    return OutputConstraint("json_object", "", path) if value is True else None
 
 
-def _check_text(kind: GuideKind, value: object, path: str, form: Form) -> Guide | None:
+def _check_text(kind: GuideKind, value: object, path: str, form: BodyReader) -> OutputConstraint | None:
     most = form.desk.limits.max_regex_bytes if kind == "regex" else form.desk.limits.max_grammar_bytes
     if not isinstance(value, str) or not value.strip():
         form.wrong(path, f"must be a string that is not empty, got {echo(value)}")
@@ -132,11 +132,11 @@ def _check_text(kind: GuideKind, value: object, path: str, form: Form) -> Guide 
     elif "\0" in value:
         form.wrong(path, "must not hold U+0000")
     else:
-        return Guide(kind, value, path)
+        return OutputConstraint(kind, value, path)
     return None
 
 
-def _check_choices(value: object, path: str, form: Form) -> Guide | None:
+def _check_choices(value: object, path: str, form: BodyReader) -> OutputConstraint | None:
     limits = form.desk.limits
     if not isinstance(value, list) or not 1 <= len(value) <= limits.max_choices:
         text = f"must be an array of at least 1 and at most {limits.max_choices} strings, got {echo(value)}"
@@ -156,10 +156,10 @@ def _check_choices(value: object, path: str, form: Form) -> Guide | None:
     if (size := sum(len(choice.encode()) for choice in value)) > limits.max_grammar_bytes:
         form.wrong(path, f"must be at most {limits.max_grammar_bytes} bytes in all, got {size}")
         return None
-    return Guide("choice", tuple(value), path)
+    return OutputConstraint("choice", tuple(value), path)
 
 
-def _check_schema(value: object, path: str, form: Form) -> Guide | None:
+def _check_schema(value: object, path: str, form: BodyReader) -> OutputConstraint | None:
     """A JSON Schema, as an object or as its text. The Guide holds its text, properties in the caller's order."""
     if isinstance(value, str):
         value = _parse_schema(value, path, form)
@@ -176,10 +176,10 @@ def _check_schema(value: object, path: str, form: Form) -> Guide | None:
     if problem:
         form.wrong(path, problem)
         return None
-    return Guide("json", text.decode(), path)
+    return OutputConstraint("json", text.decode(), path)
 
 
-def _parse_schema(text: str, path: str, form: Form) -> Json | None:
+def _parse_schema(text: str, path: str, form: BodyReader) -> Json | None:
     most = form.desk.limits.max_schema_bytes
     data = text.encode()
     if len(data) > most:
@@ -260,7 +260,7 @@ def _resolve(schema: Json, pointer: str) -> object:
 
 
 TGI = "grammar"
-SOURCES: Mapping[str, Callable[[object, str, Form], Guide | None]] = {
+SOURCES: Mapping[str, Callable[[object, str, BodyReader], OutputConstraint | None]] = {
     "response_format": _read_format,
     "structured_outputs": _read_outputs,
     **{name: _reader(kind) for name, kind in GUIDED.items()},

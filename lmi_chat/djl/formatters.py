@@ -5,7 +5,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from lmi_chat.dialects.formatters import Hooks
+from lmi_chat.dialects.formatters import Formatters
 from lmi_chat.djl import custom_handler
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -31,14 +31,14 @@ def find(module: ModuleType, mark: str) -> Callable[..., Any] | None:
     return next((each for each in functions if callable(each) and getattr(each, mark, False)), None)
 
 
-def of_folder(folder: Path) -> Hooks:
+def of_folder(folder: Path) -> Formatters:
     """The formatters of a folder's model.py, whatever the entry point is. Raises BadDirectory."""
     if not (folder / ENTRY).is_file():
-        return Hooks()
+        return Formatters()
     module = custom_handler.load(folder, ENTRY)
-    return Hooks(read=find(module, INPUT), write=find(module, OUTPUT))
+    return Formatters(read=find(module, INPUT), write=find(module, OUTPUT))
 
 
-def of_adapters(folder: Path) -> dict[str, Hooks]:
+def of_adapters(folder: Path) -> dict[str, Formatters]:
     """The formatters in `adapters/<name>/model.py`, by name. Raises BadDirectory."""
     return {path.parent.name: of_folder(path.parent) for path in sorted(folder.glob(f"adapters/*/{ENTRY}"))}

@@ -19,15 +19,15 @@ from lmi_chat.config.aliases import NOT_YET, RENAMED
 from lmi_chat.config.describe import warnings
 from lmi_chat.config.settings import OWN, read
 from lmi_chat.config.sources import OWN_PREFIXES, environment
-from lmi_chat.dialects.formatters import Hooks
+from lmi_chat.dialects.formatters import Formatters
 from lmi_chat.djl import formatters
 from lmi_chat.djl.output_parts import Parts, refusal
 from lmi_chat.engine import Engine
 from lmi_chat.engine.vllm import arguments
 from lmi_chat.errors import BadField, Bug, EngineDown, Error, Problem
-from lmi_chat.observability.record import Record
+from lmi_chat.observability.record import RequestRecord
 from lmi_chat.pipeline.parsing import REQUEST_ID, warning
-from lmi_chat.pipeline.pipeline import Call, Line
+from lmi_chat.pipeline.pipeline import InferenceRequest, Pipeline
 from lmi_chat.server import bootstrap
 from lmi_chat.server.children import Processes
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 WATCH_S = 0.2
 LAST_WORDS_S = 0.5
 log = logging.getLogger(__name__)
-_lines: list[Line] = []
+_lines: list[Pipeline] = []
 _tasks: set["asyncio.Task[None]"] = set()
 
 
@@ -77,7 +77,7 @@ async def _load(properties: Mapping[str, Any]) -> None:
     )
     for text in warnings(settings):
         sys.stderr.write(f"note: {text}\n")
-    line = Line(bootstrap.policy(settings, hooks(properties)))
+    line = Pipeline(bootstrap.policy(settings, hooks(properties)))
     processes = Processes()
     atexit.register(processes.end)
     engine = await bootstrap.load(settings, line, print, bootstrap.open_store(settings))
@@ -87,12 +87,12 @@ async def _load(properties: Mapping[str, Any]) -> None:
     _lines.append(line)
 
 
-def hooks(properties: Mapping[str, Any]) -> Hooks:
+def hooks(properties: Mapping[str, Any]) -> Formatters:
     """The formatters that DJL found in the directory's model.py: its properties. Those of adapters are ours to find."""
     found = {name: properties.get(name) for name in ("input_formatter", "output_formatter")}
     functions = {name: function if callable(function) else None for name, function in found.items()}
     adapters = formatters.of_adapters(Path(properties["model_dir"])) if "model_dir" in properties else {}
-    return Hooks(read=functions["input_formatter"], write=functions["output_formatter"], adapters=adapters)
+    return Formatters(read=functions["input_formatter"], write=functions["output_formatter"], adapters=adapters)
 
 
 def _own_folder(properties: Mapping[str, Any]) -> str:
@@ -100,7 +100,7 @@ def _own_folder(properties: Mapping[str, Any]) -> str:
     return str(folder) if (folder / "config.json").is_file() else ""
 
 
-async def _watch(engine: Engine, line: Line, processes: Processes) -> None:
+async def _watch(engine: Engine, line: Pipeline, processes: Processes) -> None:
     """End this process with its engine, after the running answers have got their error."""
     while not engine.is_dead:  # noqa: ASYNC110 the engine tells it by a flag only
         await asyncio.sleep(WATCH_S)
@@ -129,7 +129,7 @@ async def _answer(inputs: "Input") -> "AsyncIterator[Output]":
         work.cancel()
 
 
-async def _run(call: Call, parts: Parts) -> None:
+async def _run(call: InferenceRequest, parts: Parts) -> None:
     try:
         with _lines[0].journal.told(call.record):
             await _lines[0].answer(call, parts)
@@ -140,7 +140,7 @@ async def _run(call: Call, parts: Parts) -> None:
         parts.refuse(Bug("internal error"))
 
 
-def _headers(call: Call, content_type: str) -> dict[str, str]:
+def _headers(call: InferenceRequest, content_type: str) -> dict[str, str]:
     headers = {"x-request-id": call.id, **call.headers}
     if content_type:
         headers["Content-Type"] = content_type
@@ -156,15 +156,15 @@ def _no_adapters() -> "Output":
     return Output().add(refusal(BadField([Problem("adapter", text)])), key="data")
 
 
-def _call(inputs: "Input") -> Call:
+def _call(inputs: "Input") -> InferenceRequest:
     """Headers arrive as properties with the caller's casing; a client can set any of them."""
     headers = {name.lower(): text for name, text in inputs.get_properties().items() if isinstance(text, str)}
     asked = headers.get("x-amzn-sagemaker-inference-id") or headers.get("x-request-id", "")
     request_id = asked if REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
-    return Call(
+    return InferenceRequest(
         body=b"" if inputs.is_empty() else bytes(inputs.get_as_bytes()),
         id=request_id,
-        record=Record(id=request_id),
+        record=RequestRecord(id=request_id),
         content_type=headers.get("content-type", ""),
         content_encoding=headers.get("content-encoding", "").strip().lower(),
         session_id=headers.get("x-amzn-sagemaker-session-id", "").strip(),

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from lmi_chat.chat_template import Tokenizer
-from lmi_chat.job import Job, Lane, Sink, Space
+from lmi_chat.job import EmbeddingSpec, Job, Sink, TokenSink
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """What is served.
 
-    `names` may be asked for; `defaults` are its own sampling defaults, in Sampling's names; `end_ids` end a sequence;
+    `names` may be asked for; `defaults` are its own SamplingParams, named as there; `end_ids` end a sequence;
     `has_priority`: a job's priority counts, and is not passed over in silence; `space`: it embeds and writes no text.
     """
 
@@ -25,7 +25,7 @@ class Model:
     max_running: int
     fingerprint: str
     has_priority: bool = False
-    space: Space | None = None
+    space: EmbeddingSpec | None = None
     end_ids: frozenset[int] = frozenset()
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
@@ -38,7 +38,7 @@ class Run(Protocol):
         """Tokens generated so far, of all sequences."""
 
     def cut(self) -> None:
-        """End the job now with what there is: open sequences finish by `time_limit`, then Done. Returns at once."""
+        """End the job now with what there is: open sequences finish by `time_limit`, then Finished. Returns at once."""
 
 
 class Engine(Protocol):
@@ -56,8 +56,8 @@ class Engine(Protocol):
     def stepped_at(self) -> float:
         """When it last took a step, on the monotonic clock in seconds."""
 
-    def run(self, job: Job, sink: Sink, lane: Lane | None = None) -> AbstractAsyncContextManager[Run]:
-        """Start `job`; its events go to `sink`, from the event loop, until Done or an Error.
+    def run(self, job: Job, sink: Sink, lane: TokenSink | None = None) -> AbstractAsyncContextManager[Run]:
+        """Start `job`; its events go to `sink`, from the event loop, until Finished or an Error.
 
         Entering raises an Error if the engine refuses the job. Leaving before the end takes the job off the engine.
         `sink` may be called before entering returns. An engine may make use of `lane` or not.

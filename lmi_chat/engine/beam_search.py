@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lmi_chat.errors import Error
-from lmi_chat.job import Choice, Done, Event, Finish, Job, Piece, Sink, Token
+from lmi_chat.job import Delta, Event, Finish, Finished, Job, Sink, Token, TokenLogprob
 
 EngineRun = Callable[[Job, Sink], AbstractAsyncContextManager[Any]]
 
@@ -27,7 +27,9 @@ class Beam:
     is_ended: bool = False
     stop: str | int | None = None
 
-    def with_choice(self, choice: Choice, top: tuple[Choice, ...], job: Job, ends: frozenset[int]) -> "Beam":
+    def with_choice(
+        self, choice: TokenLogprob, top: tuple[TokenLogprob, ...], job: Job, ends: frozenset[int]
+    ) -> "Beam":
         """One token more, of the likeliest `top`; `ends` and the job's stop tokens end it."""
         token = Token(choice, top[: job.sampling.logprobs or 0])
         is_stop = choice.id in job.sampling.stop_token_ids
@@ -95,7 +97,7 @@ async def _tell(engine_run: EngineRun, job: Job, sink: Sink, ends: frozenset[int
     finishes = [_finish(beam, job, is_cut=search.is_cut) for beam in beams]
     for index, (beam, finish) in enumerate(zip(beams, finishes, strict=True)):
         sink(_piece(index, beam, finish, job))
-    done = Done(
+    done = Finished(
         prompt_tokens=len(job.prompt_ids),
         completion_tokens=sum(len(beam.tokens) for beam in beams),
         cached_tokens=cached[0],
@@ -159,9 +161,9 @@ async def _one_token(engine_run: EngineRun, job: Job) -> tuple[Token, int]:
 
     def put(event: Event) -> None:
         match event:
-            case Piece():
+            case Delta():
                 found.extend(event.tokens)
-            case Done() if not over.done():
+            case Finished() if not over.done():
                 over.set_result(event.cached_tokens)
             case Error() if not over.done():
                 over.set_exception(event)
@@ -178,10 +180,10 @@ def _finish(beam: Beam, job: Job, *, is_cut: bool) -> Finish:
     return Finish("time_limit" if is_cut and len(beam.tokens) < job.sampling.max_tokens else "length")
 
 
-def _piece(index: int, beam: Beam, finish: Finish, job: Job) -> Piece:
+def _piece(index: int, beam: Beam, finish: Finish, job: Job) -> Delta:
     text = beam.text(has_special=not job.sampling.skip_special_tokens)
     if isinstance(beam.stop, str):
         end = text.index(beam.stop) + (len(beam.stop) if job.sampling.include_stop_str_in_output else 0)
         text = text[:end]
     tokens = list(beam.tokens) if job.sampling.logprobs is not None else []
-    return Piece(index, text, [token.choice.id for token in beam.tokens], tokens, finish)
+    return Delta(index, text, [token.choice.id for token in beam.tokens], tokens, finish)

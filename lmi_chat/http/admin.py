@@ -10,17 +10,17 @@ from starlette.routing import Route
 
 from lmi_chat.codec import json_text
 from lmi_chat.errors import AdaptersOff, BadField, NotFound, Problem, echo
-from lmi_chat.http.door import House, read_body
+from lmi_chat.http.door import AppState, read_body
 from lmi_chat.observability import record as observe
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 KINDS: Mapping[str, str] = {"name": "a string", "src": "a string", "preload": "true or false", "pin": "true or false"}
 BATCH_MB = 100
 """MaxConcurrentTransforms × MaxPayloadInMB may be at most this (SageMaker API reference, CreateTransformJob)."""
-Answer = Callable[[House, Request], Awaitable[Response]]
+Answer = Callable[[AppState, Request], Awaitable[Response]]
 
 
-def routes(house: House) -> list[Route]:
+def routes(house: AppState) -> list[Route]:
     """Figures, parameters and adapters; adapters also below their model."""
     table: list[tuple[str, str, Answer]] = [
         ("/metrics", "GET", _metrics),
@@ -38,7 +38,7 @@ def routes(house: House) -> list[Route]:
     return [Route(path, _with(house, answer), methods=[method]) for path, method, answer in table]
 
 
-def _with(house: House, answer: Answer) -> Callable[[Request], Awaitable[Response]]:
+def _with(house: AppState, answer: Answer) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         return await answer(house, request)
 
@@ -49,14 +49,14 @@ def _json(value: object) -> Response:
     return Response(json_text.dump(value), media_type="application/json")
 
 
-async def _metrics(house: House, _: Request) -> Response:
+async def _metrics(house: AppState, _: Request) -> Response:
     """The engine's figures and ours, in Prometheus' text format."""
     observe.RUNNING.set(house.line.active - house.line.waiting)
     observe.WAITING.set(house.line.waiting)
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
-async def _parameters(house: House, _: Request) -> Response:
+async def _parameters(house: AppState, _: Request) -> Response:
     """What batch transform asks before it begins, by what the engine runs at once and the largest body.
 
     Chat records are small, so that in SageMaker's product of both the payload gives way, down to 1 MB.
@@ -70,20 +70,20 @@ async def _parameters(house: House, _: Request) -> Response:
     )
 
 
-def _check_open(house: House, model: str | None = None) -> None:
+def _check_open(house: AppState, model: str | None = None) -> None:
     if house.line.refusal:
         raise house.line.refusal
     if model is not None and model not in house.line.desk.names:
         raise NotFound(f"model {echo(model)} is not served here; {house.line.desk.model} is", param="model")
 
 
-async def _list(house: House, request: Request) -> Response:
+async def _list(house: AppState, request: Request) -> Response:
     """GET …/adapters: all of them."""
     _check_open(house, request.path_params.get("model"))
     return _json({"adapters": []})
 
 
-async def _register(house: House, request: Request) -> Response:
+async def _register(house: AppState, request: Request) -> Response:
     """POST …/adapters with name, src, preload and pin, in the body or (as LMI has it) in the query."""
     _check_open(house, request.path_params.get("model"))
     body = await read_body(request.scope, request.receive, house.max_body_bytes)
@@ -108,7 +108,7 @@ async def _register(house: House, request: Request) -> Response:
     raise AdaptersOff("LoRA is off: this deployment loads no adapters")
 
 
-async def _unknown(house: House, request: Request) -> Response:
+async def _unknown(house: AppState, request: Request) -> Response:
     """GET and DELETE …/adapters/{name}, POST …/{name}/update: none is loaded."""
     _check_open(house, request.path_params.get("model"))
     raise NotFound(f"adapter {echo(request.path_params['name'])} is not loaded here", param="name")

@@ -15,17 +15,17 @@ from lmi_chat import dialects
 from lmi_chat.codec import json_text
 from lmi_chat.errors import BadMethod, Bug, Error, NotFound, echo
 from lmi_chat.http import admin, openapi, sagemaker, stored_completions
-from lmi_chat.http.door import Door, Exchange, House
+from lmi_chat.http.door import AppState, InferenceEndpoint, RequestContext
 
 
 def _json(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(json_text.dump(value), status, headers, "application/json")
 
 
-def _refusing(house: House) -> Callable[[Request, Exception], Response]:
+def _refusing(house: AppState) -> Callable[[Request, Exception], Response]:
     def refuse(request: Request, error: Exception) -> Response:
         """The one place where an Error becomes a response."""
-        exchange: Exchange | None = request.scope.get("lmi_chat.exchange")
+        exchange: RequestContext | None = request.scope.get("lmi_chat.exchange")
         headers = {key.decode(): value.decode() for key, value in exchange.headers} if exchange else {}
         if isinstance(error, HTTPException):
             headers |= error.headers or {}
@@ -53,12 +53,12 @@ def _of_route(request: Request, error: HTTPException) -> Error:
     return NotFound(f"there is no path {path} here")
 
 
-def build(house: House) -> Starlette:
+def build(house: AppState) -> Starlette:
     """All routes of one server."""
     post = ["POST"]
-    lines, chat = Door(house, shape="lines"), Door(house, shape="events", forced="chat")
-    completion = Door(house, shape="events", forced="completion")
-    embedding = Door(house, shape="lines", forced="embedding")
+    lines, chat = InferenceEndpoint(house, shape="lines"), InferenceEndpoint(house, shape="events", forced="chat")
+    completion = InferenceEndpoint(house, shape="events", forced="completion")
+    embedding = InferenceEndpoint(house, shape="lines", forced="embedding")
     routes = [
         Route("/ping", _ping(house), methods=["GET"]),
         Route("/invocations", lines, methods=post),
@@ -78,7 +78,7 @@ def build(house: House) -> Starlette:
     return Starlette(routes=routes, exception_handlers=handlers)
 
 
-def _ping(house: House) -> Callable[[Request], Any]:
+def _ping(house: AppState) -> Callable[[Request], Any]:
     async def ping(_: Request) -> Response:
         """SageMaker's health check: 200 when requests are taken, else 503 with what the server is doing."""
         refusal = house.line.refusal
@@ -93,7 +93,7 @@ def _ping(house: House) -> Callable[[Request], Any]:
     return ping
 
 
-def _models(house: House) -> Callable[[Request], Any]:
+def _models(house: AppState) -> Callable[[Request], Any]:
     created = int(time.time())
 
     async def models(request: Request) -> Response:
@@ -118,7 +118,7 @@ def _models(house: House) -> Callable[[Request], Any]:
     return models
 
 
-def _openapi(house: House) -> Callable[[Request], Any]:
+def _openapi(house: AppState) -> Callable[[Request], Any]:
     async def shown(_: Request) -> Response:
         """What this server takes and gives, with the model's bounds, as an OpenAPI document. Raises Loading."""
         line, has_async = house.line, house.spool is not None

@@ -16,8 +16,8 @@ from starlette.types import Receive, Scope, Send
 from lmi_chat.codec.json_text import dump
 from lmi_chat.errors import Bug, Draining, Error, Loading, TooLarge
 from lmi_chat.http.door import read_body
-from lmi_chat.http.transport.body_stream import OUTLET, Outlet
-from lmi_chat.observability.startup import Health
+from lmi_chat.http.transport.body_stream import OUTLET, BodyStream
+from lmi_chat.observability.startup import StartupProgress
 
 JSON = {"content-type": "application/json"}
 # The connection's own matter.
@@ -35,7 +35,7 @@ class Handler(Protocol):
 class Site:
     """What the routes need; `handler` comes when it is loaded, `closed_by` says why nothing is taken."""
 
-    health: Health
+    health: StartupProgress
     max_body_bytes: int
     handler: Handler | None = None
     closed_by: Error | None = field(default_factory=lambda: Loading("the handler is still loading; /ping says how far"))
@@ -87,7 +87,7 @@ class Invoke:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         site, reply = self._site, Reply(send)
-        outlet: Outlet = scope["extensions"][OUTLET]
+        outlet: BodyStream = scope["extensions"][OUTLET]
         task = asyncio.current_task()
         outlet.on_gone = task.cancel if task else None
         if site.closed_by or site.handler is None:

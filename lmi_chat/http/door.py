@@ -9,14 +9,14 @@ from typing import ClassVar
 
 from starlette.types import Receive, Scope, Send
 
-from lmi_chat.async_requests import Spool
+from lmi_chat.async_requests import AsyncRequests
 from lmi_chat.codec.framing import Shape
 from lmi_chat.errors import BadField, Error, NotFound, Problem, TooLarge, echo
-from lmi_chat.http.transport.body_stream import OUTLET, Outlet
-from lmi_chat.observability.startup import Health
+from lmi_chat.http.transport.body_stream import OUTLET, BodyStream
+from lmi_chat.observability.startup import StartupProgress
 from lmi_chat.pipeline.parsing import REQUEST_ID, warning
-from lmi_chat.pipeline.pipeline import Call, Line
-from lmi_chat.storage.completions import Store
+from lmi_chat.pipeline.pipeline import InferenceRequest, Pipeline
+from lmi_chat.storage.completions import Completions
 
 INFERENCE_ID, ATTRIBUTES = "X-Amzn-SageMaker-Inference-Id", "X-Amzn-SageMaker-Custom-Attributes"
 VISIBLE: Mapping[str, tuple[re.Pattern[str], int]] = {
@@ -29,29 +29,29 @@ ID_BYTES = 16
 
 
 @dataclass(slots=True, kw_only=True)
-class House:
+class AppState:
     """What the routes need."""
 
-    line: Line
-    health: Health
+    line: Pipeline
+    health: StartupProgress
     max_body_bytes: int
-    store: Store | None = None
-    spool: Spool | None = None
+    store: Completions | None = None
+    spool: AsyncRequests | None = None
     is_tgi: bool = False
 
 
 @dataclass(slots=True)
-class Exchange:
+class RequestContext:
     """One request and its reply's common headers."""
 
-    call: Call
+    call: InferenceRequest
     headers: Headers = field(default_factory=list)
 
 
 class Reply:
     """flow's Out over ASGI: head and end go through `send`, a stream's frames straight to the connection."""
 
-    def __init__(self, exchange: Exchange, send: Send, outlet: Outlet) -> None:
+    def __init__(self, exchange: RequestContext, send: Send, outlet: BodyStream) -> None:
         """Answer `exchange` by `send` and `outlet`."""
         self._exchange, self._send = exchange, send
         self.write = outlet.write
@@ -114,12 +114,12 @@ def _check_headers(given: Mapping[bytes, str]) -> None:
             raise BadField([Problem(name, says)])
 
 
-class Door:
+class InferenceEndpoint:
     """An inference route as an ASGI application: the body goes to the line, the reply to the connection."""
 
     reply: ClassVar[type[Reply]] = Reply
 
-    def __init__(self, house: House, *, shape: Shape, forced: str | None = None) -> None:
+    def __init__(self, house: AppState, *, shape: Shape, forced: str | None = None) -> None:
         """`shape` is the route's own way to stream; `forced` the dialect that it insists on."""
         self._house, self._shape, self._forced = house, shape, forced
 
@@ -128,7 +128,7 @@ class Door:
         given = heads(scope)
         exchange = self.exchange(scope, given)
         scope["lmi_chat.exchange"] = exchange
-        outlet: Outlet = scope["extensions"][OUTLET]
+        outlet: BodyStream = scope["extensions"][OUTLET]
         task = asyncio.current_task()
         outlet.on_gone = task.cancel if task else None
         try:
@@ -141,12 +141,12 @@ class Door:
             if not outlet.is_gone:
                 raise
 
-    def exchange(self, scope: Scope, given: Mapping[bytes, str]) -> Exchange:  # noqa: ARG002 other doors read it
+    def exchange(self, scope: Scope, given: Mapping[bytes, str]) -> RequestContext:  # noqa: ARG002 other doors read it
         """A request's head as the line takes it, by its headers `given`, and what its reply repeats."""
         named = visible(given, INFERENCE_ID)
         asked = named or given.get(b"x-request-id", "")
         request_id = asked if asked and REQUEST_ID.fullmatch(asked) else os.urandom(ID_BYTES).hex()
-        call = Call(
+        call = InferenceRequest(
             body=b"",
             id=request_id,
             content_type=given.get(b"content-type", ""),
@@ -163,7 +163,7 @@ class Door:
         for name, text in ((INFERENCE_ID, named), (ATTRIBUTES, visible(given, ATTRIBUTES))):
             if text:
                 headers.append((name.lower().encode(), text.encode()))
-        return Exchange(call, headers)
+        return RequestContext(call, headers)
 
     def _check_name(self, scope: Scope) -> None:
         name = scope["path_params"].get("model")

@@ -15,14 +15,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Scope, Send
 
-from lmi_chat.async_requests import Order
+from lmi_chat.async_requests import AsyncRequest
 from lmi_chat.async_requests.folder import Folder
 from lmi_chat.codec import framing, json_text
 from lmi_chat.codec.framing import EVENT_STREAM
 from lmi_chat.errors import BadField, Error, Problem, TimedOut, TooLarge, echo, one_line
-from lmi_chat.http.door import Door, Exchange, Headers, House, Reply, header
-from lmi_chat.http.transport.body_stream import Outlet
-from lmi_chat.pipeline.pipeline import Call
+from lmi_chat.http.door import AppState, Headers, InferenceEndpoint, Reply, RequestContext, header
+from lmi_chat.http.transport.body_stream import BodyStream
+from lmi_chat.pipeline.pipeline import InferenceRequest
 
 PREFIX = "/endpoints/"
 REQUEST_ID = b"x-amzn-requestid"
@@ -53,10 +53,10 @@ SHORT_BYTES = 280
 BodyOf = Callable[[Error], json_text.Json]
 
 
-class Endpoint(Door):
+class Endpoint(InferenceEndpoint):
     """POST /endpoints/{name}/invocations: what SageMaker checks before the container is asked, is checked here."""
 
-    def exchange(self, scope: Scope, given: Mapping[bytes, str]) -> Exchange:
+    def exchange(self, scope: Scope, given: Mapping[bytes, str]) -> RequestContext:
         """As at every door, with the variant's name and the id where boto3 looks for it. Raises BadField."""
         check_head(scope)
         exchange = super().exchange(scope, given)
@@ -67,7 +67,7 @@ class Endpoint(Door):
 class Parts(Reply):
     """An answer as AWS event-stream messages: each frame is a PayloadPart, an error in mid-stream an exception."""
 
-    def __init__(self, exchange: Exchange, send: Send, outlet: Outlet) -> None:
+    def __init__(self, exchange: RequestContext, send: Send, outlet: BodyStream) -> None:
         """Answer `exchange` by `send` and `outlet`."""
         super().__init__(exchange, send, outlet)
         self._push = outlet.write
@@ -102,7 +102,7 @@ class Stream(Endpoint):
 class Later:
     """POST /endpoints/{name}/async-invocations: 202 with the places where answer or failure will be."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: AppState) -> None:
         """Hand over to the spool of `house`."""
         self._house = house
 
@@ -130,7 +130,7 @@ async def _read_inline(request: Request) -> bytes:
     return bytes(body)
 
 
-def _order(request: Request, body: bytes, folder: Folder) -> Order:
+def _order(request: Request, body: bytes, folder: Folder) -> AsyncRequest:
     """The request's own words checked. Raises BadField."""
     given = {name: header(request.scope, b"x-amzn-sagemaker-" + name.encode()) for name in ASYNC_HEADERS}
     location, name = given["inputlocation"], given["filename"] or f"{uuid.uuid4().hex}.out"
@@ -139,14 +139,14 @@ def _order(request: Request, body: bytes, folder: Folder) -> Order:
     path = PurePosixPath(given["s3outputpathextension"].lstrip("/"))
     if ".." in path.parts or any(len(part) > NAME_BYTES for part in path.parts):
         raise _bad("S3OutputPathExtension", f"must have parts of at most {NAME_BYTES} characters, and no ..")
-    call = Call(
+    call = InferenceRequest(
         body=body,
         id=given["inference-id"] or uuid.uuid4().hex,
         content_type=given["content-type"],
         accept=given["accept"],
         deadline_s=_seconds(given["invocationtimeoutseconds"], "InvocationTimeoutSeconds", *TIMEOUT_S),
     )
-    return Order(
+    return AsyncRequest(
         call=call,
         source=folder.parts(location) if location else None,
         output=("output", *path.parts, name),
@@ -213,7 +213,7 @@ def _model_error(error: Error, body_of: BodyOf, message: str) -> json_text.Json:
     }
 
 
-def routes(house: House) -> list[Route]:
+def routes(house: AppState) -> list[Route]:
     """The runtime API's routes."""
     one = PREFIX + "{name}/"
     return [

@@ -11,14 +11,14 @@ from lmi_chat.codec import json_text
 from lmi_chat.dialects.chat import stored
 from lmi_chat.errors import NotFound, TooLarge
 from lmi_chat.pipeline.parsing import warning
-from lmi_chat.storage.completions import Store
+from lmi_chat.storage.completions import Completions
 
 PATH = "/v1/chat/completions"
 BODY_BYTES = 256 * 1024  # metadata at its bounds, every character escaped, is smaller
-Answer = Callable[[Request, Store], Awaitable[Response]]
+Answer = Callable[[Request, Completions], Awaitable[Response]]
 
 
-def routes(store: Store | None) -> list[Route]:
+def routes(store: Completions | None) -> list[Route]:
     """OpenAI's routes; without a store each says that there is none."""
     one = PATH + "/{id}"
     table: list[tuple[str, str, Answer]] = [
@@ -31,7 +31,7 @@ def routes(store: Store | None) -> list[Route]:
     return [Route(path, _with(store, answer), methods=[method]) for path, method, answer in table]
 
 
-def _with(store: Store | None, answer: Answer) -> Callable[[Request], Awaitable[Response]]:
+def _with(store: Completions | None, answer: Answer) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         if store is None:
             raise NotFound("no completions are stored here: option.store is not set")
@@ -45,30 +45,30 @@ def _reply(body: bytes, warnings: Sequence[str] = ()) -> Response:
     return Response(body, 200, {"x-lmi-chat-warning": text} if text else None, "application/json")
 
 
-async def _page(request: Request, store: Store) -> Response:
+async def _page(request: Request, store: Completions) -> Response:
     """GET …?model=&metadata[k]=v&after=&limit=&order=."""
     query, warnings = stored.parse_query(request.query_params.multi_items(), has_filters=True)
     return _reply(stored.render_page(await store.page(query)), warnings)
 
 
-async def _get(request: Request, store: Store) -> Response:
+async def _get(request: Request, store: Completions) -> Response:
     """GET …/{id}."""
     return _reply(stored.render_completion(await store.get(request.path_params["id"])))
 
 
-async def _update(request: Request, store: Store) -> Response:
+async def _update(request: Request, store: Completions) -> Response:
     """POST …/{id} with new metadata."""
     metadata, warnings = stored.parse_update(json_text.read(await _body(request)))
     return _reply(stored.render_completion(await store.update(request.path_params["id"], metadata)), warnings)
 
 
-async def _delete(request: Request, store: Store) -> Response:
+async def _delete(request: Request, store: Completions) -> Response:
     """DELETE …/{id}."""
     await store.delete(request.path_params["id"])
     return _reply(stored.render_deleted(request.path_params["id"]))
 
 
-async def _messages(request: Request, store: Store) -> Response:
+async def _messages(request: Request, store: Completions) -> Response:
     """GET …/{id}/messages?after=&limit=&order=."""
     query, warnings = stored.parse_query(request.query_params.multi_items(), has_filters=False)
     kept = await store.get(request.path_params["id"])

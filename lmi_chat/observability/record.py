@@ -60,7 +60,7 @@ LINES_LOST = Counter("lmi_chat_log_lines_lost", "Log lines that the disk or thei
 
 
 @dataclass(slots=True, kw_only=True)
-class Record:
+class RequestRecord:
     """One request as the log tells it; times in seconds, None where it never came so far.
 
     `queue_s`: waiting, for a seat and in the engine. `prefill_s`: the engine's first step on it to the first token.
@@ -131,7 +131,7 @@ def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 6)
 
 
-class Journal:
+class RequestLog:
     """Takes each request's record at its end: figures always, a line where one is wanted."""
 
     def __init__(
@@ -142,7 +142,7 @@ class Journal:
         self._has_requests, self._has_metrics = has_requests, has_metrics
 
     @contextmanager
-    def told(self, record: Record) -> Iterator[None]:
+    def told(self, record: RequestRecord) -> Iterator[None]:
         """Tell of a request when it ends, however it does; what is raised passes through."""
         try:
             yield
@@ -158,7 +158,7 @@ class Journal:
         finally:
             self._tell(record)
 
-    def _tell(self, record: Record) -> None:
+    def _tell(self, record: RequestRecord) -> None:
         total_s = record.age_s
         _count(record, total_s)
         if self._write is None:
@@ -169,7 +169,7 @@ class Journal:
         self._write(dump(line) + b"\n")
 
 
-def _count(record: Record, total_s: float) -> None:
+def _count(record: RequestRecord, total_s: float) -> None:
     _requests(record.dialect or "none", record.status).inc()
     TOTAL.observe(total_s)
     if record.error is not None:
@@ -212,7 +212,7 @@ def embedded(line: dict[str, Any], *, keeps_all: bool = True) -> dict[str, Any]:
     return (line if keeps_all else {}) | {"_aws": metadata} | dimensions | counts | found
 
 
-class Writer:
+class LogWriter:
     """Lines to a file descriptor, by a thread: a reader that stalls or a full disk costs lines, never time."""
 
     def __init__(self, descriptor: int, *, most: int = LINES_WAITING_MOST) -> None:

@@ -14,7 +14,7 @@ PHASES = (
 
 
 @dataclass(slots=True)
-class Health:
+class StartupProgress:
     """The start's phases with their times in seconds."""
 
     phase: str = PHASES[0]

@@ -20,7 +20,7 @@ class _Wish:
     admitted: "asyncio.Future[None]"
 
 
-class Seats:
+class AdmissionQueue:
     """So many sequences may be in the engine at once, so many requests may wait beyond them.
 
     One named user holds at most `share` seats, so that another's first request finds one free.

@@ -8,11 +8,11 @@ from lmi_chat import dialects
 from lmi_chat.bounds import Limits
 from lmi_chat.codec import json_text
 from lmi_chat.codec.framing import Shape
-from lmi_chat.dialects import Desk, Task, adapter
+from lmi_chat.dialects import Deployment, ParsedRequest, adapter
 from lmi_chat.dialects.chat.session import NEW
-from lmi_chat.dialects.formatters import Hooks
+from lmi_chat.dialects.formatters import Formatters
 from lmi_chat.errors import BadMedia, NotFound, echo, one_line
-from lmi_chat.observability.record import Record
+from lmi_chat.observability.record import RequestRecord
 from lmi_chat.storage.sessions import Session, Sessions
 
 REQUEST_ID = re.compile(r"[!-~](?:[ -~]{0,126}[!-~])?")
@@ -28,7 +28,7 @@ def warning(texts: Sequence[str]) -> str:
 
 
 @dataclass(slots=True, kw_only=True)
-class Call:
+class InferenceRequest:
     """One request as a surface hands it in. `dialect` is filled in as soon as it is known, for an error's shape.
 
     `record` begins with the call, so that its clock runs from the request's arrival.
@@ -49,13 +49,18 @@ class Call:
     is_promised: bool = False  # accepted earlier: answered in a drain too
     warnings: list[str] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
-    record: Record = field(default_factory=Record)
+    record: RequestRecord = field(default_factory=RequestRecord)
 
 
 def parse(
-    call: Call, session: Session | None, desk: Desk, sessions: Sessions | None, limits: Limits, hooks: Hooks
-) -> Task | bytes:
-    """Bytes → Task, or the document that answers what needs no engine (opening or closing a session).
+    call: InferenceRequest,
+    session: Session | None,
+    desk: Deployment,
+    sessions: Sessions | None,
+    limits: Limits,
+    hooks: Formatters,
+) -> ParsedRequest | bytes:
+    """Bytes → ParsedRequest, or the document that answers what needs no engine (opening or closing a session).
 
     Fills in the call's dialect, warnings, headers and record. Raises an Error that names the field.
     """
@@ -66,8 +71,13 @@ def parse(
 
 
 def _parse(
-    call: Call, session: Session | None, desk: Desk, sessions: Sessions | None, limits: Limits, hooks: Hooks
-) -> Task | bytes:
+    call: InferenceRequest,
+    session: Session | None,
+    desk: Deployment,
+    sessions: Sessions | None,
+    limits: Limits,
+    hooks: Formatters,
+) -> ParsedRequest | bytes:
     body = _read(call, limits)
     hooks = hooks.of(call.adapter or body.get("adapters"))
     body = hooks.body(body, desk.template.tokenizer)
@@ -93,13 +103,13 @@ def _parse(
     return task
 
 
-def _check_target(call: Call, desk: Desk) -> None:
+def _check_target(call: InferenceRequest, desk: Deployment) -> None:
     """A multi-model endpoint names the model it wants; here there is one. Raises NotFound."""
     if call.target_model and call.target_model not in desk.names:
         raise NotFound(f"model {echo(call.target_model)} is not served here", param="X-Amzn-SageMaker-Target-Model")
 
 
-def _read(call: Call, limits: Limits) -> json_text.Json:
+def _read(call: InferenceRequest, limits: Limits) -> json_text.Json:
     if call.content_encoding not in ("", "identity"):
         raise BadMedia("content-encoding must be absent or identity; send the body uncompressed")
     media, _, rest = call.content_type.partition(";")
@@ -116,7 +126,7 @@ def _read(call: Call, limits: Limits) -> json_text.Json:
             raise BadMedia("content-type must be application/json or text/plain")
 
 
-def _note(task: Task, record: Record) -> None:
+def _note(task: ParsedRequest, record: RequestRecord) -> None:
     """What the log tells of a request that was understood."""
     record.user, record.metadata, record.is_stream = task.user, task.metadata, task.is_stream
     record.prompt_tokens = sum(len(job.prompt_ids) for job in task.jobs)

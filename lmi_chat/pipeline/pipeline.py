@@ -1,6 +1,6 @@
 """The line itself: admit → parse → run → render → frame. Slots, deadlines, cancellation stand here; no HTTP, no vLLM.
 
-    bytes → wire.read → dialect → Job → engine.run(job) → Piece … Done → render → framing → bytes
+    bytes → wire.read → dialect → Job → engine.run(job) → Delta … Finished → render → framing → bytes
 
 A whole answer is the same line: its render gives one payload at the end. The slot and the engine's request belong to
 one `async with`, so a client that goes, a deadline and a failure all leave by the same door.
@@ -14,17 +14,17 @@ from dataclasses import dataclass, field
 
 from lmi_chat.bounds import Limits
 from lmi_chat.codec import framing
-from lmi_chat.dialects import Desk, Task
+from lmi_chat.dialects import Deployment, ParsedRequest
 from lmi_chat.dialects.chat.session import NEW
-from lmi_chat.dialects.formatters import Hooks
+from lmi_chat.dialects.formatters import Formatters
 from lmi_chat.engine import Engine
 from lmi_chat.errors import BadField, CutOff, Draining, EngineDown, Error, Loading, Problem, TimedOut
-from lmi_chat.job import Done, Job, Piece, Pooling, Sampling
-from lmi_chat.observability.record import Journal
+from lmi_chat.job import Delta, Finished, Job, PoolingParams, SamplingParams
+from lmi_chat.observability.record import RequestLog
 from lmi_chat.pipeline import parsing
-from lmi_chat.pipeline.admission import Seats
-from lmi_chat.pipeline.parsing import Call
-from lmi_chat.pipeline.response import Delivery, Out
+from lmi_chat.pipeline.admission import AdmissionQueue
+from lmi_chat.pipeline.parsing import InferenceRequest
+from lmi_chat.pipeline.response import ResponseSink, ResponseStream
 from lmi_chat.storage.sessions import Session, Sessions
 
 INLINE_BYTES = 4 * 1024
@@ -33,11 +33,11 @@ INLINE_BYTES = 4 * 1024
 SPARE_LEAST, SPARE_PART = 1, 8
 # Of those that run at once, one user leaves so many to others.
 RESERVED_PART = 64
-CANARY, PROOF = "The capital of France is", Sampling(temperature=0.0, max_tokens=2, logprobs=1)
+CANARY, PROOF = "The capital of France is", SamplingParams(temperature=0.0, max_tokens=2, logprobs=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class PipelineConfig:
     """What the deployment has decided about admission and time, in seconds; `finish_before_s` None: never."""
 
     queue: int = 256
@@ -47,20 +47,20 @@ class Policy:
     output_formatter: str = ""
     sessions: Sessions | None = None
     limits: Limits = field(default_factory=Limits)
-    hooks: Hooks = field(default_factory=Hooks)
-    journal: Journal = field(default_factory=Journal)
+    hooks: Formatters = field(default_factory=Formatters)
+    journal: RequestLog = field(default_factory=RequestLog)
 
 
-class Line:
+class Pipeline:
     """All requests of one served model."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: PipelineConfig) -> None:
         """Start closed: every request is told that the model is loading until `open` is called."""
         self._policy = policy
         self._engine: Engine | None = None
-        self._desk: Desk | None = None
-        self._seats: Seats | None = None
-        self._active: set[Delivery] = set()
+        self._desk: Deployment | None = None
+        self._seats: AdmissionQueue | None = None
+        self._active: set[ResponseStream] = set()
         self._promised = 0
         self._is_over = False
         self._busy_since = 0.0
@@ -94,7 +94,7 @@ class Line:
         return idle_s if idle_s > self._policy.stall_s else 0.0
 
     @property
-    def journal(self) -> Journal:
+    def journal(self) -> RequestLog:
         """Where requests are told of."""
         return self._policy.journal
 
@@ -107,7 +107,7 @@ class Line:
             return EngineDown("the engine is gone; this server is ending")
         return self._closed_by if isinstance(self._closed_by, Draining) else None
 
-    def _check_open(self, call: Call) -> None:
+    def _check_open(self, call: InferenceRequest) -> None:
         """Raises the refusal; what was promised before a drain is still taken while the drain lasts."""
         refusal = self.refusal
         if refusal and not (call.is_promised and isinstance(refusal, Draining) and not self._is_over):
@@ -119,27 +119,27 @@ class Line:
         return self._policy.sessions is not None
 
     @property
-    def desk(self) -> Desk:
+    def desk(self) -> Deployment:
         """The deployment as dialects see it. Raises Loading before `open`."""
         if self._desk is None:
             raise self._closed_by
         return self._desk
 
-    async def open(self, engine: Engine, desk: Desk) -> None:
+    async def open(self, engine: Engine, desk: Deployment) -> None:
         """Generate a first token, or embed a first text, as a proof; then take requests. Raises the canary's Error."""
         ids = desk.template.encode(CANARY, add_special_tokens=True)
-        pooling = Pooling() if engine.model.space else None
+        pooling = PoolingParams() if engine.model.space else None
         job = Job(id="canary", prompt_ids=ids, prompt_text=CANARY, sampling=PROOF, pooling=pooling)
-        delivery = Delivery(_Silence(), framing.DOCUMENT, (job,))
+        delivery = ResponseStream(_Silence(), framing.DOCUMENT, (job,))
         async with engine.run(job, delivery.put):
             await delivery.over()
         running = engine.model.max_running
         spare = max(SPARE_LEAST, running // SPARE_PART)
         share = running - max(1, running // RESERVED_PART) if running > 1 else None
-        self._seats = Seats(running + spare, self._policy.queue, share)
+        self._seats = AdmissionQueue(running + spare, self._policy.queue, share)
         self._engine, self._desk = engine, desk
 
-    async def answer(self, call: Call, out: Out) -> None:
+    async def answer(self, call: InferenceRequest, out: ResponseSink) -> None:
         """Answer one request. Raises an Error when nothing was sent yet; after that errors are frames."""
         with self._turn(call) as session:
             task = await self._intake(call, session)
@@ -148,11 +148,11 @@ class Line:
             else:
                 await self._give(task, call, out)
 
-    async def _give(self, task: Task, call: Call, out: Out) -> None:
+    async def _give(self, task: ParsedRequest, call: InferenceRequest, out: ResponseSink) -> None:
         """Run a task's jobs and send what comes of them."""
         shape = framing.choose(call.accept, self._policy.output_formatter, task.shape or call.route_shape)
         framed = framing.framing(shape if task.is_stream else "document", has_end=task.has_end)
-        delivery = Delivery(task.render, framed, task.jobs)
+        delivery = ResponseStream(task.render, framed, task.jobs)
         seconds = call.deadline_s or self._policy.deadline_s
         try:
             async with asyncio.timeout(seconds):
@@ -178,7 +178,7 @@ class Line:
             await out.whole(delivery.document(), framed.content_type)
 
     @contextlib.contextmanager
-    def _turn(self, call: Call) -> Iterator[Session | None]:
+    def _turn(self, call: InferenceRequest) -> Iterator[Session | None]:
         """The session that the call belongs to, held for its answer. Raises BadField, Conflict."""
         if not call.session_id or call.session_id == NEW:
             yield None
@@ -190,8 +190,8 @@ class Line:
         with session.turn():
             yield session
 
-    async def _intake(self, call: Call, session: Session | None) -> Task | bytes:
-        """Bytes → Task. All parsing ends here, before a slot is taken; what is long is read off the event loop.
+    async def _intake(self, call: InferenceRequest, session: Session | None) -> ParsedRequest | bytes:
+        """Read the bytes. All parsing ends here, before a slot is taken; what is long is read off the event loop.
 
         That is a long body, and a session's turn, whose prompt is all that was said before.
         What needs no engine, opening or closing a session, is answered at once: its document.
@@ -201,12 +201,14 @@ class Line:
             return self._parse(call, session)
         return await asyncio.to_thread(self._parse, call, session)
 
-    def _parse(self, call: Call, session: Session | None) -> Task | bytes:
+    def _parse(self, call: InferenceRequest, session: Session | None) -> ParsedRequest | bytes:
         policy = self._policy
         return parsing.parse(call, session, self.desk, policy.sessions, policy.limits, policy.hooks)
 
     @contextlib.asynccontextmanager
-    async def _slot(self, task: Task, call: Call, delivery: Delivery) -> AsyncIterator[Engine]:
+    async def _slot(
+        self, task: ParsedRequest, call: InferenceRequest, delivery: ResponseStream
+    ) -> AsyncIterator[Engine]:
         """Count as running until the end; wait for one's turn at the engine. Raises Busy."""
         self._check_open(call)
         if self._engine is None or self._seats is None:
@@ -264,14 +266,14 @@ class Line:
 class _Silence:
     """The canary's render: nobody reads it."""
 
-    def piece(self, piece: Piece) -> Sequence[bytes]:  # noqa: ARG002
+    def piece(self, piece: Delta) -> Sequence[bytes]:  # noqa: ARG002
         return ()
 
-    def done(self, done: Done) -> Sequence[bytes]:  # noqa: ARG002
+    def done(self, done: Finished) -> Sequence[bytes]:  # noqa: ARG002
         return (b"",)
 
     def fail(self, error: Error) -> bytes:  # noqa: ARG002
         return b""
 
 
-__all__ = ["Call", "Line", "Out", "Policy"]
+__all__ = ["InferenceRequest", "Pipeline", "PipelineConfig", "ResponseSink"]

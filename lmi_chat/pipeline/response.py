@@ -9,14 +9,14 @@ from functools import partial
 from typing import Protocol
 
 from lmi_chat.codec.framing import Framing
-from lmi_chat.dialects.desk import Quick, Render
+from lmi_chat.dialects.desk import Renderer, TokenRenderer
 from lmi_chat.engine import Run
 from lmi_chat.errors import Error, HookFailed, TimedOut
-from lmi_chat.job import Done, Event, Job, Lane, Piece, Sink, Times
-from lmi_chat.observability.record import Record
+from lmi_chat.job import Delta, Event, Finished, Job, Sink, Times, TokenSink
+from lmi_chat.observability.record import RequestRecord
 
 
-class Out(Protocol):
+class ResponseSink(Protocol):
     """Where an answer goes: HTTP, DJL, a test."""
 
     async def whole(self, body: bytes, content_type: str) -> None:
@@ -35,25 +35,25 @@ class Out(Protocol):
         """End the stream."""
 
 
-class Delivery:
+class ResponseStream:
     """Events in, frames out: where an engine's event becomes bytes, without a task switch.
 
     Frames wait here until the answer has begun on the wire; from then on each goes straight to `write`.
     """
 
-    def __init__(self, render: Render, framing: Framing, jobs: Sequence[Job]) -> None:
+    def __init__(self, render: Renderer, framing: Framing, jobs: Sequence[Job]) -> None:
         """Render the events of `jobs` by `render` and frame them by `framing`."""
         self._render, self._framing, self._jobs = render, framing, jobs
         self._head, self._tail = framing.head, framing.tail
-        self._dones: list[Done | None] = [None] * len(jobs)
+        self._dones: list[Finished | None] = [None] * len(jobs)
         self._waiting: list[bytes] = []
         self._write: Callable[[bytes], None] = self._keep
         self._begun = asyncio.Event()
         self._over = asyncio.Event()
-        self._done: Done | None = None
+        self._done: Finished | None = None
         self._error: Error | None = None
-        self._quick: Quick
-        self._lane: Lane | None = None
+        self._quick: TokenRenderer
+        self._lane: TokenSink | None = None
         self.is_sending = False
         self.runs: list[Run] = []
 
@@ -70,15 +70,15 @@ class Delivery:
         self._waiting.append(data)
         self._begun.set()
 
-    def lane(self, *, is_stream: bool) -> Lane | None:
+    def lane(self, *, is_stream: bool) -> TokenSink | None:
         """What the answer needs of each job's tokens; None: every piece."""
         if not is_stream:
-            return Lane(self._put_token, is_folded=True)
+            return TokenSink(self._put_token, is_folded=True)
         if len(self._jobs) > 1 or self._jobs[0].copies > 1:
             return None
-        if not isinstance(self._render, Quick) or not self._render.is_quick:
+        if not isinstance(self._render, TokenRenderer) or not self._render.is_quick:
             return None
-        self._quick, self._lane = self._render, Lane(self._put_token)
+        self._quick, self._lane = self._render, TokenSink(self._put_token)
         return self._lane
 
     def _put_token(self, token_id: int, spelled: bytes, logprob: float) -> None:
@@ -89,10 +89,10 @@ class Delivery:
         """An event of one job among several: sequences count through all of them, its end is a part of the end."""
         job = self._jobs[place]
         match event:
-            case Piece():
+            case Delta():
                 for copy in range(job.copies):
                     self.put(replace(event, index=start + event.index * job.copies + copy))
-            case Done():
+            case Finished():
                 self._dones[place] = replace(event, completion_tokens=event.completion_tokens * job.copies)
                 if None not in self._dones:
                     self.put(_sum([done for done in self._dones if done is not None]))
@@ -119,9 +119,9 @@ class Delivery:
 
     def _payloads(self, event: Event) -> Sequence[bytes]:
         match event:
-            case Piece():
+            case Delta():
                 return self._render.piece(event)
-            case Done():
+            case Finished():
                 payloads = self._render.done(event)
                 self._done = event
                 self._over.set()
@@ -163,7 +163,7 @@ class Delivery:
             raise self._error
 
     @contextlib.contextmanager
-    def limited(self, limit_s: float | None, record: Record) -> Iterator[None]:
+    def limited(self, limit_s: float | None, record: RequestRecord) -> Iterator[None]:
         """Let the answer end `limit_s` after the request's arrival, with what there is then; None: at its own end."""
         if limit_s is None:
             yield
@@ -183,7 +183,7 @@ class Delivery:
         for run in self.runs:
             run.cut()
 
-    def tell(self, record: Record) -> None:
+    def tell(self, record: RequestRecord) -> None:
         """What became of the request, for the log."""
         done = self._done
         record.width = sum(job.width for job in self._jobs)
@@ -226,10 +226,10 @@ def _between(
     return token
 
 
-def _sum(dones: Sequence[Done]) -> Done:
+def _sum(dones: Sequence[Finished]) -> Finished:
     if len(dones) == 1:
         return dones[0]
-    return Done(
+    return Finished(
         prompt_tokens=sum(done.prompt_tokens for done in dones),
         completion_tokens=sum(done.completion_tokens for done in dones),
         cached_tokens=sum(done.cached_tokens for done in dones),

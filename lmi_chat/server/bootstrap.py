@@ -9,22 +9,22 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from lmi_chat.async_requests import Spool
+from lmi_chat.async_requests import AsyncRequests
 from lmi_chat.async_requests.folder import Folder
 from lmi_chat.bounds import Limits
 from lmi_chat.chat_template import BadTemplate, Template
 from lmi_chat.config.settings import Settings
 from lmi_chat.config.sources import MODEL_FOLDER, BadSetting
-from lmi_chat.dialects import Desk, openai
-from lmi_chat.dialects.formatters import Hooks
+from lmi_chat.dialects import Deployment, openai
+from lmi_chat.dialects.formatters import Formatters
 from lmi_chat.engine import Engine, Model
 from lmi_chat.engine.vllm import arguments
 from lmi_chat.engine.vllm import engine as engine_vllm
 from lmi_chat.errors import Error, one_line
-from lmi_chat.observability.record import Journal, Writer
-from lmi_chat.pipeline.pipeline import Line, Policy
+from lmi_chat.observability.record import LogWriter, RequestLog
+from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
 from lmi_chat.server import default_model
-from lmi_chat.storage.completions import Store
+from lmi_chat.storage.completions import Completions
 from lmi_chat.storage.sessions import Sessions
 
 RENDER_OWN = frozenset(
@@ -52,7 +52,9 @@ class StartFailed(Exception):
     """The model could not be served; one sentence."""
 
 
-async def load(settings: Settings, line: Line, enter: Callable[[str], None], store: Store | None = None) -> Engine:
+async def load(
+    settings: Settings, line: Pipeline, enter: Callable[[str], None], store: Completions | None = None
+) -> Engine:
     """Start the engine and open `line`; `enter` is told each phase as it begins. Raises StartFailed."""
     folder = await _model_folder(settings, enter)
     names = _names(settings, folder)
@@ -132,19 +134,19 @@ def _names(settings: Settings, folder: str) -> tuple[str, ...]:
     return (*configured, own) if configured else (own, "lmi")
 
 
-def open_store(settings: Settings) -> Store | None:
+def open_store(settings: Settings) -> Completions | None:
     """The store of completions, if one is configured. Raises BadSetting for a file that can never be one."""
     if not settings.store:
         return None
     path = Path(settings.store)
     if path.is_dir() or not path.parent.is_dir():
         raise BadSetting(f"store must be a file in a folder that exists, got {one_line(settings.store, 200)}")
-    store = Store(path, days=settings.store_days, max_bytes=settings.store_bytes)
+    store = Completions(path, days=settings.store_days, max_bytes=settings.store_bytes)
     atexit.register(store.close)  # both surfaces end this way, after the last answer
     return store
 
 
-def open_spool(settings: Settings, line: Line) -> Spool | None:
+def open_spool(settings: Settings, line: Pipeline) -> AsyncRequests | None:
     """Where asynchronous requests wait, if a folder is configured. Raises BadSetting."""
     if not settings.async_folder:
         return None
@@ -152,14 +154,14 @@ def open_spool(settings: Settings, line: Line) -> Spool | None:
     if not path.is_dir():
         raise BadSetting(f"async_folder must be a folder that exists, got {one_line(settings.async_folder, 200)}")
     most, at_once = settings.async_queue_size, settings.async_concurrency
-    return Spool(line, Folder(path), most=most, at_once=at_once, max_body_bytes=settings.max_request_size)
+    return AsyncRequests(line, Folder(path), most=most, at_once=at_once, max_body_bytes=settings.max_request_size)
 
 
-def _desk(settings: Settings, model: Model, store: Store | None) -> Desk:
+def _desk(settings: Settings, model: Model, store: Completions | None) -> Deployment:
     source = settings.chat_template or None
     if source and Path(source).is_file():
         source = Path(source).read_text(encoding="utf-8")
-    return Desk(
+    return Deployment(
         model=model.name,
         names=model.names | (TGI_NAMES if settings.tgi_compat else frozenset()),
         template=Template(model.tokenizer, source),
@@ -203,29 +205,29 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
-def policy(settings: Settings, hooks: Hooks | None = None) -> Policy:
+def policy(settings: Settings, hooks: Formatters | None = None) -> PipelineConfig:
     """What the line decides about admission and time; `hooks` are the deployment's own formatters."""
-    return Policy(
+    return PipelineConfig(
         queue=settings.job_queue_size,
         deadline_s=settings.predict_timeout,
         output_formatter=settings.output_formatter,
         sessions=_sessions(settings),
         limits=_limits(settings),
-        hooks=hooks or Hooks(),
+        hooks=hooks or Formatters(),
         finish_before_s=settings.finish_before_seconds or None,
         stall_s=settings.stall_seconds,
         journal=_journal(settings),
     )
 
 
-def _journal(settings: Settings) -> Journal:
+def _journal(settings: Settings) -> RequestLog:
     """Requests are told of on standard output, or standard error; CloudWatch's metrics need no other line."""
     has_requests = settings.access_log != "off"
     if not has_requests and not settings.cloudwatch_emf:
-        return Journal()
-    writer = Writer(STDERR if settings.access_log == "stderr" else STDOUT)
+        return RequestLog()
+    writer = LogWriter(STDERR if settings.access_log == "stderr" else STDOUT)
     atexit.register(writer.close)
-    return Journal(writer.write, has_requests=has_requests, has_metrics=settings.cloudwatch_emf)
+    return RequestLog(writer.write, has_requests=has_requests, has_metrics=settings.cloudwatch_emf)
 
 
 def _sessions(settings: Settings) -> Sessions | None:

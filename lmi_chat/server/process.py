@@ -16,15 +16,15 @@ from starlette.applications import Starlette
 from lmi_chat.config import describe
 from lmi_chat.config.settings import Settings
 from lmi_chat.config.sources import BadSetting
-from lmi_chat.dialects.formatters import Hooks
+from lmi_chat.dialects.formatters import Formatters
 from lmi_chat.engine import Engine
 from lmi_chat.errors import EngineDown
 from lmi_chat.http import app
-from lmi_chat.http.door import House
-from lmi_chat.http.transport.limits import Edge
+from lmi_chat.http.door import AppState
+from lmi_chat.http.transport.limits import ConnectionLimits
 from lmi_chat.http.transport.protocol import protocol_class
-from lmi_chat.observability.startup import Health
-from lmi_chat.pipeline.pipeline import Line
+from lmi_chat.observability.startup import StartupProgress
+from lmi_chat.pipeline.pipeline import Pipeline
 from lmi_chat.server import bootstrap
 from lmi_chat.server.children import Processes
 
@@ -56,19 +56,19 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
-async def run(settings: Settings, hooks: Hooks | None = None) -> int:
+async def run(settings: Settings, hooks: Formatters | None = None) -> int:
     """Serve until a signal or the engine's end. Gives the exit code. Raises StartFailed.
 
     `hooks` are the deployment's own formatters.
     """
     for text in describe.warnings(settings):
         say(f"note: {text}")
-    health, line = Health(), Line(bootstrap.policy(settings, hooks))
+    health, line = StartupProgress(), Pipeline(bootstrap.policy(settings, hooks))
     listener = bind(settings)
     store = bootstrap.open_store(settings)
     spool = bootstrap.open_spool(settings, line)
     most = settings.max_request_size
-    house = House(line=line, health=health, max_body_bytes=most, store=store, spool=spool)
+    house = AppState(line=line, health=health, max_body_bytes=most, store=store, spool=spool)
     house.is_tgi = settings.tgi_compat
     server = server_of(settings, app.build(house))
     stop = Stop()
@@ -111,7 +111,7 @@ async def until(stop: Stop, work: Coroutine[Any, Any, Result], *, is_hard: bool 
     return None
 
 
-async def _watch(engine: Engine, line: Line, stop: Stop, settings: Settings) -> int:
+async def _watch(engine: Engine, line: Pipeline, stop: Stop, settings: Settings) -> int:
     """Wait for a signal or for the engine's end; then let running answers finish, or fail them."""
     while not stop.asked.is_set():
         if engine.is_dead:
@@ -128,7 +128,7 @@ async def _watch(engine: Engine, line: Line, stop: Stop, settings: Settings) -> 
     return STOPPED
 
 
-def _announce(health: Health) -> Callable[[str], None]:
+def _announce(health: StartupProgress) -> Callable[[str], None]:
     def enter(phase: str) -> None:
         before = health.phase
         health.enter(phase)
@@ -151,7 +151,7 @@ def bind(settings: Settings) -> socket.socket:
 
 def server_of(settings: Settings, application: Starlette) -> uvicorn.Server:
     """A server with the settings' limits on what a connection may cost."""
-    edge = Edge(
+    edge = ConnectionLimits(
         header_bytes=settings.max_header_bytes,
         header_count=settings.max_header_count,
         receive_s=settings.receive_seconds,
@@ -174,7 +174,7 @@ def server_of(settings: Settings, application: Starlette) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
-def _say_ready(settings: Settings, health: Health, line: Line, port: int) -> None:
+def _say_ready(settings: Settings, health: StartupProgress, line: Pipeline, port: int) -> None:
     host = "localhost" if settings.host in {"0.0.0.0", "127.0.0.1", "::"} else settings.host  # noqa: S104 compared, not bound
     body = EMBED if line.desk.space else CHAT
     say(f"ready after {health.seconds:.1f} s: {line.desk.model}, {line.desk.context_tokens} tokens of context. Try:")

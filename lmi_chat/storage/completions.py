@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from lmi_chat.errors import Error, Unavailable, one_line
 from lmi_chat.observability.record import STORE_FAILURES
 from lmi_chat.storage import completions_db
-from lmi_chat.storage.completions_db import Kept, Page, Query
+from lmi_chat.storage.completions_db import Page, Query, StoredCompletion
 
 WAITING_MOST = 1024
 WAITING_BYTES = 64 * 2**20
@@ -40,7 +40,7 @@ class _Work:
     is_read: bool = False
 
 
-class Store:
+class Completions:
     """The file and its thread, which begins with the first work."""
 
     def __init__(self, path: Path, *, days: float = 30.0, max_bytes: int = 2**30) -> None:
@@ -54,7 +54,7 @@ class Store:
         self._is_closed = False
         self._quiet_until = 0.0
 
-    def save(self, kept: Kept) -> None:
+    def save(self, kept: StoredCompletion) -> None:
         """Keep a completion. Returns at once and never fails; one of the same id is replaced."""
         self._submit(_Work(partial(completions_db.insert, kept, self._max_bytes), kept.bytes))
 
@@ -66,11 +66,11 @@ class Store:
         """List completions. Raises NotFound for an unknown `after`, Unavailable."""
         return await self._ask(partial(completions_db.page, query), is_read=True)
 
-    async def get(self, completion_id: str) -> Kept:
+    async def get(self, completion_id: str) -> StoredCompletion:
         """One completion. Raises NotFound, Unavailable."""
         return await self._ask(partial(completions_db.get, completion_id), is_read=True)
 
-    async def update(self, completion_id: str, metadata: Mapping[str, str]) -> Kept:
+    async def update(self, completion_id: str, metadata: Mapping[str, str]) -> StoredCompletion:
         """Replace the metadata of one completion and give it. Raises NotFound, Unavailable."""
         return await self._ask(partial(completions_db.update, completion_id, metadata))
 

@@ -30,7 +30,7 @@ CREATE INDEX IF NOT EXISTS pairs_by_place ON pairs (place);
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class StoredCompletion:
     """A completion to keep: its document and its messages as JSON, the document without its metadata."""
 
     id: str
@@ -60,7 +60,7 @@ class Query:
 class Page:
     """What a query found, and whether there is more behind it."""
 
-    found: Sequence[Kept]
+    found: Sequence[StoredCompletion]
     has_more: bool
 
 
@@ -79,7 +79,7 @@ def connect(path: Path) -> sqlite3.Connection:
     return db
 
 
-def insert(kept: Kept, max_bytes: int, db: sqlite3.Connection) -> None:
+def insert(kept: StoredCompletion, max_bytes: int, db: sqlite3.Connection) -> None:
     """Keep one, in place of another of its id."""
     if kept.bytes > max_bytes // 2:
         raise sqlite3.DataError(f"{kept.id} has {kept.bytes} bytes, more than half of all that is kept")
@@ -110,9 +110,11 @@ def _used_bytes(db: sqlite3.Connection) -> int:
     return int((pages - free) * size)
 
 
-def _kept(row: Sequence[Any]) -> Kept:
+def _kept(row: Sequence[Any]) -> StoredCompletion:
     completion_id, model, document, messages, metadata = row
-    return Kept(id=completion_id, model=model, document=document, messages=messages, metadata=orjson.loads(metadata))
+    return StoredCompletion(
+        id=completion_id, model=model, document=document, messages=messages, metadata=orjson.loads(metadata)
+    )
 
 
 def _place(db: sqlite3.Connection, completion_id: str, param: str | None = None) -> int:
@@ -122,7 +124,7 @@ def _place(db: sqlite3.Connection, completion_id: str, param: str | None = None)
     return int(row[0])
 
 
-def get(completion_id: str, db: sqlite3.Connection) -> Kept:
+def get(completion_id: str, db: sqlite3.Connection) -> StoredCompletion:
     """One with all that is kept of it."""
     place = _place(db, completion_id)
     columns = "id, model, document, messages, metadata"
@@ -147,7 +149,7 @@ def page(query: Query, db: sqlite3.Connection) -> Page:
     return Page([_kept(row) for row in rows[: query.limit]], len(rows) > query.limit)
 
 
-def update(completion_id: str, metadata: Mapping[str, str], db: sqlite3.Connection) -> Kept:
+def update(completion_id: str, metadata: Mapping[str, str], db: sqlite3.Connection) -> StoredCompletion:
     """Replace the metadata of one, and give it."""
     place = _place(db, completion_id)
     db.execute("UPDATE completions SET metadata = ? WHERE place = ?", (orjson.dumps(dict(metadata)), place))

@@ -9,13 +9,13 @@ import pytest
 
 from lmi_chat import djl
 from lmi_chat.config.settings import Settings
-from lmi_chat.dialects.formatters import Hooks
+from lmi_chat.dialects.formatters import Formatters
 from lmi_chat.djl import handler, output_parts
 from lmi_chat.djl.inputs import Input
 from lmi_chat.djl.outputs import Output
 from lmi_chat.errors import Bug
-from lmi_chat.job import Done, Piece
-from lmi_chat.pipeline.pipeline import Line, Policy
+from lmi_chat.job import Delta, Finished
+from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
 from lmi_chat.storage.sessions import Sessions
 from tests.fakes import desk
 from tests.scripted import Scripted, said
@@ -37,10 +37,10 @@ def engine() -> Scripted:
 
 
 async def told(
-    engine: Scripted, monkeypatch: pytest.MonkeyPatch, inputs: Input, policy: Policy | None = None
+    engine: Scripted, monkeypatch: pytest.MonkeyPatch, inputs: Input, policy: PipelineConfig | None = None
 ) -> list[Output]:
     """One request's Outputs: each has one part, only the last one says that it is, and nothing is left running."""
-    line = Line(policy or Policy())
+    line = Pipeline(policy or PipelineConfig())
     await line.open(engine, desk())
     monkeypatch.setattr(handler, "_lines", [line])
     answer = await djl.handle(inputs)
@@ -105,7 +105,7 @@ async def test_a_fault_of_ours_never_leaves_the_generator_hanging(
 async def test_the_callers_id_session_and_warnings_are_headers(
     engine: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sessions = Policy(sessions=Sessions(seconds=60, most=2))
+    sessions = PipelineConfig(sessions=Sessions(seconds=60, most=2))
     headers = {"X-AMZN-SageMaker-Inference-Id": "mine/2 b", "x-amzn-sagemaker-session-id": "NEW_SESSION"}
     outputs = await told(engine, monkeypatch, asked({**CHAT, "temprature": 0}, **headers), sessions)
     properties = {name.lower(): text for name, text in outputs[0].properties.items()}
@@ -123,7 +123,7 @@ async def test_a_body_that_is_empty_is_a_request_once_loaded(engine: Scripted, m
 async def test_no_frame_comes_near_djls_limit(engine: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     """DJL drops the connection, and with it every request, at a frame of 20 MiB."""
     text = "é🌟x" * 3_000_000
-    engine.script = lambda _: [Piece(0, text, [1], []), Done(prompt_tokens=1, completion_tokens=1)]
+    engine.script = lambda _: [Delta(0, text, [1], []), Finished(prompt_tokens=1, completion_tokens=1)]
     for stream in (False, True):
         outputs = await told(engine, monkeypatch, asked({**CHAT, "stream": stream}))
         sizes = [len(output.content.value_at(0)) for output in outputs]
@@ -136,8 +136,8 @@ async def test_formatters_are_djls_properties(engine: Scripted, monkeypatch: pyt
     found = handler.hooks({"input_formatter": lambda body, **_: body, "output_formatter": "sse"})
     assert found.read is not None
     assert found.write is None
-    hooks = Hooks(read=lambda body, **_: {"inputs": body["question"]}, write=lambda answer: {"said": answer})
-    outputs = await told(engine, monkeypatch, asked({"question": "x"}), Policy(hooks=hooks))
+    hooks = Formatters(read=lambda body, **_: {"inputs": body["question"]}, write=lambda answer: {"said": answer})
+    outputs = await told(engine, monkeypatch, asked({"question": "x"}), PipelineConfig(hooks=hooks))
     assert json.loads(body(outputs)) == {"said": {"generated_text": "Hello!"}}
 
 

@@ -10,7 +10,7 @@ import pytest
 from lmi_chat.engine.vllm.request import Outputs
 from lmi_chat.engine.vllm.sampling import params
 from lmi_chat.engine.vllm.vocabulary import Vocabulary
-from lmi_chat.job import Done, Event, Job, Piece, Sampling
+from lmi_chat.job import Delta, Event, Finished, Job, SamplingParams
 
 PROMPT = [1, 2, 3]
 
@@ -58,23 +58,23 @@ class Bench:
 async def test_a_cut_job_gives_what_there_was(tokenizer: Any, count: int, stream_interval: int) -> None:
     """Every token once, the text held back for a stop string too, and counts that fit; nothing after the end."""
     words = tokenizer.encode(" Paris is the capital of France")
-    sampling = Sampling(n=count, max_tokens=50, stop=("capital of Spain, no doubt",))
+    sampling = SamplingParams(n=count, max_tokens=50, stop=("capital of Spain, no doubt",))
     bench = Bench(tokenizer, Job(id="j", prompt_ids=PROMPT, prompt_text="p", sampling=sampling), stream_interval)
     for token in words:
         bench.step([token] * count)
-    assert not any(isinstance(event, Done) for event in bench.events)
+    assert not any(isinstance(event, Finished) for event in bench.events)
     assert bench.run.completion_tokens > 0
     bench.run.cut()
     bench.run.cut()
     await asyncio.sleep(0)
     *pieces, done = bench.events
     for index in range(count):
-        own = [piece for piece in pieces if isinstance(piece, Piece) and piece.index == index]
+        own = [piece for piece in pieces if isinstance(piece, Delta) and piece.index == index]
         assert "".join(piece.text for piece in own) == " Paris is the capital of France"
         assert [token for piece in own for token in piece.ids] == words
         assert [piece.finish.reason for piece in own if piece.finish] == ["time_limit"]
         assert own[-1].finish is not None
-    assert isinstance(done, Done)
+    assert isinstance(done, Finished)
     assert (done.completion_tokens, done.reasons) == (count * len(words), ("time_limit",) * count)
     assert bench.run.is_over
     assert not bench.processor.has_unfinished_requests()

@@ -16,11 +16,11 @@ IDS = [300, 301, 302, 2, 303]
 
 def core(**params: object) -> tuple[fake_engine.Core, bytes]:
     """A core that has been asked for one answer to IDS, in vLLM's own bytes."""
-    from vllm.sampling_params import SamplingParams
+    from vllm.sampling_params import SamplingParams as VllmSamplingParams
     from vllm.v1.engine import EngineCoreRequest
     from vllm.v1.serial_utils import MsgpackEncoder
 
-    sampling = SamplingParams(**params)
+    sampling = VllmSamplingParams(**params)
     sampling.update_from_generation_config({}, 2)
     request = EngineCoreRequest("0_r-1", IDS, None, sampling, None, 0.0, None, None, None)
     one = fake_engine.Core()

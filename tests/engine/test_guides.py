@@ -81,10 +81,11 @@ SERVED: dict[str, dict[str, Any]] = {
 
 
 def test_what_is_leant_on_in_vllm() -> None:
-    from vllm.sampling_params import SamplingParams, StructuredOutputsParams
+    from vllm.sampling_params import SamplingParams as VllmSamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
     from vllm.v1.structured_output import backend_guidance
 
-    assert callable(SamplingParams._validate_structured_outputs)
+    assert callable(VllmSamplingParams._validate_structured_outputs)
     assert StructuredOutputsParams(regex="a")._backend is None
     source = inspect.getsource(backend_guidance)
     for what in (

@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 
 from lmi_chat.chat_template import Template
-from lmi_chat.dialects.desk import Desk
+from lmi_chat.dialects.desk import Deployment
 from lmi_chat.engine import Model
 from lmi_chat.engine.vllm.engine import Vllm
 from lmi_chat.engine.vllm.fast_path import output_processor
-from lmi_chat.engine.vllm.heartbeat import Gauge
+from lmi_chat.engine.vllm.heartbeat import Heartbeat
 from lmi_chat.engine.vllm.structured_output.trials import Guides
 from lmi_chat.errors import Error
-from lmi_chat.pipeline.pipeline import Call, Line, Policy
+from lmi_chat.pipeline.pipeline import InferenceRequest, Pipeline, PipelineConfig
 
 TEXTS = (
     "Plain words, and then some more of them.",
@@ -147,7 +147,7 @@ class Kept:
         self.writes.append(b"end")
 
 
-async def _line(tokenizer: Any, *, is_fast: bool) -> tuple[Line, Core]:
+async def _line(tokenizer: Any, *, is_fast: bool) -> tuple[Pipeline, Core]:
     core = Core(tokenizer)
     ids = tokenizer.encode(" Paris.")
     core.steps = [([each], False) for each in ids]
@@ -162,15 +162,15 @@ async def _line(tokenizer: Any, *, is_fast: bool) -> tuple[Line, Core]:
     )
     plain = output_processor.install(core) if is_fast else None
     assert (plain is not None) == is_fast
-    desk = Desk(
+    desk = Deployment(
         model="tiny",
         names=model.names,
         template=Template(tokenizer),
         context_tokens=4096,
         vocabulary_tokens=len(tokenizer),
     )
-    line = Line(Policy())
-    await line.open(Vllm(core, model, Gauge(), cast("Guides", None), plain), desk)  # no guide comes here
+    line = Pipeline(PipelineConfig())
+    await line.open(Vllm(core, model, Heartbeat(), cast("Guides", None), plain), desk)  # no guide comes here
     core.taken.clear()
     return line, core
 
@@ -262,7 +262,7 @@ async def test_200_random_requests_give_the_same_bytes_by_either_way(tokenizer: 
         for line, core in lines:
             core.steps, core.ends_by, out = steps, ends_by, Kept()
             try:
-                await line.answer(Call(body=json.dumps(body).encode(), id="one", accept=accept), out)
+                await line.answer(InferenceRequest(body=json.dumps(body).encode(), id="one", accept=accept), out)
             except Error as error:
                 out.writes.append(repr((error.status, error.message)).encode())
             await core.idle()
@@ -284,7 +284,7 @@ async def test_vllms_marks_of_a_request_are_those_of_the_general_path(tokenizer:
         line, core = await _line(tokenizer, is_fast=is_fast)
         core.steps = [([each], False) for each in tokenizer.encode("one two three four five")]
         body = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
-        await line.answer(Call(body=json.dumps(body).encode(), id="one"), Kept())
+        await line.answer(InferenceRequest(body=json.dumps(body).encode(), id="one"), Kept())
         marks.append((core.metrics.num_generation_tokens, core.metrics.first_token_ts, core.metrics.last_token_ts))
         assert not core.output_processor.request_states
         if is_fast:
@@ -298,20 +298,20 @@ async def test_a_token_that_cannot_be_rendered_ends_its_own_answer_alone(
     line, core = await _line(tokenizer, is_fast=True)
     core.steps = [([each], False) for each in tokenizer.encode("one two three four")]
     body = json.dumps({"messages": [{"role": "user", "content": "hi"}], "stream": True}).encode()
-    out, take = Kept(), output_processor.Plain.take_one
+    out, take = Kept(), output_processor.FastRequest.take_one
 
-    def broken(run: output_processor.Plain, token_id: int, logprob: float) -> None:
+    def broken(run: output_processor.FastRequest, token_id: int, logprob: float) -> None:
         if run.completion_tokens == 2:
             raise RuntimeError("broken")
         take(run, token_id, logprob)
 
-    monkeypatch.setattr(output_processor.Plain, "take_one", broken)
-    await line.answer(Call(body=body, id="one"), out)
+    monkeypatch.setattr(output_processor.FastRequest, "take_one", broken)
+    await line.answer(InferenceRequest(body=body, id="one"), out)
     assert b"internal error while the answer was written" in out.writes[-2]
     assert not core.output_processor.request_states
-    monkeypatch.setattr(output_processor.Plain, "take_one", take)
+    monkeypatch.setattr(output_processor.FastRequest, "take_one", take)
     out = Kept()
-    await line.answer(Call(body=body, id="two"), out)
+    await line.answer(InferenceRequest(body=body, id="two"), out)
     assert b"".join(out.writes).count(b'"content":" two"') == 1
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from bench.fake_engine import Fake
 from lmi_chat.engine.vllm.fast_path import messages, output_loop
-from lmi_chat.engine.vllm.heartbeat import Gauge
+from lmi_chat.engine.vllm.heartbeat import Heartbeat
 from tests.engine.conftest import Server
 
 
@@ -85,7 +85,7 @@ def test_an_engine_of_another_kind_keeps_vllms_own_loop(caplog: pytest.LogCaptur
     class Other:
         engine_core = Client()
 
-    output_loop.install(Other(), Gauge(), {})
+    output_loop.install(Other(), Heartbeat(), {})
     assert "vLLM's own output loop runs" in caplog.text
     assert "the engine's client is Client" in caplog.text
 

@@ -10,7 +10,7 @@ import pytest
 from lmi_chat.config.settings import read
 from lmi_chat.engine.vllm import arguments
 from lmi_chat.engine.vllm import engine as vllm
-from lmi_chat.pipeline.pipeline import Line, Policy
+from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
 from lmi_chat.server import bootstrap
 from tests.recipes import RECIPES, Recipe
 
@@ -84,7 +84,7 @@ async def test_a_bad_value_of_the_engine_says_where_it_stood(monkeypatch: pytest
     given = {"HF_MODEL_ID": "hub/m", "OPTION_MAX_MODEL_LEN": "many"}
     settings = read({}, given, None, arguments.kinds())
     with pytest.raises(bootstrap.StartFailed) as caught:
-        await bootstrap.load(settings, Line(Policy()), print)
+        await bootstrap.load(settings, Pipeline(PipelineConfig()), print)
     text = str(caught.value)
     assert len(text.splitlines()) == 1
     assert text.startswith("an engine setting has a bad value: argument --max-model-len: ")
@@ -96,7 +96,7 @@ def test_every_value_of_sampling_reaches_the_engine() -> None:
     from dataclasses import fields
 
     from lmi_chat.engine.vllm.sampling import params
-    from lmi_chat.job import Guide, Sampling
+    from lmi_chat.job import OutputConstraint, SamplingParams
 
     values: dict[str, Any] = {
         "n": 2,
@@ -122,15 +122,15 @@ def test_every_value_of_sampling_reaches_the_engine() -> None:
         "allowed_token_ids": (3, 4),
         "bad_words": ("no",),
     }
-    assert values.keys() | {"guide"} == {row.name for row in fields(Sampling)}
-    given = params(Sampling(**values))
+    assert values.keys() | {"guide"} == {row.name for row in fields(SamplingParams)}
+    given = params(SamplingParams(**values))
     for name, value in values.items():
         expected = list(value) if isinstance(value, tuple) else value
         assert getattr(given, name) == expected, name
-        assert getattr(params(Sampling()), name) != expected, name
-    guided = params(Sampling(guide=Guide("regex", "a+")))
+        assert getattr(params(SamplingParams()), name) != expected, name
+    guided = params(SamplingParams(guide=OutputConstraint("regex", "a+")))
     assert guided.structured_outputs is not None
-    assert params(Sampling()).structured_outputs is None
+    assert params(SamplingParams()).structured_outputs is None
 
 
 def test_a_pooling_request_says_its_task_and_has_one_tensor() -> None:
@@ -138,10 +138,10 @@ def test_a_pooling_request_says_its_task_and_has_one_tensor() -> None:
 
     from vllm.config import ModelConfig
     from vllm.outputs import PoolingOutput, PoolingRequestOutput
-    from vllm.pooling_params import PoolingParams
+    from vllm.pooling_params import PoolingParams as VllmPoolingParams
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    assert {"task", "dimensions", "use_activation"} <= set(PoolingParams.__struct_fields__)
+    assert {"task", "dimensions", "use_activation"} <= set(VllmPoolingParams.__struct_fields__)
     assert "data" in {row.name for row in fields(PoolingOutput)}
     assert {"prompt_token_ids", "num_cached_tokens"} <= set(inspect.signature(PoolingRequestOutput).parameters)
     assert all(hasattr(ModelConfig, name) for name in ("embedding_size", "is_matryoshka", "matryoshka_dimensions"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lmi_chat.pipeline.pipeline import Policy
+from lmi_chat.pipeline.pipeline import PipelineConfig
 from tests.http.test_app import CHAT, JSON, post, send
 from tests.scripted import Scripted, Service, said, serving
 
@@ -230,7 +230,7 @@ def test_every_whole_answer_has_its_length_and_is_never_chunked(service: Service
 def test_ping_tells_of_an_engine_that_makes_no_progress() -> None:
     """Only while work waits, and only until it goes on."""
     engine = Scripted(said("abc", gap_s=0.3))
-    with serving(engine, policy=Policy(stall_s=0.5)) as service:
+    with serving(engine, policy=PipelineConfig(stall_s=0.5)) as service:
         engine.last_step_at = time.monotonic() - 60
         assert send(service, b"", path="/ping", method="GET")[0] == 200, "nobody waits"
         connection = socket.create_connection(("127.0.0.1", service.port))
@@ -252,7 +252,7 @@ def test_ping_tells_of_an_engine_that_makes_no_progress() -> None:
         connection.close()
 
 
-LIMIT = Policy(finish_before_s=0.4, queue=4)
+LIMIT = PipelineConfig(finish_before_s=0.4, queue=4)
 
 
 def slow(text: str = "abcdefghijklmnop") -> Scripted:
@@ -323,7 +323,7 @@ def test_nothing_generated_in_time_is_504_and_no_seat_in_time_503() -> None:
             connection.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
         while service.line.active < 2:
             time.sleep(0.005)
-        service.line._policy = Policy(finish_before_s=0.1, queue=4)
+        service.line._policy = PipelineConfig(finish_before_s=0.1, queue=4)
         status, headers, answer = post(service, CHAT)
         assert (status, answer["error"]["code"], headers["retry-after"]) == (503, "busy", "1")
         assert answer["error"]["message"].startswith("no seat came free within 0.1 s")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from lmi_chat.bounds import Limits
-from lmi_chat.pipeline.pipeline import Policy
+from lmi_chat.pipeline.pipeline import PipelineConfig
 from tests.scripted import Scripted, Service, said, serving
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
@@ -288,7 +288,7 @@ def test_requests_before_the_model_is_there() -> None:
 
 def test_more_than_the_slots_and_the_queue_is_refused_at_once() -> None:
     engine = Scripted(said("abc", gap_s=0.2), max_running=2)
-    with serving(engine, policy=Policy(queue=1, limits=Limits())) as service:
+    with serving(engine, policy=PipelineConfig(queue=1, limits=Limits())) as service:
         answers: list[Reply] = []
         threads = [threading.Thread(target=lambda: answers.append(post(service, CHAT))) for _ in range(4)]
         for thread in threads:

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from lmi_chat.async_requests import Order, Spool
+from lmi_chat.async_requests import AsyncRequest, AsyncRequests
 from lmi_chat.async_requests.folder import Folder
 from lmi_chat.errors import Bug, EngineDown
-from lmi_chat.pipeline.pipeline import Call, Line, Policy
+from lmi_chat.pipeline.pipeline import InferenceRequest, Pipeline, PipelineConfig
 from tests.fakes import desk
 from tests.http.test_app import CHAT, post
 from tests.http.test_sagemaker import boto
@@ -22,9 +22,9 @@ from tests.scripted import Scripted, Service, said, serving
 from tests.test_flow import breaking
 
 
-def spooling(folder: Path, **limits: int) -> Callable[[Line], Spool]:
+def spooling(folder: Path, **limits: int) -> Callable[[Pipeline], AsyncRequests]:
     values = {"most": 4, "at_once": 2, "max_body_bytes": 4096} | limits
-    return lambda line: Spool(line, Folder(folder), **values)
+    return lambda line: AsyncRequests(line, Folder(folder), **values)
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_so_many_are_held_and_the_others_told_to_come_again(service: Service, as
 
 def test_a_full_line_is_waited_for(tmp_path: Path) -> None:
     engine = Scripted(said("abc", gap_s=0.1), max_running=1)
-    with serving(engine, policy=Policy(queue=0), spool=spooling(tmp_path)) as service:
+    with serving(engine, policy=PipelineConfig(queue=0), spool=spooling(tmp_path)) as service:
         client = boto(service)
         live = [threading.Thread(target=lambda: post(service, CHAT)) for _ in range(2)]
         for thread in live:
@@ -175,13 +175,13 @@ def test_a_full_line_is_waited_for(tmp_path: Path) -> None:
         client.close()
 
 
-def order(name: str, wait_s: float = 60.0) -> Order:
-    call = Call(body=json.dumps(CHAT).encode(), id=name)
-    return Order(call=call, source=None, output=("output", name), failure=("failure", name), wait_s=wait_s)
+def order(name: str, wait_s: float = 60.0) -> AsyncRequest:
+    call = InferenceRequest(body=json.dumps(CHAT).encode(), id=name)
+    return AsyncRequest(call=call, source=None, output=("output", name), failure=("failure", name), wait_s=wait_s)
 
 
-async def opened(folder: Path, engine: Scripted) -> tuple[Line, Spool]:
-    line = Line(Policy())
+async def opened(folder: Path, engine: Scripted) -> tuple[Pipeline, AsyncRequests]:
+    line = Pipeline(PipelineConfig())
     await line.open(engine, desk())
     return line, spooling(folder, at_once=1)(line)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lmi_chat.storage.completions import Store
+from lmi_chat.storage.completions import Completions
 from tests.cases import closed, message
 from tests.http.test_app import BAD_BYTES, CHAT, JSON, nested, post, send
 from tests.scripted import Service, serving
@@ -96,7 +96,7 @@ WHOLE = {name: body for name, body, *_ in BAD_BYTES} | {
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    store = Store(Path(tmp_path_factory.mktemp("store")) / "kept.db")
+    store = Completions(Path(tmp_path_factory.mktemp("store")) / "kept.db")
     with serving(store=store, max_body_bytes=4 * 2**20) as running:
         yield running
     store.close()

@@ -13,15 +13,15 @@ import pytest
 from lmi_chat import dialects
 from lmi_chat.bounds import SAMPLING, Field, Limits
 from lmi_chat.dialects.chat import messages
-from lmi_chat.dialects.desk import Desk
+from lmi_chat.dialects.desk import Deployment
 from lmi_chat.errors import Error
 from lmi_chat.fields import CHAT as CHAT_FIELDS
 from lmi_chat.fields import COMPLETION, GUIDES, PARAMETERS, SESSION, STANDARD, USAGE
 from lmi_chat.http import app
-from lmi_chat.http.door import House
+from lmi_chat.http.door import AppState
 from lmi_chat.http.openapi import document
-from lmi_chat.observability.startup import Health
-from lmi_chat.pipeline.pipeline import Line, Policy
+from lmi_chat.observability.startup import StartupProgress
+from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
 from tests.cases import UNSAID
 from tests.fakes import SPACE, desk
 from tests.http.test_app import send
@@ -112,7 +112,7 @@ def validator(dialect: str, which: str = "usual") -> Any:
     return jsonschema_rs.Draft202012Validator(schema)
 
 
-def refusal(body: dict[str, Any], at: Desk) -> Error | None:
+def refusal(body: dict[str, Any], at: Deployment) -> Error | None:
     """What a body meets when it is parsed, or None."""
     try:
         dialects.parse(body, at, "1")
@@ -144,7 +144,7 @@ def test_the_document_is_served_when_the_model_is_there() -> None:
 
 
 def test_each_route_is_a_path() -> None:
-    house = House(line=Line(Policy()), health=Health(), max_body_bytes=1)
+    house = AppState(line=Pipeline(PipelineConfig()), health=StartupProgress(), max_body_bytes=1)
     routes = {
         (getattr(route, "path", "").replace(":path", ""), method)
         for route in app.build(house).routes

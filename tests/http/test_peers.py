@@ -17,7 +17,7 @@ import pytest
 from lmi_chat.config.settings import read
 from lmi_chat.config.sources import BadSetting
 from lmi_chat.errors import Error
-from lmi_chat.job import Done, Finish, Job, Piece
+from lmi_chat.job import Delta, Finish, Finished, Job
 from tests.fakes import desk
 from tests.http.test_app import CHAT, JSON, post, send
 from tests.http.test_sagemaker import boto, parts, stream
@@ -93,8 +93,8 @@ def test_an_end_without_a_token_is_an_end(service: Service) -> None:
 
     def script(job: Job) -> list[Step]:
         tokens = [token("a")] if job.sampling.logprobs is not None else []
-        aborted = Piece(0, "", [], [], Finish("abort"))
-        return [Piece(0, "a", [97], tokens), aborted, Done(prompt_tokens=2, completion_tokens=1)]
+        aborted = Delta(0, "", [], [], Finish("abort"))
+        return [Delta(0, "a", [97], tokens), aborted, Finished(prompt_tokens=2, completion_tokens=1)]
 
     service.engine.script = script
     lines = [json.loads(line) for line in streamed(service, STANDARD | {"parameters": {"details": True}}).splitlines()]

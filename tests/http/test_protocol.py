@@ -20,8 +20,8 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from lmi_chat.http.transport.body_stream import Outlet
-from lmi_chat.http.transport.limits import Edge
+from lmi_chat.http.transport.body_stream import BodyStream
+from lmi_chat.http.transport.limits import ConnectionLimits
 from lmi_chat.http.transport.protocol import PIPELINE_MAX, protocol_class
 
 HOST = b"Host: x\r\n"
@@ -36,7 +36,7 @@ class App:
     calls: list[str] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     headers: list[list[tuple[bytes, bytes]]] = field(default_factory=list)
-    outlets: list[Outlet] = field(default_factory=list)
+    outlets: list[BodyStream] = field(default_factory=list)
     gone: list[float] = field(default_factory=list)
     may_end: asyncio.Event = field(default_factory=asyncio.Event)
     started: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
@@ -75,39 +75,39 @@ class App:
         await send({"type": "http.response.start", "status": status, "headers": length})
         await send({"type": "http.response.body", "body": body})
 
-    async def echo(self, _outlet: Outlet, receive: Any, send: Any) -> None:
+    async def echo(self, _outlet: BodyStream, receive: Any, send: Any) -> None:
         body = await self.read(receive)
         if body is not None:
             self.bodies.append(body)
             await self.answer(send, b"got " + body)
 
-    async def late(self, outlet: Outlet, receive: Any, send: Any) -> None:
+    async def late(self, outlet: BodyStream, receive: Any, send: Any) -> None:
         await asyncio.sleep(0.8)  # more than two windows, and a part of the third
         await self.echo(outlet, receive, send)
 
-    async def nap(self, outlet: Outlet, receive: Any, send: Any) -> None:
+    async def nap(self, outlet: BodyStream, receive: Any, send: Any) -> None:
         await asyncio.sleep(0.1)
         await self.echo(outlet, receive, send)
 
-    async def read_and_work(self, _outlet: Outlet, receive: Any, send: Any) -> None:
+    async def read_and_work(self, _outlet: BodyStream, receive: Any, send: Any) -> None:
         await self.read(receive)
         await asyncio.sleep(0.45)
         await self.answer(send, b"worked")
 
-    async def early(self, _outlet: Outlet, _receive: Any, send: Any) -> None:
+    async def early(self, _outlet: BodyStream, _receive: Any, send: Any) -> None:
         await asyncio.sleep(0.03)  # what has been sent piles up
         await self.answer(send, b"too large " * 100, 413)
 
-    async def wait(self, _outlet: Outlet, receive: Any, _send: Any) -> None:
+    async def wait(self, _outlet: BodyStream, receive: Any, _send: Any) -> None:
         await self.read(receive)
         await asyncio.sleep(30)
 
-    async def listen(self, outlet: Outlet, receive: Any, _send: Any) -> None:
+    async def listen(self, outlet: BodyStream, receive: Any, _send: Any) -> None:
         outlet.on_gone = None
         await self.read(receive)
         self.bodies.append((await receive())["type"].encode())
 
-    async def stream(self, outlet: Outlet, _receive: Any, send: Any) -> None:
+    async def stream(self, outlet: BodyStream, _receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": CHUNKED})
         for number in range(5):
             outlet.write(b"piece %d\n" % number)
@@ -115,32 +115,32 @@ class App:
             await asyncio.sleep(0)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def endless(self, outlet: Outlet, _receive: Any, send: Any) -> None:
+    async def endless(self, outlet: BodyStream, _receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": CHUNKED})
         while True:
             outlet.write(b"x" * 8000)
             await asyncio.sleep(0.01)
 
-    async def burst(self, outlet: Outlet, _receive: Any, send: Any) -> None:
+    async def burst(self, outlet: BodyStream, _receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": CHUNKED})
         for number in range(150):
             outlet.write(b"%1000d" % number)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def burst_later(self, _outlet: Outlet, _receive: Any, send: Any) -> None:
+    async def burst_later(self, _outlet: BodyStream, _receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": CHUNKED})
         await self.may_end.wait()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def silent(self, outlet: Outlet, _receive: Any, send: Any) -> None:
+    async def silent(self, outlet: BodyStream, _receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": CHUNKED})
         outlet.write(b"first")
         await asyncio.sleep(30)
 
-    async def whole_100k(self, _outlet: Outlet, _receive: Any, send: Any) -> None:
+    async def whole_100k(self, _outlet: BodyStream, _receive: Any, send: Any) -> None:
         await self.answer(send, b"x" * 100_000)
 
-    async def whole_40k(self, _outlet: Outlet, _receive: Any, send: Any) -> None:
+    async def whole_40k(self, _outlet: BodyStream, _receive: Any, send: Any) -> None:
         await self.answer(send, b"x" * 40_000)
 
 
@@ -174,7 +174,7 @@ class Site:
 
 
 @contextlib.contextmanager
-def serve(edge: Edge, *, sndbuf: int | None = None, keep_alive_s: int = 5) -> Iterator[Site]:
+def serve(edge: ConnectionLimits, *, sndbuf: int | None = None, keep_alive_s: int = 5) -> Iterator[Site]:
     app = App()
     listener = socket.create_server(("127.0.0.1", 0))
     if sndbuf is not None:
@@ -205,14 +205,14 @@ def quiet_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def roomy_server() -> Iterator[Site]:
-    with serve(Edge(header_bytes=4096, header_count=20)) as site:
+    with serve(ConnectionLimits(header_bytes=4096, header_count=20)) as site:
         yield site
 
 
 @pytest.fixture(scope="module")
 def hasty_server() -> Iterator[Site]:
     """Short times, and small socket buffers, so that a client that does not read is soon felt."""
-    edge = Edge(receive_s=0.3, receive_bytes=1000, write_stall_s=0.4, linger_s=0.3, backlog_bytes=1 << 24)
+    edge = ConnectionLimits(receive_s=0.3, receive_bytes=1000, write_stall_s=0.4, linger_s=0.3, backlog_bytes=1 << 24)
     with serve(edge, sndbuf=4096, keep_alive_s=1) as site:
         yield site
 
@@ -691,7 +691,7 @@ def test_unread_answers_keep_no_socket(hasty: Site) -> None:
 
 
 def test_backlog_has_a_limit() -> None:
-    with serve(Edge(backlog_bytes=65536), sndbuf=4096) as site, site.connect(rcvbuf=2048) as client:
+    with serve(ConnectionLimits(backlog_bytes=65536), sndbuf=4096) as site, site.connect(rcvbuf=2048) as client:
         client.sendall(get(b"/endless"))
         assert site.app.ended.acquire(timeout=5)
         assert len(site.app.gone) == 1
@@ -840,13 +840,13 @@ class Pipe(asyncio.Transport):
 class Wire:
     """One protocol and its transport, without sockets; counts the timers."""
 
-    def __init__(self, edge: Edge | None = None) -> None:
+    def __init__(self, edge: ConnectionLimits | None = None) -> None:
         self.app = App()
         self.pipe = Pipe()
         self.timers: list[asyncio.TimerHandle] = []
         self.loop = asyncio.get_running_loop()
         config = uvicorn.Config(self.app, ws="none", log_config=None, access_log=False, proxy_headers=False)
-        self.protocol = protocol_class(edge or Edge())(config, ServerState(), {}, self.loop)
+        self.protocol = protocol_class(edge or ConnectionLimits())(config, ServerState(), {}, self.loop)
         self._call_later = self.loop.call_later
         vars(self.loop)["call_later"] = self._count
         self.protocol.connection_made(self.pipe)
@@ -868,7 +868,7 @@ class Wire:
         self.protocol.connection_lost(exc)
         vars(self.loop).pop("call_later", None)
 
-    async def outlet(self, raw: bytes) -> Outlet:
+    async def outlet(self, raw: bytes) -> BodyStream:
         self.protocol.data_received(raw)
         for _ in range(5):
             await asyncio.sleep(0)
@@ -909,7 +909,7 @@ async def test_what_is_written_in_one_go_goes_out_in_one_write_for_each_connecti
 
 
 async def test_more_in_one_go_than_may_wait_is_written_and_only_a_full_transport_ends_it() -> None:
-    wire = Wire(Edge(backlog_bytes=4096))
+    wire = Wire(ConnectionLimits(backlog_bytes=4096))
     outlet = await wire.outlet(get(b"/burst_later"))
     for _ in range(5):
         outlet.write(b"a" * 1000)
@@ -947,7 +947,7 @@ async def test_backlog_goes_out_in_one_write_before_the_end() -> None:
 
 async def test_progress_in_the_kernel_is_progress() -> None:
     """Megabytes may lie there, so that the transport's own buffer does not move for long."""
-    wire = Wire(Edge(write_stall_s=0.05))
+    wire = Wire(ConnectionLimits(write_stall_s=0.05))
     wire.pipe.unsent_bytes = 70_000
     wire.pipe.socket, peer = socket.socketpair()
     with wire.pipe.socket, peer:

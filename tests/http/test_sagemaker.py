@@ -12,8 +12,8 @@ from botocore.exceptions import ClientError, EventStreamError
 
 from lmi_chat.codec.framing import PART_BYTES
 from lmi_chat.errors import Bug, CutOff, EngineDown, Error, TimedOut
-from lmi_chat.job import Done, Finish, Job, Piece
-from lmi_chat.pipeline.pipeline import Policy
+from lmi_chat.job import Delta, Finish, Finished, Job
+from lmi_chat.pipeline.pipeline import PipelineConfig
 from lmi_chat.storage.sessions import Sessions
 from tests.http.test_app import CHAT, post, send
 from tests.scripted import Scripted, Service, Step, said, serving
@@ -36,7 +36,7 @@ def boto(service: Service, **config: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
-    with serving(policy=Policy(sessions=Sessions(seconds=60, most=10)), max_body_bytes=4 * 2**20) as running:
+    with serving(policy=PipelineConfig(sessions=Sessions(seconds=60, most=10)), max_body_bytes=4 * 2**20) as running:
         yield running
 
 
@@ -138,8 +138,8 @@ def test_a_whole_answer_on_the_streams_path_is_one_part(runtime: Any) -> None:
 
 def test_a_long_answer_is_in_several_parts() -> None:
     def long(job: Job) -> Sequence[Step]:
-        piece = Piece(0, "x" * (PART_BYTES + 9), [120], [], Finish("stop"))
-        return [piece, Done(prompt_tokens=len(job.prompt_ids), completion_tokens=1)]
+        piece = Delta(0, "x" * (PART_BYTES + 9), [120], [], Finish("stop"))
+        return [piece, Finished(prompt_tokens=len(job.prompt_ids), completion_tokens=1)]
 
     with serving(Scripted(long)) as service:
         client = boto(service)
@@ -234,7 +234,7 @@ def test_a_reader_that_closes_the_stream_ends_the_generation() -> None:
 
 
 def test_the_deadline_in_mid_stream() -> None:
-    with serving(Scripted(said("slow", gap_s=0.3)), policy=Policy(deadline_s=0.5)) as service:
+    with serving(Scripted(said("slow", gap_s=0.3)), policy=PipelineConfig(deadline_s=0.5)) as service:
         client = boto(service)
         with pytest.raises(EventStreamError, match="not complete within"):
             parts(stream(client, STREAM))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lmi_chat.job import Job, Piece
-from lmi_chat.storage.completions import Store
+from lmi_chat.job import Delta, Job
+from lmi_chat.storage.completions import Completions
 from tests.cases import Asker
 from tests.http.test_app import CHAT, post
 from tests.scripted import Scripted, Service, Step, said, serving
@@ -31,13 +31,13 @@ COUNTS = {
 def each_said(job: Job) -> list[Step]:
     """As many sequences as are asked for."""
     *steps, done = said("Hello!")(job)
-    pieces = [step for step in steps if isinstance(step, Piece)]
+    pieces = [step for step in steps if isinstance(step, Delta)]
     return [replace(piece, index=index) for index in range(job.sampling.n) for piece in pieces] + [done]
 
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    store = Store(tmp_path / "kept.db")
+    store = Completions(tmp_path / "kept.db")
     with serving(Scripted(each_said), store=store) as running:
         yield running
     store.close()

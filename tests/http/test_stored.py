@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from lmi_chat.storage.completions import Store
+from lmi_chat.storage.completions import Completions
 from tests.http.test_app import CHAT, Reply, post, send
 from tests.scripted import Scripted, Service, said, serving
 from tests.test_store import failures
@@ -25,7 +25,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def service(path: Path) -> Iterator[Service]:
-    store = Store(path)
+    store = Completions(path)
     with serving(store=store) as running:
         yield running
     store.close()
@@ -212,12 +212,12 @@ def test_messages(service: Service) -> None:
 
 def parts_of(service: Service, parts: list[Any]) -> Any:
     """The message of parts, which the fake template cannot render, put in by hand."""
-    from lmi_chat.storage.completions_db import Kept
+    from lmi_chat.storage.completions_db import StoredCompletion
 
     messages = json.dumps([{"role": "user", "content": parts}]).encode()
     save = service.line.desk.save
     assert save is not None
-    save(Kept(id="parts", model="tiny", document=b"{}", messages=messages))
+    save(StoredCompletion(id="parts", model="tiny", document=b"{}", messages=messages))
     return ask(service, "/parts/messages")[2]["data"][0]
 
 
@@ -235,11 +235,11 @@ def test_without_a_store() -> None:
 def test_a_restart_keeps_them(path: Path) -> None:
     ids = []
     for _ in range(2):
-        store = Store(path)
+        store = Completions(path)
         with serving(store=store) as service:
             ids.append(made(service)["id"])
         store.close()
-    store = Store(path)
+    store = Completions(path)
     with serving(store=store, is_open=False) as service:
         assert [item["id"] for item in listed(service)["data"]] == ids, "also while the model is loading"
     store.close()
@@ -247,7 +247,7 @@ def test_a_restart_keeps_them(path: Path) -> None:
 
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_a_broken_disk_never_costs_an_answer(tmp_path: Path, *, is_stream: bool) -> None:
-    store, before = Store(tmp_path), failures()  # a folder stands where the file should be
+    store, before = Completions(tmp_path), failures()  # a folder stands where the file should be
     with serving(store=store) as service:
         for _ in range(3):
             assert (streamed if is_stream else made)(service)
@@ -280,7 +280,7 @@ def test_a_hanging_disk_slows_nobody(service: Service, path: Path) -> None:
 def test_an_answer_that_is_given_up_is_not_kept(path: Path) -> None:
     import socket
 
-    store = Store(path)
+    store = Completions(path)
     with serving(Scripted(said("abcdef", gap_s=0.1)), store=store) as service:
         body = json.dumps({**CHAT, "store": True, "stream": True}).encode()
         client = socket.create_connection(("127.0.0.1", service.port))

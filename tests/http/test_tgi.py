@@ -11,8 +11,8 @@ import pytest
 from huggingface_hub import errors as raised
 
 from lmi_chat.errors import Busy, CutOff, EngineDown, Error, HookFailed
-from lmi_chat.job import Done, Job
-from lmi_chat.pipeline.pipeline import Policy
+from lmi_chat.job import Finished, Job
+from lmi_chat.pipeline.pipeline import PipelineConfig
 from tests.http.test_app import post, send
 from tests.scripted import Scripted, Service, Step, said, serving
 
@@ -34,7 +34,7 @@ def fails(*steps: Step) -> Scripted:
     """Three characters, then `steps`."""
 
     def script(job: Job) -> list[Step]:
-        return [*(step for step in said("abcd")(job)[:6] if not isinstance(step, Done)), 0.01, *steps]
+        return [*(step for step in said("abcd")(job)[:6] if not isinstance(step, Finished)), 0.01, *steps]
 
     return Scripted(script)
 
@@ -75,7 +75,7 @@ def test_generation(ask: Ask) -> None:
 @pytest.mark.parametrize("ask", WAYS)
 def test_incomplete_generation(ask: Ask) -> None:
     with (
-        serving(fails(), is_tgi=True, policy=Policy(deadline_s=0.2)) as service,
+        serving(fails(), is_tgi=True, policy=PipelineConfig(deadline_s=0.2)) as service,
         pytest.raises(raised.IncompleteGenerationError, match=r"within 0.2 s"),
     ):
         ask(service)

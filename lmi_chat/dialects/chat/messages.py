@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lmi_chat.dialects.desk import Form
+from lmi_chat.dialects.desk import BodyReader
 from lmi_chat.errors import PROBLEMS_MOST, echo
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -20,7 +20,7 @@ PARTS = {"text": "text", "refusal": "refusal"}
 Message = Mapping[str, Any]
 
 
-def check_messages(messages: object, form: Form) -> Sequence[Message]:
+def check_messages(messages: object, form: BodyReader) -> Sequence[Message]:
     """The messages as a template may see them, what is wrong noted in `form`; empty when they are no usable array."""
     if not isinstance(messages, list):
         form.wrong("messages", f"must be an array of messages, got {echo(messages)}")
@@ -32,7 +32,7 @@ def check_messages(messages: object, form: Form) -> Sequence[Message]:
     return [_check_message(message, f"messages[{index}]", form) for index, message in enumerate(messages)]
 
 
-def _check_message(message: object, path: str, form: Form) -> Message:
+def _check_message(message: object, path: str, form: BodyReader) -> Message:
     if not isinstance(message, dict):
         form.wrong(path, f"must be an object with role and content, got {echo(message)}")
         return {}
@@ -54,7 +54,7 @@ def _check_message(message: object, path: str, form: Form) -> Message:
     return message
 
 
-def _check_keys(message: Message, path: str, form: Form) -> Message:
+def _check_keys(message: Message, path: str, form: BodyReader) -> Message:
     """The message without what no template is shown: unknown keys, and the empty ones that answers are full of."""
     shown, unknown = {}, []
     for name, value in message.items():
@@ -71,7 +71,7 @@ def _check_keys(message: Message, path: str, form: Form) -> Message:
     return shown
 
 
-def _check_parts(parts: Sequence[object], path: str, form: Form) -> Sequence[Message]:
+def _check_parts(parts: Sequence[object], path: str, form: BodyReader) -> Sequence[Message]:
     checked = []
     for index, part in enumerate(parts):
         if len(form.problems) >= PROBLEMS_MOST:
@@ -80,7 +80,7 @@ def _check_parts(parts: Sequence[object], path: str, form: Form) -> Sequence[Mes
     return checked
 
 
-def _check_part(part: object, path: str, form: Form) -> Message:
+def _check_part(part: object, path: str, form: BodyReader) -> Message:
     """A text part, or one that an assistant has refused with, which is text too."""
     kind = part.get("type") if isinstance(part, dict) else None
     if not isinstance(part, dict) or not isinstance(kind, str):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lmi_chat.codec.json_text import Json
-from lmi_chat.dialects.desk import Form
+from lmi_chat.dialects.desk import BodyReader
 from lmi_chat.errors import Problem, echo, one_line
 from lmi_chat.fields import KEY_CHARS, PAIRS_MOST, VALUE_CHARS
 
@@ -30,7 +30,7 @@ class Account:
     warnings: tuple[str, ...]
 
 
-def check_account(body: Json, form: Form) -> Account:
+def check_account(body: Json, form: BodyReader) -> Account:
     """Read these fields; what is wrong is noted in `form`."""
     _check_modalities(body, form)
     wants_store, tier = form.own("store"), form.own("service_tier")
@@ -51,7 +51,7 @@ def check_account(body: Json, form: Form) -> Account:
     )
 
 
-def _check_modalities(body: Json, form: Form) -> None:
+def _check_modalities(body: Json, form: BodyReader) -> None:
     """The served model writes text and nothing else."""
     if (modalities := body.get("modalities")) not in (None, ["text"]):
         form.wrong("modalities", f'must be ["text"]: {_text_only(form)}; got {_shown(modalities)}')
@@ -59,7 +59,7 @@ def _check_modalities(body: Json, form: Form) -> None:
         form.wrong("audio", f"must be absent or null: {_text_only(form)}; got {echo(audio)}")
 
 
-def _text_only(form: Form) -> str:
+def _text_only(form: BodyReader) -> str:
     return f"{one_line(form.desk.model, 80)} gives text only"
 
 

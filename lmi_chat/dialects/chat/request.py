@@ -13,7 +13,7 @@ from lmi_chat.dialects import openai, structured_output
 from lmi_chat.dialects.chat import options, stored
 from lmi_chat.dialects.chat.messages import check_messages, text_of
 from lmi_chat.dialects.chat.response import Chunks, Shown, Whole
-from lmi_chat.dialects.desk import Desk, Form, Render, Task
+from lmi_chat.dialects.desk import BodyReader, Deployment, ParsedRequest, Renderer
 from lmi_chat.dialects.openai import error_body
 from lmi_chat.errors import echo, one_line
 from lmi_chat.fields import CHAT
@@ -22,10 +22,10 @@ from lmi_chat.job import Job
 VARIABLE_CHARS = 1024
 
 
-def parse(body: Json, desk: Desk, request_id: str) -> Task:
-    """A chat body → Task. Raises BadField, NotFound or PromptTooLong; the paths are the caller's."""
+def parse(body: Json, desk: Deployment, request_id: str) -> ParsedRequest:
+    """A chat body → ParsedRequest. Raises BadField, NotFound or PromptTooLong; the paths are the caller's."""
     common.check_model(body.get("model"), desk)
-    form = Form(desk)
+    form = BodyReader(desk)
     form.read(body, CHAT)
     chat = check_messages(body.get("messages"), form)
     is_stream = form.extra.get("stream", desk.streams_by_default)
@@ -67,14 +67,14 @@ def parse(body: Json, desk: Desk, request_id: str) -> Task:
         has_ids=form.own("return_token_ids"),
     )
     fold = partial(Whole, job, desk, shown)
-    render: Render = Chunks(job, desk, usage, shown) if is_stream else fold()
+    render: Renderer = Chunks(job, desk, usage, shown) if is_stream else fold()
     render = stored.keep(render, fold if is_stream else None, chat, job, desk, asked)
-    task = Task(dialect="chat", jobs=(job,), is_stream=is_stream, render=render, has_end=True, unknown=unknown)
+    task = ParsedRequest(dialect="chat", jobs=(job,), is_stream=is_stream, render=render, has_end=True, unknown=unknown)
     task.user, task.metadata = asked.user, asked.metadata
     return task
 
 
-def _check_ending(form: Form) -> Mapping[str, bool]:
+def _check_ending(form: BodyReader) -> Mapping[str, bool]:
     """How the prompt ends: with the head of a new turn, or inside the last one."""
     is_continued = form.own("continue_final_message")
     has_head = form.extra.get("add_generation_prompt", not is_continued)
@@ -83,7 +83,7 @@ def _check_ending(form: Form) -> Mapping[str, bool]:
     return {"continue_final_message": is_continued, "add_generation_prompt": has_head}
 
 
-def _check_variables(form: Form) -> Mapping[str, Any]:
+def _check_variables(form: BodyReader) -> Mapping[str, Any]:
     """Variables for the template: only names that the deployment allows, only plain values."""
     given = form.extra.get("chat_template_kwargs", {})
     allowed = form.desk.template_variables
@@ -100,7 +100,7 @@ def _check_variables(form: Form) -> Mapping[str, Any]:
     return given  # type: ignore[no-any-return]
 
 
-def _check_logprobs(form: Form, *, is_stream: bool) -> int | None:
+def _check_logprobs(form: BodyReader, *, is_stream: bool) -> int | None:
     openai.check_prompt_logprobs(form, is_stream=is_stream)
     wanted = form.own("logprobs")
     top = form.extra.get("top_logprobs")

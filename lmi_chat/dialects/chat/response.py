@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from lmi_chat.codec.json_text import Json, dump, unescape
 from lmi_chat.dialects import openai
-from lmi_chat.dialects.desk import Desk, Quick
+from lmi_chat.dialects.desk import Deployment, TokenRenderer
 from lmi_chat.dialects.logprobs import of_prompt
 from lmi_chat.errors import Error
-from lmi_chat.job import Choice, Done, Finish, Job, Piece, Token
+from lmi_chat.job import Delta, Finish, Finished, Job, Token, TokenLogprob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class Shown:
     has_ids: bool = False
 
 
-def _choice(choice: Choice) -> Json:
+def _choice(choice: TokenLogprob) -> Json:
     text = choice.bytes.decode("utf-8", "replace")
     return {"token": text, "logprob": choice.logprob, "bytes": list(choice.bytes)}
 
@@ -41,10 +41,10 @@ def _logprobs(tokens: Sequence[Token]) -> Json:
     }
 
 
-class Chunks(openai.Chunks, Quick):
+class Chunks(openai.Chunks, TokenRenderer):
     """A streamed answer: one chat.completion.chunk per piece."""
 
-    def __init__(self, job: Job, desk: Desk, usage: Mapping[str, bool], shown: Shown) -> None:
+    def __init__(self, job: Job, desk: Deployment, usage: Mapping[str, bool], shown: Shown) -> None:
         """Render what is the same in every plain chunk once; the tier stands in each if one was asked for."""
         head = openai.head(f"chatcmpl-{job.id}", desk, "chat.completion.chunk")
         super().__init__(head | ({"service_tier": shown.tier} if shown.tier else {}), usage, len(job.prompt_ids))
@@ -55,7 +55,7 @@ class Chunks(openai.Chunks, Quick):
         self._plain_tail = b'},"logprobs":null,"finish_reason":null}]' + self._null_usage
         self.ends = self._plain_head + b'"', b'"' + self._plain_tail
 
-    def piece(self, piece: Piece) -> Sequence[bytes]:
+    def piece(self, piece: Delta) -> Sequence[bytes]:
         """One chunk; the plain ones, which are nearly all, are prefix + text + suffix."""
         self._completion_tokens += len(piece.ids)
         is_plain = piece.index == 0 and 0 in self._started and piece.finish is None
@@ -68,10 +68,10 @@ class Chunks(openai.Chunks, Quick):
     def token(self, token_id: int, spelled: bytes, logprob: float) -> bytes:
         """One chunk; the first one names the role."""
         if not self._started:
-            return b"".join(self.piece(Piece(0, unescape(spelled), [token_id])))
+            return b"".join(self.piece(Delta(0, unescape(spelled), [token_id])))
         return super().token(token_id, spelled, logprob)
 
-    def _choice(self, piece: Piece) -> Json:
+    def _choice(self, piece: Delta) -> Json:
         delta: Json = {"content": piece.text}
         is_first = piece.index not in self._started
         if is_first:
@@ -94,7 +94,7 @@ class Chunks(openai.Chunks, Quick):
 class Whole:
     """A whole answer: the fold of the same pieces."""
 
-    def __init__(self, job: Job, desk: Desk, shown: Shown) -> None:
+    def __init__(self, job: Job, desk: Deployment, shown: Shown) -> None:
         """Start with as many empty sequences as run; the likeliest that are to be shown are."""
         self._job, self._desk, self._shown = job, desk, shown
         self._head = openai.head(f"chatcmpl-{job.id}", desk, "chat.completion") | {"service_tier": shown.tier}
@@ -103,7 +103,7 @@ class Whole:
         self._tokens: list[list[Token]] = [[] for _ in range(job.width)]
         self._finishes: list[Finish | None] = [None] * job.width
 
-    def piece(self, piece: Piece) -> Sequence[bytes]:
+    def piece(self, piece: Delta) -> Sequence[bytes]:
         """Keep the piece; nothing is sent yet."""
         self._texts[piece.index].append(piece.text)
         self._tokens[piece.index] += piece.tokens
@@ -111,7 +111,7 @@ class Whole:
         self._finishes[piece.index] = piece.finish or self._finishes[piece.index]
         return ()
 
-    def done(self, done: Done) -> Sequence[bytes]:
+    def done(self, done: Finished) -> Sequence[bytes]:
         """The one document."""
         order = list(range(self._job.width))
         if self._shown.returned < self._job.width:

@@ -9,10 +9,10 @@ from functools import partial
 
 from lmi_chat.codec.json_text import Json, dump
 from lmi_chat.dialects.chat import request as chat
-from lmi_chat.dialects.desk import Desk, Form, Render, Task, check_model
+from lmi_chat.dialects.desk import BodyReader, Deployment, ParsedRequest, Renderer, check_model
 from lmi_chat.errors import BadField, Error, Problem
 from lmi_chat.fields import SESSION
-from lmi_chat.job import Done, Piece
+from lmi_chat.job import Delta, Finished
 from lmi_chat.storage.sessions import Message, Session, Sessions
 
 NEW, CLOSE = KINDS = SESSION["requestType"].words
@@ -26,11 +26,11 @@ def headers_of_new(session: Session) -> Mapping[str, str]:
 
 
 def answer(
-    body: Json, desk: Desk, sessions: Sessions | None, session_id: str
+    body: Json, desk: Deployment, sessions: Sessions | None, session_id: str
 ) -> tuple[bytes, Mapping[str, str], list[str]]:
     """Open or close a session: document, headers, what is to be said of unknown keys. Raises BadField, NotFound."""
     check_model(body.get("model"), desk)
-    form = Form(desk)
+    form = BodyReader(desk)
     form.read(body, SESSION)
     kind = form.own("requestType")
     if kind is None and not form.problems:
@@ -50,7 +50,7 @@ def answer(
     return dump({"result": f"Session {closed.id} closed"}), headers, unknown
 
 
-def parse_chat(body: Json, desk: Desk, request_id: str, session: Session, sessions: Sessions) -> Task:
+def parse_chat(body: Json, desk: Deployment, request_id: str, session: Session, sessions: Sessions) -> ParsedRequest:
     """A chat body in a session: its messages follow those that are held. Raises as chat.parse."""
     turn = body.get("messages")
     messages = session.with_turn(turn) if isinstance(turn, list) else turn
@@ -64,17 +64,17 @@ def parse_chat(body: Json, desk: Desk, request_id: str, session: Session, sessio
 class Remembering:
     """A render that keeps the conversation and its answer in the session, once the answer is complete."""
 
-    def __init__(self, shown: Render, keep: Callable[[list[Message]], None], messages: Sequence[Message]) -> None:
+    def __init__(self, shown: Renderer, keep: Callable[[list[Message]], None], messages: Sequence[Message]) -> None:
         """Show by `shown`, keep by `keep`; `messages` are the conversation up to this answer."""
         self._shown, self._keep, self._messages = shown, keep, messages
         self._texts: list[str] = []
 
-    def piece(self, piece: Piece) -> Sequence[bytes]:
+    def piece(self, piece: Delta) -> Sequence[bytes]:
         """Keep its text, and show it."""
         self._texts.append(piece.text)
         return self._shown.piece(piece)
 
-    def done(self, done: Done) -> Sequence[bytes]:
+    def done(self, done: Finished) -> Sequence[bytes]:
         """The turn is complete."""
         self._keep([*self._messages, {"role": "assistant", "content": "".join(self._texts)}])
         return self._shown.done(done)

@@ -11,10 +11,10 @@ import orjson
 from lmi_chat.bounds import nearest
 from lmi_chat.codec.json_text import Json, dump
 from lmi_chat.dialects.chat.options import Account, check_metadata
-from lmi_chat.dialects.desk import Desk, Render
+from lmi_chat.dialects.desk import Deployment, Renderer
 from lmi_chat.errors import BadField, Error, NotFound, Problem, echo, one_line
-from lmi_chat.job import Done, Job, Piece
-from lmi_chat.storage.completions_db import Kept, Page, Query
+from lmi_chat.job import Delta, Finished, Job
+from lmi_chat.storage.completions_db import Page, Query, StoredCompletion
 
 LIMIT_DEFAULT, LIMIT_MOST, LIMIT_DIGITS = 20, 100, 9
 ORDERS = ("asc", "desc")
@@ -28,17 +28,17 @@ class Keeping:
     An answer that fails or is given up is not kept: there is no whole document of it.
     """
 
-    def __init__(self, shown: Render, fold: Render | None, save: Callable[[bytes], None]) -> None:
+    def __init__(self, shown: Renderer, fold: Renderer | None, save: Callable[[bytes], None]) -> None:
         """Keep by `save`; without `fold`, what is shown is the whole document already."""
         self._shown, self._fold, self._save = shown, fold, save
 
-    def piece(self, piece: Piece) -> Sequence[bytes]:
+    def piece(self, piece: Delta) -> Sequence[bytes]:
         """Show it, and fold it."""
         if self._fold is not None:
             self._fold.piece(piece)
         return self._shown.piece(piece)
 
-    def done(self, done: Done) -> Sequence[bytes]:
+    def done(self, done: Finished) -> Sequence[bytes]:
         """Show the end, and keep the document."""
         payloads = self._shown.done(done)
         self._save((payloads if self._fold is None else self._fold.done(done))[0])
@@ -50,13 +50,13 @@ class Keeping:
 
 
 def keep(
-    shown: Render,
-    fold: Callable[[], Render] | None,
+    shown: Renderer,
+    fold: Callable[[], Renderer] | None,
     messages: Sequence[Mapping[str, Any]],
     job: Job,
-    desk: Desk,
+    desk: Deployment,
     account: Account,
-) -> Render:
+) -> Renderer:
     """`shown`, and kept if the request asks for it; `fold` makes the render of a stream's whole document."""
     save = desk.save
     if save is None or not account.is_stored:
@@ -64,7 +64,7 @@ def keep(
     written = dump(messages)  # now, while a long body is read off the event loop
 
     def take(document: bytes) -> None:
-        kept = Kept(
+        kept = StoredCompletion(
             id=f"chatcmpl-{job.id}",
             model=desk.model,
             document=document,
@@ -132,7 +132,7 @@ def parse_update(body: Json) -> tuple[Mapping[str, str], list[str]]:
     return metadata, [f"{one_line(name, 40)} is ignored" for name in others[:8]]
 
 
-def render_completion(kept: Kept) -> bytes:
+def render_completion(kept: StoredCompletion) -> bytes:
     """The completion as it was answered, with its metadata."""
     return kept.document[:-1] + b',"metadata":' + dump(dict(kept.metadata)) + b"}"
 
@@ -148,7 +148,7 @@ def _list(items: Sequence[bytes], ids: Sequence[str], *, has_more: bool) -> byte
     return b'{"object":"list","data":[' + b",".join(items) + b"]," + dump(tail)[1:]
 
 
-def render_messages(kept: Kept, query: Query) -> bytes:
+def render_messages(kept: StoredCompletion, query: Query) -> bytes:
     """The page of a completion's messages that `query` asks for. Raises NotFound for an unknown `after`."""
     messages = [_message(kept.id, place, message) for place, message in enumerate(orjson.loads(kept.messages))]
     if query.is_descending:

@@ -11,7 +11,7 @@ from lmi_chat.dialects import desk as common
 from lmi_chat.dialects import openai, structured_output
 from lmi_chat.dialects.chat.options import NOT_RANKED
 from lmi_chat.dialects.completion.response import Chunks, Scored, Wanted, Whole
-from lmi_chat.dialects.desk import Desk, Form, Prompt, Render, Task
+from lmi_chat.dialects.desk import BodyReader, Deployment, ParsedRequest, Prompt, Renderer
 from lmi_chat.dialects.openai import error_body
 from lmi_chat.errors import BadField, Problem, echo
 from lmi_chat.fields import COMPLETION
@@ -20,10 +20,10 @@ from lmi_chat.job import Job
 ENGINES = ("priority", "length_penalty", "cache_salt")
 
 
-def parse(body: Json, desk: Desk, request_id: str) -> Task:
-    """A completion body → Task. Raises BadField, NotFound or PromptTooLong; the paths are the caller's."""
+def parse(body: Json, desk: Deployment, request_id: str) -> ParsedRequest:
+    """A completion body → ParsedRequest. Raises BadField, NotFound or PromptTooLong; the paths are the caller's."""
     common.check_model(body.get("model"), desk)
-    form = Form(desk)
+    form = BodyReader(desk)
     form.read(body, COMPLETION)
     prompts = common.check_prompts(body.get("prompt"), "prompt", form, desk.limits.max_prompts)
     is_stream = form.extra.get("stream", desk.streams_by_default)
@@ -46,15 +46,15 @@ def parse(body: Json, desk: Desk, request_id: str) -> Task:
     common.check_prompt_logprobs(
         jobs, desk, "prompt_logprobs" if "prompt_logprobs" in form.given else "logprobs", times=wanted.width
     )
-    render: Render = Chunks(jobs, desk, wanted) if is_stream else Whole(jobs, desk, wanted)
+    render: Renderer = Chunks(jobs, desk, wanted) if is_stream else Whole(jobs, desk, wanted)
     render = Scored(render) if wanted.is_scoring else render
-    task = Task(dialect="completion", jobs=tuple(jobs), is_stream=is_stream, render=render, has_end=True)
+    task = ParsedRequest(dialect="completion", jobs=tuple(jobs), is_stream=is_stream, render=render, has_end=True)
     is_passed_over = form.extra.get("priority") and not desk.has_priority
     task.unknown, task.user = [*unknown, NOT_RANKED] if is_passed_over else unknown, form.own("user")
     return task
 
 
-def _check_wanted(body: Json, form: Form, request_id: str, *, is_stream: bool) -> Wanted:
+def _check_wanted(body: Json, form: BodyReader, request_id: str, *, is_stream: bool) -> Wanted:
     """What the reply is to show. Nothing to generate is fine where the prompt is shown."""
     returned, width, beams = openai.check_sequences(form, is_stream=is_stream)
     logprobs, has_echo = form.own("logprobs"), form.own("echo")
@@ -83,8 +83,8 @@ def _check_wanted(body: Json, form: Form, request_id: str, *, is_stream: bool) -
     )
 
 
-def _sampling(form: Form, wanted: Wanted) -> dict[str, Any]:
-    """Sampling's values. To score a prompt the engine must still generate a token; the answer leaves it out."""
+def _sampling(form: BodyReader, wanted: Wanted) -> dict[str, Any]:
+    """SamplingParams's values. To score a prompt the engine must still generate a token; the answer leaves it out."""
     echoed = wanted.logprobs if wanted.has_echo else None
     tops = [top for top in (wanted.prompt_logprobs, echoed) if top is not None]
     fixed: dict[str, Any] = {"prompt_logprobs": max(tops, default=None)}
@@ -96,7 +96,7 @@ def _sampling(form: Form, wanted: Wanted) -> dict[str, Any]:
     return common.sampling(form, {"max_tokens": COMPLETION["max_tokens"].default}, **fixed)
 
 
-def _read(prompt: Prompt, path: str, form: Form, *, has_special: bool) -> tuple[str, list[int]]:
+def _read(prompt: Prompt, path: str, form: BodyReader, *, has_special: bool) -> tuple[str, list[int]]:
     """Text and token ids of a prompt, of what `truncate_prompt_tokens` leaves. Raises PromptTooLong, BadField."""
     template, most = form.desk.template, form.extra.get("truncate_prompt_tokens", 0)
     if isinstance(prompt, str):

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 
 from lmi_chat.codec.json_text import Json, dump
 from lmi_chat.dialects import openai
-from lmi_chat.dialects.desk import Desk, Quick, Render
+from lmi_chat.dialects.desk import Deployment, Renderer, TokenRenderer
 from lmi_chat.dialects.logprobs import Scores, of_prompt
 from lmi_chat.dialects.openai import error_body
 from lmi_chat.errors import Error
-from lmi_chat.job import Done, Finish, Job, Piece, Token
+from lmi_chat.job import Delta, Finish, Finished, Job, Token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,15 +33,15 @@ class Wanted:
     usage: Mapping[str, bool]
 
 
-def _choice(index: int, text: str, logprobs: Json | None, finish: Finish | None, desk: Desk) -> Json:
+def _choice(index: int, text: str, logprobs: Json | None, finish: Finish | None, desk: Deployment) -> Json:
     choice: Json = {"index": index, "text": text, "logprobs": logprobs}
     return choice | {"finish_reason": openai.finish_word(finish, desk), "stop_reason": finish.stop if finish else None}
 
 
-class Chunks(openai.Chunks, Quick):
+class Chunks(openai.Chunks, TokenRenderer):
     """A streamed answer: one text_completion per piece. Choices count prompts and sequences, prompt by prompt."""
 
-    def __init__(self, jobs: Sequence[Job], desk: Desk, wanted: Wanted) -> None:
+    def __init__(self, jobs: Sequence[Job], desk: Deployment, wanted: Wanted) -> None:
         """Render what is the same in every chunk of a choice once."""
         prompt_tokens = sum(len(job.prompt_ids) for job in jobs)
         super().__init__(openai.head(wanted.id, desk, "text_completion"), wanted.usage, prompt_tokens)
@@ -59,7 +59,7 @@ class Chunks(openai.Chunks, Quick):
         self._plain_tail = b',"logprobs":null,"finish_reason":null,"stop_reason":null}]' + self._null_usage
         self.ends = self._plain_heads[0] + b'"', b'"' + self._plain_tail
 
-    def piece(self, piece: Piece) -> Sequence[bytes]:
+    def piece(self, piece: Delta) -> Sequence[bytes]:
         """One chunk; the plain ones, which are nearly all, are prefix + text + suffix."""
         self._completion_tokens += len(piece.ids)
         if self.is_quick and piece.finish is None and piece.index not in self._leads:
@@ -90,7 +90,7 @@ class Strand:
         self.tokens: list[Token] = []
         self.finish: Finish | None = None
 
-    def take(self, piece: Piece) -> None:
+    def take(self, piece: Delta) -> None:
         """Add a piece."""
         self.texts.append(piece.text)
         self.prompt = self.prompt or piece.prompt
@@ -102,17 +102,17 @@ class Strand:
 class Whole:
     """A whole answer: the fold of the same pieces."""
 
-    def __init__(self, jobs: Sequence[Job], desk: Desk, wanted: Wanted) -> None:
+    def __init__(self, jobs: Sequence[Job], desk: Deployment, wanted: Wanted) -> None:
         """Start with as many empty sequences as run."""
         self._jobs, self._desk, self._wanted = jobs, desk, wanted
         self._strands = [Strand(job, has_echo=wanted.has_echo) for job in jobs for _ in range(job.width)]
 
-    def piece(self, piece: Piece) -> Sequence[bytes]:
+    def piece(self, piece: Delta) -> Sequence[bytes]:
         """Keep the piece; nothing is sent yet."""
         self._strands[piece.index].take(piece)
         return ()
 
-    def done(self, done: Done) -> Sequence[bytes]:
+    def done(self, done: Finished) -> Sequence[bytes]:
         """The one document."""
         width, returned = self._jobs[0].width, self._wanted.returned
         shown: list[Strand] = []
@@ -145,16 +145,16 @@ class Whole:
 class Scored:
     """An answer that is the prompt alone: the token that the engine could not but generate is left out."""
 
-    def __init__(self, render: Render) -> None:
+    def __init__(self, render: Renderer) -> None:
         """Hand what is left to `render`."""
         self._render = render
 
-    def piece(self, piece: Piece) -> Sequence[bytes]:
+    def piece(self, piece: Delta) -> Sequence[bytes]:
         """The piece without what was generated."""
         finish = Finish("length") if piece.finish and piece.finish.reason != "abort" else piece.finish
         return self._render.piece(replace(piece, text="", ids=[], tokens=[], finish=finish))
 
-    def done(self, done: Done) -> Sequence[bytes]:
+    def done(self, done: Finished) -> Sequence[bytes]:
         """The end, with nothing generated."""
         return self._render.done(replace(done, completion_tokens=0))
 

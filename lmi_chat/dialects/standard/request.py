@@ -10,7 +10,7 @@ from typing import Any
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects import desk as common
 from lmi_chat.dialects import structured_output
-from lmi_chat.dialects.desk import Desk, Form, Task
+from lmi_chat.dialects.desk import BodyReader, Deployment, ParsedRequest
 from lmi_chat.dialects.standard.response import Lines, Whole, WholeList, error_body, tgi_type
 from lmi_chat.errors import BadField, Problem, echo
 from lmi_chat.fields import PARAMETERS, STANDARD
@@ -21,11 +21,11 @@ UNTYPICAL = "the engine has no typical sampling"
 SAMPLES = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 
 
-def parse(body: Json, desk: Desk, request_id: str) -> Task:
-    """A standard body → Task. Raises BadField, NotFound or PromptTooLong; the paths are the caller's."""
+def parse(body: Json, desk: Deployment, request_id: str) -> ParsedRequest:
+    """A standard body → ParsedRequest. Raises BadField, NotFound or PromptTooLong; the paths are the caller's."""
     common.check_model(body.get("model"), desk)
     parameters = _check_shape(body)
-    form = Form(desk, prefix="parameters.")
+    form = BodyReader(desk, prefix="parameters.")
     form.ignore((name for name in body if name not in STANDARD), ANYWHERE, "")
     form.read(parameters, PARAMETERS)
     prompts = _check_inputs(body.get("inputs"), form)
@@ -52,14 +52,14 @@ def parse(body: Json, desk: Desk, request_id: str) -> Task:
     )
     name = "prompt_logprobs" if "prompt_logprobs" in form.given else "decoder_input_details"
     common.check_prompt_logprobs(jobs, desk, f"parameters.{name}")
-    render: common.Render
+    render: common.Renderer
     if is_stream:
         render = Lines(jobs, is_tgi=desk.is_tgi, **flags)
     else:
         top = form.given.get("prompt_logprobs")
         wholes = [Whole(job, returned=shape["returned"], prompt_logprobs=top, **flags) for job in jobs]
         render = WholeList(wholes) if is_many or desk.is_tgi else wholes[0]
-    return Task(
+    return ParsedRequest(
         dialect="standard",
         jobs=jobs,
         is_stream=is_stream,
@@ -74,7 +74,7 @@ def _job(
     prompt: str,
     place: int,
     request_id: str,
-    form: Form,
+    form: BodyReader,
     values: Mapping[str, Any],
     shape: Mapping[str, int],
     *,
@@ -108,7 +108,7 @@ def _check_shape(body: Json) -> Json:
     return parameters
 
 
-def _check_inputs(inputs: object, form: Form) -> list[str]:
+def _check_inputs(inputs: object, form: BodyReader) -> list[str]:
     most = form.desk.limits.max_prompts
     prompts: list[Any] = inputs if isinstance(inputs, list) else [inputs]
     if not prompts or len(prompts) > most:
@@ -124,7 +124,7 @@ def _check_inputs(inputs: object, form: Form) -> list[str]:
     return prompts
 
 
-def _check_sequences(form: Form, *, is_stream: bool) -> Mapping[str, int]:
+def _check_sequences(form: BodyReader, *, is_stream: bool) -> Mapping[str, int]:
     """How many sequences run and come back: `n`, the best of `best_of`, or `num_beams` beams."""
     given = {name: form.extra.get(name, 1) for name in ("n", "best_of", "num_beams")}
     for name in ("best_of", "num_beams"):
@@ -139,14 +139,14 @@ def _check_sequences(form: Form, *, is_stream: bool) -> Mapping[str, int]:
     return {"beams": beams, "width": width, "returned": given["n"] if given["n"] > 1 else width}
 
 
-def _check_stream(body: Json, form: Form) -> bool:
+def _check_stream(body: Json, form: BodyReader) -> bool:
     """The `stream` beside `inputs` counts, then the one among the parameters, then the deployment's way."""
-    beside = Form(form.desk, problems=form.problems, unknown=form.unknown)
+    beside = BodyReader(form.desk, problems=form.problems, unknown=form.unknown)
     beside.read({name: value for name, value in body.items() if name in STANDARD}, STANDARD)
     return bool(({"stream": form.desk.streams_by_default} | form.extra | beside.extra)["stream"])
 
 
-def _check_sampling(form: Form, *, has_tokens: bool, has_details: bool) -> dict[str, Any]:
+def _check_sampling(form: BodyReader, *, has_tokens: bool, has_details: bool) -> dict[str, Any]:
     """`do_sample` decides; where it is absent, asking for a way of sampling does."""
     do_sample = form.own("do_sample")
     if do_sample is None:
@@ -161,7 +161,7 @@ def _check_sampling(form: Form, *, has_tokens: bool, has_details: bool) -> dict[
     return fixed
 
 
-def _check_prefill(form: Form, *, is_stream: bool, has_details: bool) -> dict[str, Any]:
+def _check_prefill(form: BodyReader, *, is_stream: bool, has_details: bool) -> dict[str, Any]:
     """The prompt's own log-probabilities: they stand in the details of a whole answer."""
     if form.own("decoder_input_details") and is_stream:
         form.wrong("parameters.decoder_input_details", "must be false with stream true, got true")
@@ -173,7 +173,7 @@ def _check_prefill(form: Form, *, is_stream: bool, has_details: bool) -> dict[st
     return {"prompt_logprobs": top if has_details else None}
 
 
-def _check_typical(form: Form) -> list[str]:
+def _check_typical(form: BodyReader) -> list[str]:
     """The engine has no typical sampling; TGI's clients send it by default. So it is told, and refused where strict."""
     if form.own("typical_p") == PARAMETERS["typical_p"].high:
         return []
@@ -182,7 +182,7 @@ def _check_typical(form: Form) -> list[str]:
     return [f"parameters.typical_p is ignored: {UNTYPICAL}"]
 
 
-def _without_details(form: Form, *, is_stream: bool, has_details: bool) -> list[str]:
+def _without_details(form: BodyReader, *, is_stream: bool, has_details: bool) -> list[str]:
     """What is asked for and shows in the details alone, which are not asked for."""
     hidden = {"decoder_input_details", "prompt_logprobs"} | (set() if is_stream else {"logprobs", "top_n_tokens"})
     asked = sorted(name for name, value in (form.extra | form.given).items() if value and name in hidden)

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lmi_chat.codec.json_text import Json, dump, unescape
-from lmi_chat.dialects.desk import Quick
+from lmi_chat.dialects.desk import TokenRenderer
 from lmi_chat.dialects.logprobs import of_prompt
 from lmi_chat.errors import CutOff, Error, TimedOut
-from lmi_chat.job import Done, Finish, Job, Piece, Token
+from lmi_chat.job import Delta, Finish, Finished, Job, Token
 
 FINISH = {"stop": "eos_token", "length": "length", "abort": "abort", "time_limit": "time_limit"}
 CLOSING_TOKEN = {"id": -1, "text": "", "log_prob": 0.0, "logprob": 0.0, "special": True}
@@ -83,7 +83,7 @@ class Growth:
         """Mean log-probability of its tokens, by which sequences are ranked."""
         return self.logprob / max(self.count, 1)
 
-    def take(self, piece: Piece) -> list[Json]:
+    def take(self, piece: Delta) -> list[Json]:
         """Add a piece; give its tokens, whose texts joined are the piece's text."""
         self._spelled.append(dump(piece.text)[1:-1])
         self.count += len(piece.ids)
@@ -97,7 +97,7 @@ class Growth:
         self.count += 1
         self.logprob += logprob
 
-    def _share(self, piece: Piece) -> list[str]:
+    def _share(self, piece: Delta) -> list[str]:
         """The piece's text cut along its tokens: each gets as many characters as its own bytes complete."""
         shares, start = [], 0
         for token in piece.tokens:
@@ -117,7 +117,7 @@ class Growth:
         }
 
 
-class Lines(Quick):
+class Lines(TokenRenderer):
     """A streamed answer: one line per token, the last of each sequence with its whole text.
 
     `index` counts prompts and sequences, prompt by prompt.
@@ -131,7 +131,7 @@ class Lines(Quick):
         self._growths = [Growth(job.prompt_text if return_full_text else "") for job in self._jobs]
         self.is_quick = len(self._jobs) == 1
 
-    def piece(self, piece: Piece) -> Sequence[bytes]:
+    def piece(self, piece: Delta) -> Sequence[bytes]:
         """A line per token; the one that ends the sequence closes it, an end without a token has a line of its own."""
         growth = self._growths[piece.index]
         tokens = growth.take(piece)
@@ -157,7 +157,7 @@ class Lines(Quick):
         job = self._jobs[index]
         return self._growths[index].details(job) | {"input_length": len(job.prompt_ids)}
 
-    def done(self, done: Done) -> Sequence[bytes]:  # noqa: ARG002 the last line has gone with the last piece
+    def done(self, done: Finished) -> Sequence[bytes]:  # noqa: ARG002 the last line has gone with the last piece
         """Nothing more."""
         return ()
 
@@ -195,17 +195,17 @@ class Whole:
         self._tokens: list[list[Json]] = [[] for _ in range(width)]
         self._tops: list[list[list[Json]]] = [[] for _ in range(width)]
 
-    def piece(self, piece: Piece) -> Sequence[bytes]:
+    def piece(self, piece: Delta) -> Sequence[bytes]:
         """Keep the piece; nothing is sent yet."""
         self._tokens[piece.index] += self._growths[piece.index].take(piece)
         self._tops[piece.index] += [_top(token) for token in piece.tokens if token.top]
         return ()
 
-    def done(self, done: Done) -> Sequence[bytes]:
+    def done(self, done: Finished) -> Sequence[bytes]:
         """The one document."""
         return (dump(self.document(done)),)
 
-    def document(self, done: Done) -> Json:
+    def document(self, done: Finished) -> Json:
         """The document before it is bytes."""
         order = list(range(len(self._growths)))
         if not self.job.beams:
@@ -225,7 +225,7 @@ class Whole:
     def _other(self, index: int) -> Json:
         return {"generated_text": self._growths[index].text} | self._sequence(index)
 
-    def _details(self, index: int, done: Done) -> Json:
+    def _details(self, index: int, done: Finished) -> Json:
         prefill = [token for token in done.prompt_logprobs if token is not None]
         ranked: Json = {}
         if self._prompt_logprobs is not None:
@@ -258,12 +258,12 @@ class WholeList:
         self._wholes = wholes
         self._places = [(whole, index) for whole in wholes for index in range(whole.job.width)]
 
-    def piece(self, piece: Piece) -> Sequence[bytes]:
+    def piece(self, piece: Delta) -> Sequence[bytes]:
         """Hand the piece to its prompt's render."""
         whole, index = self._places[piece.index]
         return whole.piece(replace(piece, index=index))
 
-    def done(self, done: Done) -> Sequence[bytes]:
+    def done(self, done: Finished) -> Sequence[bytes]:
         """All documents as one array."""
         parts = done.parts or (done,)
         return (dump([whole.document(part) for whole, part in zip(self._wholes, parts, strict=True)]),)

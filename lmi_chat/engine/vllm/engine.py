@@ -18,12 +18,12 @@ from lmi_chat.engine.vllm import pooling, preload, sampling
 from lmi_chat.engine.vllm.arguments import words
 from lmi_chat.engine.vllm.errors import translate
 from lmi_chat.engine.vllm.fast_path import detokenizer, output_loop, output_processor
-from lmi_chat.engine.vllm.heartbeat import Gauge
+from lmi_chat.engine.vllm.heartbeat import Heartbeat
 from lmi_chat.engine.vllm.request import Outputs
 from lmi_chat.engine.vllm.structured_output import trials
 from lmi_chat.engine.vllm.vocabulary import Vocabulary
 from lmi_chat.errors import one_line
-from lmi_chat.job import Job, Lane, Sink
+from lmi_chat.job import Job, Sink, TokenSink
 
 STOP_S = 1.5
 log = logging.getLogger(__name__)
@@ -40,9 +40,9 @@ class Vllm:
         self,
         engine: Any,
         model: Model,
-        gauge: Gauge,
+        gauge: Heartbeat,
         tried: trials.Guides,
-        plain: dict[str, output_processor.Plain] | None,
+        plain: dict[str, output_processor.FastRequest] | None,
     ) -> None:
         """Serve `model` by `engine`; use `load`. `plain`: the jobs of the fast branch, or None where it is off."""
         self.model = model
@@ -63,7 +63,7 @@ class Vllm:
         return self._gauge.stepped_at
 
     @asynccontextmanager
-    async def run(self, job: Job, sink: Sink, lane: Lane | None = None) -> AsyncIterator[Run]:
+    async def run(self, job: Job, sink: Sink, lane: TokenSink | None = None) -> AsyncIterator[Run]:
         """See Engine.run."""
         if job.pooling:
             async with pooling.run(self._engine, job, sink) as pool:
@@ -91,7 +91,7 @@ class Vllm:
         finally:
             await run.leave()
 
-    def _outputs(self, job: Job, sink: Sink, lane: Lane | None) -> Outputs:
+    def _outputs(self, job: Job, sink: Sink, lane: TokenSink | None) -> Outputs:
         if (
             lane is None
             or self._plain is None
@@ -99,7 +99,7 @@ class Vllm:
             or not output_processor.is_plain(job.sampling, lane)
         ):
             return Outputs(job, sink, self._vocabulary)
-        return output_processor.Plain(job, sink, self._vocabulary, self._spelling, lane, self._plain)
+        return output_processor.FastRequest(job, sink, self._vocabulary, self._spelling, lane, self._plain)
 
     async def stop(self) -> None:
         """End EngineCore and its workers; vLLM's own wait is cut to what SIGTERM leaves us."""
@@ -135,7 +135,7 @@ def load(
         ) from error
 
     on_phase("starting the engine and loading the weights")
-    gauge = Gauge()
+    gauge = Heartbeat()
     try:
         args = AsyncEngineArgs.from_cli_args(_parse(arguments))
         _choose_backend(args)

@@ -3,7 +3,7 @@
 import logging
 
 from lmi_chat.errors import BadField, Bug, EngineDown, Error, Problem, Unavailable, one_line
-from lmi_chat.job import Sampling
+from lmi_chat.job import SamplingParams
 
 FORBIDDING = ("allowed_token_ids", "bad_words", "min_tokens", "logit_bias")
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ def translate(error: BaseException) -> Error:
             return Bug("the engine failed on this request")
 
 
-def given_up(sampling: Sampling) -> Error:
+def given_up(sampling: SamplingParams) -> Error:
     """Why the engine gave up: it chose a token that the guide forbids, since other fields forbid all the rest."""
     guide = sampling.guide
     others = [

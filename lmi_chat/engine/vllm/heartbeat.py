@@ -4,14 +4,14 @@ import time
 from typing import Any
 
 
-class Gauge:
+class Heartbeat:
     """vLLM's stat logger and, called, its own factory."""
 
     def __init__(self) -> None:
         """No step was seen yet."""
         self.stepped_at = time.monotonic()
 
-    def __call__(self, config: object, engine_index: int = 0) -> "Gauge":  # noqa: ARG002 vLLM's factory signature
+    def __call__(self, config: object, engine_index: int = 0) -> "Heartbeat":  # noqa: ARG002 vLLM's factory signature
         """Be the factory of the one logger."""
         return self
 

@@ -12,20 +12,20 @@ from typing import Any
 from lmi_chat.engine import Run
 from lmi_chat.engine.vllm.errors import translate
 from lmi_chat.errors import BadField, Bug, Problem
-from lmi_chat.job import Done, Job, Pooling, Sink, Space, Vector
+from lmi_chat.job import Embedding, EmbeddingSpec, Finished, Job, PoolingParams, Sink
 
 TASK = "embed"
 log = logging.getLogger(__name__)
 
 
-def space(config: Any) -> Space | None:
+def space(config: Any) -> EmbeddingSpec | None:
     """What vLLM's ModelConfig says of the model's vectors; None for a model that generates."""
     if config.runner_type != "pooling":
         return None
     dimensions = config.embedding_size
     shorter = config.matryoshka_dimensions or range(1, dimensions + 1) if config.is_matryoshka else ()
     is_lower_case = bool((config.encoder_config or {}).get("do_lower_case"))
-    return Space(dimensions=dimensions, shorter=shorter, is_lower_case=is_lower_case)
+    return EmbeddingSpec(dimensions=dimensions, shorter=shorter, is_lower_case=is_lower_case)
 
 
 @asynccontextmanager
@@ -55,11 +55,11 @@ async def run(engine: Any, job: Job, sink: Sink) -> AsyncIterator[Run]:
             await asyncio.shield(engine.abort(collector.request_id, internal=True))
 
 
-def _params(pooling: Pooling | None) -> Any:
-    from vllm.pooling_params import PoolingParams
+def _params(pooling: PoolingParams | None) -> Any:
+    from vllm.pooling_params import PoolingParams as VllmPoolingParams
 
-    wanted = pooling or Pooling()
-    return PoolingParams(task=TASK, dimensions=wanted.dimensions, use_activation=wanted.is_normalized)
+    wanted = pooling or PoolingParams()
+    return VllmPoolingParams(task=TASK, dimensions=wanted.dimensions, use_activation=wanted.is_normalized)
 
 
 class _Run:
@@ -96,9 +96,9 @@ class _Run:
         if not vector.isfinite().all():
             self._sink(Bug("the model gave a vector with numbers that are not finite"))
             return
-        self._sink(Vector(0, "", [], values=vector.numpy().astype("<f4", copy=False).tobytes()))
+        self._sink(Embedding(0, "", [], values=vector.numpy().astype("<f4", copy=False).tobytes()))
         self._sink(
-            Done(
+            Finished(
                 prompt_tokens=len(output.prompt_token_ids),
                 completion_tokens=0,
                 cached_tokens=output.num_cached_tokens or 0,

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from lmi_chat.engine.vllm.errors import given_up, translate
 from lmi_chat.engine.vllm.vocabulary import Vocabulary
 from lmi_chat.errors import Bug, Error
-from lmi_chat.job import Done, Finish, Job, Piece, Reason, Sink, Times, Token
+from lmi_chat.job import Delta, Finish, Finished, Job, Reason, Sink, Times, Token
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Outputs:
         """End the job, of which something could not be rendered."""
         self._end(Bug("internal error while the answer was written"))
 
-    def _end(self, event: Done | Error) -> None:
+    def _end(self, event: Finished | Error) -> None:
         self.is_over = True
         self._sink(event)
 
@@ -79,7 +79,7 @@ class Outputs:
                 return
             self._give(part, prompt)
         if output.finished:
-            done = Done(
+            done = Finished(
                 prompt_tokens=len(output.prompt_token_ids),
                 completion_tokens=self.completion_tokens,
                 cached_tokens=output.num_cached_tokens or 0,
@@ -91,7 +91,7 @@ class Outputs:
 
     def _give(self, part: Any, prompt: tuple[Token | None, ...]) -> None:
         ids = list(part.token_ids)
-        self._sink(Piece(part.index, part.text, ids, self._tokens(part), self._finish(part), prompt))
+        self._sink(Delta(part.index, part.text, ids, self._tokens(part), self._finish(part), prompt))
 
     def _tokens(self, part: Any) -> list[Token]:
         if self._top is None or not part.logprobs:

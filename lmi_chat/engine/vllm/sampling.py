@@ -4,14 +4,15 @@ from functools import cache
 from typing import Any
 
 from lmi_chat.engine.vllm.structured_output import trials
-from lmi_chat.job import Sampling
+from lmi_chat.job import SamplingParams
 
 
-def params(sampling: Sampling, *, has_text: bool = True) -> Any:
+def params(sampling: SamplingParams, *, has_text: bool = True) -> Any:
     """SamplingParams, in deltas; a guide in it must have been tried (trials.py). `has_text`: vLLM makes the text."""
-    from vllm.sampling_params import RequestOutputKind, SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import SamplingParams as VllmSamplingParams
 
-    kind = _tried() if sampling.guide else SamplingParams
+    kind = _tried() if sampling.guide else VllmSamplingParams
     return kind(
         n=sampling.n,
         temperature=sampling.temperature,
@@ -49,9 +50,9 @@ def _tried() -> Any:
     vLLM would on the event loop, where a pattern that compiles in 1 s costs 0.1 s each time it is sent. Should vLLM
     rename the method, it checks again: slower, not wrong.
     """
-    from vllm.sampling_params import SamplingParams
+    from vllm.sampling_params import SamplingParams as VllmSamplingParams
 
-    class Tried(SamplingParams):
+    class Tried(VllmSamplingParams):
         def _validate_structured_outputs(self, *_: object) -> None:
             """trials.py has done it, elsewhere."""
 

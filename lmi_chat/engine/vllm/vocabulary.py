@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from lmi_chat.chat_template import Tokenizer
-from lmi_chat.job import Choice
+from lmi_chat.job import TokenLogprob
 
 NO_PROBABILITY = -9999.0
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -27,10 +27,10 @@ class Vocabulary:
         self._spelling = _spelling(tokenizer)
         self._known: dict[int, bytes] = {}
 
-    def choice(self, token_id: int, logprob: float) -> Choice:
+    def choice(self, token_id: int, logprob: float) -> TokenLogprob:
         """A token with its log-probability; −inf and NaN become −9999.0, which JSON can hold."""
         sound = max(NO_PROBABILITY, logprob)
-        return Choice(token_id, sound, self.spell(token_id), token_id in self._special)
+        return TokenLogprob(token_id, sound, self.spell(token_id), token_id in self._special)
 
     def spell(self, token_id: int) -> bytes:
         """The token's own bytes; of a token that is part of a character, just that part."""

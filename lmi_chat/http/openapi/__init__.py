@@ -6,7 +6,7 @@ Bodies of requests: requests.py (and guides.py); of answers: answers.py. Here: p
 from lmi_chat import __version__
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects.chat import stored
-from lmi_chat.dialects.desk import Desk
+from lmi_chat.dialects.desk import Deployment
 from lmi_chat.http.openapi import answers, operators, requests, runtime
 from lmi_chat.http.openapi.responses import (
     ALWAYS,
@@ -59,7 +59,7 @@ EMBEDS: Json = {"embedding": ("input", "inputs")}
 """The dialects of either kind of model, and the keys that choose them."""
 
 
-def document(desk: Desk, *, has_sessions: bool, has_async: bool) -> Json:
+def document(desk: Deployment, *, has_sessions: bool, has_async: bool) -> Json:
     """The whole document, of this deployment and its bounds.
 
     Stored completions, sessions and asynchronous requests stand in it where they are on.
@@ -77,7 +77,7 @@ def document(desk: Desk, *, has_sessions: bool, has_async: bool) -> Json:
     }
 
 
-def _bodies(desk: Desk, *, has_sessions: bool) -> Json:
+def _bodies(desk: Deployment, *, has_sessions: bool) -> Json:
     bodies = {
         "ChatRequest": requests.of_chat(desk),
         "StandardRequest": requests.of_standard(desk),

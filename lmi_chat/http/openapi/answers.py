@@ -1,7 +1,7 @@
 """The bodies of answers as JSON Schema: of each dialect whole and streamed, errors, and what the other routes give."""
 
 from lmi_chat.codec.json_text import Json
-from lmi_chat.dialects.desk import Desk
+from lmi_chat.dialects.desk import Deployment
 from lmi_chat.dialects.standard.response import FINISH
 from lmi_chat.http.openapi.shapes import (
     BOOLEAN,
@@ -24,7 +24,7 @@ VECTOR: Json = {"anyOf": [array(NUMBER), TEXT | {"contentEncoding": "base64"}]}
 LOGPROB: Json = {"type": "number", "maximum": 0, "description": "natural logarithm; -9999.0 stands for -infinity"}
 
 
-def schemas(desk: Desk) -> Json:
+def schemas(desk: Deployment) -> Json:
     """All of them, by the names of components."""
     return {
         "ChatCompletion": _chat(desk, "chat.completion") | {"description": "a whole chat completion"},
@@ -50,18 +50,18 @@ def schemas(desk: Desk) -> Json:
     } | _others()
 
 
-def _embeddings(desk: Desk) -> Json:
+def _embeddings(desk: Deployment) -> Json:
     one = answer({"object": {"const": "embedding"}, "index": COUNT, "embedding": VECTOR})
     usage = answer({"prompt_tokens": COUNT, "total_tokens": COUNT})
     return answer({"object": {"const": "list"}, "data": array(one), "model": {"const": desk.model}, "usage": usage})
 
 
-def _words(desk: Desk) -> list[str]:
+def _words(desk: Deployment) -> list[str]:
     words = {"stop", "length", "abort", "time_limit"} if desk.finish_words is None else set(desk.finish_words.values())
     return sorted(words)
 
 
-def _head(kind: str, desk: Desk) -> Json:
+def _head(kind: str, desk: Deployment) -> Json:
     return {
         "id": TEXT,
         "object": {"const": kind},
@@ -80,7 +80,7 @@ def _usage() -> Json:
     return answer(counts | details)
 
 
-def _chat(desk: Desk, kind: str) -> Json:
+def _chat(desk: Deployment, kind: str) -> Json:
     text = {"role": {"const": "assistant"}, "content": TEXT}
     said = {"delta": record(text, ["content"])}
     if kind == "chat.completion":
@@ -116,7 +116,7 @@ def _prompt_logprobs() -> Json:
     return array({"anyOf": [by_id, {"type": "null"}]}) | {"description": "null for the first token"}
 
 
-def _completion(desk: Desk) -> Json:
+def _completion(desk: Deployment) -> Json:
     known: Json = {"anyOf": [LOGPROB, {"type": "null"}]}
     tops = {"anyOf": [record({}) | {"additionalProperties": LOGPROB}, {"type": "null"}]}
     scores = {"tokens": array(TEXT), "token_logprobs": array(known), "top_logprobs": array(tops), "text_offset": IDS}
@@ -176,23 +176,23 @@ def _line() -> Json:
     return answer(line, ["top_tokens"]) | {"description": "one token; the last of a sequence has its whole text"}
 
 
-def _error_line(desk: Desk) -> Json:
+def _error_line(desk: Deployment) -> Json:
     token = {"id": {"const": -1}, "text": {"const": ""}, "log_prob": NUMBER, "special_token": {"const": True}}
     details = {"finish_reason": {"const": "error"}, "generated_tokens": COUNT}
     line = {"token": answer(token), "generated_text": TEXT, "details": answer(details)}
     return answer(line | _lmi_fields(desk)) | {"description": "ends a stream that cannot be completed"}
 
 
-def _openai_error(desk: Desk) -> Json:
+def _openai_error(desk: Deployment) -> Json:
     fields = {"message": TEXT, "type": {"enum": list(KINDS)}, "param": nullable(TEXT), "code": TEXT}
     return answer({"error": answer(fields)} | _tgi(desk), ["error_type"])
 
 
-def _lmi_fields(desk: Desk) -> Json:
+def _lmi_fields(desk: Deployment) -> Json:
     return {"error": TEXT, "code": INTEGER, "type": {"enum": list(KINDS)}, "param": nullable(TEXT)} | _tgi(desk)
 
 
-def _tgi(desk: Desk) -> Json:
+def _tgi(desk: Deployment) -> Json:
     return {"error_type": TEXT | {"description": "as TGI's clients know it"}} if desk.is_tgi else {}
 
 

@@ -10,7 +10,7 @@ from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects import KEYS
 from lmi_chat.dialects.chat import messages
 from lmi_chat.dialects.chat.request import VARIABLE_CHARS
-from lmi_chat.dialects.desk import Desk
+from lmi_chat.dialects.desk import Deployment
 from lmi_chat.fields import (
     CHAT,
     COMPLETION,
@@ -52,7 +52,7 @@ NULL: Json = {"type": "null"}
 UNSET: Json = {"enum": [False, None]}
 
 
-def field(known: Field, desk: Desk) -> Json:
+def field(known: Field, desk: Deployment) -> Json:
     """One field; the inside of a structure is its room's matter."""
     shown: Json = {"description": known.meaning}
     if known.default is not None:
@@ -72,7 +72,7 @@ def field(known: Field, desk: Desk) -> Json:
     return shown
 
 
-def _bounded(known: Field, desk: Desk) -> Json:
+def _bounded(known: Field, desk: Deployment) -> Json:
     low, high = known.low, known.top(desk.limits)
     least, most = ("minLength", "maxLength") if known.kind == "string" else ("minimum", "maximum")
     bounds = {("exclusiveMinimum" if known.is_above_low else least): low, most: high}
@@ -93,11 +93,11 @@ def _bounded(known: Field, desk: Desk) -> Json:
             return {"type": [kind, "null"]} | {name: bound for name, bound in bounds.items() if bound is not None}
 
 
-def _token(desk: Desk) -> Json:
+def _token(desk: Deployment) -> Json:
     return {"type": "integer", "minimum": 0, "maximum": desk.vocabulary_tokens - 1}
 
 
-def _table(fields: Mapping[str, Field], desk: Desk, insides: Json) -> Json:
+def _table(fields: Mapping[str, Field], desk: Deployment, insides: Json) -> Json:
     """All fields of a table; `insides` has what is more to be said of some."""
     return {name: field(known, desk) | insides.get(name, {}) for name, known in fields.items()}
 
@@ -106,7 +106,7 @@ ADAPTERS: Json = {"type": ["string", "array", "null"], "maxLength": 0, "maxItems
 """None is loaded, so that only what asks for none is answered."""
 
 
-def _shared(desk: Desk) -> Json:
+def _shared(desk: Deployment) -> Json:
     usage = record(_table(USAGE, desk, {}), is_closed=desk.is_strict)
     return guides.openai(desk.limits, is_strict=desk.is_strict) | {
         "model": {"examples": ["", *sorted(desk.names)]},
@@ -116,14 +116,14 @@ def _shared(desk: Desk) -> Json:
     }
 
 
-def _streams(desk: Desk) -> Json:
+def _streams(desk: Deployment) -> Json:
     """What a body that streams looks like."""
     if desk.streams_by_default:
         return {"properties": {"stream": {"enum": [True, None]}}}
     return {"properties": {"stream": {"const": True}}, "required": ["stream"]}
 
 
-def _shared_rules(desk: Desk) -> list[Json]:
+def _shared_rules(desk: Deployment) -> list[Json]:
     plain = {"best_of": {"maximum": 1}, "use_beam_search": UNSET, "prompt_logprobs": NULL}
     return [
         {"if": _streams(desk), "then": {"properties": plain}, "else": {"properties": {"stream_options": NULL}}},
@@ -131,7 +131,7 @@ def _shared_rules(desk: Desk) -> list[Json]:
     ]
 
 
-def of_chat(desk: Desk) -> Json:
+def of_chat(desk: Deployment) -> Json:
     """A chat."""
     plain: Json = {"type": ["string", "number", "boolean", "null"], "maxLength": VARIABLE_CHARS}
     variables = record(dict.fromkeys(sorted(desk.template_variables), plain)) | {"additionalProperties": False}
@@ -151,7 +151,7 @@ def of_chat(desk: Desk) -> Json:
     return record(_table(CHAT, desk, insides), ["messages"], is_closed=desk.is_strict) | {"allOf": rules}
 
 
-def _message(desk: Desk) -> Json:
+def _message(desk: Deployment) -> Json:
     """A message: its content is text, or for an assistant a refusal or the calls of tools."""
     parts = [
         record({"type": {"const": kind}, name: TEXT}, ["type", name], is_closed=desk.is_strict)
@@ -176,13 +176,13 @@ def _message(desk: Desk) -> Json:
     return record(properties, ["role"], is_closed=desk.is_strict) | {"anyOf": ways}
 
 
-def _prompts(desk: Desk, most: int) -> Json:
+def _prompts(desk: Deployment, most: int) -> Json:
     """A text or token ids, or an array of these."""
     one: list[Json] = [{"type": "string", "minLength": 1}, {"type": "array", "items": _token(desk), "minItems": 1}]
     return {"anyOf": [*one, {"type": "array", "items": {"anyOf": one}, "minItems": 1, "maxItems": most}]}
 
 
-def of_embedding(desk: Desk) -> Json:
+def of_embedding(desk: Deployment) -> Json:
     """Texts to embed, as `input` or as `inputs`."""
     shared, texts = _shared(desk), _prompts(desk, desk.limits.max_inputs)
     shorter = desk.space.shorter if desk.space else ()
@@ -201,7 +201,7 @@ def of_embedding(desk: Desk) -> Json:
     return whole | {"oneOf": [{"required": ["input"]}, {"required": ["inputs"]}]}
 
 
-def of_completion(desk: Desk) -> Json:
+def of_completion(desk: Deployment) -> Json:
     """A completion."""
     most = min(COMPLETION["logprobs"].top(desk.limits) or 0, desk.limits.max_logprobs)
     insides = _shared(desk) | {
@@ -218,7 +218,7 @@ def of_completion(desk: Desk) -> Json:
     return record(_table(COMPLETION, desk, insides), ["prompt"], is_closed=desk.is_strict) | {"allOf": rules}
 
 
-def of_standard(desk: Desk) -> Json:
+def of_standard(desk: Deployment) -> Json:
     """A standard request."""
     forms = guides.openai(desk.limits, is_strict=desk.is_strict)
     forms["grammar"] = guides.tgi(desk.limits, is_strict=desk.is_strict)
@@ -238,7 +238,7 @@ def of_standard(desk: Desk) -> Json:
     return whole | {"allOf": [_standard_stream(desk)]}
 
 
-def _standard_stream(desk: Desk) -> Json:
+def _standard_stream(desk: Deployment) -> Json:
     """`stream` may stand in the body, where it counts first, or in `parameters`."""
     unset = {"properties": {"stream": NULL}}
     inside = {"properties": {"parameters": _streams(desk) | {"type": "object"}}, "required": ["parameters"]}
@@ -254,7 +254,7 @@ def _standard_stream(desk: Desk) -> Json:
     return {"if": {"anyOf": ways}, "then": {"properties": {"parameters": {"properties": single}}}}
 
 
-def of_session(desk: Desk) -> Json:
+def of_session(desk: Deployment) -> Json:
     """Begin or end a session."""
     kinds = {"requestType": {"enum": list(SESSION["requestType"].words)}, "model": _shared(desk)["model"]}
     return record(_table(SESSION, desk, kinds), ["requestType"], is_closed=desk.is_strict)

@@ -1,4 +1,4 @@
-"""The way out of a connection: order, backlog, stalls and closing, and the Outlet of one request's streamed answer."""
+"""The way out of a connection: order, backlog, stalls, closing; and the BodyStream of one streamed answer."""
 
 import asyncio
 import contextlib
@@ -13,14 +13,14 @@ from typing import Any, cast
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from lmi_chat.http.transport.limits import Edge
+from lmi_chat.http.transport.limits import ConnectionLimits
 
 OUTLET = "lmi_chat.outlet"
 SIZES = [b"%x\r\n" % size for size in range(4096)]
 """The first line of a chunk of so many bytes (RFC 9112 section 7.1)."""
 
 
-class Burst:
+class WriteBatch:
     """Connections that have something to send once what is being done now is done: one write for each of them.
 
     The engine's messages are worked off all that there are at once, so that a server which falls behind writes less.
@@ -28,9 +28,9 @@ class Burst:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self._waiting: list[WayOut] = []
+        self._waiting: list[ConnectionWriter] = []
 
-    def add(self, way_out: "WayOut") -> None:
+    def add(self, way_out: "ConnectionWriter") -> None:
         """Let `way_out` flush soon."""
         if not self._waiting:
             self.loop.call_soon(self._flush)
@@ -42,10 +42,10 @@ class Burst:
             way_out.flush()
 
 
-class WayOut(asyncio.Transport):
+class ConnectionWriter(asyncio.Transport):
     """The way out of a connection, which uvicorn takes for its transport: order, backlog, stalls and closing."""
 
-    def __init__(self, transport: asyncio.Transport, burst: Burst, edge: Edge) -> None:
+    def __init__(self, transport: asyncio.Transport, burst: WriteBatch, edge: ConnectionLimits) -> None:
         super().__init__()
         self.transport = transport
         self.on_close: Callable[[], None] = transport.close
@@ -177,7 +177,7 @@ class WayOut(asyncio.Transport):
         return self.transport.get_extra_info(name, default)
 
 
-class Outlet:
+class BodyStream:
     """Where one request's streamed answer goes out; found at `scope["extensions"]["lmi_chat.outlet"]`.
 
     Start and end of the response go through ASGI's `send`; the chunks between them through `write`.
@@ -185,7 +185,7 @@ class Outlet:
 
     __slots__ = ("_is_open", "_is_raw", "_on_gone", "_push", "_way_out", "cycle", "is_gone")
 
-    def __init__(self, cycle: RequestResponseCycle, line: WayOut) -> None:
+    def __init__(self, cycle: RequestResponseCycle, line: ConnectionWriter) -> None:
         """Belong to the one answer of `cycle`, on the connection that is written through `line`."""
         self.is_gone = False  # the client cannot get this answer any more
         self.cycle = cycle

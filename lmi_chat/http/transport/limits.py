@@ -10,7 +10,7 @@ from lmi_chat.errors import Error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Edge:
+class ConnectionLimits:
     """What one connection may cost; sizes in bytes, times in seconds."""
 
     header_bytes: int = 64 * 1024  # request line and headers of one request

@@ -16,8 +16,15 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from lmi_chat.errors import Error
-from lmi_chat.http.transport.body_stream import OUTLET, Burst, Outlet, WayOut
-from lmi_chat.http.transport.limits import BadHttp, Edge, HeadersTooLarge, MissingHost, ReceiveTimeout, render_refusal
+from lmi_chat.http.transport.body_stream import OUTLET, BodyStream, ConnectionWriter, WriteBatch
+from lmi_chat.http.transport.limits import (
+    BadHttp,
+    ConnectionLimits,
+    HeadersTooLarge,
+    MissingHost,
+    ReceiveTimeout,
+    render_refusal,
+)
 
 PIPELINE_MAX = 16  # requests queued behind the one being answered
 
@@ -33,8 +40,8 @@ class _Phase(enum.Enum):
 class _Protocol(HttpToolsProtocol):
     """The way in: counts, times and refuses what arrives; uvicorn makes requests of the rest."""
 
-    edge: ClassVar[Edge]
-    burst: ClassVar[Burst | None] = None  # of all connections
+    edge: ClassVar[ConnectionLimits]
+    burst: ClassVar[WriteBatch | None] = None  # of all connections
 
     def __init__(
         self,
@@ -51,15 +58,15 @@ class _Protocol(HttpToolsProtocol):
         self._is_feeding = False
         self._is_deaf = False  # input is read and thrown away
         self._held: tuple[RequestResponseCycle, ASGI3Application] | None = None
-        self._outlet: Outlet | None = None  # of the request being answered
+        self._outlet: BodyStream | None = None  # of the request being answered
         self._refusal: Error | None = None  # waits for the answer before it
         self._receive_timer: TimerHandle | None = None
         self._linger_timer: TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         if self.burst is None or self.burst.loop is not self.loop:
-            type(self).burst = Burst(self.loop)
-        self._way_out = WayOut(transport, cast("Burst", self.burst), self.edge)
+            type(self).burst = WriteBatch(self.loop)
+        self._way_out = ConnectionWriter(transport, cast("WriteBatch", self.burst), self.edge)
         self._way_out.on_close = self._hang_up
         super().connection_made(self._way_out)
         self._arm()
@@ -174,7 +181,7 @@ class _Protocol(HttpToolsProtocol):
         if self._is_feeding:
             self._held = (cycle, app)
             return
-        self._outlet = Outlet(cycle, self._way_out)
+        self._outlet = BodyStream(cycle, self._way_out)
         cast("dict[str, Any]", cycle.scope)["extensions"] = {OUTLET: self._outlet}
         super()._start_asgi_task(cycle, self._outlet.wrap(app))
 
@@ -276,7 +283,7 @@ class _Protocol(HttpToolsProtocol):
         self._way_out.resume()
 
 
-def protocol_class(edge: Edge) -> type[HttpToolsProtocol]:
+def protocol_class(edge: ConnectionLimits) -> type[HttpToolsProtocol]:
     """The class for `uvicorn.Config(http=...)` that serves each connection within `edge`."""
 
     class Bounded(_Protocol):

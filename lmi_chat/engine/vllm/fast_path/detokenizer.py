@@ -47,7 +47,7 @@ class Table(dict[int, bytes | None]):
         return dump(after[len(self._before) :])[1:-1]
 
 
-class Spelling:
+class Detokenizer:
     """How one tokenizer's tokens become text, special ones left out."""
 
     def __init__(self, backend: Any, *, anchor: int, parts: frozenset[int], has_bytes: bool) -> None:
@@ -95,7 +95,7 @@ class Text:
 
     __slots__ = ("_held", "_spelling", "_stream", "is_clean")
 
-    def __init__(self, spelling: Spelling, stream: Any) -> None:
+    def __init__(self, spelling: Detokenizer, stream: Any) -> None:
         """Begin behind whole characters, or with what `stream` has."""
         self._spelling, self._stream = spelling, stream
         self._held = b""
@@ -134,7 +134,7 @@ class Text:
         return dump(text)[1:-1]
 
 
-def of(tokenizer: Tokenizer) -> Spelling | None:
+def of(tokenizer: Tokenizer) -> Detokenizer | None:
     """The spelling of a tokenizer whose tokens have a text of their own; None for another."""
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or backend.decoder is None:
@@ -151,7 +151,7 @@ def of(tokenizer: Tokenizer) -> Spelling | None:
     parts = {token_id for token_id in map(backend.token_to_id, single) if token_id is not None}
     # what is called special and yet shown is left to the tokenizer
     parts |= {one for one in tokenizer.all_special_ids if backend.decode([one], skip_special_tokens=True)}
-    return Spelling(backend, anchor=anchors[-1], parts=frozenset(parts), has_bytes=kinds == {"ByteLevel"})
+    return Detokenizer(backend, anchor=anchors[-1], parts=frozenset(parts), has_bytes=kinds == {"ByteLevel"})
 
 
 def _is_llama(kinds: set[str], steps: Sequence[dict[str, Any]]) -> bool:

@@ -18,9 +18,9 @@ from typing import Any
 from msgspec import Raw
 
 from lmi_chat.engine.vllm.fast_path import messages
-from lmi_chat.engine.vllm.fast_path.output_processor import Plain
+from lmi_chat.engine.vllm.fast_path.output_processor import FastRequest
 from lmi_chat.engine.vllm.fast_path.stats import Ledger
-from lmi_chat.engine.vllm.heartbeat import Gauge
+from lmi_chat.engine.vllm.heartbeat import Heartbeat
 
 BURST_S = 0.005
 NOBLOCK, SNDMORE = 1, 2  # zmq's, as numbers: it makes an enum of them at each call otherwise
@@ -41,7 +41,7 @@ SENT = _Sent()
 class Pump:
     """The loop of one AsyncLLM."""
 
-    def __init__(self, engine: Any, gauge: Gauge, runs: dict[str, Plain]) -> None:
+    def __init__(self, engine: Any, gauge: Heartbeat, runs: dict[str, FastRequest]) -> None:
         """Take the place of `engine`'s own loops, which have not begun; use `install`."""
         import zmq
         from vllm import envs
@@ -189,7 +189,7 @@ class Pump:
         return True
 
 
-def install(engine: Any, gauge: Gauge, runs: dict[str, Plain]) -> None:
+def install(engine: Any, gauge: Heartbeat, runs: dict[str, FastRequest]) -> None:
     """Take the place of the loops of an AsyncLLM that has not begun, if it is of the plain kind.
 
     `runs` are its plain jobs (lanes.install), `gauge` is one of its loggers.

@@ -13,11 +13,11 @@ import logging
 from functools import cache
 from typing import Any
 
-from lmi_chat.engine.vllm.fast_path.detokenizer import Spelling
+from lmi_chat.engine.vllm.fast_path.detokenizer import Detokenizer
 from lmi_chat.engine.vllm.request import Outputs
 from lmi_chat.engine.vllm.vocabulary import NO_PROBABILITY, Vocabulary
 from lmi_chat.errors import Error
-from lmi_chat.job import Done, Job, Lane, Piece, Sampling, Sink, Token
+from lmi_chat.job import Delta, Finished, Job, SamplingParams, Sink, Token, TokenSink
 
 NEEDED = ("engine_core_outputs", "engine_core_timestamp", "iteration_stats")
 FIELDS = {"request_id", "new_token_ids", "new_logprobs", "finish_reason", "events"}
@@ -25,13 +25,19 @@ STATS = {"num_generation_tokens", "inter_token_latencies_iter"}
 log = logging.getLogger(__name__)
 
 
-class Plain(Outputs):
+class FastRequest(Outputs):
     """One plain job. `request_id` is vLLM's own, by which its outputs come."""
 
     has_text = False
 
     def __init__(
-        self, job: Job, sink: Sink, vocabulary: Vocabulary, spelling: Spelling, lane: Lane, runs: dict[str, "Plain"]
+        self,
+        job: Job,
+        sink: Sink,
+        vocabulary: Vocabulary,
+        spelling: Detokenizer,
+        lane: TokenSink,
+        runs: dict[str, "FastRequest"],
     ) -> None:
         """Enter `runs` with the first output, leave it with the last."""
         super().__init__(job, sink, vocabulary)
@@ -54,7 +60,7 @@ class Plain(Outputs):
         if not self.is_over:
             self._runs[self.request_id] = self
 
-    def _end(self, event: Done | Error) -> None:
+    def _end(self, event: Finished | Error) -> None:
         self._runs.pop(self.request_id, None)
         super()._end(event)
 
@@ -80,7 +86,7 @@ class Plain(Outputs):
         if self._is_folded:
             self._folded += ids
         elif self.has_logprobs:
-            self._sink(Piece(0, self._text.take(ids), ids, self._read_tokens(output)))
+            self._sink(Delta(0, self._text.take(ids), ids, self._read_tokens(output)))
         elif spelled := self._text.spell(ids):
             self._lane.token(ids[-1], spelled, 0.0)
 
@@ -93,7 +99,7 @@ class Plain(Outputs):
         spelled = self._table[token_id] if self._text.is_clean else None
         if self.has_logprobs and not spelled:
             token = Token(self._vocabulary.choice(token_id, logprob))
-            self._sink(Piece(0, self._text.take((token_id,)), [token_id], [token]))
+            self._sink(Delta(0, self._text.take((token_id,)), [token_id], [token]))
             return
         if spelled is None:
             spelled = self._text.spell((token_id,))
@@ -117,10 +123,10 @@ class Plain(Outputs):
             return
         is_stopped = part.finish_reason == "stop" and not self._has_stop
         text = self._text.take(ids[:-1] if is_stopped else ids)
-        self._sink(Piece(part.index, text, ids, self._tokens(part), finish, prompt))
+        self._sink(Delta(part.index, text, ids, self._tokens(part), finish, prompt))
 
 
-def is_plain(sampling: Sampling, lane: Lane) -> bool:
+def is_plain(sampling: SamplingParams, lane: TokenSink) -> bool:
     """Whether a job can go past vLLM's output objects. A folded answer keeps no log-probabilities."""
     if sampling.n != 1 or sampling.stop or sampling.prompt_logprobs is not None or not sampling.skip_special_tokens:
         return False
@@ -157,7 +163,7 @@ def _processor() -> Any:
     class Lanes(OutputProcessor):
         """`runs`: the plain jobs under way."""
 
-        runs: dict[str, Plain]
+        runs: dict[str, FastRequest]
         clock: Clock
 
         def process_outputs(
@@ -178,7 +184,7 @@ def _processor() -> Any:
             self.clock.count(tokens, iteration_stats)
             return super().process_outputs(others, engine_core_timestamp, iteration_stats, **more)
 
-        def _settle(self, run: Plain) -> None:
+        def _settle(self, run: FastRequest) -> None:
             """Bring vLLM's marks of a request up to its last token."""
             state = self.request_states.get(run.request_id)
             if state is not None and state.stats is not None:
@@ -188,7 +194,7 @@ def _processor() -> Any:
     return Lanes
 
 
-def install(engine: Any) -> dict[str, Plain] | None:
+def install(engine: Any) -> dict[str, FastRequest] | None:
     """Put the branch into an AsyncLLM that has not begun; gives its jobs, or None where it does not fit."""
     fault = _fault(engine)
     if fault:
@@ -202,7 +208,7 @@ def install(engine: Any) -> dict[str, Plain] | None:
 
 def _fault(engine: Any) -> str:
     """What of vLLM is not as the branch needs it, or ""."""
-    from vllm.sampling_params import SamplingParams
+    from vllm.sampling_params import SamplingParams as VllmSamplingParams
     from vllm.v1.engine import EngineCoreOutput
     from vllm.v1.engine.output_processor import OutputProcessor
     from vllm.v1.metrics.stats import IterationStats
@@ -214,7 +220,7 @@ def _fault(engine: Any) -> str:
         return f"the engine's outputs have no {', '.join(sorted(missing))}"
     if missing := STATS - vars(IterationStats()).keys():
         return f"its statistics have no {', '.join(sorted(missing))}"
-    if "detokenize" not in SamplingParams.__struct_fields__:
+    if "detokenize" not in VllmSamplingParams.__struct_fields__:
         return "sampling has no detokenize"
     if type(engine.output_processor) is not OutputProcessor or engine.output_handler is not None:
         return "its output processor is another or runs already"

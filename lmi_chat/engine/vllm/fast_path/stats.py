@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lmi_chat.engine.vllm.fast_path import messages
-from lmi_chat.engine.vllm.heartbeat import Gauge
+from lmi_chat.engine.vllm.heartbeat import Heartbeat
 
 PERIOD_S = 0.1
 FIGURES = ("counter_generation_tokens", "histogram_iteration_tokens", "histogram_inter_token_latency")
@@ -18,7 +18,7 @@ FIGURES = ("counter_generation_tokens", "histogram_iteration_tokens", "histogram
 class Ledger:
     """Where steps are told of."""
 
-    def __init__(self, engine: Any, gauge: Gauge) -> None:
+    def __init__(self, engine: Any, gauge: Heartbeat) -> None:
         """Tell the loggers of `engine`, an AsyncLLM, of which `gauge` is one."""
         from msgspec.msgpack import Decoder
         from vllm.v1.metrics.stats import SchedulerStats
@@ -69,7 +69,7 @@ def _few(manager: Any) -> tuple[Callable[[float], object], ...] | None:
         inner = [logger]
         if isinstance(logger, PerEngineStatLoggerAdapter):
             inner = list(logger.per_engine_stat_loggers.values())
-        found += [one for one in inner if not isinstance(one, LoggingStatLogger | Gauge)]
+        found += [one for one in inner if not isinstance(one, LoggingStatLogger | Heartbeat)]
     if len(found) != 1 or not isinstance(found[0], PrometheusStatLogger):
         return None
     figures: list[Any] = [getattr(found[0], name, {}).get(0) for name in FIGURES]

@@ -31,7 +31,7 @@ from typing import Any
 from lmi_chat.codec.json_text import Json
 from lmi_chat.engine.vllm.structured_output.trial_process import COMPLEX, WALL
 from lmi_chat.errors import BadField, Busy, Problem, Unavailable
-from lmi_chat.job import Guide
+from lmi_chat.job import OutputConstraint
 
 BACKEND = "guidance"
 KEPT = 1024
@@ -58,7 +58,7 @@ class Guides:
         self._turn = asyncio.Lock()
         self._judge: Process | None = None
 
-    async def check(self, guide: Guide) -> None:
+    async def check(self, guide: OutputConstraint) -> None:
         """Return when the engine may have `guide`. Raises BadField; Busy when too many wait for their verdict."""
         if self._head is None:
             raise BadField(
@@ -150,7 +150,7 @@ class Guides:
                 judge.kill()
 
 
-def source(guide: Guide) -> tuple[str, str]:
+def source(guide: OutputConstraint) -> tuple[str, str]:
     """What the compiler gets: "json", "regex", "choice" or "grammar" (EBNF or Lark), and its text."""
     match guide.kind, guide.value:
         case "json_object", _:
@@ -161,7 +161,7 @@ def source(guide: Guide) -> tuple[str, str]:
             return kind, text
 
 
-def params(guide: Guide) -> Any:
+def params(guide: OutputConstraint) -> Any:
     """A guide that was tried, in vLLM's words."""
     from vllm.sampling_params import StructuredOutputsParams
 

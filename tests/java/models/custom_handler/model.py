@@ -38,11 +38,11 @@ async def handle(inputs: Input):
 
 
 def sampling(payload):
-    from vllm import SamplingParams
+    from vllm import SamplingParams as VllmSamplingParams
     from vllm.sampling_params import RequestOutputKind
 
     most = payload.get("most", 8)
-    return SamplingParams(temperature=0, max_tokens=most, output_kind=RequestOutputKind.DELTA)
+    return VllmSamplingParams(temperature=0, max_tokens=most, output_kind=RequestOutputKind.DELTA)
 
 
 async def stream(outputs):
