@@ -55,8 +55,8 @@ class Limits:
 class Field:
     """A field's type and bounds (of a string or array: of its length); `high` may name a member of Limits.
 
-    `sets`: its name in SamplingParams ("" for none). Of a word, `words` are the possible ones; of a structure, `shown` is
-    its type in words; of a field that is refused, `nothing` are the values which ask for nothing.
+    `sets`: its name in SamplingParams ("" for none). Of a word, `words` are the possible ones; of a structure, `shown`
+    is its type in words; of a field that is refused, `nothing` are the values which ask for nothing.
     """
 
     kind: Kind
