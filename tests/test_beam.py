@@ -141,6 +141,22 @@ async def test_an_error_of_a_step_is_the_searchs_error() -> None:
     assert [str(event) for event in events] == ["boom"]
 
 
+async def test_whatever_fails_in_a_search_is_told() -> None:
+    """An output without tokens, say: the client hears of it at once and not at its deadline."""
+
+    @contextlib.asynccontextmanager
+    async def empty(_: Job, sink: Sink) -> AsyncIterator[None]:
+        sink(Finished(prompt_tokens=1, completion_tokens=0))
+        yield
+
+    events: list[Event] = []
+    job = Job(id="j", prompt_ids=[9], prompt_text="p", sampling=SamplingParams(max_tokens=3), beams=2)
+    async with beam_search.run(empty, job, events.append, frozenset({END})), asyncio.timeout(5):
+        while not events:
+            await asyncio.sleep(0)
+    assert [type(event) for event in events] == [Bug]
+
+
 async def test_a_cut_search_gives_the_best_there_is() -> None:
     """After the step under way; what had not ended says so, what might not have gone on does not."""
     events: list[Event] = []

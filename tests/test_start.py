@@ -3,6 +3,7 @@
 import pytest
 
 from lmi_chat.config.settings import read
+from lmi_chat.observability import startup
 from lmi_chat.server import bootstrap
 
 KINDS = {"max_model_len": "int", "gpu_memory_utilization": "float", "seed": "int"}
@@ -24,3 +25,14 @@ def test_the_engines_complaint_says_where_its_settings_stood() -> None:
 )
 def test_further_ports_are_the_platforms_but_for_ours(port: str, ports: str, free: list[int]) -> None:
     assert bootstrap._safe_ports(read({"port": port, "safe_port_range": ports}, {}, None, KINDS)) == free
+
+
+@pytest.mark.parametrize("last", [startup.FIRST_TOKEN, startup.FIRST_EMBEDDING])
+def test_progress_never_goes_back(last: str) -> None:
+    """An embedding model's last phase fell to 0 once."""
+    progress, seen = startup.StartupProgress(), [0.0]
+    for phase in (startup.FETCHING, startup.IMPORTING, startup.STARTING, last, startup.READY):
+        progress.enter(phase)
+        seen.append(progress.progress)
+    assert seen == sorted(set(seen))
+    assert seen[-1] == 1.0

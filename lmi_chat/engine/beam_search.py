@@ -4,15 +4,17 @@ The prefix cache makes a step cheap. Scores are the sum of log-probabilities ÷ 
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lmi_chat.errors import Error
+from lmi_chat.errors import Bug, Error
 from lmi_chat.job import Delta, Event, Finish, Finished, Job, Sink, Token, TokenLogprob
 
 EngineRun = Callable[[Job, Sink], AbstractAsyncContextManager[Any]]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,18 @@ async def run(engine_run: EngineRun, job: Job, sink: Sink, ends: frozenset[int])
 
 
 async def _tell(engine_run: EngineRun, job: Job, sink: Sink, ends: frozenset[int], search: Search) -> None:
-    """Search, then give each sequence as one piece, the best one first."""
+    """Search and give what was found, or why nothing was; a failure of any kind ends this job alone."""
+    try:
+        await _give(engine_run, job, sink, ends, search)
+    except Error as error:
+        sink(error)
+    except Exception:
+        log.exception("a beam search failed")
+        sink(Bug("internal error while the answer was searched"))
+
+
+async def _give(engine_run: EngineRun, job: Job, sink: Sink, ends: frozenset[int], search: Search) -> None:
+    """Search, then give each sequence as one delta, the best one first. Raises what the engine says."""
     cached = [0]
 
     async def step(one: Job) -> Token:
@@ -89,11 +102,7 @@ async def _tell(engine_run: EngineRun, job: Job, sink: Sink, ends: frozenset[int
         cached[0] = max(cached[0], from_cache)
         return token
 
-    try:
-        beams = await _search(job, step, ends, search)
-    except Error as error:
-        sink(error)
-        return
+    beams = await _search(job, step, ends, search)
     finishes = [_finish(beam, job, is_cut=search.is_cut) for beam in beams]
     for index, (beam, finish) in enumerate(zip(beams, finishes, strict=True)):
         sink(_piece(index, beam, finish, job))

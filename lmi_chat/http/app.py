@@ -1,7 +1,7 @@
 """The HTTP surface: routes, and the one handler that turns an Error into a response. Answers are flow's matter."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -22,8 +22,8 @@ def _json(value: object, status: int = 200, headers: dict[str, str] | None = Non
     return Response(json_text.dump(value), status, headers, "application/json")
 
 
-def _refusing(house: AppState) -> Callable[[Request, Exception], Response]:
-    def refuse(request: Request, error: Exception) -> Response:
+def _refusing(house: AppState) -> Callable[[Request, Exception], Awaitable[Response]]:
+    async def refuse(request: Request, error: Exception) -> Response:
         """The one place where an Error becomes a response."""
         exchange: RequestContext | None = request.scope.get("lmi_chat.exchange")
         headers = {key.decode(): value.decode() for key, value in exchange.headers} if exchange else {}

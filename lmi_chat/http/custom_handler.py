@@ -119,7 +119,7 @@ def _body(error: Error) -> dict[str, object]:
     return {"code": error.status, "message": error.message, "error": error.message, "type": error.kind}
 
 
-def _refuse(_: Request, error: Exception) -> Response:
+async def _refuse(_: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         body = {"code": error.status_code, "message": error.detail, "error": error.detail}
         return Response(dump(body), error.status_code, {**(error.headers or {}), **JSON})

@@ -3,21 +3,20 @@
 import time
 from dataclasses import dataclass, field
 
-PHASES = (
-    "reading the configuration",
-    "fetching the model",
-    "importing the engine",
-    "starting the engine and loading the weights",
-    "generating a first token",
-    "ready",
-)
+READING = "reading the configuration"
+FETCHING = "fetching the model"
+IMPORTING = "importing the engine"
+STARTING = "starting the engine and loading the weights"
+FIRST_TOKEN, FIRST_EMBEDDING = "generating a first token", "embedding a first text"
+READY = "ready"
+ORDER = {READING: 0, FETCHING: 1, IMPORTING: 2, STARTING: 3, FIRST_TOKEN: 4, FIRST_EMBEDDING: 4, READY: 5}
 
 
 @dataclass(slots=True)
 class StartupProgress:
     """The start's phases with their times in seconds."""
 
-    phase: str = PHASES[0]
+    phase: str = READING
     began: float = field(default_factory=time.monotonic)
     phase_began: float = field(default_factory=time.monotonic)
     done: dict[str, float] = field(default_factory=dict)
@@ -36,7 +35,7 @@ class StartupProgress:
     @property
     def progress(self) -> float:
         """Which part of the start is behind: 0 to 1, by phases."""
-        return PHASES.index(self.phase) / (len(PHASES) - 1) if self.phase in PHASES else 0.0
+        return ORDER[self.phase] / ORDER[READY]
 
     def report(self) -> dict[str, object]:
         """What `/ping` shows while the server is not ready."""

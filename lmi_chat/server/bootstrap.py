@@ -21,6 +21,7 @@ from lmi_chat.engine import Engine, Model
 from lmi_chat.engine.vllm import arguments
 from lmi_chat.engine.vllm import engine as engine_vllm
 from lmi_chat.errors import Error, one_line
+from lmi_chat.observability import startup
 from lmi_chat.observability.record import LogWriter, RequestLog
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
 from lmi_chat.server import default_model
@@ -73,7 +74,7 @@ async def load(
         load_engine = partial(engine_vllm.load, guide_compile_s=seconds, has_fast_branch=is_fast)
         engine = await asyncio.to_thread(load_engine, given, names, told)
         desk = _desk(settings, engine.model, store)
-        enter("embedding a first text" if engine.model.space else "generating a first token")
+        enter(startup.FIRST_EMBEDDING if engine.model.space else startup.FIRST_TOKEN)
         await line.open(engine, desk)
     except engine_vllm.StartFailed as error:
         raise StartFailed(f"{error}{_origins(settings, str(error))}") from error
@@ -81,7 +82,7 @@ async def load(
         raise StartFailed(str(error)) from error
     if store:
         store.tidy()
-    enter("ready")
+    enter(startup.READY)
     return engine
 
 
@@ -116,7 +117,7 @@ async def _model_folder(settings: Settings, enter: Callable[[str], None]) -> str
         return str(MODEL_FOLDER)
     target = default_model.folder()
     if not default_model.is_present(target):
-        enter("fetching the model")
+        enter(startup.FETCHING)
         # a process of its own: the conversion takes over a gigabyte, which goes with it
         fetching = await asyncio.create_subprocess_exec(sys.executable, "-m", "lmi_chat", "fetch-model")
         try:

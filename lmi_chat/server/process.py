@@ -23,6 +23,7 @@ from lmi_chat.http import app
 from lmi_chat.http.door import AppState
 from lmi_chat.http.transport.limits import ConnectionLimits
 from lmi_chat.http.transport.protocol import protocol_class
+from lmi_chat.observability import startup
 from lmi_chat.observability.startup import StartupProgress
 from lmi_chat.pipeline.pipeline import Pipeline
 from lmi_chat.server import bootstrap
@@ -132,9 +133,9 @@ def _announce(health: StartupProgress) -> Callable[[str], None]:
     def enter(phase: str) -> None:
         before = health.phase
         health.enter(phase)
-        if before != "reading the configuration":
+        if before != startup.READING:
             say(f"  {before}: {health.done[before]:.1f} s")
-        if phase != "ready":
+        if phase != startup.READY:
             say(f"{phase} …")
 
     return enter

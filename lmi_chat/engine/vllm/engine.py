@@ -24,6 +24,7 @@ from lmi_chat.engine.vllm.structured_output import trials
 from lmi_chat.engine.vllm.vocabulary import Vocabulary
 from lmi_chat.errors import one_line
 from lmi_chat.job import Job, Sink, TokenSink
+from lmi_chat.observability import startup
 
 STOP_S = 1.5
 log = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ def load(
     with. `has_fast_branch`: plain requests may take it. `addresses` (vLLM's client_addresses) are those of an engine
     that runs already. Raises StartFailed.
     """
-    on_phase("importing the engine")
+    on_phase(startup.IMPORTING)
     try:
         with preload.importing():
             from vllm import envs
@@ -134,7 +135,7 @@ def load(
             f"no engine is installed ({one_line(str(error), 200)}); `make install` installs one"
         ) from error
 
-    on_phase("starting the engine and loading the weights")
+    on_phase(startup.STARTING)
     gauge = Heartbeat()
     try:
         args = AsyncEngineArgs.from_cli_args(_parse(arguments))

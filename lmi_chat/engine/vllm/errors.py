@@ -30,9 +30,7 @@ def translate(error: BaseException) -> Error:
 def given_up(sampling: SamplingParams) -> Error:
     """Why the engine gave up: it chose a token that the guide forbids, since other fields forbid all the rest."""
     guide = sampling.guide
-    others = [
-        name for name in ("allowed_token_ids", "bad_words", "min_tokens", "logit_bias") if getattr(sampling, name)
-    ]
+    others = [name for name in FORBIDDING if getattr(sampling, name)]
     if guide is None or not others:
         return Bug("the engine failed on this request")
     text = f"{guide.path or 'the guide'} and {' and '.join(others)} together leave no token to choose"

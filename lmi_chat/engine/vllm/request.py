@@ -43,10 +43,12 @@ class Outputs:
             self._cutting = asyncio.create_task(self.abort())
 
     async def leave(self) -> None:
-        """Take the job off the engine if it is not over."""
+        """Take the job off the engine if it is not over; returns when the engine has been told."""
         if not self.is_over:
             self.is_over = True
             await asyncio.shield(self.abort())
+        elif self._cutting is not None:
+            await asyncio.wait({self._cutting})
 
     def put(self, output: Any) -> None:
         """Take one output from vLLM's loop; a failure here ends this job alone, never the loop."""
@@ -62,7 +64,9 @@ class Outputs:
             self.fail()
 
     def fail(self) -> None:
-        """End the job, of which something could not be rendered."""
+        """End the job, of which something could not be rendered, on the engine too."""
+        if self._cutting is None:
+            self._cutting = asyncio.create_task(self.abort())
         self._end(Bug("internal error while the answer was written"))
 
     def _end(self, event: Finished | Error) -> None:
