@@ -5,10 +5,10 @@ import sys
 
 SCRIPT = """
 import gc, importlib.util, pathlib
-from lmi_chat.engine import quiet
+from lmi_chat.engine.vllm import preload
 def loaded():
     return sorted({line.split("/")[-1].strip() for line in open("/proc/self/maps") if "torch/lib/libtorch_cpu" in line})
-with quiet.importing():
+with preload.importing():
     print(gc.isenabled(), loaded(), gc.get_freeze_count())
     import torch
 print(gc.isenabled(), gc.get_freeze_count() > 10_000, torch.ones(2).sum().item())
