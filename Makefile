@@ -1,7 +1,7 @@
 # `make run` on a machine with Python 3.11 to 3.14 and a package index: all lands in $(VENV), the model in a cache.
 ENGINE ?= auto
 MODEL ?=
-PORT ?= 8080
+PORT ?= $(or $(SAGEMAKER_BIND_TO_PORT),8080)
 ARGS ?=
 PYTHON ?= python3
 VENV ?= .venv

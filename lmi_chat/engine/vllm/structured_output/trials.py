@@ -9,8 +9,8 @@ step which tokens may come. Neither can be stopped. Two choices make that safe:
   compiles with the other.
 - A trial. Some guides still cost much: 1,000 required items 1.3 s and a panic, an ambiguous grammar seconds for each
   token, in the step that all neighbours share. No static bound tells them from good ones, so the same library, with the
-  same tokenizer and options, and a walk along its tokens, runs first where the kernel can kill it: judge.py. What
-  fails there never reaches EngineCore.
+  same tokenizer and options, and a walk along its tokens, runs first where the kernel can kill it
+  (trial_process.py). What fails there never reaches EngineCore.
 
 Left open: a walk is a sample. A grammar that hides its ambiguity behind a path which 256 random tokens do not take
 passes; its step times then burden the neighbours until its own max_tokens.
