@@ -54,11 +54,11 @@ check: dev ## formatting, lint, types, directions of import
 
 test: quick ## the tests that a change must pass, the real engine's too
 	@echo "==> tests with the engine"
-	@$(BIN)/pytest -m "not slow" tests/engine
+	@$(BIN)/pytest -m "not slow" tests/real
 
 slow: dev ## the tests that take minutes: the same answers as vLLM alone, guides that never end
 	@echo "==> slow tests with the engine"
-	@$(BIN)/pytest -m slow tests/engine
+	@$(BIN)/pytest -m slow tests/real
 
 bench: dev ## what a token costs the API process, ours and vLLM's two, on an engine without a model (ten minutes)
 	@$(BIN)/python bench/run.py $(ARGS)
@@ -79,7 +79,7 @@ bench-real: dev ## the real engine behind our server and alone: tokens a second,
 
 quick: dev ## the tests that need no engine
 	@echo "==> quick tests"
-	@$(BIN)/pytest --numprocesses auto --ignore tests/engine
+	@$(BIN)/pytest --numprocesses auto --ignore tests/real
 
 format: dev ## format, and mend what lint can mend
 	@$(BIN)/ruff format .

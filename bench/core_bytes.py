@@ -1,7 +1,7 @@
 """What vLLM's EngineCore writes, as bytes made from msgpack's parts, at a cost that does not show beside a server's.
 
 The layout is that of vLLM 0.32's structs (v1/engine/__init__.py, v1/outputs.py, v1/metrics/stats.py).
-tests/engine/test_fake_engine.py compares these bytes with what vLLM's own encoder makes.
+tests/real/test_fake_engine.py compares these bytes with what vLLM's own encoder makes.
 """
 
 import functools

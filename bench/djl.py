@@ -21,8 +21,8 @@ import psutil
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "shim")]
 
 from bench.one_layer import one_layer
-from tests.engine.conftest import start
 from tests.java.bridge import ROOT, bridge
+from tests.real.conftest import start
 
 
 def measured(processes: list[psutil.Process], ask: Callable[[], object], streams: int, tokens: int) -> list[float]:

@@ -12,7 +12,7 @@ from lmi_chat.bounds import SAMPLING, Field, Limits, check, nearest
 from lmi_chat.dialects.desk import BodyReader
 from lmi_chat.errors import Problem, echo
 from lmi_chat.job import SamplingParams
-from tests.fakes import desk
+from tests.support.fakes import desk
 
 LIMITS = Limits()
 OTHER_TYPES: dict[str, list[Any]] = {

@@ -17,9 +17,9 @@ from lmi_chat.errors import Bug
 from lmi_chat.job import Delta, Finished
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
 from lmi_chat.storage.sessions import Sessions
-from tests.fakes import desk
-from tests.scripted import Scripted, said
-from tests.test_flow import breaking
+from tests.pipeline.test_pipeline import breaking
+from tests.support.fakes import desk
+from tests.support.scripted import Scripted, said
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
 

@@ -11,7 +11,7 @@ import pytest
 
 from lmi_chat.pipeline.pipeline import PipelineConfig
 from tests.http.test_app import CHAT, JSON, post, send
-from tests.scripted import Scripted, Service, said, serving
+from tests.support.scripted import Scripted, Service, said, serving
 
 INFERENCE_ID, ATTRIBUTES = "X-Amzn-SageMaker-Inference-Id", "X-Amzn-SageMaker-Custom-Attributes"
 ADAPTER, TARGET = "X-Amzn-SageMaker-Adapter-Identifier", "X-Amzn-SageMaker-Target-Model"

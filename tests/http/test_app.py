@@ -16,7 +16,7 @@ import pytest
 
 from lmi_chat.bounds import Limits
 from lmi_chat.pipeline.pipeline import PipelineConfig
-from tests.scripted import Scripted, Service, said, serving
+from tests.support.scripted import Scripted, Service, said, serving
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 JSON = {"content-type": "application/json"}

@@ -15,11 +15,11 @@ from lmi_chat.async_requests import AsyncRequest, AsyncRequests
 from lmi_chat.async_requests.folder import Folder
 from lmi_chat.errors import Bug, EngineDown
 from lmi_chat.pipeline.pipeline import InferenceRequest, Pipeline, PipelineConfig
-from tests.fakes import desk
 from tests.http.test_app import CHAT, post
 from tests.http.test_sagemaker import boto
-from tests.scripted import Scripted, Service, said, serving
-from tests.test_flow import breaking
+from tests.pipeline.test_pipeline import breaking
+from tests.support.fakes import desk
+from tests.support.scripted import Scripted, Service, said, serving
 
 
 def spooling(folder: Path, **limits: int) -> Callable[[Pipeline], AsyncRequests]:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from lmi_chat.storage.completions import Completions
-from tests.cases import closed, message
 from tests.http.test_app import BAD_BYTES, CHAT, JSON, nested, post, send
-from tests.scripted import Service, serving
+from tests.support.cases import closed, message
+from tests.support.scripted import Service, serving
 
 BODIES = {
     "chat": b'{"messages":[{"role":"user","content":"hi"}],%b}',

@@ -22,10 +22,10 @@ from lmi_chat.http.door import AppState
 from lmi_chat.http.openapi import document
 from lmi_chat.observability.startup import StartupProgress
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
-from tests.cases import UNSAID
-from tests.fakes import SPACE, desk
 from tests.http.test_app import send
-from tests.scripted import serving
+from tests.support.cases import UNSAID
+from tests.support.fakes import SPACE, desk
+from tests.support.scripted import serving
 
 TURN = {"role": "user", "content": "a"}
 CHAT = {"messages": [TURN]}

@@ -1,6 +1,6 @@
 """What LMI, TGI and vLLM get wrong on the wire, asked of this server; docs/peers.md has the table of all of it.
 
-A test says in its first words whose fault it is. Those that need the real engine are in tests/engine/test_peers.py.
+A test says in its first words whose fault it is. Those that need the real engine are in tests/real/test_peers.py.
 """
 
 import contextlib
@@ -18,10 +18,10 @@ from lmi_chat.config.settings import read
 from lmi_chat.config.sources import BadSetting
 from lmi_chat.errors import Error
 from lmi_chat.job import Delta, Finish, Finished, Job
-from tests.fakes import desk
 from tests.http.test_app import CHAT, JSON, post, send
 from tests.http.test_sagemaker import boto, parts, stream
-from tests.scripted import Service, Step, said, serving, token
+from tests.support.fakes import desk
+from tests.support.scripted import Service, Step, said, serving, token
 
 ROOT = Path(__file__).parents[2]
 STANDARD = {"inputs": "hi"}

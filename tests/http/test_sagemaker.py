@@ -16,8 +16,8 @@ from lmi_chat.job import Delta, Finish, Finished, Job
 from lmi_chat.pipeline.pipeline import PipelineConfig
 from lmi_chat.storage.sessions import Sessions
 from tests.http.test_app import CHAT, post, send
-from tests.scripted import Scripted, Service, Step, said, serving
-from tests.test_flow import breaking
+from tests.pipeline.test_pipeline import breaking
+from tests.support.scripted import Scripted, Service, Step, said, serving
 
 STREAM = {**CHAT, "stream": True}
 

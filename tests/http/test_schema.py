@@ -1,4 +1,4 @@
-"""Cases made from the OpenAPI document against a real server with a scripted engine; tests/engine has the real one."""
+"""Cases made from the OpenAPI document against a real server with a scripted engine; tests/real has the real one."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,9 +8,9 @@ import pytest
 
 from lmi_chat.job import Delta, Job
 from lmi_chat.storage.completions import Completions
-from tests.cases import Asker
 from tests.http.test_app import CHAT, post
-from tests.scripted import Scripted, Service, Step, said, serving
+from tests.support.cases import Asker
+from tests.support.scripted import Scripted, Service, Step, said, serving
 
 COUNTS = {
     ("/invocations", "POST"): 9,

@@ -14,7 +14,7 @@ from lmi_chat.errors import Busy, CutOff, EngineDown, Error, HookFailed
 from lmi_chat.job import Finished, Job
 from lmi_chat.pipeline.pipeline import PipelineConfig
 from tests.http.test_app import post, send
-from tests.scripted import Scripted, Service, Step, said, serving
+from tests.support.scripted import Scripted, Service, Step, said, serving
 
 PROMPT = "The capital of France is"
 Ask = Callable[..., Any]

@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.engine.conftest import Server, start
 from tests.java.bridge import ROOT, Answer, Bridge, bridge
+from tests.real.conftest import Server, start
 
 pytestmark = pytest.mark.timeout(900)  # engines start, and start anew
 FRANCE = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}

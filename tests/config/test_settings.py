@@ -1,0 +1,378 @@
+"""Keys from every source become one Settings, each value with its origin; what is unknown stops the start."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmi_chat.config.aliases import FAMILIES, NOT_YET, REFUSED, RENAMED, WITHOUT_EFFECT
+from lmi_chat.config.describe import as_json, as_text
+from lmi_chat.config.settings import OWN, TYPES, Settings, read
+from lmi_chat.config.sources import PROPERTIES, BadSetting, IgnoredSetting
+from tests.support.fakes import brief
+
+ENGINE = {
+    "model": "str",
+    "max_model_len": "int",
+    "dtype": "str",
+    "tensor_parallel_size": "int",
+    "max_num_seqs": "int | None",
+    "quantization": "str | None",
+    "hf_token": "bool | str | None",
+    "enforce_eager": "bool",
+    "async_scheduling": "bool | None",
+    "revision": "str | None",
+    "hf_overrides": "HfOverrides",
+    "kv_cache_dtype_skip_layers": "list[str]",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def load(
+    folder: Path,
+    properties: str | None = None,
+    arguments: dict[str, str] | None = None,
+    environment: dict[str, str] | None = None,
+    engine: Mapping[str, str] = ENGINE,
+) -> Settings:
+    path = None
+    if properties is not None:
+        path = folder / PROPERTIES
+        path.write_text(properties, encoding="utf-8")
+    return read(arguments or {}, environment or {}, path, engine, gpus=4)
+
+
+def refusal(folder: Path, *args: Any, **kwargs: Any) -> str:
+    with pytest.raises(BadSetting) as caught:
+        load(folder, *args, **kwargs)
+    text = str(caught.value)
+    assert len(text.splitlines()) == 1
+    return text
+
+
+def test_defaults(folder: Path) -> None:
+    settings = load(folder)
+    assert settings == Settings()
+    assert (settings.port, settings.max_request_size, settings.max_messages) == (8080, 25 * 2**20, 2048)
+    assert not settings.origins
+
+
+def test_precedence(folder: Path) -> None:
+    properties = "option.port=4\nhost=h\noption.max_n=7\noption.max_stop=5"
+    environment = {"OPTION_PORT": "2", "SERVING_MAX_N": "3", "HF_MODEL_ID": "hub/m"}
+    settings = load(folder, properties, {"port": "1"}, environment)
+    assert (settings.port, settings.max_n, settings.host, settings.max_stop) == (1, 3, "h", 5)
+    assert settings.model_id == "hub/m"
+    assert dict(settings.origins) == {
+        "port": "command line",
+        "max_n": "environment SERVING_MAX_N",
+        "host": f"{folder}/serving.properties:2",
+        "max_stop": f"{folder}/serving.properties:4",
+        "model_id": "environment HF_MODEL_ID",
+    }
+
+
+def test_names_of_other_servers_stand_below_the_properties(folder: Path) -> None:
+    environment = {"HF_MODEL_ID": "hub/b", "SAGEMAKER_BIND_TO_PORT": "9000", "SAGEMAKER_MAX_REQUEST_SIZE": "2048"}
+    settings = load(folder, "option.model_id=hub/a\noption.port=1", {}, environment)
+    assert (settings.model_id, settings.port, settings.max_request_size) == ("hub/a", 1, 2048)
+    settings = load(folder, None, {}, environment | {"OPTION_MODEL_ID": "hub/c", "SERVING_PORT": "7"})
+    assert (settings.model_id, settings.port) == ("hub/c", 7)
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "value"),
+    [
+        ("option.tensor_parallel_degree=2", "tensor_parallel_size", "2"),
+        ("option.max_rolling_batch_size=64", "max_num_seqs", "64"),
+        ("option.quantize=awq", "quantization", "awq"),
+        ("option.max-model-len=2048", "max_model_len", "2048"),
+        ("max_model_len=2048", "max_model_len", "2048"),
+        ("option.dtype=bf16", "dtype", "bfloat16"),
+        ("option.dtype=fp16", "dtype", "float16"),
+        ("option.dtype=fp32", "dtype", "float32"),
+        ("option.dtype=auto", "dtype", "auto"),
+    ],
+)
+def test_names_for_the_engine(folder: Path, line: str, name: str, value: str) -> None:
+    settings = load(folder, line)
+    assert dict(settings.engine) == {name: value}
+    assert settings.origins[name] == f"{folder}/serving.properties:1"
+
+
+def test_the_environment_names_engine_arguments_too(folder: Path) -> None:
+    environment = {"OPTION_MAX_MODEL_LEN": "4096", "OPTION_TENSOR_PARALLEL_DEGREE": "2", "PATH": "/bin"}
+    settings = load(folder, None, {}, environment)
+    assert dict(settings.engine) == {"max_model_len": "4096", "tensor_parallel_size": "2"}
+
+
+def test_defaults_of_the_engine_give_way() -> None:
+    chosen = {"dtype": ("float32", "default on this CPU"), "max_num_seqs": ("8", "default here")}
+    settings = read({"dtype": "bf16"}, {}, None, ENGINE, chosen)
+    assert dict(settings.engine) == {"dtype": "bfloat16", "max_num_seqs": "8"}
+    assert (settings.origins["dtype"], settings.origins["max_num_seqs"]) == ("command line", "default here")
+
+
+@pytest.mark.parametrize(
+    ("properties", "environment"),
+    [
+        ("option.tensor_parallel_degree=2\noption.tensor_parallel_size=4", {}),
+        ("option.max_rolling_batch_size=2\nmax_num_seqs=4", {}),
+        ("option.port=1\nport=2", {}),
+        (None, {"OPTION_PORT": "1", "SERVING_PORT": "2"}),
+        (None, {"OPTION_TENSOR_PARALLEL_DEGREE": "1", "OPTION_TENSOR_PARALLEL_SIZE": "2"}),
+    ],
+)
+def test_two_names_with_different_values_are_refused(
+    folder: Path, properties: str | None, environment: dict[str, str]
+) -> None:
+    text = refusal(folder, properties, {}, environment)
+    assert "keep one of them" in text
+    assert all(value in text for value in ("1", "2") if properties is None)
+
+
+def test_two_names_with_one_value_are_one_setting(folder: Path) -> None:
+    settings = load(folder, "option.tensor_parallel_degree=2\noption.tensor_parallel_size=2\noption.dtype=fp16")
+    assert settings.engine["tensor_parallel_size"] == "2"
+    settings = load(folder, "option.tensor_parallel_degree=2", {}, {"OPTION_TENSOR_PARALLEL_SIZE": "4"})
+    assert settings.engine["tensor_parallel_size"] == "4"
+
+
+@pytest.mark.parametrize(("keys", "is_warning"), [(WITHOUT_EFFECT, False), (NOT_YET, True)])
+def test_keys_that_set_nothing_are_accepted_and_noted(
+    folder: Path, keys: Mapping[str, str], *, is_warning: bool
+) -> None:
+    for key in keys:
+        upper = "".join("_" + letter if letter.isupper() else letter.upper() for letter in key)
+        properties = [load(folder, source) for source in (f"{key}=x", f"option.{key}=x")]
+        environment = [load(folder, None, {}, {name: "x"}) for name in (f"OPTION_{key.upper()}", f"SERVING_{upper}")]
+        for settings in [*properties, *environment, load(folder, None, {key: "x"})]:
+            [note] = settings.notes
+            assert (note.given.name, note.given.text, note.is_warning) == (key, "x", is_warning)
+            assert keys[key] in note.why
+            assert settings == Settings(notes=settings.notes)
+    assert not any(note.is_warning for key in keys for note in load(folder, None, {key: "false"}).notes)
+
+
+@pytest.mark.parametrize("key", sorted(REFUSED))
+def test_keys_that_would_only_seem_to_protect_stop_the_start(folder: Path, key: str) -> None:
+    text = refusal(folder, None, {}, {f"OPTION_{key.upper()}": "x"})
+    assert text.startswith(f"environment OPTION_{key.upper()}: {key} is not possible, got ")
+    assert text.endswith(REFUSED[key])
+
+
+def test_a_key_has_one_meaning() -> None:
+    tables = [set(OWN), set(RENAMED), set(WITHOUT_EFFECT), set(NOT_YET), set(REFUSED)]
+    both = [one & other for index, one in enumerate(tables) for other in tables[index + 1 :]]
+    assert not set().union(*both), "a key that is served now leaves the tables of families.py"
+    folded = [name.lower().replace("_", "") for names in tables for name in names]
+    assert len(folded) == len(set(folded))
+
+
+def test_the_default_deployment_starts(folder: Path) -> None:
+    own = (Path(__file__).parents[2] / PROPERTIES).read_text(encoding="utf-8")
+    settings = load(folder, own)
+    assert settings == Settings(notes=settings.notes)
+    assert not any(note.is_warning for note in settings.notes)
+
+
+@pytest.mark.parametrize(
+    ("properties", "arguments", "environment", "words"),
+    [
+        (
+            "option.max_model_length=1",
+            {},
+            {},
+            r"/serving.properties:1: max_model_length is no key .*, got '1'; .* known key is max_model_len$",
+        ),
+        (None, {"prot": "1"}, {}, "command line: prot is no key .* nearest known key is port$"),
+        (None, {}, {"OPTION_TENSOR_PARALEL_DEGREE": "1"}, "environment .*: .* known key is tensor_parallel_degree$"),
+        (
+            None,
+            {},
+            {"OPTION_MAX_MODEL_LENGHT": "4096"},
+            "environment OPTION_MAX_MODEL_LENGHT: max_model_lenght is no key .*, got '4096'; .* is max_model_len$",
+        ),
+        (None, {}, {"SM_VLLM_MAX_MODEL_LENGHT": "1"}, "environment SM_VLLM_MAX_MODEL_LENGHT: .* is max_model_len$"),
+        (None, {}, {"SERVING_JOB_QUEUE": "1"}, "environment SERVING_JOB_QUEUE: .* is job_queue_size$"),
+        (None, {}, {"OPTION_HF_TOKN": "secret"}, r"got '\(hidden\)'; .* is hf_token$"),
+        (None, {"zzz": "1"}, {}, "command line: zzz is no key of lmi-chat or of the engine, got '1'$"),
+        ("option.x\\n" + "y" * 1000 + "=1", {}, {}, "is no key"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(
+    folder: Path, properties: str | None, arguments: dict[str, str], environment: dict[str, str], words: str
+) -> None:
+    text = refusal(folder, properties, arguments, environment)
+    assert re.search(words, text)
+    assert len(text) < 300
+
+
+def test_without_an_engine_every_other_key_may_be_its(folder: Path) -> None:
+    assert dict(load(folder, "option.zzz=1", engine={}).engine) == {"zzz": "1"}
+
+
+@pytest.mark.parametrize("name", [name for name in OWN if OWN[name].metadata["low"] is not None])
+def test_numbers_have_bounds(folder: Path, name: str) -> None:
+    low, high = OWN[name].metadata["low"], OWN[name].metadata["high"]
+    for value in (low, high):
+        assert getattr(load(folder, None, {name: str(value)}), name) == value
+    for value in (low - 1, high + 1):
+        assert refusal(folder, None, {name: str(value)}).endswith(f"at least {low} and at most {high}, got '{value}'")
+    kind = "a whole number" if TYPES[name] is int else "a number"
+    for text in ("many", "", "1e", *(["1.5", "nan", "9" * 5000] if TYPES[name] is int else [])):
+        assert f"command line: {name} must be {kind}, got" in refusal(folder, None, {name: text})
+    if TYPES[name] is float:
+        for text in ("nan", "inf", "9" * 5000):
+            assert f"{name} must be at least {low}" in refusal(folder, None, {name: text})
+
+
+@pytest.mark.parametrize("name", [name for name in OWN if TYPES[name] is bool])
+def test_booleans(folder: Path, name: str) -> None:
+    assert getattr(load(folder, None, {name: "True"}), name) is True
+    assert getattr(load(folder, None, {name: "false"}), name) is False
+    assert "one of true, false, got 'yes'" in refusal(folder, None, {name: "yes"})
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [("output_formatter", "SSE", "xml"), ("finish_reason", "lmi", "tgi"), ("log_level", "DEBUG", "loud")],
+)
+def test_choices(folder: Path, name: str, good: str, bad: str) -> None:
+    assert getattr(load(folder, None, {name: good}), name) == good.lower()
+    text = refusal(folder, None, {name: bad})
+    assert f"{name} must be one of" in text
+    assert f"got '{bad}'" in text
+
+
+def test_text_is_kept_as_it_is(folder: Path) -> None:
+    assert load(folder, "option.served_model_name = A, b \noption.chat_template=Ä").served_model_name == "A, b"
+    assert load(folder, None, {"chat_template": "{{ x }}\n"}).chat_template == "{{ x }}\n"
+
+
+def test_the_number_of_gpus_is_a_degree(folder: Path) -> None:
+    for environment in ({"OPTION_TENSOR_PARALLEL_DEGREE": "MAX"}, {"TENSOR_PARALLEL_DEGREE": "max"}):
+        settings = load(folder, None, {}, environment)
+        assert settings.engine == {"tensor_parallel_size": "4"}
+        assert settings.origins == {"tensor_parallel_size": f"environment {next(iter(environment))} (max)"}
+    same = {"OPTION_TENSOR_PARALLEL_DEGREE": "max", "OPTION_TENSOR_PARALLEL_SIZE": "4"}
+    assert load(folder, None, {}, same).engine == {"tensor_parallel_size": "4"}
+
+
+@pytest.mark.parametrize("key", ["enforce_eager", "async_scheduling"])
+def test_switches_of_the_engine(folder: Path, key: str) -> None:
+    assert load(folder, None, {key: "True"}).engine == {key: "True"}
+    assert load(folder, None, {f"no_{key}": "true"}).engine == {key: "false"}
+    assert load(folder, None, {}, {f"SM_VLLM_{key.upper()}": ""}).engine == {key: "true"}
+    text = refusal(folder, None, {}, {f"OPTION_{key.upper()}": "yes"})
+    assert text == f"environment OPTION_{key.upper()}: {key} must be one of true, false, got 'yes'"
+
+
+def test_an_empty_argument_of_the_engine_sets_nothing(folder: Path) -> None:
+    settings = load(folder, "option.quantize=\noption.revision=", {}, {"HF_MODEL_ID": "", "DTYPE": " "})
+    assert (settings.model_id, dict(settings.engine)) == ("", {})
+    assert [note.why for note in settings.notes] == ["it is empty and sets nothing"] * 2
+
+
+def test_families_by_strength(folder: Path) -> None:
+    """Each family alone gives its value; together the strongest does, and each that is taken away uncovers the next."""
+    environment = {
+        "OPTION_TENSOR_PARALLEL_DEGREE": "1",
+        "TENSOR_PARALLEL_DEGREE": "3",
+        "SM_VLLM_TENSOR_PARALLEL_SIZE": "5",
+        "SM_NUM_GPUS": "6",
+    }
+    properties: str | None = "option.tensor_parallel_size=2"
+    for degree in "12356":
+        assert load(folder, properties, {}, environment).engine == {"tensor_parallel_size": degree}
+        environment = {name: text for name, text in environment.items() if text != degree}
+        properties = None if degree == "2" else properties
+    sizes = {"SAGEMAKER_MAX_REQUEST_SIZE": "2048", "SAGEMAKER_MAX_PAYLOAD_IN_MB": "3", "PAYLOAD_LIMIT": "4096"}
+    for size in (2048, 3 * 2**20, 4096):
+        assert load(folder, None, {}, sizes).max_request_size == size
+        sizes.pop(next(iter(sizes)))
+
+
+def test_a_conflict_names_both_and_hides_secrets(folder: Path) -> None:
+    text = refusal(folder, "a=1\noption.max_num_seqs=4\n\noption.max_rolling_batch_size=2".replace("a=1", "#"))
+    here = f"{folder}/serving.properties"
+    both = f"max_rolling_batch_size = 2 and max_num_seqs = 4 ({here}:2)"
+    assert text == f"{here}:4: {both} are the same setting; keep one of them"
+    text = refusal(folder, None, {}, {"SM_NUM_GPUS": "2", "NUM_SHARD": "4"})
+    assert text.startswith("environment NUM_SHARD: ")
+    assert "(environment SM_NUM_GPUS)" in text
+    assert "abc" not in refusal(folder, None, {}, {"OPTION_HF_TOKEN": "abc1", "SERVING_HF_TOKEN": "abc2"})
+
+
+def test_no_limit_on_a_jobs_payload_is_no_setting(folder: Path) -> None:
+    assert load(folder, None, {}, {"SAGEMAKER_MAX_PAYLOAD_IN_MB": "0"}) == Settings()
+    text = refusal(folder, None, {}, {"SAGEMAKER_MAX_PAYLOAD_IN_MB": "six"})
+    assert text == "environment SAGEMAKER_MAX_PAYLOAD_IN_MB: max_request_size must be a whole number, got 'six'"
+
+
+@pytest.mark.parametrize("text", ["9000", "9099-9000", "0-9", "1-65536", "a-b", "9000-9099-9100", "-1-5"])
+def test_a_port_range_is_two_ports(folder: Path, text: str) -> None:
+    said = refusal(folder, None, {}, {"SAGEMAKER_SAFE_PORT_RANGE": text})
+    assert said.startswith("environment SAGEMAKER_SAFE_PORT_RANGE: safe_port_range must be two ports")
+
+
+def test_other_peoples_variables_never_stop_the_start(folder: Path) -> None:
+    """SageMaker and the hub add names as they like; a slip in one that is read gets a warning."""
+    foreign = {
+        "SAGEMAKER_SOMETHING_NEW": "1",
+        "HF_HOME": "/x",
+        "HF_HUB_OFFLINE": "1",
+        "HF_MODEL_DIR": "/x",
+        "SM_HOSTS": "[]",
+    }
+    assert load(folder, None, {}, foreign) == Settings()
+    for slip, meant in (("SAGEMAKER_BIND_TO_PROT", "SAGEMAKER_BIND_TO_PORT"), ("HF_MODELID", "HF_MODEL_ID")):
+        [note] = load(folder, None, {}, {slip: "1"}).notes
+        assert note.is_warning
+        assert note.why == f"not a name that is read here; {meant} is"
+
+
+def test_a_key_that_stands_twice_in_the_file_is_the_last_one(folder: Path) -> None:
+    settings = load(folder, "option.max_n=1\noption.max_n=1\noption.port=1\n\noption.port=2")
+    assert (settings.max_n, settings.port) == (1, 2)
+    [note] = settings.notes
+    assert isinstance(note, IgnoredSetting)
+    assert (note.given.origin, note.is_warning) == (f"{folder}/serving.properties:3", True)
+    assert note.why == "it stands again on line 5, which counts"
+
+
+PREFIXES = ("OPTION_", "SERVING_", "SM_VLLM_", "HF_", "SAGEMAKER_", "")
+VARIABLES = [name.variable for family in FAMILIES for name in family.names]
+NAMES = st.sampled_from([*OWN, *RENAMED, *WITHOUT_EFFECT, *NOT_YET, *REFUSED, *ENGINE]) | st.text(
+    "aA_-\n.é", max_size=9
+)
+WRITTEN = st.builds(lambda prefix, name: prefix + name.upper(), st.sampled_from(PREFIXES), NAMES)
+
+
+@brief
+@given(
+    environment=st.dictionaries(WRITTEN | st.sampled_from(VARIABLES), st.text(max_size=30) | st.integers().map(str)),
+    arguments=st.dictionaries(NAMES, st.text(max_size=30) | st.booleans().map(str)),
+)
+def test_whatever_is_given_is_settings_or_one_sentence(environment: dict[str, str], arguments: dict[str, str]) -> None:
+    try:
+        settings = read(arguments, environment, None, ENGINE)
+    except BadSetting as error:
+        text = str(error)
+        assert len(text.splitlines()) == 1
+        assert len(text) < 700
+        assert text.startswith(("environment ", "command line: "))
+    else:
+        assert settings.origins.keys() <= OWN.keys() | ENGINE.keys()
+        assert {*settings.engine} <= ENGINE.keys()
+        assert json.loads(as_json(settings))["settings"]
+        assert as_text(settings)

@@ -1,0 +1,571 @@
+"""The standard dialect: inputs and parameters become a Job or one refusal; events become LMI's lines and documents."""
+
+import contextlib
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmi_chat import dialects
+from lmi_chat.bounds import Limits
+from lmi_chat.codec.json_text import Json
+from lmi_chat.dialects.desk import ParsedRequest
+from lmi_chat.dialects.standard import request as standard
+from lmi_chat.errors import BadField, EngineDown, Error, NotFound, PromptTooLong
+from lmi_chat.fields import PARAMETERS
+from lmi_chat.job import Delta, Finish, Finished, SamplingParams, Token, TokenLogprob
+from tests.support.fakes import brief, desk, piece, refusal, rendered, token
+
+DONE = Finished(prompt_tokens=4, completion_tokens=3, cached_tokens=2)
+GREEDY = {"temperature": 0.0}
+REACHING: dict[str, tuple[Any, str, Any]] = {
+    "max_new_tokens": (9, "max_tokens", 9),
+    "temperature": (0.5, "temperature", 0.5),
+    "top_p": (0.9, "top_p", 0.9),
+    "top_k": (5, "top_k", 5),
+    "min_p": (0.1, "min_p", 0.1),
+    "repetition_penalty": (1.1, "repetition_penalty", 1.1),
+    "presence_penalty": (-1, "presence_penalty", -1.0),
+    "frequency_penalty": (1, "frequency_penalty", 1.0),
+    "seed": (-7, "seed", -7),
+    "stop": ("a", "stop", ("a",)),
+    "stop_sequences": (["a", "日本"], "stop", ("a", "日本")),
+    "stop_token_ids": ([1, 2], "stop_token_ids", (1, 2)),
+    "include_stop_str_in_output": (True, "include_stop_str_in_output", True),
+    "skip_special_tokens": (False, "skip_special_tokens", False),
+    "spaces_between_special_tokens": (False, "spaces_between_special_tokens", False),
+    "min_tokens": (3, "min_tokens", 3),
+    "min_length": (3, "min_tokens", 3),
+    "logit_bias": ({"7": 5}, "logit_bias", {7: 5.0}),
+    "ignore_eos": (True, "ignore_eos", True),
+    "ignore_eos_token": (True, "ignore_eos", True),
+    "bad_sequences": (["no"], "bad_words", ("no",)),
+    "prompt_logprobs": (2, "prompt_logprobs", 2),
+    "logprobs": (3, "logprobs", 3),
+    "top_n_tokens": (4, "logprobs", 4),
+}
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=4,
+)
+ANY_PARAMETERS = st.dictionaries(st.sampled_from(sorted(PARAMETERS)), ANY_JSON, max_size=5) | ANY_JSON
+ANY_BODY = st.fixed_dictionaries(
+    {"inputs": st.just("Once") | ANY_JSON}, optional={"parameters": ANY_PARAMETERS, "stream": ANY_JSON, "zzz": ANY_JSON}
+)
+
+
+def body(parameters: Any = None, **fields: Any) -> Json:
+    return {"inputs": "Once", "parameters": parameters} | fields
+
+
+def ask(parameters: Json | None = None, **fields: Any) -> ParsedRequest:
+    return dialects.parse(body(parameters, **fields), desk(), "1")
+
+
+def sampling(**parameters: Any) -> SamplingParams:
+    return ask(parameters).job.sampling
+
+
+SHOWN_IN_DETAILS = ("prompt_logprobs", "logprobs", "top_n_tokens")
+
+
+def refused(parameters: Any = None, **fields: Any) -> Error:
+    return refusal(body(parameters, **fields), "standard")
+
+
+def answer(*events: Any, parameters: Json | None = None, stream: bool = False, **changes: Any) -> list[Any]:
+    return rendered(dialects.parse(body(parameters, stream=stream), desk(**changes), "1").render, *events)
+
+
+def lines(*events: Any, **parameters: Any) -> list[Any]:
+    return answer(*events, parameters=parameters, stream=True)
+
+
+# What is asked for
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"inputs": "Once"},
+        body(),
+        body({}),
+        body(adapters=[]),
+        body(adapters=None),
+        body(stream=None, model=""),
+        {"inputs": ["Once"]},
+    ],
+)
+def test_the_smallest_request(sent: Json) -> None:
+    task = dialects.parse(sent, desk(), "1")
+    assert (task.dialect, task.is_stream, task.has_end, task.unknown) == ("standard", False, False, [])
+    assert (task.job.prompt_text, task.job.prompt_ids) == ("Once", list(b"Once"))
+    assert task.job.sampling == SamplingParams(max_tokens=30, temperature=0.0)
+
+
+@pytest.mark.parametrize("name", REACHING)
+def test_each_parameter_reaches_sampling(name: str) -> None:
+    value, field, expected = REACHING[name]
+    details = name in SHOWN_IN_DETAILS
+    assert getattr(sampling(**{name: value}, details=details), field) == expected
+    assert getattr(sampling(details=details), field) != expected
+
+
+@pytest.mark.parametrize("name", [*SHOWN_IN_DETAILS, "decoder_input_details"])
+def test_what_only_details_show_is_not_asked_of_the_engine_without(name: str) -> None:
+    value = True if name == "decoder_input_details" else 2
+    task = ask({name: value})
+    assert task.job == ask().job
+    assert task.unknown == [f"parameters.{name} is ignored: it needs details true"]
+    assert ask({name: value, "details": True}).unknown == []
+    assert ask({name: None}).unknown == []
+
+
+def test_no_parameter_was_forgotten() -> None:
+    own = {name for name, field in PARAMETERS.items() if field.sets}
+    assert own | {"logprobs", "top_n_tokens"} == REACHING.keys()
+
+
+@pytest.mark.parametrize("name", sorted(PARAMETERS))
+def test_null_is_absent(name: str) -> None:
+    task = ask({name: None})
+    assert (task.job, task.is_stream, task.unknown) == (ask().job, False, [])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "temperature"),
+    [
+        ({}, 0.0),
+        ({"do_sample": None}, 0.0),
+        ({"do_sample": True}, 1.0),
+        ({"do_sample": True, "temperature": 0.5}, 0.5),
+        ({"do_sample": False, "temperature": 0.5}, 0.0),
+        ({"do_sample": False, "top_p": 0.5}, 0.0),
+        ({"temperature": 0.5}, 0.5),
+        ({"temperature": 0}, 0.0),
+        ({"top_p": 0.5}, 1.0),
+        ({"top_k": 5}, 1.0),
+        ({"min_p": 0.1}, 1.0),
+        ({"typical_p": 0.9}, 1.0),
+        ({"top_k": None, "seed": 7, "repetition_penalty": 1.2}, 0.0),
+    ],
+)
+def test_whether_to_sample(parameters: Json, temperature: float) -> None:
+    assert sampling(**parameters).temperature == temperature
+
+
+def test_the_models_own_defaults_stand_below_the_request() -> None:
+    here = desk(defaults={"temperature": 0.6, "top_p": 0.9})
+    chosen = dialects.parse(body({"do_sample": True, "top_p": 0.5}), here, "1").job.sampling
+    assert (chosen.temperature, chosen.top_p) == (0.6, 0.5)
+    assert dialects.parse(body(), here, "1").job.sampling.temperature == 0.0
+
+
+@pytest.mark.parametrize(
+    ("sent", "default", "expected"),
+    [
+        (body(stream=True), False, True),
+        (body({"stream": True}), False, True),
+        (body({"stream": True}, stream=None), False, True),
+        (body({"stream": True}, stream=False), False, False),
+        (body(), True, True),
+        (body(stream=False), True, False),
+    ],
+)
+def test_whether_to_stream(sent: Json, default: bool, expected: bool) -> None:  # noqa: FBT001
+    assert dialects.parse(sent, desk(streams_by_default=default), "1").is_stream is expected
+
+
+def test_tokens_are_asked_of_the_engine_only_where_they_are_shown() -> None:
+    assert sampling().logprobs is None
+    assert sampling(details=True).logprobs == 0
+    assert ask(stream=True).job.sampling.logprobs == 0
+    assert sampling(details=True, top_n_tokens=2, logprobs=3).logprobs == 3
+    assert sampling(details=True).prompt_logprobs is None
+    assert sampling(details=True, decoder_input_details=True).prompt_logprobs == 0
+
+
+def test_a_seed_is_chosen_where_it_will_be_reported() -> None:
+    first, second = (sampling(details=True, do_sample=True).seed for _ in range(2))
+    assert first != second
+    assert sampling(details=True, do_sample=True, seed=5).seed == 5
+    assert sampling(details=True).seed is None
+    assert sampling(details=True, do_sample=True, seed=-1).seed not in (-1, None)
+    assert sampling(do_sample=True, seed=-1).seed is None
+
+
+def test_the_prompt_gets_the_models_special_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = desk()
+    monkeypatch.setattr(here.template, "encode", lambda text, add_special_tokens: [add_special_tokens, *text.encode()])
+    assert dialects.parse(body(), here, "1").job.prompt_ids == [True, *b"Once"]
+    chat = dialects.parse({"messages": [{"role": "user", "content": "x"}]}, here, "1")
+    assert chat.job.prompt_ids[0] is False
+
+
+def test_the_prompt_is_kept_to_its_last_tokens() -> None:
+    assert ask({"truncate": 2}).job.prompt_ids == list(b"ce")
+    assert ask({"truncate": 1_000_000}).job.prompt_ids == list(b"Once")
+
+
+def test_an_answer_is_cut_to_what_has_room_unless_it_was_asked_for() -> None:
+    prompt = "x" * 1004
+    assert dialects.parse({"inputs": prompt}, desk(), "1").job.sampling.max_tokens == 20
+    error = refusal({"inputs": prompt, "parameters": {"max_new_tokens": 21}}, "standard")
+    assert isinstance(error, PromptTooLong)
+    assert error.param == "parameters.max_new_tokens"
+    words = "parameters.max_new_tokens must be at most 20, got 21: the prompt has 1004 of the context's 1024 tokens"
+    assert error.message == words
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("sent", "param", "words"),
+    [
+        (body(inputs=None), "inputs", "must be a string or an array of strings, got null"),
+        (body(inputs=7), "inputs", "got 7"),
+        (body(inputs=""), "inputs", "must not be empty"),
+        (body(inputs=[]), "inputs", "at least 1 and at most 64 prompts, got 0"),
+        (body(inputs=["a"] * 65), "inputs", "at least 1 and at most 64 prompts, got 65"),
+        (body(inputs=["a", 7]), "inputs[1]", "must be a string, got 7"),
+        (body(inputs=["a", ""]), "inputs[1]", "must not be empty"),
+        (body([]), "parameters", "must be an object, got an array"),
+        (body("x"), "parameters", 'must be an object, got "x"'),
+        (body(stream="yes"), "stream", 'must be true or false, got "yes"'),
+        (body({"stream": 1}), "parameters.stream", "must be true or false, got 1"),
+        (body({"max_new_tokens": 0}), "parameters.max_new_tokens", "at least 1"),
+        (body({"max_new_tokens": "many"}), "parameters.max_new_tokens", 'must be an integer, got "many"'),
+        (body({"temperature": -3}), "parameters.temperature", "at least 0 and at most 2, got -3"),
+        (body({"do_sample": 1}), "parameters.do_sample", "must be true or false, got 1"),
+        (body({"details": "x"}), "parameters.details", 'got "x"'),
+        (body({"stop_sequences": [""]}), "parameters.stop_sequences", "no empty string"),
+        (body({"top_n_tokens": 21}), "parameters.top_n_tokens", "at most 20, got 21"),
+        (body({"logprobs": True}), "parameters.logprobs", "must be an integer, got true"),
+        (body({"prompt_logprobs": -1}), "parameters.prompt_logprobs", "at least 0"),
+        (body({"stop_token_ids": [257]}), "parameters.stop_token_ids", "the vocabulary ends at 256"),
+        (body({"logit_bias": {"257": 1}}), "parameters.logit_bias", "token 257"),
+        (body({"min_length": 31}), "parameters.min_length", "must be at most 30, got 31"),
+        (body({"min_tokens": 9, "max_new_tokens": 8}), "parameters.min_tokens", "must be at most 8, got 9"),
+        (body({"stop": "a", "stop_sequences": ["b"]}), "parameters.stop_sequences", "different values"),
+        (body({"best_of": 2}, stream=True), "parameters.best_of", "must be 1 with stream true, got 2"),
+        (body({"num_beams": 4}, stream=True), "parameters.num_beams", "must be 1 with stream true, got 4"),
+        (body({"n": 3, "best_of": 2}), "parameters.n", "must be at most best_of = 2, got 3"),
+        (body({"num_beams": 2, "best_of": 2}), "parameters.num_beams", "must be 1 with best_of = 2"),
+        (body({"typical_p": 0}), "parameters.typical_p", "must be above 0 and at most 1, got 0"),
+        (body({"watermark": True}), "parameters.watermark", "is not served"),
+        (body({"decoder_input_details": True}, stream=True), "parameters.decoder_input_details", "stream true"),
+        (body({"prompt_logprobs": 0}, stream=True), "parameters.prompt_logprobs", "must be absent with stream true"),
+        (body({"early_stopping": "never"}), "parameters.early_stopping", "must be true or false"),
+        (body({"num_beams": 2, "bad_sequences": ["a"]}), "parameters.num_beams", "beside parameters.bad_sequences"),
+        (body({"num_beams": 2, "repetition_penalty": 1.1}), "parameters.num_beams", "parameters.repetition_penalty"),
+        (body({"length_penalty": 11}), "parameters.length_penalty", "at most 10, got 11"),
+        (body(model=["x"]), "model", "must be a string"),
+    ],
+)
+def test_a_bad_field_is_named(sent: Json, param: str, words: str) -> None:
+    error = refusal(sent, "standard")
+    assert (type(error), error.status, error.param) == (BadField, 400, param)
+    assert error.message.startswith(param)
+    assert words in error.message
+    assert standard.error_body(error) == {
+        "error": error.message,
+        "code": 400,
+        "type": "invalid_request_error",
+        "param": param,
+    }
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"n": 1}, {"best_of": 1, "num_beams": 1}, {"typical_p": 1.0}, {"watermark": False}]
+)
+def test_what_asks_for_nothing_is_not_refused(parameters: Json) -> None:
+    assert ask(parameters).unknown == []
+
+
+def test_typical_sampling_is_told_and_refused_where_strict() -> None:
+    task = ask({"typical_p": 0.95})
+    assert task.unknown == ["parameters.typical_p is ignored: the engine has no typical sampling"]
+    assert task.job.sampling.temperature == 1.0, "asking for a way of sampling samples"
+    assert ask({"typical_p": 1}).unknown == []
+    error = refusal(body({"typical_p": 0.95}), "standard", is_strict=True)
+    assert (error.param, "no typical sampling; got 0.95" in error.message) == ("parameters.typical_p", True)
+
+
+def test_several_problems_are_named_together() -> None:
+    error = refused({"temperature": 3, "top_p": 0}, inputs=7)
+    assert [part.split()[0] for part in error.message.split("; ")] == [
+        "parameters.temperature",
+        "parameters.top_p",
+        "inputs",
+    ]
+    assert error.param == "parameters.temperature"
+
+
+def test_a_flood_of_problems_is_answered_briefly() -> None:
+    wrong = dict.fromkeys(PARAMETERS, '"\\\n€' * 250_000)
+    assert "more" in refused(wrong).message
+    flood = {f"{'é' * 1000}{number}": 1 for number in range(12_000)}
+    assert ask(flood).unknown[8:] == ["so are at least 92 more"]
+    error = refusal(body(flood), "standard", is_strict=True)
+    assert "more" in error.message
+    assert error.message.count("é") <= 200
+
+
+def test_unknown_keys_are_ignored_with_a_word() -> None:
+    task = ask({"max_tokens": 5, "zzz": 1}, max_new_tokens=5, paramters={}, strean=True)
+    assert task.unknown == [
+        "max_new_tokens is ignored; did you mean parameters.max_new_tokens?",
+        "paramters is ignored; did you mean parameters?",
+        "strean is ignored; did you mean stream?",
+        "parameters.max_tokens is ignored; did you mean parameters.max_new_tokens?",
+        "parameters.zzz is ignored",
+    ]
+    assert task.job == ask().job
+    error = refusal(body({"max_tokens": 5}), "standard", is_strict=True)
+    assert (error.param, error.status) == ("parameters.max_tokens", 400)
+
+
+def test_names_of_the_model() -> None:
+    assert ask(model="lmi").job == ask(model="").job
+    error = refused(model="gpt2")
+    assert isinstance(error, NotFound)
+    assert standard.error_body(error)["code"] == 404
+
+
+def test_a_prompt_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = refused(inputs="x" * 1024)
+    assert (error.status, error.code, error.param) == (400, "context_length_exceeded", "inputs")
+    assert "inputs has 1024 tokens; the model's context holds 1024" in error.message
+    here = desk()
+    monkeypatch.setattr(here.template, "encode", None)
+    with pytest.raises(PromptTooLong, match="inputs has 1000000 characters; 1024 tokens hold at most 10240"):
+        dialects.parse({"inputs": " " * 1_000_000}, here, "1")
+
+
+def test_a_prompt_without_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = desk()
+    monkeypatch.setattr(here.template, "encode", lambda _, add_special_tokens: [] if add_special_tokens else [1])
+    with pytest.raises(BadField, match="inputs must have at least 1 token"):
+        dialects.parse(body(), here, "1")
+
+
+@pytest.mark.parametrize("sent", [{}, {"parameters": {}}, {"inputs": None}])
+def test_a_forced_dialect_needs_its_key_too(sent: Json) -> None:
+    with pytest.raises(BadField, match="inputs must be a string or an array of strings, got null"):
+        dialects.parse(sent, desk(), "1", forced="standard")
+
+
+@brief
+@given(ANY_BODY, st.booleans())
+def test_any_body_gives_a_task_or_one_refusal(sent: Json, is_strict: bool) -> None:  # noqa: FBT001
+    with contextlib.suppress(Error):
+        task = dialects.parse(sent, desk(is_strict=is_strict), "1")
+        assert task.job.sampling.max_tokens >= 1
+        return
+    refusal(sent, "standard", is_strict=is_strict)
+
+
+# What is answered
+
+
+def test_a_whole_answer() -> None:
+    events = [piece(" Par"), Delta(0, "", []), piece("is.\n", finish="length"), DONE]
+    assert answer(*events) == [{"generated_text": " Paris.\n"}]
+    assert answer(*events, parameters={"return_full_text": True}) == [{"generated_text": "Once Paris.\n"}]
+
+
+def test_a_whole_answer_with_details() -> None:
+    events = [Delta(0, "ab", [97, 98], [token(b"a", -0.25), token(b"b")]), piece("", b"", finish="stop"), DONE]
+    [reply] = answer(*events, parameters={"details": True, "seed": 5})
+    assert reply["generated_text"] == "ab"
+    details = reply["details"]
+    assert details["tokens"] == [
+        {"id": 97, "text": "a", "log_prob": -0.25, "logprob": -0.25, "special": False},
+        {"id": 98, "text": "b", "log_prob": -0.5, "logprob": -0.5, "special": False},
+        {"id": 256, "text": "", "log_prob": -0.5, "logprob": -0.5, "special": True},
+    ]
+    assert (details["finish_reason"], details["generated_tokens"]) == ("eos_token", 3)
+    assert (details["inputs"], details["seed"], details["prefill"]) == ("Once", 5, [])
+    assert details["usage"] == {"prompt_tokens": 4, "completion_tokens": 3, "total_tokens": 7, "cached_tokens": 2}
+    assert "top_tokens" not in details
+
+
+def test_the_prompts_own_tokens() -> None:
+    prompt = (None, Token(TokenLogprob(99, -1.5, b"c")), Token(TokenLogprob(226, -9999.0, b"\xe2")))
+    done = Finished(prompt_tokens=3, completion_tokens=1, prompt_logprobs=prompt)
+    parameters = {"details": True, "decoder_input_details": True}
+    [reply] = answer(piece("x", finish="stop"), done, parameters=parameters)
+    assert reply["details"]["prefill"] == [
+        {"id": 99, "text": "c", "log_prob": -1.5, "logprob": -1.5},
+        {"id": 226, "text": "\ufffd", "log_prob": -9999.0, "logprob": -9999.0},
+    ]
+
+
+def test_the_prompts_logprobs_with_alternatives() -> None:
+    prompt = (None, Token(TokenLogprob(99, -1.5, b"c"), (TokenLogprob(120, -0.5, b"x"),), 7))
+    done = Finished(prompt_tokens=2, completion_tokens=1, prompt_logprobs=prompt)
+    [reply] = answer(piece("x", finish="stop"), done, parameters={"details": True, "prompt_logprobs": 1})
+    assert reply["details"]["prompt_logprobs"] == [
+        None,
+        {
+            "99": {"logprob": -1.5, "rank": 7, "decoded_token": "c"},
+            "120": {"logprob": -0.5, "rank": 1, "decoded_token": "x"},
+        },
+    ]
+    assert [token["id"] for token in reply["details"]["prefill"]] == [99]
+    [plain] = answer(piece("x", finish="stop"), done, parameters={"details": True, "decoder_input_details": True})
+    assert "prompt_logprobs" not in plain["details"]
+
+
+def test_a_reply_holds_so_many_of_the_prompts_logprobs() -> None:
+    limits = Limits(max_prompt_logprobs=8)
+    parameters = {"details": True, "decoder_input_details": True}
+    assert dialects.parse({"inputs": ["abcd"] * 2, "parameters": parameters}, desk(limits=limits), "1").jobs
+    error = refusal({"inputs": ["abcd"] * 3, "parameters": parameters}, "standard", limits=limits)
+    assert (error.param, "asks for 12" in error.message) == ("parameters.decoder_input_details", True)
+    asked = {"inputs": "abcd", "parameters": {"details": True, "prompt_logprobs": 2}}
+    assert refusal(asked, "standard", limits=limits).param == "parameters.prompt_logprobs"
+
+
+def test_beam_search_reaches_the_job() -> None:
+    job = ask({"num_beams": 3, "length_penalty": 2, "early_stopping": True}).job
+    assert (job.beams, job.width, job.length_penalty, job.stops_early) == (3, 3, 2.0, True)
+    assert (ask({"num_beams": 2}).job.stops_early, ask().job.beams) == (False, 0)
+
+
+@pytest.mark.parametrize(
+    ("finish", "word"),
+    [
+        (Finish("length"), "length"),
+        (Finish("stop"), "eos_token"),
+        (Finish("stop", 7), "eos_token"),
+        (Finish("stop", "END"), "stop_sequence"),
+        (Finish("abort"), "abort"),
+    ],
+)
+def test_words_for_an_end(finish: Finish, word: str) -> None:
+    last = Delta(0, "x", [120], [token(b"x")], finish)
+    assert answer(last, DONE, parameters={"details": True})[0]["details"]["finish_reason"] == word
+    assert lines(last, DONE, details=True)[-1]["details"]["finish_reason"] == word
+
+
+def test_a_stream_is_a_line_per_token() -> None:
+    events = [piece("a", b"a"), piece("bc"), piece("d", finish="length"), DONE]
+    shown = lines(*events)
+    assert [line["token"]["text"] for line in shown] == ["a", "b", "c", "d"]
+    assert [line["token"]["id"] for line in shown] == list(b"abcd")
+    assert [line["generated_text"] for line in shown] == [None, None, None, "abcd"]
+    assert [line["details"] for line in shown] == [None] * 4
+    assert shown[0] == {
+        "index": 0,
+        "token": {"id": 97, "text": "a", "log_prob": -0.5, "logprob": -0.5, "special": False},
+        "generated_text": None,
+        "details": None,
+    }
+    assert lines(*events, return_full_text=True)[-1]["generated_text"] == "Onceabcd"
+
+
+def test_details_of_a_stream() -> None:
+    *_, last = lines(piece("ab"), piece("c", finish="stop", stop="c"), DONE, details=True, seed=5)
+    expected = {"finish_reason": "stop_sequence", "generated_tokens": 3, "seed": 5, "input_length": 4}
+    assert last["details"] == expected
+
+
+def test_text_that_is_held_back_does_not_hide_a_token() -> None:
+    shown = lines(piece("", b"5"), piece("5,", b","), piece("", b"6", finish="stop", stop="6"), DONE)
+    assert [(line["token"]["id"], line["token"]["text"]) for line in shown] == [(53, ""), (44, "5,"), (54, "")]
+    assert shown[-1]["generated_text"] == "5,"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "texts"),
+    [
+        ([("€", b"\xe2", b"\x82", b"\xac")], ["", "", "€"]),
+        ([("", b"\xe2"), ("€a", b"\x82\xac", b"a")], ["", "€", "a"]),
+        ([("", b"\xe2"), ("", b"\x82"), ("€", b"\xac"), ("ab", b"a", b"b")], ["", "", "€", "a", "b"]),
+        ([("日本", b"\xe6", b"\x97\xa5\xe6", b"\x9c\xac")], ["", "日", "本"]),
+        ([("x", b"x", b"")], ["x", ""]),
+        ([("a<|im_end|>", b"a", b"")], ["a", "<|im_end|>"]),
+        ([("\ufffd", b"\xe2", b"a")], ["", "\ufffd"]),
+    ],
+)
+def test_a_character_may_be_split_over_tokens(pieces: list[tuple[Any, ...]], texts: list[str]) -> None:
+    events = [piece(*each) for each in pieces]
+    assert [line["token"]["text"] for line in lines(*events)] == texts
+    [reply] = answer(*events, DONE, parameters={"details": True})
+    assert [each["text"] for each in reply["details"]["tokens"]] == texts
+    assert reply["generated_text"] == "".join(texts)
+
+
+def test_an_end_without_a_token_has_its_own_line() -> None:
+    first = Delta(0, "a", [97], [token(b"a", top=[(b"a", -0.5), (b"b", -2.0)])])
+    [_, last] = lines(first, Delta(0, "b", [], finish=Finish("abort")), DONE, top_n_tokens=2)
+    assert last == {
+        "index": 0,
+        "token": {"id": -1, "text": "b", "log_prob": 0.0, "logprob": 0.0, "special": True},
+        "generated_text": "ab",
+        "details": None,
+    }
+
+
+def test_the_likeliest_tokens() -> None:
+    one = Delta(0, "ab", [97, 98], [token(b"a", top=[(b"a", -0.5), (b"x", -9999.0)]), token(b"b", top=[(b"b", -0.5)])])
+    two = Delta(0, "c", [99], [token(b"c", top=[(b"c", -0.5)])], Finish("stop"))
+    expected = [
+        [
+            {"id": 97, "text": "a", "logprob": -0.5, "special": False},
+            {"id": 120, "text": "x", "logprob": -9999.0, "special": False},
+        ],
+        [{"id": 98, "text": "b", "logprob": -0.5, "special": False}],
+        [{"id": 99, "text": "c", "logprob": -0.5, "special": False}],
+    ]
+    assert [line["top_tokens"] for line in lines(one, two, DONE, top_n_tokens=2)] == expected
+    [reply] = answer(one, two, DONE, parameters={"details": True, "top_n_tokens": 2})
+    assert reply["details"]["top_tokens"] == expected
+
+
+def test_an_error_in_place_of_the_rest() -> None:
+    [_, last] = lines(piece("a"), EngineDown("the engine\nis gone"))
+    assert last == {
+        "token": {"id": -1, "text": "", "log_prob": -1, "special_token": True},
+        "generated_text": "a",
+        "details": {"finish_reason": "error", "generated_tokens": 1},
+        "error": "the engine is gone",
+        "code": 503,
+        "type": "unavailable_error",
+        "param": None,
+    }
+    [whole] = answer(piece("a"), EngineDown("x"))
+    assert whole == {"error": "x", "code": 503, "type": "unavailable_error", "param": None}
+    assert standard.error_body(KeyError("/secret"))["error"] == "internal error"
+
+
+@st.composite
+def pieces_of_text(draw: st.DrawFn) -> list[Delta]:
+    """A text cut into tokens anywhere, even inside characters, and the tokens into steps anywhere."""
+    data = draw(st.text(min_size=1, max_size=12)).encode()
+    cuts = sorted({0, len(data), *draw(st.lists(st.integers(0, len(data)), max_size=12))})
+    parts = [data[low:high] for low, high in pairwise(cuts)]
+    ends = sorted({len(parts), *draw(st.lists(st.integers(1, len(parts)), max_size=6))})
+    pieces, told = [], ""
+    for low, high in pairwise([0, *ends]):
+        so_far = b"".join(parts[:high]).decode("utf-8", "ignore")
+        pieces.append(piece(so_far.removeprefix(told), *parts[low:high], finish="stop" if high == len(parts) else None))
+        told = so_far
+    return pieces
+
+
+@brief
+@given(pieces_of_text())
+def test_the_stream_joined_is_the_whole_answer(pieces: list[Delta]) -> None:
+    shown = lines(*pieces, DONE, details=True)
+    [whole] = answer(*pieces, DONE, parameters={"details": True})
+    joined = "".join(line["token"]["text"] for line in shown)
+    assert joined == shown[-1]["generated_text"] == whole["generated_text"]
+    assert [line["token"] for line in shown] == whole["details"]["tokens"]
+    assert shown[-1]["details"]["generated_tokens"] == whole["details"]["generated_tokens"] == len(shown)
+    assert not any("\ufffd" in line["token"]["text"] for line in shown if "\ufffd" not in joined)

@@ -1,0 +1,110 @@
+"""A deployment's own formatters on the line: what they are given, what takes its place, how they fail."""
+
+import json
+from typing import Any
+
+import pytest
+
+from lmi_chat.dialects.formatters import Formatters
+from lmi_chat.errors import BadField, BadJson, HookFailed, NotFound
+from tests.pipeline.test_pipeline import CHAT, STREAM, answered, opened
+
+
+def numbered() -> Any:
+    """Numbers each payload it is given."""
+    count = 0
+
+    def write(payload: dict[str, Any]) -> dict[str, Any]:
+        nonlocal count
+        count += 1
+        return {"number": count, "was": payload["object"]}
+
+    return write
+
+
+def constant(value: object) -> Any:
+    return lambda _: value
+
+
+async def test_the_input_formatter_reads_the_decoded_body() -> None:
+    seen: list[object] = []
+
+    def read(body: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+        seen.append(tokenizer.decode)
+        return {"messages": [{"role": "user", "content": body["question"]}], "temperature": body.get("heat", 0)}
+
+    line, engine = await opened(hooks=Formatters(read=read))
+    await answered(line, {"question": "why?"})
+    assert "why?" in engine.jobs[-1].prompt_text
+    assert len(seen) == 1
+    with pytest.raises(BadField, match="temperature must be at least 0"):
+        await answered(line, {"question": "why?", "heat": -1})
+    with pytest.raises(HookFailed, match="the input formatter failed: KeyError: 'question'"):
+        await answered(line, CHAT)
+    assert line.active == 0
+
+
+async def test_an_adapters_own_formatters_are_its_requests() -> None:
+    """Which this engine cannot load yet; what its input formatter makes of the body is what is answered."""
+
+    def plain(body: dict[str, Any], **_: Any) -> dict[str, Any]:
+        return {name: value for name, value in body.items() if name != "adapters"}
+
+    own = Formatters(read=plain, write=constant({"by": "french"}))
+    line, _ = await opened(hooks=Formatters(write=constant({"by": "base"}), adapters={"french": own}))
+    assert json.loads((await answered(line, CHAT)).data) == {"by": "base"}
+    assert json.loads((await answered(line, {**CHAT, "adapters": "french"})).data) == {"by": "french"}
+    with pytest.raises(NotFound, match="german"):
+        await answered(line, {**CHAT, "adapters": "german"})
+
+
+async def test_what_an_input_formatter_gives_must_be_a_body() -> None:
+    line, _ = await opened(hooks=Formatters(read=lambda body, **_: [body]))
+    with pytest.raises(HookFailed, match="must give a dict, got list"):
+        await answered(line, CHAT)
+    line, _ = await opened(hooks=Formatters(read=lambda _, **__: {}))
+    with pytest.raises(BadJson, match="none of the keys"):
+        await answered(line, CHAT)
+
+
+async def test_the_output_formatter_writes_a_whole_answer_and_each_chunk() -> None:
+    line, _ = await opened(hooks=Formatters(write=numbered()))
+    assert json.loads((await answered(line, CHAT)).data) == {"number": 1, "was": "chat.completion"}
+    line, _ = await opened(hooks=Formatters(write=numbered()))
+    out = await answered(line, STREAM, "text/event-stream")
+    events = out.data.split(b"\n\n")
+    assert [json.loads(event.removeprefix(b"data: ")) for event in events[:-2]] == [
+        {"number": number, "was": "chat.completion.chunk"} for number in range(1, 7)
+    ]
+    assert events[-2:] == [b"data: [DONE]", b""]
+
+
+async def test_an_output_formatter_may_give_a_line_of_text() -> None:
+    line, _ = await opened(hooks=Formatters(write=lambda payload: payload["choices"][0]["delta"]["content"] + "\n"))
+    assert (await answered(line, STREAM)).data == b"H\ne\nl\nl\no\n!\n"
+    bad: object
+    for bad, why in (("a\nb", "one line"), (7, "got int")):
+        line, engine = await opened(hooks=Formatters(write=constant(bad)))
+        with pytest.raises(HookFailed, match=why):
+            await answered(line, STREAM)
+        assert (line.active, engine.running) == (0, 0)
+
+
+async def test_an_output_formatter_that_fails_ends_the_stream_with_its_words() -> None:
+    def write(payload: dict[str, Any]) -> dict[str, Any]:
+        if payload["choices"][0]["delta"]["content"] == "o":
+            raise RuntimeError("no o")
+        return payload
+
+    line, engine = await opened(hooks=Formatters(write=write))
+    out = await answered(line, STREAM, "text/event-stream")
+    events = out.data.split(b"\n\n")[:-1]
+    error = json.loads(events[-1].removeprefix(b"data: "))["error"]
+    assert (error["code"], error["message"]) == (
+        "custom_code_failed",
+        "the output formatter failed: RuntimeError: no o",
+    )
+    assert len(events) == 5
+    assert b"[DONE]" not in out.data
+    assert out.is_ended
+    assert (line.active, engine.running) == (0, 0)

@@ -1,0 +1,148 @@
+"""What the binding leans on in vLLM: an upgrade that changes it fails here, with its name."""
+
+import inspect
+import json
+import os
+from typing import Any
+
+import pytest
+
+from lmi_chat.config.settings import read
+from lmi_chat.engine.vllm import arguments
+from lmi_chat.engine.vllm import engine as vllm
+from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
+from lmi_chat.server import bootstrap
+from tests.support.recipes import RECIPES, Recipe
+
+
+def test_add_request_gives_a_collector_whose_put_is_called() -> None:
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.output_processor import OutputProcessor, RequestOutputCollector
+
+    assert list(inspect.signature(AsyncLLM.add_request).parameters)[:4] == ["self", "request_id", "prompt", "params"]
+    assert "priority" in inspect.signature(AsyncLLM.add_request).parameters
+    assert "internal" in inspect.signature(AsyncLLM.abort).parameters
+    assert "timeout" in inspect.signature(AsyncLLM.shutdown).parameters
+    assert list(inspect.signature(RequestOutputCollector.put).parameters) == ["self", "output"]
+    assert "queue.put(" in inspect.getsource(OutputProcessor.process_outputs)
+    assert not hasattr(RequestOutputCollector, "__slots__"), "put is replaced on the object"
+
+
+def test_names_read_from_the_source_are_the_engines_own() -> None:
+    from dataclasses import fields
+
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    assert arguments.kinds().keys() == {row.name for row in fields(AsyncEngineArgs) if not row.name.startswith("_")}
+    assert arguments.kinds()["max_model_len"] == "int"
+
+
+def test_a_type_that_is_only_true_or_false_is_a_switch_of_the_parser() -> None:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser())
+    dests = {action.dest for action in parser._actions}
+    switches = {action.dest for action in parser._actions if action.nargs == 0} - {"help"}
+    kinds = {name: {*kind.split(" | ")} for name, kind in arguments.kinds().items() if name in dests}
+    assert switches == {name for name, kind in kinds.items() if kind <= {"bool", "None"}}
+    with pytest.raises(vllm.StartFailed, match="the engine takes no tokens_only from a configuration"):
+        vllm._parse({"tokens_only": "true"})
+    with pytest.raises(vllm.StartFailed, match=r"bad value: argument --max-model-len: .*'many'"):
+        vllm._parse({"max_model_len": "many"})
+    assert vllm._parse({"served_model_name": '["a name, of words"]'}).served_model_name == ["a name, of words"]
+    assert vllm._parse({"disable_log_stats": "false"}).disable_log_stats is False
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_the_engine_takes_the_arguments_of_published_deployments(recipe: Recipe) -> None:
+    """Through its own parser: each value arrives under its name, with its type."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    engine = read({}, recipe.environment, None, arguments.kinds(), gpus=4).engine
+    args = AsyncEngineArgs.from_cli_args(vllm._parse(engine))
+    for name, text in engine.items():
+        value = getattr(args, name)
+        if isinstance(value, bool | int | float):
+            assert value == json.loads(text.lower()), name
+        elif isinstance(value, list | dict):
+            assert value == json.loads(text), name
+        else:
+            assert value == text, name
+
+
+def test_the_classes_of_refusals_are_there() -> None:
+    from vllm.exceptions import VLLMClientError, VLLMValidationError
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    assert issubclass(VLLMValidationError, VLLMClientError | ValueError)
+    assert issubclass(EngineDeadError, Exception)
+
+
+async def test_a_bad_value_of_the_engine_says_where_it_stood(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    given = {"HF_MODEL_ID": "hub/m", "OPTION_MAX_MODEL_LEN": "many"}
+    settings = read({}, given, None, arguments.kinds())
+    with pytest.raises(bootstrap.StartFailed) as caught:
+        await bootstrap.load(settings, Pipeline(PipelineConfig()), print)
+    text = str(caught.value)
+    assert len(text.splitlines()) == 1
+    assert text.startswith("an engine setting has a bad value: argument --max-model-len: ")
+    assert text.endswith("(max_model_len: environment OPTION_MAX_MODEL_LEN)")
+
+
+def test_every_value_of_sampling_reaches_the_engine() -> None:
+    """Each in vLLM's name for it, which is ours."""
+    from dataclasses import fields
+
+    from lmi_chat.engine.vllm.sampling import params
+    from lmi_chat.job import OutputConstraint, SamplingParams
+
+    values: dict[str, Any] = {
+        "n": 2,
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "top_k": 5,
+        "min_p": 0.1,
+        "presence_penalty": 0.2,
+        "frequency_penalty": 0.3,
+        "repetition_penalty": 1.1,
+        "seed": 7,
+        "max_tokens": 9,
+        "min_tokens": 3,
+        "stop": ("a",),
+        "stop_token_ids": (1, 2),
+        "ignore_eos": True,
+        "include_stop_str_in_output": True,
+        "skip_special_tokens": False,
+        "spaces_between_special_tokens": False,
+        "logprobs": 4,
+        "prompt_logprobs": 3,
+        "logit_bias": {7: -1.0},
+        "allowed_token_ids": (3, 4),
+        "bad_words": ("no",),
+    }
+    assert values.keys() | {"guide"} == {row.name for row in fields(SamplingParams)}
+    given = params(SamplingParams(**values))
+    for name, value in values.items():
+        expected = list(value) if isinstance(value, tuple) else value
+        assert getattr(given, name) == expected, name
+        assert getattr(params(SamplingParams()), name) != expected, name
+    guided = params(SamplingParams(guide=OutputConstraint("regex", "a+")))
+    assert guided.structured_outputs is not None
+    assert params(SamplingParams()).structured_outputs is None
+
+
+def test_a_pooling_request_says_its_task_and_has_one_tensor() -> None:
+    from dataclasses import fields
+
+    from vllm.config import ModelConfig
+    from vllm.outputs import PoolingOutput, PoolingRequestOutput
+    from vllm.pooling_params import PoolingParams as VllmPoolingParams
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    assert {"task", "dimensions", "use_activation"} <= set(VllmPoolingParams.__struct_fields__)
+    assert "data" in {row.name for row in fields(PoolingOutput)}
+    assert {"prompt_token_ids", "num_cached_tokens"} <= set(inspect.signature(PoolingRequestOutput).parameters)
+    assert all(hasattr(ModelConfig, name) for name in ("embedding_size", "is_matryoshka", "matryoshka_dimensions"))
+    assert hasattr(AsyncLLM, "get_supported_tasks")

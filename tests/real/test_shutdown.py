@@ -1,0 +1,36 @@
+"""The end of a server: drained by SIGTERM. The shared server ends here."""
+
+import json
+import signal
+import threading
+import time
+
+from tests.real.conftest import Server, is_all_gone
+from tests.real.test_serving import LONG
+
+
+def test_sigterm_lets_four_streams_complete(server: Server) -> None:
+    """New work is refused with 503 and Connection: close, /ping is 503, the exit code is 0, no process is left."""
+    children = server.children()
+    answers: list[list[object]] = []
+    body = {**LONG, "max_tokens": 60}
+    threads = [threading.Thread(target=lambda: answers.append(server.lines(body))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    limit = time.monotonic() + 20
+    while server.in_engine() < 4:
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+    server.process.send_signal(signal.SIGTERM)
+    time.sleep(0.2)
+    status, headers, data = server.post({**LONG, "max_tokens": 1})
+    assert (status, headers["connection"], headers["retry-after"]) == (503, "close", "1")
+    assert json.loads(data)["error"]["code"] == "draining"
+    status, _, data = server.request("GET", "/ping")
+    assert (status, json.loads(data)["status"]) == (503, "draining")
+    for thread in threads:
+        thread.join()
+    assert [len(lines) for lines in answers] == [60] * 4
+    assert all(lines[-1]["choices"][0]["finish_reason"] == "length" for lines in answers)  # type: ignore[index]
+    assert server.process.wait(30) == 0
+    assert is_all_gone(children, seconds=3)

@@ -1,0 +1,164 @@
+"""Sessions: a conversation that is held, turn by turn, and given up in time."""
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import pytest
+
+from lmi_chat.errors import BadField, Bug, Conflict, NotFound
+from lmi_chat.pipeline.pipeline import InferenceRequest, Pipeline
+from lmi_chat.storage.sessions import Sessions
+from tests.pipeline.test_pipeline import Kept, breaking, opened
+from tests.support.scripted import Scripted, said
+
+
+def turn(text: str, **fields: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}], **fields}
+
+
+async def held(**limits: Any) -> tuple[Pipeline, Scripted, Sessions]:
+    sessions = Sessions(**{"seconds": 60.0, "most": 10, **limits})
+    line, engine = await opened(said("Hi"), sessions=sessions)
+    return line, engine, sessions
+
+
+async def ask(line: Pipeline, body: object, session_id: str = "") -> tuple[Any, InferenceRequest]:
+    call, out = InferenceRequest(body=json.dumps(body).encode(), id="t", session_id=session_id), Kept()
+    await line.answer(call, out)
+    return out.data, call
+
+
+async def begun(line: Pipeline) -> str:
+    data, call = await ask(line, {"requestType": "NEW_SESSION"})
+    session_id, _, expires = call.headers["X-Amzn-SageMaker-New-Session-Id"].partition("; Expires=")
+    assert call.headers["X-Amzn-SageMaker-Session-Id"] == call.headers["X-Amzn-SageMaker-New-Session-Id"]
+    assert len(expires) == len("2026-11-22T08:40:43Z")
+    assert expires.endswith("Z")
+    assert json.loads(data) == {"result": f"Session {session_id} created"}
+    return session_id
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_turn_is_enough(is_stream: bool) -> None:  # noqa: FBT001
+    line, engine, _ = await held()
+    session_id = await begun(line)
+    await ask(line, turn("one", stream=is_stream), session_id)
+    await ask(line, turn("two", stream=is_stream), session_id)
+    first = "user\none<|im_end|>\nassistant\nHi<|im_end|>\n"
+    assert engine.jobs[-1].prompt_text == first + "user\ntwo<|im_end|>\nassistant\n"
+    whole = [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "Hi", "refusal": None},
+        {"role": "user", "content": "two"},
+        {"role": "assistant", "content": "Hi"},
+        {"role": "user", "content": "three"},
+    ]
+    await ask(line, {"messages": whole}, session_id)
+    assert engine.jobs[-1].prompt_text.count("user\none") == 1, "who sends all of it again is understood"
+    data, call = await ask(line, {"requestType": "CLOSE"}, session_id)
+    assert json.loads(data) == {"result": f"Session {session_id} closed"}
+    assert call.headers == {"X-Amzn-SageMaker-Closed-Session-Id": session_id}
+    with pytest.raises(BadField, match="is unknown"):
+        await ask(line, turn("four"), session_id)
+
+
+async def test_the_header_alone_begins_one() -> None:
+    line, engine, _ = await held()
+    _, call = await ask(line, turn("one"), "NEW_SESSION")
+    session_id = call.headers["X-Amzn-SageMaker-New-Session-Id"].partition(";")[0]
+    await ask(line, turn("two"), session_id)
+    assert "user\none" in engine.jobs[-1].prompt_text
+
+
+async def test_a_chat_that_is_refused_begins_none() -> None:
+    line, _, sessions = await held(most=1)
+    first = await begun(line)
+    with pytest.raises(BadField, match="temperature"):
+        await ask(line, turn("x", temperature=9), "NEW_SESSION")
+    assert sessions.get(first).id == first
+
+
+async def test_an_answer_that_fails_leaves_the_session_as_it_was() -> None:
+    line, engine, sessions = await held()
+    session_id = await begun(line)
+    await ask(line, turn("one"), session_id)
+    before = list(sessions.get(session_id).messages)
+    engine.script = breaking(Bug("boom"))
+    with pytest.raises(Bug):
+        await ask(line, turn("two"), session_id)
+    await ask(line, turn("two", stream=True), session_id)
+    assert sessions.get(session_id).messages == before
+
+
+async def test_one_turn_at_a_time() -> None:
+    line, engine, _ = await held()
+    session_id = await begun(line)
+    engine.script = said("slow", gap_s=0.05)
+    running = asyncio.create_task(ask(line, turn("one"), session_id))
+    while not engine.running:
+        await asyncio.sleep(0)
+    with pytest.raises(Conflict, match="one turn at a time") as refused:
+        await ask(line, turn("two"), session_id)
+    assert refused.value.status == 409
+    await running
+    await ask(line, turn("two"), session_id)
+
+
+async def test_expiry_number_and_bytes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    line, _, sessions = await held(most=2)
+    first, second, third = [await begun(line) for _ in range(3)]
+    with pytest.raises(BadField):
+        sessions.get(first)
+    sessions.get(second)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 61)
+    for session_id in (second, third):
+        with pytest.raises(BadField, match="has expired"):
+            sessions.get(session_id)
+    small = Sessions(seconds=60, most=10, most_bytes=100)
+    one, two = small.open(), small.open()
+    small.keep(one, [{"role": "user", "content": "x" * 50}])
+    small.keep(two, [{"role": "user", "content": "y" * 50}])
+    with pytest.raises(BadField):
+        small.get(one.id)
+    assert 0 < small.get(two.id).bytes == small.bytes <= 100
+    small.close(two.id)
+    assert small.bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "session_id", "words"),
+    [
+        ({"requestType": "OPEN"}, "", 'requestType must be one of NEW_SESSION, CLOSE, got "OPEN"'),
+        ({"requestType": "CLOSE"}, "", "needs the session's id in the header"),
+        ({"requestType": "CLOSE"}, "nope", 'session "nope" is unknown'),
+        (turn("x"), "nope", 'session "nope" is unknown'),
+    ],
+)
+async def test_mistakes_are_named(body: object, session_id: str, words: str) -> None:
+    line, _, _ = await held()
+    with pytest.raises(BadField, match=words):
+        await ask(line, body, session_id)
+
+
+async def test_unknown_keys_are_told() -> None:
+    line, _, _ = await held()
+    _, call = await ask(line, {"requestType": "NEW_SESSION", "expire": 5}, "NEW_SESSION")
+    assert call.warnings == ["expire is ignored"]
+    with pytest.raises(NotFound, match="gpt-4"):
+        await ask(line, {"requestType": "NEW_SESSION", "model": "gpt-4"}, "NEW_SESSION")
+
+
+async def test_what_does_not_fit_a_session_is_refused() -> None:
+    line, _, _ = await held()
+    session_id = await begun(line)
+    with pytest.raises(BadField, match="n must be 1 in a session, got 2"):
+        await ask(line, turn("x", n=2), session_id)
+    with pytest.raises(BadField, match="messages must be an array"):
+        await ask(line, {"messages": "x"}, session_id)
+    off, _ = await opened(said("Hi"))
+    for body in ({"requestType": "NEW_SESSION"}, turn("x")):
+        with pytest.raises(BadField, match="sessions are off"):
+            await ask(off, body, "some" if "messages" in body else "")
