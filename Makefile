@@ -55,10 +55,11 @@ run: install ## install what is missing, then serve on http://127.0.0.1:8080
 install: $(VENV)/.$(ENGINE) ## install what serving needs
 dev: $(VENV)/.$(ENGINE)-dev ## install what serving, checking and testing need
 
-check: dev ## formatting, lint, types, directions of import
+check: dev ## formatting, lint, types, spelling, directions of import
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/codespell
 	@$(if $(wildcard tests/test_arrows.py),$(BIN)/pytest --quiet tests/test_arrows.py)
 
 test: quick ## the tests that a change must pass, the real engine's too
