@@ -1,4 +1,4 @@
-"""What OpenAI's dialects share: the fields that chat and completion read alike, and the parts of a reply in common.
+"""Check the fields and render the parts of an answer that OpenAI's dialects, chat and completion, have in common.
 
 Shapes: OpenAI API reference, "Chat completions" and "Completions (legacy)".
 """

@@ -1,6 +1,6 @@
 """Fold the deltas of one sequence into its state; name its end and count its tokens for every dialect.
 
-A whole answer keeps all of a sequence (`take`); a stream keeps what its last line or an error shows (`take_text`).
+A whole answer keeps all of a sequence, a stream only what its last line or an error line shows.
 """
 
 import codecs
@@ -75,20 +75,19 @@ class SequenceState:
         """Mean log-probability of its tokens, by which sequences are ranked."""
         return sum(token.choice.logprob for token in self.tokens) / max(len(self.tokens), 1)
 
-    def take(self, delta: Delta) -> None:
-        """Add a delta with all that it says."""
-        self.take_text(delta)
-        self.prompt = self.prompt or delta.prompt
-        self.ids += delta.ids
-        self.tokens += delta.tokens
-
-    def take_text(self, delta: Delta) -> None:
-        """Add a delta whose tokens have been shown: its text, their count and the end."""
+    def take(self, delta: Delta, *, is_shown: bool = False) -> None:
+        """Add a delta. `is_shown`: a stream has told its tokens already, and they are not kept."""
         if self._spelled:
             self._settle()
         self._texts.append(delta.text)
         self.count += len(delta.ids)
-        self.finish = delta.finish or self.finish
+        if delta.finish is not None:
+            self.finish = delta.finish
+        if is_shown:
+            return
+        self.ids += delta.ids
+        self.tokens += delta.tokens
+        self.prompt = self.prompt or delta.prompt
 
     def take_token(self, spelled: bytes) -> None:
         """Add one token of whole characters, whose text is spelled as in JSON."""

@@ -42,19 +42,19 @@ def test_a_late_delta_takes_nothing_back() -> None:
 
 def test_spelled_tokens_and_deltas_keep_their_order() -> None:
     state = SequenceState(JOB, "> ")
-    state.take_text(piece("a"))
+    state.take(piece("a"), is_shown=True)
     state.take_token(rb"\n\"")
     state.take_token("é".encode())
     assert state.text == '> a\n"é'
-    state.take_text(piece("b"))
+    state.take(piece("b"), is_shown=True)
     state.take_token(rb"\\")
-    state.take_text(piece("", b"", finish="stop"))
+    state.take(piece("", b"", finish="stop"), is_shown=True)
     assert (state.text, state.count, state.finish) == ('> a\n"éb\\', 6, Finish("stop"))
 
 
 def test_a_stream_keeps_no_token() -> None:
     state = SequenceState(JOB)
-    state.take_text(piece("ab"))
+    state.take(piece("ab"), is_shown=True)
     assert (state.count, state.ids, state.tokens) == (2, [], [])
 
 

@@ -1,4 +1,4 @@
-"""The chat dialect's answers, one assistant's turn: a chunk per piece, or one document. Parsing is chat.py's.
+"""Render chat completions: a stream of chunks, or one document.
 
 Shapes: OpenAI API reference, "Chat completions" (completion object, chunk object, streaming usage chunk).
 """

@@ -1,4 +1,4 @@
-"""The completion dialect's answers: one chunk per piece, or one document. Parsing is completion.py's."""
+"""Render completions: a stream of chunks, or one document."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

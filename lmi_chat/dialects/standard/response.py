@@ -1,4 +1,4 @@
-"""The standard dialect's answers: a line per token, or one document. Parsing is standard.py's."""
+"""Render answers in LMI's standard schema: a line per token, or one document."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -84,7 +84,7 @@ class Lines(TokenRenderer):
     def piece(self, piece: Delta) -> Sequence[bytes]:
         """A line per token; the one that ends the sequence closes it, an end without a token has a line of its own."""
         state = self._states[piece.index]
-        state.take_text(piece)
+        state.take(piece, is_shown=True)
         tokens = [_token(token, text) for token, text in zip(piece.tokens, state.cut(piece), strict=True)]
         if piece.finish is not None and not tokens:
             tokens = [CLOSING_TOKEN | {"text": piece.text}]
