@@ -16,7 +16,8 @@ from starlette.types import Receive, Scope, Send
 from lmi_chat.codec.json_text import dump
 from lmi_chat.errors import Bug, Draining, Error, Loading, TooLarge
 from lmi_chat.http.door import read_body
-from lmi_chat.http.transport.body_stream import OUTLET, BodyStream
+from lmi_chat.http.transport.body_stream import OUTLET
+from lmi_chat.http.transport.send_stream import AnyBodyStream, SendStream
 from lmi_chat.observability.startup import StartupProgress
 
 JSON = {"content-type": "application/json"}
@@ -86,8 +87,11 @@ class Invoke:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        outlet: AnyBodyStream | None = scope.get("extensions", {}).get(OUTLET)
+        if outlet is None:  # the server's protocol class is not ours
+            await SendStream(receive, send).serve(self, scope)
+            return
         site, reply = self._site, Reply(send)
-        outlet: BodyStream = scope["extensions"][OUTLET]
         task = asyncio.current_task()
         outlet.on_gone = task.cancel if task else None
         if site.closed_by or site.handler is None:

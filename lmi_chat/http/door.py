@@ -12,7 +12,8 @@ from starlette.types import Receive, Scope, Send
 from lmi_chat.async_requests import AsyncRequests
 from lmi_chat.codec.framing import Shape
 from lmi_chat.errors import BadField, Error, NotFound, Problem, TooLarge, echo
-from lmi_chat.http.transport.body_stream import OUTLET, BodyStream
+from lmi_chat.http.transport.body_stream import OUTLET
+from lmi_chat.http.transport.send_stream import AnyBodyStream, SendStream
 from lmi_chat.observability.startup import StartupProgress
 from lmi_chat.pipeline.parsing import REQUEST_ID, warning
 from lmi_chat.pipeline.pipeline import InferenceRequest, Pipeline
@@ -51,7 +52,7 @@ class RequestContext:
 class Reply:
     """flow's Out over ASGI: head and end go through `send`, a stream's frames straight to the connection."""
 
-    def __init__(self, exchange: RequestContext, send: Send, outlet: BodyStream) -> None:
+    def __init__(self, exchange: RequestContext, send: Send, outlet: AnyBodyStream) -> None:
         """Answer `exchange` by `send` and `outlet`."""
         self._exchange, self._send = exchange, send
         self.write = outlet.write
@@ -125,10 +126,17 @@ class InferenceEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; a client that goes cancels it."""
+        outlet: AnyBodyStream | None
+        try:
+            outlet = scope["extensions"][OUTLET]
+        except KeyError:  # the server's protocol class is not ours
+            outlet = None
+        if outlet is None:
+            await SendStream(receive, send).serve(self, scope)
+            return
         given = heads(scope)
         exchange = self.exchange(scope, given)
         scope["lmi_chat.exchange"] = exchange
-        outlet: BodyStream = scope["extensions"][OUTLET]
         task = asyncio.current_task()
         outlet.on_gone = task.cancel if task else None
         try:

@@ -21,7 +21,7 @@ from lmi_chat.codec import framing, json_text
 from lmi_chat.codec.framing import EVENT_STREAM
 from lmi_chat.errors import BadField, Error, Problem, TimedOut, TooLarge, echo, one_line
 from lmi_chat.http.door import AppState, Headers, InferenceEndpoint, Reply, RequestContext, header
-from lmi_chat.http.transport.body_stream import BodyStream
+from lmi_chat.http.transport.send_stream import AnyBodyStream
 from lmi_chat.pipeline.pipeline import InferenceRequest
 
 PREFIX = "/endpoints/"
@@ -67,7 +67,7 @@ class Endpoint(InferenceEndpoint):
 class Parts(Reply):
     """An answer as AWS event-stream messages: each frame is a PayloadPart, an error in mid-stream an exception."""
 
-    def __init__(self, exchange: RequestContext, send: Send, outlet: BodyStream) -> None:
+    def __init__(self, exchange: RequestContext, send: Send, outlet: AnyBodyStream) -> None:
         """Answer `exchange` by `send` and `outlet`."""
         super().__init__(exchange, send, outlet)
         self._push = outlet.write

@@ -143,6 +143,8 @@ class Pipeline:
         """Answer one request. Raises an Error when nothing was sent yet; after that errors are frames."""
         with self._turn(call) as session:
             task = await self._intake(call, session)
+            if not call.is_promised:  # that is asked again when it finds no seat
+                call.body = b""
             if isinstance(task, bytes):
                 await out.whole(task, framing.DOCUMENT.content_type)
             else:
@@ -157,13 +159,13 @@ class Pipeline:
         try:
             async with asyncio.timeout(seconds):
                 async with self._slot(task, call, delivery) as engine, contextlib.AsyncExitStack() as runs:
+                    call.body = b""
                     lane = delivery.lane(is_stream=task.is_stream)
                     for job, sink in zip(task.jobs, delivery.sinks(), strict=True):
                         delivery.runs.append(await runs.enter_async_context(engine.run(job, sink, lane)))
                     await delivery.begun()
                     if task.is_stream:
                         await out.start(framed.content_type)
-                        call.body = b""  # from here on nobody asks again
                         delivery.send_by(out.write, out.fail)
                         await delivery.over()
         except TimeoutError:

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from enum import Enum
 from functools import partial
 from typing import Protocol
 
@@ -35,10 +36,28 @@ class ResponseSink(Protocol):
         """End the stream."""
 
 
+class State(Enum):
+    """Where an answer is: whether anything of it was sent, and whether its jobs have ended.
+
+    A stream goes WAITING → SENDING → OVER; one whose jobs end before it could begin, WAITING → READY → OVER. A whole
+    answer goes WAITING → READY and is fetched as a document.
+    """
+
+    WAITING = (False, False)
+    READY = (False, True)
+    SENDING = (True, False)
+    OVER = (True, True)
+
+    def __init__(self, has_begun: bool, has_ended: bool) -> None:  # noqa: FBT001 the members' own values
+        """`has_begun`: on the wire; frames wait before. `has_ended`: later events and tokens are dropped."""
+        self.has_begun, self.has_ended = has_begun, has_ended
+
+
 class ResponseStream:
     """Events in, frames out: where an engine's event becomes bytes, without a task switch.
 
-    Frames wait here until the answer has begun on the wire; from then on each goes straight to `write`.
+    Frames wait here until the answer has begun on the wire; from then on each goes straight to `write`. Where frames
+    and tokens go follows from the state alone and is set in one place, `_enter`, so that no token has to ask for it.
     """
 
     def __init__(self, render: Renderer, framing: Framing, jobs: Sequence[Job]) -> None:
@@ -47,15 +66,16 @@ class ResponseStream:
         self._head, self._tail = framing.head, framing.tail
         self._dones: list[Finished | None] = [None] * len(jobs)
         self._waiting: list[bytes] = []
-        self._write: Callable[[bytes], None] = self._keep
         self._begun = asyncio.Event()
         self._over = asyncio.Event()
+        self._send: Callable[[bytes], None]
+        self._send_failure: Callable[[Error, bytes], None]
         self._done: Finished | None = None
         self._error: Error | None = None
         self._quick: TokenRenderer
         self._lane: TokenSink | None = None
-        self.is_sending = False
         self.runs: list[Run] = []
+        self._enter(State.WAITING)
 
     def sinks(self) -> list[Sink]:
         """One for each job. A single plain job's is `put` itself."""
@@ -65,7 +85,30 @@ class ResponseStream:
         places = range(len(self._jobs))
         return [partial(self._put_part, place, start) for place, start in zip(places, starts, strict=False)]
 
-    def _keep(self, data: bytes) -> None:
+    @property
+    def is_sending(self) -> bool:
+        """Something of the answer is on the wire: an error is a frame from now on."""
+        return self.state.has_begun
+
+    def _enter(self, state: State) -> None:
+        """The only place that says where frames and tokens go, by the state."""
+        self.state = state
+        write: Callable[[bytes], None] = self._hold
+        token: Callable[[int, bytes, float], None] = self._put_token
+        if state is State.SENDING:
+            write = self._send
+            if self._lane is not None and self._quick.ends is not None:
+                token = _between(self._quick.ends, self._framing, write)
+        elif state.has_ended:
+            write, token = _drop, _drop_token
+        self._write = write
+        if self._lane is not None:
+            self._lane.token = token
+        if state.has_ended:
+            self._begun.set()
+            self._over.set()
+
+    def _hold(self, data: bytes) -> None:
         """Hold a frame until the answer may begin on the wire."""
         self._waiting.append(data)
         self._begun.set()
@@ -101,21 +144,18 @@ class ResponseStream:
 
     def put(self, event: Event) -> None:
         """Take one event; anything after the end is dropped."""
-        if self._over.is_set():
+        if self.state.has_ended:
             return
         try:
             payloads = self._payloads(event)
         except HookFailed as error:
-            payloads = self._payloads(error)
+            event, payloads = error, self._payloads(error)
         for payload in payloads:
             self._write(self._head + payload + self._tail)
-        if self._over.is_set():
+        if not isinstance(event, Delta):
             if self._error is None and self._framing.end:
                 self._write(self._framing.end)
-            self._write = _drop
-            if self._lane is not None:
-                self._lane.token = _drop_token
-            self._begun.set()
+            self._enter(State.OVER if self.state.has_begun else State.READY)
 
     def _payloads(self, event: Event) -> Sequence[bytes]:
         match event:
@@ -124,12 +164,10 @@ class ResponseStream:
             case Finished():
                 payloads = self._render.done(event)
                 self._done = event
-                self._over.set()
                 return payloads
             case Error():
                 self._error = event
-                self._over.set()
-                if self.is_sending:
+                if self.state.has_begun:
                     self._send_error(event)
                 return ()
 
@@ -141,25 +179,21 @@ class ResponseStream:
 
     def send_by(self, write: Callable[[bytes], None], fail: Callable[[Error, bytes], None]) -> None:
         """The answer has begun on the wire: send what waits, then every frame as it comes, and an error by `fail`."""
-        self.is_sending = True
         for data in self._waiting:
             write(data)
         self._waiting.clear()
-        self._fail = fail
-        if not self._over.is_set():
-            self._write = write
-            if self._lane is not None and self._quick.ends is not None:
-                self._lane.token = _between(self._quick.ends, self._framing, write)
+        self._send, self._send_failure = write, fail
+        self._enter(State.OVER if self.state.has_ended else State.SENDING)
         if self._error is not None:
             self._send_error(self._error)
 
     def _send_error(self, error: Error) -> None:
-        self._fail(error, self._framing.head + self._render.fail(error) + self._framing.tail)
+        self._send_failure(error, self._framing.head + self._render.fail(error) + self._framing.tail)
 
     async def over(self) -> None:
         """Wait for the job's end. Raises its Error when nothing of it was sent."""
         await self._over.wait()
-        if self._error is not None and not self.is_sending:
+        if self._error is not None and not self.state.has_begun:
             raise self._error
 
     @contextlib.contextmanager
@@ -191,7 +225,7 @@ class ResponseStream:
             run.completion_tokens * job.copies for run, job in zip(self.runs, self._jobs, strict=False)
         )
         if self._error is not None:
-            record.fail(self._error, has_begun=self.is_sending)
+            record.fail(self._error, has_begun=self.state.has_begun)
         if done is None:
             return
         record.completion_tokens, record.cached_tokens = done.completion_tokens, done.cached_tokens

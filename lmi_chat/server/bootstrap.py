@@ -64,6 +64,8 @@ async def load(
     given = {**_of_task(settings), **settings.engine}
     given |= {"max_logprobs": str(max(settings.max_logprobs, 2 * settings.max_n))}
     given |= {"model": folder, "served_model_name": json.dumps(names[:1])}
+    cache = _default_cache(settings, folder)
+    given |= cache
     arguments.prepare_environment(given, _safe_ports(settings))
     loop = asyncio.get_running_loop()
 
@@ -72,7 +74,9 @@ async def load(
 
     try:
         seconds, is_fast = settings.guide_compile_seconds, settings.fast_branch
-        load_engine = partial(engine_vllm.load, guide_compile_s=seconds, has_fast_branch=is_fast)
+        load_engine = partial(
+            engine_vllm.load, guide_compile_s=seconds, has_fast_branch=is_fast, fits_cache=bool(cache)
+        )
         engine = await asyncio.to_thread(load_engine, given, names, told)
         desk = _desk(settings, engine.model, store)
         enter(startup.FIRST_EMBEDDING if engine.model.space else startup.FIRST_TOKEN)
@@ -108,6 +112,15 @@ def _of_task(settings: Settings) -> Mapping[str, str]:
             given = f"task = {settings.task} and {name} = {one_line(settings.engine[name], 80)}"
             raise BadSetting(f"{given} are different kinds of model; keep one of them")
     return chosen
+
+
+def _default_cache(settings: Settings, folder: str) -> Mapping[str, str]:
+    """The most that the engine's cache may take, as its argument; none where somebody sets it, or the engine does."""
+    if settings.origins.get(arguments.CACHE) != arguments.CACHE_ORIGIN:
+        return {}
+    share = int(settings.engine[arguments.CACHE])
+    is_default_model = not settings.model_id and folder != str(MODEL_FOLDER)
+    return {arguments.CACHE: str(min(share, default_model.CACHE_BYTES) if is_default_model else share)}
 
 
 async def _model_folder(settings: Settings, enter: Callable[[str], None]) -> str:

@@ -289,3 +289,48 @@ async def test_a_short_body_is_read_on_the_loop_and_a_sessions_turn_is_not() -> 
     with contextlib.suppress(PromptTooLong):
         await line.answer(padded, Kept())
     assert on_loop == [True, False, False]
+
+
+@pytest.mark.parametrize("body", [CHAT, STREAM], ids=["whole", "stream"])
+async def test_a_body_is_freed_when_it_is_parsed(body: dict[str, Any]) -> None:
+    bodies: list[bytes] = []
+    asked: list[InferenceRequest] = []
+
+    def script(job: Job) -> Sequence[Step]:
+        bodies.append(asked[0].body)
+        return said("ok")(job)
+
+    line, _ = await opened(script)
+    for padding in ("", " " * 2 * INLINE_BYTES):  # read on the loop, and off it
+        asked[:] = [call(body | {"user": "me", "model": "tiny"})]
+        asked[0].body += padding.encode()
+        await line.answer(asked[0], Kept())
+    assert bodies == [b"", b""]
+
+
+async def test_a_body_is_freed_while_its_request_waits_for_a_seat() -> None:
+    line, engine = await opened(lambda _: [3600.0], max_running=1)
+    asked = [call(CHAT) for _ in range(3)]
+    tasks = [asyncio.create_task(line.answer(each, Kept())) for each in asked]
+    async with asyncio.timeout(5):
+        while not line.waiting:
+            await asyncio.sleep(0)
+    assert engine.running == 2  # a seat, and a spare one
+    assert [each.body for each in asked] == [b"", b"", b""]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_what_is_promised_can_be_asked_again_until_it_has_a_seat() -> None:
+    line, _ = await opened(lambda job: [0.05, *said("ok")(job)], max_running=1, queue=0)
+    others = [asyncio.create_task(line.answer(call(CHAT), Kept())) for _ in range(2)]
+    await asyncio.sleep(0)
+    promised, out = call(CHAT), Kept()
+    promised.is_promised = True
+    with pytest.raises(Busy):
+        await line.answer(promised, out)
+    await asyncio.gather(*others)
+    await line.answer(promised, out)
+    assert json.loads(out.data)["choices"][0]["message"]["content"] == "ok"
+    assert promised.body == b""

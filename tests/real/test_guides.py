@@ -288,7 +288,7 @@ def test_many_new_guides_at_once(server: Server) -> None:
 
 def test_a_judge_that_dies_is_replaced(server: Server) -> None:
     def judges() -> list[int]:
-        return [pid for pid in server.children() if b"engine.judge" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return [pid for pid in server.children() if b"trial_process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
     assert server.whole(chat(guided_choice=["before"]))["choices"][0]["message"]["content"] == "before"
     (judge,) = judges()

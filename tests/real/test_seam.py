@@ -3,15 +3,16 @@
 import inspect
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lmi_chat.config.settings import read
-from lmi_chat.engine.vllm import arguments
+from lmi_chat.engine.vllm import arguments, kv_cache
 from lmi_chat.engine.vllm import engine as vllm
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
-from lmi_chat.server import bootstrap
+from lmi_chat.server import bootstrap, default_model
 from tests.support.recipes import RECIPES, Recipe
 
 
@@ -89,6 +90,55 @@ async def test_a_bad_value_of_the_engine_says_where_it_stood(monkeypatch: pytest
     assert len(text.splitlines()) == 1
     assert text.startswith("an engine setting has a bad value: argument --max-model-len: ")
     assert text.endswith("(max_model_len: environment OPTION_MAX_MODEL_LEN)")
+
+
+TEXT = {"num_hidden_layers": 3, "num_attention_heads": 9, "num_key_value_heads": 3, "hidden_size": 576}
+LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_position_embeddings": 1000, **TEXT}
+NESTED = {
+    "architectures": ["LlavaForConditionalGeneration"],
+    "model_type": "llava",
+    "text_config": LLAMA,
+    "vision_config": {"model_type": "clip_vision_model", "num_hidden_layers": 7, "num_attention_heads": 8},
+}
+WINDOWS = {"layer_types": ["sliding_attention", "full_attention", "full_attention"], "sliding_window": 64}
+GEMMA = {"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "head_dim": 64, **TEXT, **WINDOWS}
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "is_known"),
+    [
+        (LLAMA, {"dtype": "float32"}, True),
+        (LLAMA, {"dtype": "bfloat16", "max_model_len": "300"}, True),
+        (LLAMA | {"head_dim": 32}, {"dtype": "float32"}, True),
+        (NESTED, {"dtype": "bfloat16"}, True),
+        (GEMMA, {"dtype": "bfloat16"}, False),
+    ],
+)
+def test_the_cache_holds_what_the_engine_says_it_needs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: dict[str, Any], given: dict[str, str], *, is_known: bool
+) -> None:
+    """For max_num_seqs whole contexts, by the engine's own description of a layer; beside them, one block."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.kv_cache_interface import FullAttentionSpec
+
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    (tmp_path / "config.json").write_text(json.dumps(model))
+    given = {**given, "model": str(tmp_path), "tokenizer": str(default_model.folder()), "max_num_seqs": "5"}
+    parsed = vllm._parse({**given, "kv_cache_memory_bytes": str(1 << 40), "enforce_eager": "true"})
+    config = AsyncEngineArgs.from_cli_args(parsed).create_engine_config()
+    assert config.cache_config.kv_cache_memory_bytes == 1 << 40
+    kv_cache.fit(config)
+    if not is_known:
+        assert config.cache_config.kv_cache_memory_bytes == 1 << 40
+        return
+    layer = FullAttentionSpec(
+        block_size=config.cache_config.block_size,
+        num_kv_heads=3,
+        head_size=model.get("head_dim", 64),
+        dtype=config.model_config.dtype,
+    )
+    whole = 5 * layer.max_memory_usage_bytes(config)
+    assert config.cache_config.kv_cache_memory_bytes == 3 * (whole + layer.page_size_bytes)
 
 
 def test_every_value_of_sampling_reaches_the_engine() -> None:

@@ -3,10 +3,13 @@
 import pytest
 
 from lmi_chat.config.settings import read
+from lmi_chat.config.sources import MODEL_FOLDER
+from lmi_chat.engine.vllm import arguments
 from lmi_chat.observability import startup
 from lmi_chat.server import bootstrap
 
-KINDS = {"max_model_len": "int", "gpu_memory_utilization": "float", "seed": "int"}
+KINDS = {"max_model_len": "int", "gpu_memory_utilization": "float", "seed": "int", "kv_cache_memory_bytes": "int"}
+CACHE = {"kv_cache_memory_bytes": (str(3 << 30), arguments.CACHE_ORIGIN)}
 
 
 def test_the_engines_complaint_says_where_its_settings_stood() -> None:
@@ -25,6 +28,22 @@ def test_the_engines_complaint_says_where_its_settings_stood() -> None:
 )
 def test_further_ports_are_the_platforms_but_for_ours(port: str, ports: str, free: list[int]) -> None:
     assert bootstrap._safe_ports(read({"port": port, "safe_port_range": ports}, {}, None, KINDS)) == free
+
+
+@pytest.mark.parametrize(
+    ("given", "folder", "size"),
+    [
+        ({}, "/cache/SmolLM2", 1 << 30),  # the default model
+        ({}, str(MODEL_FOLDER), 3 << 30),
+        ({"model_id": "/models/own"}, "/models/own", 3 << 30),
+        ({"kv_cache_memory_bytes": "7"}, "/cache/SmolLM2", None),
+        ({"kv_cache_memory_bytes": str(3 << 30)}, "/cache/SmolLM2", None),
+    ],
+)
+def test_the_cache_is_fitted_unless_somebody_set_it(given: dict[str, str], folder: str, size: int | None) -> None:
+    settings = read(given, {}, None, KINDS, CACHE)
+    assert bootstrap._default_cache(settings, folder) == ({"kv_cache_memory_bytes": str(size)} if size else {})
+    assert bootstrap._default_cache(read({}, {}, None, KINDS), folder) == {}, "a GPU's, or the environment's"
 
 
 @pytest.mark.parametrize("last", [startup.FIRST_TOKEN, startup.FIRST_EMBEDDING])

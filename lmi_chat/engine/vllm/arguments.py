@@ -17,6 +17,13 @@ from pathlib import Path
 CLASSES = ("EngineArgs", "AsyncEngineArgs")
 BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 MOST_CACHE_GIB = 4
+CACHE = "kv_cache_memory_bytes"
+CACHE_VARIABLE = "VLLM_CPU_KVCACHE_SPACE"
+"""VLLM's older name of the same, in GiB; where both are set, this one counts."""
+CACHE_ORIGIN = (
+    f"default on a CPU: a sixth of the memory, at most {MOST_CACHE_GIB} GiB (1 for the default model); "
+    "less where max_num_seqs × max_model_len tokens take less"
+)
 DEVICES = Path("/dev")
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 the kernel's shared memory, not a temporary file
 QUEUE_BYTES = 256 << 20
@@ -78,6 +85,8 @@ def defaults() -> Mapping[str, tuple[str, str]]:
         chosen["dtype"] = ("float32", "default on this CPU: it would emulate bfloat16, three times slower")
     if not _has_shared_memory():
         chosen["worker_extension_cls"] = (SMALL_QUEUES, "default on a CPU with little shared memory (/dev/shm)")
+    if not os.environ.get(CACHE_VARIABLE):
+        chosen[CACHE] = (str(_cache_gib() << 30), CACHE_ORIGIN)
     return chosen
 
 
@@ -107,11 +116,11 @@ def _several(text: str) -> list[str]:
 def prepare_environment(arguments: Mapping[str, str], ports: Iterable[int] = ()) -> None:
     """Set what vLLM reads from the environment; anything that is set already stays.
 
-    No usage statistics are sent; a model in a folder needs no hub; a quiet terminal is the default. On a CPU: a modest
-    cache, and with `enforce_eager` no compiler at run time (one small function of the sampler is compiled otherwise,
-    which takes 30 s at the first request with log-probabilities, and a C++ compiler), no word about the missing Triton,
-    and queues of 1 MiB a message where the shared memory is small. The engine's processes talk on the first of `ports`
-    and those that follow it; without any they choose.
+    No usage statistics are sent; a model in a folder needs no hub; a quiet terminal is the default. On a CPU: with
+    `enforce_eager` no compiler at run time (one small function of the sampler is compiled otherwise, which takes 30 s
+    at the first request with log-probabilities, and a C++ compiler), no word about the missing Triton, and queues of
+    1 MiB a message where the shared memory is small. The engine's processes talk on the first of `ports` and those that
+    follow it; without any they choose.
     """
     chosen = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     chosen |= {"PYTHONWARNINGS": "ignore::FutureWarning"}
@@ -120,7 +129,6 @@ def prepare_environment(arguments: Mapping[str, str], ports: Iterable[int] = ())
     if first := next(iter(ports), 0):
         chosen["VLLM_PORT"] = str(first)
     if is_cpu():
-        chosen["VLLM_CPU_KVCACHE_SPACE"] = str(_cache_gib())
         chosen["TORCH_LOGS"] = "-torch.utils.flop_counter,-torch._library.triton"
         if arguments.get("enforce_eager") == "true":
             chosen["TORCHDYNAMO_DISABLE"] = "1"

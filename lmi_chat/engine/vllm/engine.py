@@ -14,7 +14,7 @@ from functools import cache, partial
 from typing import Any
 
 from lmi_chat.engine import Model, Run, beam_search
-from lmi_chat.engine.vllm import pooling, preload, sampling
+from lmi_chat.engine.vllm import kv_cache, pooling, preload, sampling
 from lmi_chat.engine.vllm.arguments import words
 from lmi_chat.engine.vllm.errors import translate
 from lmi_chat.engine.vllm.fast_path import detokenizer, output_loop, output_processor
@@ -116,12 +116,14 @@ def load(
     guide_compile_s: float = 2.0,
     addresses: Mapping[str, Any] | None = None,
     has_fast_branch: bool = True,
+    fits_cache: bool = False,
 ) -> Vllm:
     """Import vLLM, start its processes and wait until the weights are in. Blocks for tens of seconds: use a thread.
 
     `arguments` are engine arguments by name, values as text; `names` are the served names, the first one is answered
-    with. `has_fast_branch`: plain requests may take it. `addresses` (vLLM's client_addresses) are those of an engine
-    that runs already. Raises StartFailed.
+    with. `has_fast_branch`: plain requests may take it. `fits_cache`: kv_cache_memory_bytes is an upper bound, and the
+    cache takes less where it can use less. `addresses` (vLLM's client_addresses) are those of an engine that runs
+    already. Raises StartFailed.
     """
     on_phase(startup.IMPORTING)
     try:
@@ -141,8 +143,11 @@ def load(
         args = AsyncEngineArgs.from_cli_args(_parse(arguments))
         _choose_backend(args)
         usage = UsageContext.OPENAI_API_SERVER
+        config = args.create_engine_config(usage)
+        if fits_cache:
+            kv_cache.fit(config)
         engine = AsyncLLM.from_vllm_config(
-            args.create_engine_config(usage),
+            config,
             usage_context=usage,
             stat_loggers=[gauge],
             enable_log_requests=args.enable_log_requests,

@@ -138,14 +138,25 @@ def test_the_environment_of_a_gpu_and_a_hub(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize(("total_gib", "cache_gib"), [(2, 1), (12, 2), (23, 3), (256, 4)])
 def test_the_cache_is_modest(monkeypatch: pytest.MonkeyPatch, total_gib: int, cache_gib: int) -> None:
+    """As an argument: in the environment it would win over the one that somebody gives."""
     environment: dict[str, str] = {}
     pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": total_gib * 2**30 // 4096}
     monkeypatch.setattr(os, "environ", environment)
     monkeypatch.setattr(os, "sysconf", pages.__getitem__)
-    monkeypatch.setattr(arguments, "is_cpu", lambda: True)
+    chosen = on(monkeypatch, machine="x86_64", flags=frozenset())
+    assert chosen["kv_cache_memory_bytes"][0] == str(cache_gib * 2**30)
+    assert "at most 4 GiB" in chosen["kv_cache_memory_bytes"][1]
     arguments.prepare_environment({"enforce_eager": "false", "model": "hub/name"})
-    assert environment["VLLM_CPU_KVCACHE_SPACE"] == str(cache_gib)
-    assert "TORCHDYNAMO_DISABLE" not in environment
+    assert not environment.keys() & {"VLLM_CPU_KVCACHE_SPACE", "TORCHDYNAMO_DISABLE"}
+
+
+@pytest.mark.parametrize(("variable", "is_ours"), [(None, True), ("", True), ("40", False), ("0", False)])
+def test_the_cache_of_the_environment_counts(
+    monkeypatch: pytest.MonkeyPatch, variable: str | None, *, is_ours: bool
+) -> None:
+    environment = {} if variable is None else {"VLLM_CPU_KVCACHE_SPACE": variable}
+    monkeypatch.setattr(os, "environ", environment)
+    assert ("kv_cache_memory_bytes" in on(monkeypatch, machine="x86_64", flags=frozenset())) is is_ours
 
 
 PARSER = argparse.ArgumentParser()

@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from lmi_chat.http.transport.body_stream import BodyStream
@@ -1062,33 +1061,3 @@ def test_lost_connections_are_forgotten(roomy: Site) -> None:
     time.sleep(0.05)
     gc.collect()
     assert reference() is None
-
-
-def test_uvicorn_still_has_what_we_lean_on(roomy: Site) -> None:
-    """On the day that this fails, read uvicorn's httptools_impl.py again beside protocol.py: a name has changed."""
-    with roomy.connect() as client:
-        client.sendall(get(b"/wait"))
-        assert roomy.app.started.acquire(timeout=2)
-        (protocol,) = roomy.server.server_state.connections
-        assert isinstance(protocol, HttpToolsProtocol)
-        for name in (
-            "loop",
-            "logger",
-            "parser",
-            "url",
-            "headers",
-            "flow",
-            "pipeline",
-            "cycle",
-            "server_state",
-            "transport",
-        ):
-            assert hasattr(protocol, name), name
-        for name in ("_start_asgi_task", "_unset_keepalive_if_required", "on_response_complete", "on_message_begin"):
-            assert callable(getattr(HttpToolsProtocol, name)), name
-        assert {"read_paused", "write_paused"} <= set(vars(protocol.flow))
-        needed = "scope message_event disconnected keep_alive waiting_for_100_continue more_body response_started"
-        needed += " response_complete chunked_encoding expected_content_length"
-        assert set(needed.split()) <= set(vars(protocol.cycle))
-        assert protocol.server_state.default_headers
-        del protocol
