@@ -22,9 +22,9 @@ def test_links_lead_to_files(page: Path) -> None:
 
 @pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
 def test_files_that_are_named_are_there(page: str) -> None:
-    """A name with a folder is a path below the repository, `lmi_chat/`, its engine or its HTTP."""
-    own = ROOT / "lmi_chat"
-    bases = (ROOT, own, own / "engine" / "vllm", own / "http")
+    """A name with a folder is a path below the repository or a folder of `lmi_chat/`."""
+    folders = [path for path in (ROOT / "lmi_chat").rglob("*") if path.is_dir()]
+    bases = (ROOT, ROOT / "lmi_chat", *folders)
     for name in re.findall(r"`([\w/]+/[\w.]*)`", (ROOT / page).read_text()):
         if not name.startswith("/"):
             assert any((base / name).exists() for base in bases), name
