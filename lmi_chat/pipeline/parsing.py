@@ -81,10 +81,11 @@ def _parse(
     body = _read(call, limits)
     hooks = hooks.of(call.adapter or body.get("adapters"))
     body = hooks.body(body, desk.template.tokenizer)
-    call.dialect = call.record.dialect = dialects.choose(body, call.forced, desk)
+    dialect = dialects.choose(body, call.forced, desk)
+    call.dialect = call.record.dialect = dialect.name
     call.record.model = desk.model
     _check_target(call, desk)
-    if call.dialect == "session":
+    if dialect.parse is None:
         document, headers, call.warnings = dialects.session.answer(body, desk, sessions, call.session_id)
         call.headers |= headers
         return document
@@ -96,7 +97,7 @@ def _parse(
         if is_new:
             call.headers |= dialects.session.headers_of_new(sessions.hold(session))
     else:
-        task = dialects.parse(body, desk, call.id, call.dialect)
+        task = dialect.parse(body, desk, call.id)
     call.warnings = task.unknown
     task.render = hooks.render(task.render)
     _note(task, call.record)

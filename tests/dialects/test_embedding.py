@@ -14,7 +14,6 @@ import openapi_spec_validator
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from lmi_chat import dialects
 from lmi_chat.bounds import Limits
 from lmi_chat.chat_template import Template
 from lmi_chat.config import settings
@@ -27,6 +26,7 @@ from lmi_chat.job import Embedding, EmbeddingSpec, Finished, PoolingParams
 from lmi_chat.pipeline.pipeline import PipelineConfig
 from lmi_chat.server import bootstrap
 from tests.http.test_app import send
+from tests.support import fakes
 from tests.support.fakes import SPACE, desk, refusal, rendered
 from tests.support.scripted import Scripted, Service, embedded, serving
 
@@ -35,7 +35,7 @@ CONTEXT = 1024
 
 
 def parse(body: dict[str, Any], **changes: Any) -> ParsedRequest:
-    return dialects.parse(body, desk(**{"space": SPACE} | changes), "r")
+    return fakes.parse(body, desk(**{"space": SPACE} | changes), "r")
 
 
 def answer(task: ParsedRequest, vectors: Sequence[tuple[int, Sequence[float]]]) -> Any:
