@@ -10,19 +10,8 @@ from botocore.eventstream import ChecksumMismatch, EventStreamBuffer, ParserErro
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmi_chat.codec.framing import (
-    DOCUMENT,
-    EVENTS,
-    LINES,
-    OPENAI_EVENTS,
-    PART_BYTES,
-    Framing,
-    Shape,
-    choose,
-    exception,
-    framing,
-    parts,
-)
+from lmi_chat.codec.eventstream import PART_BYTES, exception, parts
+from lmi_chat.codec.framing import DOCUMENT, EVENTS, LINES, OPENAI_EVENTS, Framing, Shape, choose, framing
 from lmi_chat.codec.json_text import dump
 from tests.support.fakes import brief
 
