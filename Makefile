@@ -34,6 +34,8 @@ system = { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "==> in
   apt-get -qq update && apt-get -qq install --yes $(1) >/dev/null; } || \
   { echo "lmi-chat needs $(2); on Debian and Ubuntu: apt-get install $(1)" >&2; exit 1; }
 
+QUICK = --numprocesses auto --dist worksteal --ignore tests/real -m "not slow"
+
 .PHONY: help run install dev check test quick slow bench djl-test container-test bench-real format clean
 help: ## print these lines
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
@@ -57,9 +59,9 @@ test: quick ## the tests that a change must pass, the real engine's too
 	@echo "==> tests with the engine"
 	@$(BIN)/pytest -m "not slow" tests/real
 
-slow: dev ## the tests that take minutes: the same answers as vLLM alone, guides that never end
-	@echo "==> slow tests with the engine"
-	@$(BIN)/pytest -m slow tests/real
+slow: dev ## the tests that take long: the same answers as vLLM alone, guides that never end, made-up requests
+	@echo "==> slow tests"
+	@$(BIN)/pytest -m slow
 
 bench: dev ## what a token costs the API process, ours and vLLM's two, on an engine without a model (ten minutes)
 	@$(BIN)/python bench/run.py $(ARGS)
@@ -80,7 +82,7 @@ bench-real: dev ## the real engine behind our server and alone: tokens a second,
 
 quick: dev ## the tests that need no engine
 	@echo "==> quick tests"
-	@$(BIN)/pytest --numprocesses auto --ignore tests/real
+	@$(BIN)/pytest $(QUICK)
 
 format: dev ## format, and mend what lint can mend
 	@$(BIN)/ruff format .
