@@ -36,7 +36,7 @@ system = { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "==> in
 
 QUICK = --numprocesses auto --dist worksteal --ignore tests/real -m "not slow"
 
-.PHONY: help run install dev check test quick slow bench djl-test container-test bench-real format clean
+.PHONY: help run install dev check test quick slow bench djl-test container-test wheel-test bench-real format clean
 help: ## print these lines
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 	@echo "Settings, as in make run PORT=9000: ENGINE=auto|cpu|gpu MODEL=<hub id or folder> PORT HOST ARGS PYTHON VENV"
@@ -75,6 +75,14 @@ djl-test: dev ## this folder inside DJL's own Java engine (needs Java 17 and Mav
 container-test: dev ## the container image, built and run with docker or podman
 	@echo "==> the container image"
 	@$(BIN)/pytest --capture no tests/container/check_image.py
+
+wheel-test: dev ## the wheel, built and installed alone in a fresh environment, then started
+	@echo "==> the wheel"
+	@rm -rf build/wheel
+	@$(UV) build --quiet --wheel --out-dir build/wheel
+	@$(UV) venv --quiet --python $(BIN)/python build/wheel/venv
+	@$(UV) pip install --quiet --python build/wheel/venv/bin/python $(PINS) build/wheel/*.whl
+	@$(BIN)/pytest tests/wheel/check_wheel.py
 
 bench-real: dev ## the real engine behind our server and alone: tokens a second, first token (docs/performance.md)
 	@$(BIN)/python bench/real.py $(if $(MODEL),--model-id "$(MODEL)") $(ARGS)
