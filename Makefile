@@ -36,7 +36,7 @@ system = { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "==> in
 
 QUICK = --numprocesses auto --dist worksteal --ignore tests/real -m "not slow"
 
-.PHONY: help run install dev check test quick slow bench djl-test container-test wheel-test bench-real format clean
+.PHONY: help run install dev check test quick slow bench djl-test container-test wheel-test quick-other bench-real format clean
 help: ## print these lines
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 	@echo "Settings, as in make run PORT=9000: ENGINE=auto|cpu|gpu MODEL=<hub id or folder> PORT HOST ARGS PYTHON VENV"
@@ -91,6 +91,17 @@ bench-real: dev ## the real engine behind our server and alone: tokens a second,
 quick: dev ## the tests that need no engine
 	@echo "==> quick tests"
 	@$(BIN)/pytest $(QUICK)
+
+quick-other: dev ## the quick tests, without an engine, on the newest other Python that is here (OTHER_PYTHON=path)
+	@own=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); other="$(OTHER_PYTHON)"; \
+	for version in 3.14 3.13 3.12 3.11; do for python in python$$version "$$HOME/.pyenv/versions/$$version".*/bin/python; do \
+	  test -n "$$other" -o $$version = $$own || ! "$$python" -c 'import ensurepip' 2>/dev/null || other=$$python; done; done; \
+	test -n "$$other" || other=$$($(BIN)/uv python find --managed-python "!=$$own.*,>=3.11,<3.15" 2>/dev/null) || \
+	  { echo "==> no quick tests on another Python: only $$own is here (OTHER_PYTHON=path names one)"; exit 0; }; \
+	echo "==> quick tests on $$("$$other" --version)" && \
+	$(UV) venv --quiet --clear --python "$$other" build/other && \
+	$(UV) pip install --quiet --python build/other/bin/python $(PINS) --group quick --editable . --editable ./shim && \
+	build/other/bin/python -m pytest $(QUICK)
 
 format: dev ## format, and mend what lint can mend
 	@$(BIN)/ruff format .
