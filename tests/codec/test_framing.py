@@ -74,7 +74,7 @@ def test_bytes() -> None:
 
 
 @brief
-@given(st.lists(st.text()))
+@given(st.lists(st.text(max_size=20), max_size=8))
 def test_a_strict_reader_gets_every_payload_back(texts: list[str]) -> None:
     payloads = [dump({"text": text}) for text in texts]
     lines = framed(LINES, payloads).split(b"\n")
@@ -88,7 +88,8 @@ def test_a_strict_reader_gets_every_payload_back(texts: list[str]) -> None:
 
 PART = {":event-type": "PayloadPart", ":content-type": "application/octet-stream", ":message-type": "event"}
 messages = st.lists(
-    st.one_of(st.binary(max_size=300).map(lambda data: (True, data)), st.text().map(lambda t: (False, t)))
+    st.one_of(st.binary(max_size=300).map(lambda data: (True, data)), st.text(max_size=30).map(lambda t: (False, t))),
+    max_size=8,
 )
 
 
