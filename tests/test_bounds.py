@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from lmi_chat.bounds import SAMPLING, Field, Limits, check, nearest
+from lmi_chat.bounds import SAMPLING, Field, check, nearest
 from lmi_chat.dialects.desk import BodyReader
 from lmi_chat.errors import Problem, echo
 from lmi_chat.job import SamplingParams
+from lmi_chat.limits import Limits
 from tests.support.fakes import desk
 
 LIMITS = Limits()

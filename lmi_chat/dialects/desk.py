@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol
 
-from lmi_chat.bounds import GREEDY_BELOW, Field, Limits, check, nearest
+from lmi_chat.bounds import GREEDY_BELOW, Field, check, nearest
 from lmi_chat.chat_template import Template
 from lmi_chat.codec.framing import Shape
 from lmi_chat.codec.json_text import Json
 from lmi_chat.errors import PROBLEMS_MOST, BadField, Error, NotFound, Problem, PromptTooLong, echo, one_line
 from lmi_chat.job import Delta, EmbeddingSpec, Finished, Job, SamplingParams
+from lmi_chat.limits import Limits
 from lmi_chat.storage.completions_db import StoredCompletion
 
 Prompt = str | list[int]

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lmi_chat import dialects
-from lmi_chat.bounds import Limits
 from lmi_chat.codec import json_text
 from lmi_chat.codec.framing import Shape
 from lmi_chat.dialects import Deployment, ParsedRequest, adapter
 from lmi_chat.dialects.chat.session import NEW
 from lmi_chat.dialects.formatters import Formatters
 from lmi_chat.errors import BadMedia, NotFound, echo, one_line
+from lmi_chat.limits import Limits
 from lmi_chat.observability.record import RequestRecord
 from lmi_chat.storage.sessions import Session, Sessions
 

@@ -11,7 +11,7 @@ import openapi_spec_validator
 import pytest
 
 from lmi_chat import dialects
-from lmi_chat.bounds import SAMPLING, Field, Limits
+from lmi_chat.bounds import SAMPLING, Field
 from lmi_chat.dialects.chat import messages
 from lmi_chat.dialects.desk import Deployment
 from lmi_chat.errors import Error
@@ -20,6 +20,7 @@ from lmi_chat.fields import COMPLETION, GUIDES, PARAMETERS, SESSION, STANDARD, U
 from lmi_chat.http import app
 from lmi_chat.http.door import AppState
 from lmi_chat.http.openapi import document
+from lmi_chat.limits import Limits
 from lmi_chat.observability.startup import StartupProgress
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
 from tests.http.test_app import send

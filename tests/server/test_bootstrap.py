@@ -3,6 +3,7 @@
 import pytest
 
 from lmi_chat.config.settings import read
+from lmi_chat.limits import Limits
 from lmi_chat.observability import startup
 from lmi_chat.server import bootstrap
 
@@ -25,6 +26,15 @@ def test_the_engines_complaint_says_where_its_settings_stood() -> None:
 )
 def test_further_ports_are_the_platforms_but_for_ours(port: str, ports: str, free: list[int]) -> None:
     assert bootstrap._safe_ports(read({"port": port, "safe_port_range": ports}, {}, None, KINDS)) == free
+
+
+def test_limits_are_handed_down_as_they_were_given() -> None:
+    keys = {"job_queue_size": "3", "predict_timeout": "4", "finish_before_seconds": "1.5", "stall_seconds": "5"}
+    settings = read(keys | {"max_n": "2"}, {}, None, KINDS)
+    policy = bootstrap.policy(settings)
+    assert (policy.queue, policy.deadline_s, policy.finish_before_s, policy.stall_s) == (3, 4.0, 1.5, 5.0)
+    assert policy.limits is settings.limits
+    assert settings.limits == Limits(max_n=2)
 
 
 @pytest.mark.parametrize("last", [startup.FIRST_TOKEN, startup.FIRST_EMBEDDING])

@@ -13,7 +13,7 @@ from typing import Any, cast
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from lmi_chat.http.transport.limits import ConnectionLimits
+from lmi_chat.limits import ConnectionLimits
 
 OUTLET = "lmi_chat.outlet"
 SIZES = [b"%x\r\n" % size for size in range(4096)]

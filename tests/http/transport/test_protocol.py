@@ -21,8 +21,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from lmi_chat.http.transport.body_stream import BodyStream
-from lmi_chat.http.transport.limits import ConnectionLimits
 from lmi_chat.http.transport.protocol import PIPELINE_MAX, protocol_class
+from lmi_chat.limits import ConnectionLimits
 
 HOST = b"Host: x\r\n"
 CHUNKED = [(b"content-type", b"text/plain")]
