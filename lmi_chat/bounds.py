@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import Any, Literal
 
 from lmi_chat.errors import Problem
+from lmi_chat.limits import Limits
 from lmi_chat.text import echo
 
 Kind = Literal[
@@ -26,30 +27,6 @@ KINDS = {
 }
 GREEDY_BELOW = 0.01
 TOKEN_DIGITS = 9
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """How much one request may ask for; each is a setting."""
-
-    max_messages: int = 2048
-    max_input_tokens: int = 0
-    max_n: int = 16
-    max_prompts: int = 64
-    max_inputs: int = 2048
-    max_stop: int = 16
-    max_stop_chars: int = 1024
-    max_logprobs: int = 20
-    max_prompt_logprobs: int = 65_536
-    max_logit_bias: int = 1024
-    max_json_depth: int = 64
-    max_schema_bytes: int = 65_536
-    max_schema_depth: int = 32
-    max_schema_enum: int = 1000
-    max_regex_bytes: int = 4096
-    max_grammar_bytes: int = 65_536
-    max_choices: int = 1000
-    max_choice_bytes: int = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

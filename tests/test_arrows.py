@@ -23,7 +23,7 @@ FLOORS = (
     ("config", "fields", "storage"),
     ("observability", "chat_template"),
     ("bounds", "codec", "job"),
-    ("errors",),
+    ("errors", "limits"),
     ("text",),
 )
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}

@@ -101,7 +101,7 @@ def _run(folder: Path, pairs: dict[str, str]) -> int:
     configured = _foreign_settings(properties, pairs)
     logging.basicConfig(level=configured.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     given = properties | pairs | {"model_dir": str(folder)}
-    handler = custom_handler.Foreign(module, given, configured.predict_timeout)
+    handler = custom_handler.Foreign(module, given, configured.pipeline.deadline_s)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve_foreign(configured, handler))
 

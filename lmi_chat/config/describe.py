@@ -4,12 +4,11 @@ import json
 from collections.abc import Mapping
 
 from lmi_chat.config.aliases import FAMILIES, NOT_YET, NOTED, NOTED_NOT_YET, REFUSED, RENAMED, VALUES, WITHOUT_EFFECT
-from lmi_chat.config.settings import OWN, TYPES, Settings
+from lmi_chat.config.settings import OWN, Settings
 from lmi_chat.config.sources import HIDDEN, IgnoredSetting, is_secret
 from lmi_chat.text import one_line
 
 SHOWN_BYTES = 200
-KINDS = {int: "integer", float: "number", bool: "boolean"}
 
 
 def as_text(settings: Settings) -> str:
@@ -52,7 +51,7 @@ def warnings(settings: Settings) -> list[str]:
 
 
 def _values(settings: Settings) -> list[tuple[str, object, str]]:
-    values: list[tuple[str, object]] = [(name, getattr(settings, name)) for name in OWN]
+    values = [*settings.values().items()]
     values += [(f"engine.{name}", text) for name, text in sorted(settings.engine.items())]
     return [
         (name, HIDDEN if is_secret(name, str(value)) else value, settings.origins.get(name.split(".")[-1], "default"))
@@ -73,11 +72,10 @@ def table() -> str:
     }
     lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for name, row in OWN.items():
-        default = _shown(row.default)
+        default = _shown(row["default"])
         others = ", ".join(f"`{other}`" for other in also[name])
-        meaning = row.metadata["meaning"] + (f" (also {others})" if others else "")
-        kind = KINDS.get(TYPES[name], "string")
-        lines.append(f"| `{name}` | {kind} | {default if default != '-' else ''} | {meaning} |")
+        meaning = row["description"] + (f" (also {others})" if others else "")
+        lines.append(f"| `{name}` | {row['type']} | {default if default != '-' else ''} | {meaning} |")
     return "\n".join(lines)
 
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lmi_chat.bounds import Limits
 from lmi_chat.chat_template import Template
 from lmi_chat.job import EmbeddingSpec
+from lmi_chat.limits import Limits
 from lmi_chat.storage.completions_db import StoredCompletion
 
 

@@ -7,12 +7,12 @@ is what can be seen without compiling; whether it compiles in good time is the e
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from lmi_chat.bounds import Limits
 from lmi_chat.codec import json_text
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects.reader import BodyReader
 from lmi_chat.errors import Error
 from lmi_chat.job import GuideKind, OutputConstraint
+from lmi_chat.limits import Limits
 from lmi_chat.text import echo
 
 GUIDED: Mapping[str, GuideKind] = {

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from lmi_chat import dialects
-from lmi_chat.bounds import Limits
 from lmi_chat.codec import json_text
 from lmi_chat.dialects import Deployment, ParsedRequest, adapter
 from lmi_chat.dialects.chat.session import NEW
 from lmi_chat.dialects.formatters import Formatters
 from lmi_chat.errors import BadMedia, NotFound
+from lmi_chat.limits import Limits
 from lmi_chat.observability.record import RequestRecord
 from lmi_chat.pipeline.request import InferenceRequest
 from lmi_chat.storage.sessions import Session, Sessions

@@ -12,7 +12,6 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from lmi_chat.bounds import Limits
 from lmi_chat.codec import framing
 from lmi_chat.dialects import Deployment, ParsedRequest
 from lmi_chat.dialects.chat.session import NEW
@@ -20,6 +19,7 @@ from lmi_chat.dialects.formatters import Formatters
 from lmi_chat.engine import Engine
 from lmi_chat.errors import BadField, CutOff, Draining, EngineDown, Error, Loading, Problem, TimedOut
 from lmi_chat.job import Delta, Finished, Job, PoolingParams, SamplingParams
+from lmi_chat.limits import Limits, PipelineLimits
 from lmi_chat.observability.access_log import RequestLog
 from lmi_chat.pipeline import parsing
 from lmi_chat.pipeline.admission import AdmissionQueue
@@ -38,13 +38,9 @@ CANARY, PROOF = "The capital of France is", SamplingParams(temperature=0.0, max_
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PipelineConfig:
-    """What the deployment has decided about admission and time, in seconds; `finish_before_s` None: never."""
+class PipelineConfig(PipelineLimits):
+    """What the deployment has decided: its limits, and what it hands to every request."""
 
-    queue: int = 256
-    deadline_s: float = 480.0
-    finish_before_s: float | None = None
-    stall_s: float = 30.0
     output_formatter: str = ""
     sessions: Sessions | None = None
     limits: Limits = field(default_factory=Limits)
@@ -222,7 +218,7 @@ class Pipeline:
         self._idle.clear()
         try:
             priority = task.job.priority if self._engine.model.has_priority else 0
-            limit_s = None if call.is_promised else self._policy.finish_before_s
+            limit_s = None if call.is_promised else self._policy.finish_before_s or None
             began_s = call.record.age_s
             wait_s = None if limit_s is None else limit_s - began_s
             async with self._seats.take(task.user, sum(job.width for job in task.jobs), priority, wait_s=wait_s):

@@ -6,12 +6,12 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 from lmi_chat.async_requests import AsyncRequests
 from lmi_chat.async_requests.folder import Folder
-from lmi_chat.bounds import Limits
 from lmi_chat.chat_template import BadTemplate, Template
 from lmi_chat.config.settings import Settings
 from lmi_chat.config.sources import MODEL_FOLDER, BadSetting
@@ -63,7 +63,7 @@ async def load(
     names = _names(settings, folder)
     # a beam search asks the engine for twice as many alternatives as it has beams
     given = {**_of_task(settings), **settings.engine}
-    given |= {"max_logprobs": str(max(settings.max_logprobs, 2 * settings.max_n))}
+    given |= {"max_logprobs": str(max(settings.limits.max_logprobs, 2 * settings.limits.max_n))}
     given |= {"model": folder, "served_model_name": json.dumps(names[:1])}
     cache = _default_cache(settings, folder)
     given |= cache
@@ -157,7 +157,7 @@ def open_store(settings: Settings) -> Completions | None:
     path = Path(settings.store)
     if path.is_dir() or not path.parent.is_dir():
         raise BadSetting(f"store must be a file in a folder that exists, got {one_line(settings.store, 200)}")
-    store = Completions(path, days=settings.store_days, max_bytes=settings.store_bytes)
+    store = Completions(path, settings.store_limits)
     atexit.register(store.close)  # both surfaces end this way, after the last answer
     return store
 
@@ -183,7 +183,7 @@ def _desk(settings: Settings, model: Model, store: Completions | None) -> Deploy
         template=Template(model.tokenizer, source),
         context_tokens=model.context_tokens,
         vocabulary_tokens=model.vocabulary_tokens,
-        limits=_limits(settings),
+        limits=settings.limits,
         defaults=model.defaults,
         is_strict=settings.strict_requests,
         is_tgi=settings.tgi_compat,
@@ -198,40 +198,14 @@ def _desk(settings: Settings, model: Model, store: Completions | None) -> Deploy
     )
 
 
-def _limits(settings: Settings) -> Limits:
-    return Limits(
-        max_messages=settings.max_messages,
-        max_input_tokens=settings.max_input_tokens,
-        max_n=settings.max_n,
-        max_prompts=settings.max_prompts,
-        max_inputs=settings.max_inputs,
-        max_stop=settings.max_stop,
-        max_stop_chars=settings.max_stop_chars,
-        max_logprobs=settings.max_logprobs,
-        max_prompt_logprobs=settings.max_prompt_logprobs,
-        max_logit_bias=settings.max_logit_bias,
-        max_json_depth=settings.max_json_depth,
-        max_schema_bytes=settings.max_schema_bytes,
-        max_schema_depth=settings.max_schema_depth,
-        max_schema_enum=settings.max_schema_enum,
-        max_regex_bytes=settings.max_regex_bytes,
-        max_grammar_bytes=settings.max_grammar_bytes,
-        max_choices=settings.max_choices,
-        max_choice_bytes=settings.max_choice_bytes,
-    )
-
-
 def policy(settings: Settings, hooks: Formatters | None = None) -> PipelineConfig:
     """What the line decides about admission and time; `hooks` are the deployment's own formatters."""
     return PipelineConfig(
-        queue=settings.job_queue_size,
-        deadline_s=settings.predict_timeout,
+        **asdict(settings.pipeline),
         output_formatter=settings.output_formatter,
         sessions=_sessions(settings),
-        limits=_limits(settings),
+        limits=settings.limits,
         hooks=hooks or Formatters(),
-        finish_before_s=settings.finish_before_seconds or None,
-        stall_s=settings.stall_seconds,
         journal=_journal(settings),
     )
 

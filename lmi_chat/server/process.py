@@ -21,7 +21,6 @@ from lmi_chat.engine import Engine
 from lmi_chat.errors import EngineDown
 from lmi_chat.http import app
 from lmi_chat.http.state import AppState
-from lmi_chat.http.transport.limits import ConnectionLimits
 from lmi_chat.http.transport.protocol import protocol_class
 from lmi_chat.observability import startup
 from lmi_chat.observability.startup import StartupProgress
@@ -152,16 +151,9 @@ def bind(settings: Settings) -> socket.socket:
 
 def server_of(settings: Settings, application: Starlette) -> uvicorn.Server:
     """A server with the settings' limits on what a connection may cost."""
-    edge = ConnectionLimits(
-        header_bytes=settings.max_header_bytes,
-        header_count=settings.max_header_count,
-        receive_s=settings.receive_seconds,
-        write_stall_s=settings.write_stall_seconds,
-        backlog_bytes=settings.stream_backlog_bytes,
-    )
     config = uvicorn.Config(
         application,
-        http=protocol_class(edge),
+        http=protocol_class(settings.connection),
         ws="none",
         loop="none",
         lifespan="off",
@@ -170,7 +162,7 @@ def server_of(settings: Settings, application: Starlette) -> uvicorn.Server:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=int(settings.keep_alive_seconds),
+        timeout_keep_alive=int(settings.connection.keep_alive_s),
     )
     return uvicorn.Server(config)
 

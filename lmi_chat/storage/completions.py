@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lmi_chat.errors import Error, Unavailable
+from lmi_chat.limits import StoreLimits
 from lmi_chat.observability.metrics import STORE_FAILURES
 from lmi_chat.storage import completions_db
 from lmi_chat.storage.completions_db import Page, Query, StoredCompletion
@@ -44,9 +45,9 @@ class _Work:
 class Completions:
     """The file and its thread, which begins with the first work."""
 
-    def __init__(self, path: Path, *, days: float = 30.0, max_bytes: int = 2**30) -> None:
-        """Keep completions in `path` for `days`, in at most `max_bytes` of it; the oldest go first."""
-        self._path, self._age_s, self._max_bytes = path, days * DAY_S, max_bytes
+    def __init__(self, path: Path, limits: StoreLimits = StoreLimits()) -> None:
+        """Keep completions in `path`, within `limits`; the oldest go first."""
+        self._path, self._age_s, self._max_bytes = path, limits.days * DAY_S, limits.max_bytes
         self._waiting: queue.Queue[_Work | None] = queue.Queue(WAITING_MOST)
         self._waiting_bytes = 0
         self._lock = threading.Lock()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lmi_chat.config.aliases import FAMILIES, NOT_YET, REFUSED, RENAMED, WITHOUT_EFFECT
 from lmi_chat.config.describe import as_json, as_text
-from lmi_chat.config.settings import OWN, TYPES, Settings, read
+from lmi_chat.config.settings import OWN, Settings, read
 from lmi_chat.config.sources import PROPERTIES, BadSetting, IgnoredSetting
 from tests.support.fakes import brief
 
@@ -30,6 +30,7 @@ ENGINE = {
     "hf_overrides": "HfOverrides",
     "kv_cache_dtype_skip_layers": "list[str]",
 }
+KINDS = {"integer": "a whole number", "number": "a number"}
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def refusal(folder: Path, *args: Any, **kwargs: Any) -> str:
 def test_defaults(folder: Path) -> None:
     settings = load(folder)
     assert settings == Settings()
-    assert (settings.port, settings.max_request_size, settings.max_messages) == (8080, 25 * 2**20, 2048)
+    assert (settings.port, settings.max_request_size, settings.limits.max_messages) == (8080, 25 * 2**20, 2048)
     assert not settings.origins
 
 
@@ -70,7 +71,8 @@ def test_precedence(folder: Path) -> None:
     properties = "option.port=4\nhost=h\noption.max_n=7\noption.max_stop=5"
     environment = {"OPTION_PORT": "2", "SERVING_MAX_N": "3", "HF_MODEL_ID": "hub/m"}
     settings = load(folder, properties, {"port": "1"}, environment)
-    assert (settings.port, settings.max_n, settings.host, settings.max_stop) == (1, 3, "h", 5)
+    limits = settings.limits
+    assert (settings.port, limits.max_n, settings.host, limits.max_stop) == (1, 3, "h", 5)
     assert settings.model_id == "hub/m"
     assert dict(settings.origins) == {
         "port": "command line",
@@ -221,22 +223,42 @@ def test_without_an_engine_every_other_key_may_be_its(folder: Path) -> None:
     assert dict(load(folder, "option.zzz=1", engine={}).engine) == {"zzz": "1"}
 
 
-@pytest.mark.parametrize("name", [name for name in OWN if OWN[name].metadata["low"] is not None])
+@pytest.mark.parametrize("name", [name for name in OWN if OWN[name]["type"] in KINDS])
 def test_numbers_have_bounds(folder: Path, name: str) -> None:
-    low, high = OWN[name].metadata["low"], OWN[name].metadata["high"]
+    kind, low, high = (OWN[name][word] for word in ("type", "minimum", "maximum"))
     for value in (low, high):
-        assert getattr(load(folder, None, {name: str(value)}), name) == value
+        assert load(folder, None, {name: str(value)}).values()[name] == value
     for value in (low - 1, high + 1):
         assert refusal(folder, None, {name: str(value)}).endswith(f"at least {low} and at most {high}, got '{value}'")
-    kind = "a whole number" if TYPES[name] is int else "a number"
-    for text in ("many", "", "1e", *(["1.5", "nan", "9" * 5000] if TYPES[name] is int else [])):
-        assert f"command line: {name} must be {kind}, got" in refusal(folder, None, {name: text})
-    if TYPES[name] is float:
+    for text in ("many", "", "1e", *(["1.5", "nan", "9" * 5000] if kind == "integer" else [])):
+        assert f"command line: {name} must be {KINDS[kind]}, got" in refusal(folder, None, {name: text})
+    if kind == "number":
         for text in ("nan", "inf", "9" * 5000):
             assert f"{name} must be at least {low}" in refusal(folder, None, {name: text})
 
 
-@pytest.mark.parametrize("name", [name for name in OWN if TYPES[name] is bool])
+def test_a_whole_number_may_have_a_point(folder: Path) -> None:
+    assert load(folder, None, {"port": "81.0", "max_n": "2.0"}).values().items() >= {("port", 81), ("max_n", 2)}
+
+
+def test_fields_that_are_no_keys_cannot_be_given(folder: Path) -> None:
+    for name in ("linger_s", "receive_s", "pipeline", "limits", "origins"):
+        assert "is no key of lmi-chat" in refusal(folder, None, {name: "1"})
+
+
+def test_bytes_that_are_no_text(folder: Path) -> None:
+    odd = "\udcff"  # as the environment gives them
+    assert load(folder, None, {"store": odd}).store == odd
+    for name, wanted in (
+        ("port", "a whole number"),
+        ("tgi_compat", "one of"),
+        ("task", "one of"),
+        ("max_n", "a whole"),
+    ):
+        assert f"{name} must be {wanted}" in refusal(folder, None, {name: odd})
+
+
+@pytest.mark.parametrize("name", [name for name in OWN if OWN[name]["type"] == "boolean"])
 def test_booleans(folder: Path, name: str) -> None:
     assert getattr(load(folder, None, {name: "True"}), name) is True
     assert getattr(load(folder, None, {name: "false"}), name) is False
@@ -343,7 +365,7 @@ def test_other_peoples_variables_never_stop_the_start(folder: Path) -> None:
 
 def test_a_key_that_stands_twice_in_the_file_is_the_last_one(folder: Path) -> None:
     settings = load(folder, "option.max_n=1\noption.max_n=1\noption.port=1\n\noption.port=2")
-    assert (settings.max_n, settings.port) == (1, 2)
+    assert (settings.limits.max_n, settings.port) == (1, 2)
     [note] = settings.notes
     assert isinstance(note, IgnoredSetting)
     assert (note.given.origin, note.is_warning) == (f"{folder}/serving.properties:3", True)

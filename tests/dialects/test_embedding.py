@@ -14,7 +14,6 @@ import openapi_spec_validator
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from lmi_chat.bounds import Limits
 from lmi_chat.chat_template import Template
 from lmi_chat.config import settings
 from lmi_chat.config.sources import BadSetting
@@ -23,6 +22,7 @@ from lmi_chat.engine.vllm import pooling
 from lmi_chat.errors import BadField, PromptTooLong
 from lmi_chat.http.openapi import document
 from lmi_chat.job import Embedding, EmbeddingSpec, Finished, PoolingParams
+from lmi_chat.limits import Limits
 from lmi_chat.pipeline.pipeline import PipelineConfig
 from lmi_chat.server import bootstrap
 from tests.http.test_app import send

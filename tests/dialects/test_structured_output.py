@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from lmi_chat.bounds import Limits
 from lmi_chat.engine.vllm.structured_output import trials
 from lmi_chat.errors import BadField
 from lmi_chat.job import GuideKind, OutputConstraint
+from lmi_chat.limits import Limits
 from tests.support.fakes import desk, parse, refusal
 
 SCHEMA = {"type": "object", "properties": {"b": {"type": "integer"}, "a": {"enum": [1, None]}}, "required": ["b"]}

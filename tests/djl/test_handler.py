@@ -183,7 +183,7 @@ async def test_the_load_reads_what_djl_has_merged_then_other_servers_names(
         await djl.handle(inputs)
         (tmp_path / "config.json").touch()
     assert [settings.model_id for settings in loaded] == ["hub/b", str(tmp_path), "hub/a"]
-    assert [(settings.max_n, settings.engine["max_model_len"]) for settings in loaded] == [
+    assert [(settings.limits.max_n, settings.engine["max_model_len"]) for settings in loaded] == [
         (3, "64"),
         (3, "64"),
         (16, "64"),

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lmi_chat.bounds import Limits
+from lmi_chat.limits import Limits
 from lmi_chat.pipeline.pipeline import PipelineConfig
 from tests.support.scripted import Scripted, Service, said, serving
 

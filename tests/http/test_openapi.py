@@ -10,7 +10,7 @@ import jsonschema_rs
 import openapi_spec_validator
 import pytest
 
-from lmi_chat.bounds import SAMPLING, Field, Limits
+from lmi_chat.bounds import SAMPLING, Field
 from lmi_chat.dialects.chat import messages
 from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.errors import Error
@@ -19,6 +19,7 @@ from lmi_chat.fields import COMPLETION, GUIDES, PARAMETERS, SESSION, STANDARD, U
 from lmi_chat.http import app
 from lmi_chat.http.openapi import document
 from lmi_chat.http.state import AppState
+from lmi_chat.limits import Limits
 from lmi_chat.observability.startup import StartupProgress
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
 from tests.http.test_app import send

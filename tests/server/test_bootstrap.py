@@ -5,6 +5,7 @@ import pytest
 from lmi_chat.config.settings import read
 from lmi_chat.config.sources import MODEL_FOLDER
 from lmi_chat.engine.vllm import arguments
+from lmi_chat.limits import Limits
 from lmi_chat.observability import startup
 from lmi_chat.server import bootstrap
 
@@ -44,6 +45,15 @@ def test_the_cache_is_fitted_unless_somebody_set_it(given: dict[str, str], folde
     settings = read(given, {}, None, KINDS, CACHE)
     assert bootstrap._default_cache(settings, folder) == ({"kv_cache_memory_bytes": str(size)} if size else {})
     assert bootstrap._default_cache(read({}, {}, None, KINDS), folder) == {}, "a GPU's, or the environment's"
+
+
+def test_limits_are_handed_down_as_they_were_given() -> None:
+    keys = {"job_queue_size": "3", "predict_timeout": "4", "finish_before_seconds": "1.5", "stall_seconds": "5"}
+    settings = read(keys | {"max_n": "2"}, {}, None, KINDS)
+    policy = bootstrap.policy(settings)
+    assert (policy.queue, policy.deadline_s, policy.finish_before_s, policy.stall_s) == (3, 4.0, 1.5, 5.0)
+    assert policy.limits is settings.limits
+    assert settings.limits == Limits(max_n=2)
 
 
 @pytest.mark.parametrize("last", [startup.FIRST_TOKEN, startup.FIRST_EMBEDDING])

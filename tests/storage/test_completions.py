@@ -14,6 +14,7 @@ import pytest
 from lmi_chat.dialects.chat import options, stored
 from lmi_chat.errors import BadField, NotFound, Unavailable
 from lmi_chat.job import Finished
+from lmi_chat.limits import StoreLimits
 from lmi_chat.observability.metrics import STORE_FAILURES
 from lmi_chat.storage import completions, completions_db
 from lmi_chat.storage.completions import Completions
@@ -126,7 +127,7 @@ async def test_a_restart_keeps_them(path: Path) -> None:
 
 
 async def test_what_is_too_old_goes(path: Path) -> None:
-    shop = Completions(path, days=2)
+    shop = Completions(path, StoreLimits(days=2))
     for completion_id in ("old", "young"):
         shop.save(kept(completion_id))
     assert await ids(shop) == ["old", "young"]
@@ -140,7 +141,7 @@ async def test_what_is_too_old_goes(path: Path) -> None:
 
 async def test_the_oldest_go_first_when_it_is_too_much(path: Path) -> None:
     most = 2**20
-    shop = Completions(path, max_bytes=most)
+    shop = Completions(path, StoreLimits(max_bytes=most))
     for place in range(200):
         shop.save(kept(f"c{place}", 20_000, metadata={"n": str(place)}))
     left = await ids(shop, limit=100)
@@ -154,7 +155,7 @@ async def test_the_oldest_go_first_when_it_is_too_much(path: Path) -> None:
 
 
 async def test_one_that_is_larger_than_half_is_not_kept(path: Path) -> None:
-    shop, before = Completions(path, max_bytes=2**20), failures()
+    shop, before = Completions(path, StoreLimits(max_bytes=2**20)), failures()
     shop.save(kept("small"))
     shop.save(kept("large", 2**20))
     assert await ids(shop) == ["small"]

@@ -19,7 +19,6 @@ from lmi_chat.engine import Model
 from lmi_chat.errors import Error
 from lmi_chat.http import app
 from lmi_chat.http.state import AppState
-from lmi_chat.http.transport.limits import ConnectionLimits
 from lmi_chat.http.transport.protocol import protocol_class
 from lmi_chat.job import (
     Delta,
@@ -34,6 +33,7 @@ from lmi_chat.job import (
     TokenLogprob,
     TokenSink,
 )
+from lmi_chat.limits import ConnectionLimits
 from lmi_chat.observability.startup import StartupProgress
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
 from lmi_chat.storage.completions import Completions

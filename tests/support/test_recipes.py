@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lmi_chat.config.settings import OWN, Settings, read
+from lmi_chat.config.settings import Settings, read
 from tests.support.recipes import RECIPES, Recipe
 
 SWITCHES = ("trust_remote_code", "enforce_eager", "enable_prefix_caching", "enable_chunked_prefill", "enable_lora")
@@ -22,8 +22,7 @@ def test_a_published_deployment(recipe: Recipe, tmp_path: Path) -> None:
         path = tmp_path / "serving.properties"
         path.write_text(recipe.properties)
     settings = read({}, recipe.environment, path, KINDS, gpus=4)
-    defaults = Settings()
-    changed = {name: getattr(settings, name) for name in OWN if getattr(settings, name) != getattr(defaults, name)}
+    changed = dict(settings.values().items() - Settings().values().items())
     assert changed == recipe.own
     assert settings.engine == recipe.engine
     assert sorted(note.given.name for note in settings.notes if note.is_warning) == sorted(recipe.warned)

@@ -113,9 +113,9 @@ def load(
     names: tuple[str, ...],
     on_phase: Callable[[str], object],
     *,
-    guide_compile_s: float = 2.0,
+    guide_compile_s: float,
+    has_fast_branch: bool,
     addresses: Mapping[str, Any] | None = None,
-    has_fast_branch: bool = True,
     fits_cache: bool = False,
 ) -> Vllm:
     """Import vLLM, start its processes and wait until the weights are in. Blocks for tens of seconds: use a thread.

@@ -1,9 +1,9 @@
 """The fields that ask for a form of the text, as JSON Schema, from the limits that dialects/guide.py checks."""
 
-from lmi_chat.bounds import Limits
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects import structured_output
 from lmi_chat.http.openapi.shapes import BOOLEAN, TEXT, at_most_one, nullable, record
+from lmi_chat.limits import Limits
 
 NULL: Json = {"type": "null"}
 WORDS = r"^[^\x00]*[^\s\x00][^\x00]*$"

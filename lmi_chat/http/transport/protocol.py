@@ -17,15 +17,9 @@ from uvicorn.server import ServerState
 
 from lmi_chat.errors import Error
 from lmi_chat.http.transport.body_stream import OUTLET, BodyStream
-from lmi_chat.http.transport.limits import (
-    BadHttp,
-    ConnectionLimits,
-    HeadersTooLarge,
-    MissingHost,
-    ReceiveTimeout,
-    render_refusal,
-)
+from lmi_chat.http.transport.refusals import BadHttp, HeadersTooLarge, MissingHost, ReceiveTimeout, render_refusal
 from lmi_chat.http.transport.writer import ConnectionWriter, WriteBatch
+from lmi_chat.limits import ConnectionLimits
 
 PIPELINE_MAX = 16  # requests queued behind the one being answered
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lmi_chat.http.transport.body_stream import OUTLET, BodyStream
-from lmi_chat.http.transport.limits import ConnectionLimits
+from lmi_chat.limits import ConnectionLimits
 
 
 class SendStream:

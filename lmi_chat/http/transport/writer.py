@@ -10,7 +10,7 @@ from asyncio import TimerHandle
 from collections.abc import Callable
 from typing import Any
 
-from lmi_chat.http.transport.limits import ConnectionLimits
+from lmi_chat.limits import ConnectionLimits
 
 
 class WriteBatch:

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmi_chat import dialects
-from lmi_chat.bounds import Limits
 from lmi_chat.chat_template import BadTemplate, Template
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects.chat import request as chat
@@ -19,6 +18,7 @@ from lmi_chat.dialects.task import ParsedRequest
 from lmi_chat.errors import BadField, Bug, EngineDown, Error, NotFound, PromptTooLong
 from lmi_chat.fields import CHAT
 from lmi_chat.job import Delta, Finish, Finished, SamplingParams, Token, TokenLogprob
+from lmi_chat.limits import Limits
 from tests.support.fakes import END, ByteTokenizer, brief, desk, parse, piece, refusal, rendered, token
 
 USER = {"role": "user", "content": "hi"}

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmi_chat.bounds import Limits
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects.standard import request as standard
 from lmi_chat.dialects.task import ParsedRequest
 from lmi_chat.errors import BadField, EngineDown, Error, NotFound, PromptTooLong
 from lmi_chat.fields import PARAMETERS
 from lmi_chat.job import Delta, Finish, Finished, SamplingParams, Token, TokenLogprob
+from lmi_chat.limits import Limits
 from tests.support.fakes import brief, desk, parse, piece, refusal, rendered, token
 
 DONE = Finished(prompt_tokens=4, completion_tokens=3, cached_tokens=2)

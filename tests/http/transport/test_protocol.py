@@ -20,8 +20,8 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from lmi_chat.http.transport.body_stream import BodyStream
-from lmi_chat.http.transport.limits import ConnectionLimits
 from lmi_chat.http.transport.protocol import PIPELINE_MAX, protocol_class
+from lmi_chat.limits import ConnectionLimits
 
 HOST = b"Host: x\r\n"
 CHUNKED = [(b"content-type", b"text/plain")]

@@ -18,8 +18,8 @@ from lmi_chat.errors import HookFailed
 from lmi_chat.http import app, custom_handler
 from lmi_chat.http.state import AppState
 from lmi_chat.http.transport import send_stream
-from lmi_chat.http.transport.limits import ConnectionLimits
 from lmi_chat.http.transport.send_stream import SendStream
+from lmi_chat.limits import ConnectionLimits
 from lmi_chat.observability.startup import StartupProgress
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
 from tests.support.fakes import desk

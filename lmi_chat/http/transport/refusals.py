@@ -1,25 +1,11 @@
-"""What one connection may cost, and the refusals that are made before there is a request."""
+"""Refuse what never becomes a request: its errors and their whole response."""
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from lmi_chat.errors import Error
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConnectionLimits:
-    """What one connection may cost; sizes in bytes, times in seconds."""
-
-    header_bytes: int = 64 * 1024  # request line and headers of one request
-    header_count: int = 100
-    receive_s: float = 30.0  # a head is complete within this; a body brings receive_bytes in each such window
-    receive_bytes: int = 16 * 1024  # 1 or more
-    write_stall_s: float = 30.0  # a client that takes nothing for so long is cut off
-    backlog_bytes: int = 1 << 20  # unsent bytes of a stream beyond the transport's own buffer
-    linger_s: float = 2.0  # unread input is discarded for so long after an answer that closes
 
 
 class BadHttp(Error):

@@ -1,0 +1,132 @@
+"""Hold what a deployment limits: one request, one connection, the pipeline, the store; each with default and bounds.
+
+A limit has two readers that do not import each other: the folder that keeps it, and `config`, which nests these classes
+in its Settings and shows their fields as flat keys. So its default stands below both, here and nowhere else. A field
+with a description is a key, under its alias where it has one; bounds hold for what is configured, not for code that
+builds one of these. They are plain dataclasses: some are read for every write of a stream.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much one request may ask for."""
+
+    max_json_depth: Annotated[int, Field(ge=4, le=1000, description="nesting of a request body")] = 64
+    max_messages: Annotated[int, Field(ge=1, le=100_000, description="messages of one chat")] = 2048
+    max_input_tokens: Annotated[
+        int, Field(ge=0, le=100_000_000, description="tokens of one prompt; 0: what the context holds")
+    ] = 0
+    max_n: Annotated[int, Field(ge=1, le=1024, description="sequences of one request")] = 16
+    max_prompts: Annotated[int, Field(ge=1, le=4096, description="prompts of one request")] = 64
+    max_inputs: Annotated[int, Field(ge=1, le=16_384, description="inputs of one embedding request")] = 2048
+    max_stop: Annotated[int, Field(ge=1, le=1024, description="stop strings of one request")] = 16
+    max_stop_chars: Annotated[int, Field(ge=1, le=65_536, description="characters of one stop string")] = 1024
+    max_logprobs: Annotated[int, Field(ge=0, le=1000, description="alternatives per token")] = 20
+    max_prompt_logprobs: Annotated[
+        int, Field(ge=1, le=2**30, description="log-probabilities of prompts in one reply: tokens × (1 + alternatives)")
+    ] = 65_536
+    max_logit_bias: Annotated[int, Field(ge=0, le=300_000, description="tokens in logit_bias")] = 1024
+    max_schema_bytes: Annotated[int, Field(ge=64, le=2**22, description="bytes of a JSON Schema")] = 65_536
+    max_schema_depth: Annotated[int, Field(ge=2, le=500, description="nesting of a JSON Schema")] = 32
+    max_schema_enum: Annotated[int, Field(ge=1, le=100_000, description="enum values of a JSON Schema in all")] = 1000
+    max_regex_bytes: Annotated[int, Field(ge=1, le=2**20, description="bytes of a regex that the text must fit")] = 4096
+    max_grammar_bytes: Annotated[
+        int, Field(ge=16, le=2**22, description="bytes of a grammar that the text must fit")
+    ] = 65_536
+    max_choices: Annotated[int, Field(ge=1, le=100_000, description="choices of one request")] = 1000
+    max_choice_bytes: Annotated[int, Field(ge=1, le=65_536, description="bytes of one choice")] = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionLimits:
+    """What one connection may cost; sizes in bytes, times in seconds."""
+
+    receive_s: Annotated[
+        float,
+        Field(
+            alias="receive_seconds",
+            ge=0.1,
+            le=3600,
+            description="seconds for a request's head, and per 16 KiB of its body",
+        ),
+    ] = 30.0
+    receive_bytes: int = 16 * 1024  # 1 or more; a body brings so many in each receive_s
+    write_stall_s: Annotated[
+        float,
+        Field(
+            alias="write_stall_seconds",
+            ge=0.1,
+            le=3600,
+            description="seconds without progress after which a reader is cut off",
+        ),
+    ] = 30.0
+    # beyond the transport's own buffer
+    backlog_bytes: Annotated[
+        int, Field(alias="stream_backlog_bytes", ge=4096, le=2**30, description="unsent bytes kept for one slow reader")
+    ] = 2**20
+    keep_alive_s: Annotated[
+        float, Field(alias="keep_alive_seconds", ge=1, le=3600, description="seconds an idle connection stays open")
+    ] = 75.0
+    header_bytes: Annotated[
+        int, Field(alias="max_header_bytes", ge=1024, le=2**20, description="bytes of one request's head")
+    ] = 64 * 1024
+    header_count: Annotated[
+        int, Field(alias="max_header_count", ge=8, le=10_000, description="headers of one request")
+    ] = 100
+    linger_s: float = 2.0  # unread input is discarded for so long after an answer that closes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineLimits:
+    """How many requests wait, and how long one may take, in seconds."""
+
+    queue: Annotated[
+        int,
+        Field(
+            alias="job_queue_size",
+            ge=0,
+            le=1_000_000,
+            description="requests that may wait beyond those the engine runs at once",
+        ),
+    ] = 256
+    deadline_s: Annotated[
+        float, Field(alias="predict_timeout", ge=0.1, le=86_400, description="seconds for one whole answer or stream")
+    ] = 480.0
+    finish_before_s: Annotated[
+        float,
+        Field(
+            alias="finish_before_seconds",
+            ge=0,
+            le=86_400,
+            description="seconds from its arrival after which an answer ends with what there is; 0: never",
+        ),
+    ] = 0.0
+    stall_s: Annotated[
+        float,
+        Field(
+            alias="stall_seconds",
+            ge=1,
+            le=3600,
+            description="seconds without a step of the engine, while work waits, after which /ping is 503",
+        ),
+    ] = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreLimits:
+    """How long stored completions are kept, and how many bytes of them."""
+
+    days: Annotated[
+        float, Field(alias="store_days", ge=0.01, le=36_500, description="days for which a completion is kept")
+    ] = 30.0
+    max_bytes: Annotated[
+        int,
+        Field(
+            alias="store_bytes", ge=2**20, le=2**50, description="bytes of that file; the oldest completions go first"
+        ),
+    ] = 2**30
