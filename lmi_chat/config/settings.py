@@ -124,7 +124,7 @@ class Settings(BaseModel):
     cloudwatch_emf: StrictBool = Field(default=False, description="log lines that CloudWatch reads metrics out of")
     engine: SkipValidation[Mapping[str, str]] = Field(default_factory=lambda: types.MappingProxyType({}))
     origins: SkipValidation[Mapping[str, str]] = Field(default_factory=lambda: types.MappingProxyType({}))
-    notes: SkipValidation[tuple[IgnoredSetting, ...]] = ()
+    notes: tuple[IgnoredSetting, ...] = ()
 
     def values(self) -> Mapping[str, object]:
         """Every key's value."""
