@@ -17,8 +17,6 @@ ifeq ($(filter cpu gpu,$(ENGINE)),)
   $(error ENGINE is auto, cpu or gpu, not "$(ENGINE)")
 endif
 OTHER := $(filter-out $(ENGINE),cpu gpu)
-SIZE_cpu := about 6 GB
-SIZE_gpu := several GB
 
 # uv does not read pip's settings, so pip's index and folders of wheels are handed to it.
 PIP_INDEX = $${PIP_INDEX_URL:-$$($(BIN)/pip config get global.index-url 2>/dev/null)}
@@ -29,10 +27,21 @@ PINS = --constraint requirements/constraints-$(ENGINE).txt
 INSTALL = $(UV) pip install --python $(BIN)/python --compile-bytecode $(PINS) \
   --override requirements/overrides-$(ENGINE).txt
 
-# $(call system,PACKAGE,WHAT IT IS): from apt where this is root on Debian or Ubuntu, a sentence elsewhere.
-system = { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "==> installing $(1) ($(2))" && \
-  apt-get -qq update && apt-get -qq install --yes $(1) >/dev/null; } || \
-  { echo "lmi-chat needs $(2); on Debian and Ubuntu: apt-get install $(1)" >&2; exit 1; }
+ENGINE_PACKAGES = --editable '.[$(ENGINE)]' --editable ./shim
+
+# Whether PyTorch's own index can be reached and has CPU builds, which need none of CUDA's libraries, of the versions
+# pinned here. Many networks do not let it through: it gets a few seconds, and nothing is said of how it failed.
+HAS_TORCH_CPU = found=$$(grep '^torch' requirements/constraints-cpu.txt | UV_HTTP_TIMEOUT=5 UV_HTTP_CONNECT_TIMEOUT=3 \
+  UV_HTTP_RETRIES=0 timeout 10 env $(UV) pip compile --quiet --no-deps --no-header --no-annotate --torch-backend cpu \
+  --python $(BIN)/python - 2>/dev/null) && test -n "$$found" && ! echo "$$found" | grep -qv '+cpu'
+
+# $(call system,COMMANDS): one sentence that names the packages of the system which COMMANDS print; none is installed.
+system = missing=$$($(1)); test -z "$$missing" || \
+  { echo "lmi-chat needs packages of the system; on Debian and Ubuntu: apt-get install$$missing" >&2; exit 1; }
+NO_PIP = $(PYTHON) -c 'import ensurepip' 2>/dev/null || printf ' python3-venv'
+ifeq ($(ENGINE) $(shell uname),cpu Linux)
+  NO_NUMA = $(PYTHON) -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null || printf ' libnuma1'
+endif
 
 .PHONY: help run install dev check test quick slow bench djl-test container-test bench-real format clean
 help: ## print these lines
@@ -95,7 +104,7 @@ $(BIN)/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' 2>/dev/null || { \
 	  echo "lmi-chat needs Python 3.11 to 3.14; $(PYTHON) is another version or missing (PYTHON=python3.12)" >&2; \
 	  exit 1; }
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(call system,python3-venv,Python's venv and pip)
+	@$(call system,$(NO_PIP); $(NO_NUMA))
 	@echo "==> making the environment $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip --disable-pip-version-check --quiet install $(PINS) uv
@@ -103,11 +112,18 @@ $(BIN)/uv:
 $(VENV)/.$(ENGINE): pyproject.toml shim/pyproject.toml $(wildcard requirements/*-$(ENGINE).txt) | $(BIN)/uv
 	@test ! -e $(VENV)/.$(OTHER) || \
 	  { echo "$(VENV) holds the $(OTHER) engine: make clean, or another folder (VENV=.venv-$(ENGINE))" >&2; exit 1; }
-ifeq ($(ENGINE) $(shell uname),cpu Linux)
-	@$(PYTHON) -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null || $(call system,libnuma1,libnuma.so.1)
+	@$(call system,$(NO_NUMA))
+ifeq ($(ENGINE),cpu)
+	@if $(HAS_TORCH_CPU); then \
+	  echo "==> installing the cpu engine with PyTorch's CPU build (about 3 GB, once)"; \
+	  $(INSTALL) --torch-backend cpu $(ENGINE_PACKAGES) && exit; \
+	fi; \
+	echo "==> installing the cpu engine with the package index's PyTorch: no CPU build was to be had (about 6 GB, once)"; \
+	$(INSTALL) $(ENGINE_PACKAGES)
+else
+	@echo "==> installing the gpu engine (several GB, once)"
+	@$(INSTALL) $(ENGINE_PACKAGES)
 endif
-	@echo "==> installing the $(ENGINE) engine ($(SIZE_$(ENGINE)), once)"
-	@$(INSTALL) --editable '.[$(ENGINE)]' --editable ./shim
 	@touch $@
 
 $(VENV)/.$(ENGINE)-dev: $(VENV)/.$(ENGINE)

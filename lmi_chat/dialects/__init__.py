@@ -1,4 +1,4 @@
-"""What a body speaks: chosen from one key first, so that every error names a field the caller meant."""
+"""Choose the dialect of a body and parse it: one key decides, so that every error names a field the caller meant."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Which adapter a request asks for: by SageMaker's header, by `adapters` in the body, or by `model`. Never a path.
+"""Check which adapter a request names: in SageMaker's header, in `adapters` or in `model`, and never as a path.
 
 `adapters` is one name, or a list of names as long as `inputs`; what is said twice must be the same.
 """

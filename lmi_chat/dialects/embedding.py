@@ -1,4 +1,4 @@
-"""The embedding dialect, parse and render: OpenAI's `input`, and LMI's `inputs` where the served model embeds.
+"""Parse embedding requests and render their answers: OpenAI's `input`, and LMI's `inputs` where the model embeds.
 
 Shapes: OpenAI API reference, "Create embeddings"; DJL Serving's text embedding: a bare array of vectors. Beside the
 inputs, or in `parameters`, may stand what vLLM and Text Embeddings Inference know.

@@ -1,4 +1,4 @@
-"""A deployment's own formatters, as LMI has them: one function on the decoded body, one on each payload of the answer.
+"""Run a deployment's own formatters, as LMI does: one on each decoded body, one on each payload of the answer.
 
 Both run in the request's way: the body's in a thread, the answer's on the event loop, for every chunk of a stream.
 A formatter that raises is answered with 424 and the exception's own words; a stream ends with that as its last frame.

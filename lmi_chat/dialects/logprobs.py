@@ -1,4 +1,4 @@
-"""Log-probabilities as they are shown: the completion dialect's object, and vLLM's list for a prompt.
+"""Render log-probabilities: the completion dialect's object, and vLLM's list for a prompt.
 
 Shapes: OpenAI API reference, "Completions (legacy)" (four arrays in parallel, one entry per token of a choice); vLLM's
 `prompt_logprobs` (one object per token, by token id; null for the first token, which nothing comes before).

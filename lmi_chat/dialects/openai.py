@@ -1,24 +1,20 @@
-"""What OpenAI's dialects share: the fields that chat and completion read alike, and the parts of a reply in common.
+"""Check the fields and render the parts of an answer that OpenAI's dialects, chat and completion, have in common.
 
 Shapes: OpenAI API reference, "Chat completions" and "Completions (legacy)".
 """
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar
 
 from lmi_chat.codec.json_text import Json, dump
-from lmi_chat.dialects.desk import BodyReader, Deployment
+from lmi_chat.dialects.desk import BodyReader, Deployment, TokenRenderer
+from lmi_chat.dialects.sequence import usage
 from lmi_chat.errors import Error, echo
 from lmi_chat.fields import USAGE
-from lmi_chat.job import Finish, Finished, Token
+from lmi_chat.job import Delta, Finished, Job
 
-LMI_FINISH = {
-    "stop": "eos_token",
-    "length": "length",
-    "abort": "abort",
-    "time_limit": "time_limit",
-    "stop_sequence": "stop_sequence",
-}
 SALT_FORBIDDEN = frozenset("@/\\\0")
 
 
@@ -80,46 +76,57 @@ def head(reply_id: str, desk: Deployment, kind: str) -> Json:
     }
 
 
-def usage(done: Finished) -> Json:
-    """The usage object."""
-    return {
-        "prompt_tokens": done.prompt_tokens,
-        "completion_tokens": done.completion_tokens,
-        "total_tokens": done.prompt_tokens + done.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": done.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": 0},
-    }
+class ChunkRenderer(TokenRenderer):
+    """A stream of chunks, one per delta, as far as it is the same for all: heads, first chunks, usage, the end.
 
+    A dialect gives `PLAIN`, what stands before (with %d for the index) and after the text of a chunk that has nothing
+    else, and `_choice`, the choice of a chunk that has.
+    """
 
-def finish_word(finish: Finish | None, desk: Deployment) -> str | None:
-    """Why a sequence ended, in OpenAI's words or the deployment's own; None while it goes on."""
-    if finish is None:
-        return None
-    if desk.finish_words is None:
-        return finish.reason
-    return desk.finish_words["stop_sequence" if isinstance(finish.stop, str) else finish.reason]
+    PLAIN: ClassVar[tuple[bytes, bytes]]
 
-
-def likelihood(tokens: Sequence[Token]) -> float:
-    """Mean log-probability, by which `best_of` ranks sequences."""
-    return sum(token.choice.logprob for token in tokens) / max(len(tokens), 1)
-
-
-class Chunks:
-    """A stream of chunks, as far as it is the same for all: its head, its counts, usage, its end."""
-
-    def __init__(self, head: Json, usage: Mapping[str, bool], prompt_tokens: int) -> None:
-        """Render `head`, the same in every chunk, once; `usage` is what `stream_options` asks for."""
+    def __init__(
+        self, head: Json, usage: Mapping[str, bool], jobs: Sequence[Job], *, has_scores: bool, has_ids: bool
+    ) -> None:
+        """Render what is the same in every chunk once; `usage` is what `stream_options` asks for."""
         self._head = dump(head)[:-1]
         self._has_usage, self._is_continuous = (usage.get(name, False) for name in USAGE)
-        self._prompt_tokens, self._completion_tokens = prompt_tokens, 0
+        self._rows = [job for job in jobs for _ in range(job.width)]
+        self._prompt_tokens, self._completion_tokens = sum(len(job.prompt_ids) for job in jobs), 0
         self._null_usage = b',"usage":null}' if self._has_usage else b"}"
+        self._has_ids = has_ids
+        self._leads: list[str] = []  # what the rows begin with, shown with the first delta even if that has no text
+        self._begun: set[int] = set()
+        before, after = self.PLAIN
+        self._plain_heads = [
+            self._head + b',"choices":[{"index":%d,' % place + before for place in range(len(self._rows))
+        ]
+        self._plain_tail = after + b"}]" + self._null_usage
+        self.is_quick = not (has_scores or has_ids or self._is_continuous)
+        self.ends = self._plain_heads[0] + b'"', b'"' + self._plain_tail
 
-    def _chunk(self, choice: Json) -> bytes:
+    def piece(self, piece: Delta) -> Sequence[bytes]:
+        """One chunk; the plain ones, which are nearly all, are prefix + text + suffix."""
+        self._completion_tokens += len(piece.ids)
+        if self.is_quick and piece.finish is None and piece.index in self._begun:
+            return (self._plain_heads[piece.index] + dump(piece.text) + self._plain_tail,) if piece.text else ()
+        is_first = piece.index not in self._begun
+        if is_first and self._leads:
+            piece = replace(piece, text=self._leads[piece.index] + piece.text)
+        if not (piece.text or piece.tokens or piece.finish or (self._has_ids and piece.ids)):
+            return ()
+        self._begun.add(piece.index)
+        choice = self._choice(piece, is_first=is_first)
+        if self._has_ids:
+            choice["token_ids"] = piece.ids
+            choice |= {"prompt_token_ids": self._rows[piece.index].prompt_ids} if is_first else {}
         counted: Json | None = None
         if self._is_continuous:
             counted = usage(Finished(prompt_tokens=self._prompt_tokens, completion_tokens=self._completion_tokens))
-        return self._close([choice], counted)
+        return (self._close([choice], counted),)
+
+    def _choice(self, piece: Delta, *, is_first: bool) -> Json:
+        raise NotImplementedError
 
     def _close(self, choices: list[Json], counted: Json | None) -> bytes:
         tail = self._null_usage if counted is None else b',"usage":' + dump(counted) + b"}"

@@ -1,4 +1,4 @@
-"""What the text must fit: JSON, a schema, a regex, choices or a grammar. Every wire spelling → one Guide, or a problem.
+"""Read the schema, regex, choices or grammar that a text must fit: every spelling gives one OutputConstraint.
 
 Shapes: OpenAI's `response_format`, vLLM's `structured_outputs` and its older `guided_*`, TGI's `grammar`. Checked here
 is what can be seen without compiling; whether it compiles in good time is the engine's side (its trials).

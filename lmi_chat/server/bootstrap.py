@@ -15,8 +15,9 @@ from lmi_chat.bounds import Limits
 from lmi_chat.chat_template import BadTemplate, Template
 from lmi_chat.config.settings import Settings
 from lmi_chat.config.sources import MODEL_FOLDER, BadSetting
-from lmi_chat.dialects import Deployment, openai
+from lmi_chat.dialects import Deployment
 from lmi_chat.dialects.formatters import Formatters
+from lmi_chat.dialects.sequence import LMI_FINISH
 from lmi_chat.engine import Engine, Model
 from lmi_chat.engine.vllm import arguments
 from lmi_chat.engine.vllm import engine as engine_vllm
@@ -187,7 +188,7 @@ def _desk(settings: Settings, model: Model, store: Completions | None) -> Deploy
         is_tgi=settings.tgi_compat,
         template_variables=frozenset(settings.chat_template_kwargs.replace(",", " ").split()) - RENDER_OWN,
         streams_by_default=settings.output_formatter in {"jsonlines", "sse"},
-        finish_words=openai.LMI_FINISH if settings.finish_reason == "lmi" else None,
+        finish_words=LMI_FINISH if settings.finish_reason == "lmi" else None,
         fingerprint=model.fingerprint,
         has_priority=model.has_priority,
         space=model.space,

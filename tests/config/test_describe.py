@@ -1,4 +1,4 @@
-"""What explain-config prints, and the tables of README.md and docs/configuration.md."""
+"""What explain-config prints, and the tables of docs/configuration.md."""
 
 import json
 import subprocess
@@ -115,8 +115,8 @@ def test_the_table_has_every_key() -> None:
 @pytest.mark.parametrize(
     ("file", "mark", "made"),
     [
-        ("README.md", "settings", table),
-        ("README.md", "sources", families),
+        ("docs/configuration.md", "settings", table),
+        ("docs/configuration.md", "sources", families),
         ("docs/configuration.md", "names", mapping),
     ],
 )

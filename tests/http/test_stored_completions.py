@@ -266,10 +266,9 @@ def test_a_hanging_disk_slows_nobody(service: Service, path: Path) -> None:
     waiting = threading.Thread(target=lambda: service.do(store._ask(lambda _: hang.wait(9))))
     waiting.start()
     time.sleep(0.05)
-    began = time.monotonic()
     for _ in range(20):
         streamed(service)
-    assert time.monotonic() - began < 2.0
+    assert waiting.is_alive(), "the answers came while the disk hung"
     hang.set()
     waiting.join()
     assert len(listed(service)["data"]) == 20

@@ -5,7 +5,6 @@ import contextlib
 import gc
 import json
 import threading
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -254,13 +253,11 @@ async def test_long_bodies_are_read_off_the_loop() -> None:
             await asyncio.sleep(0)
 
     ticking = asyncio.create_task(tick())
-    began = time.monotonic()
     body = {"messages": [{"role": "user", "content": "x" * 50_000}]}
     with pytest.raises(Exception, match="messages has 5") as refused:
         await answered(line, body)
     assert getattr(refused.value, "code", "") == "context_length_exceeded"
     assert ticks > 1
-    assert time.monotonic() - began < 10
     ticking.cancel()
 
 

@@ -1,4 +1,4 @@
-"""The messages of a chat: roles, contents and parts, checked before a template sees them."""
+"""Check the messages of a chat, with their roles, contents and parts, before a template sees them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

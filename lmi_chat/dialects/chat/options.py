@@ -1,4 +1,4 @@
-"""What a chat request says about itself: who asks, its labels, whether it is kept, how soon, in which form.
+"""Check the fields of a chat request that describe the request: user, labels, storing, priority, form.
 
 Nothing of it reaches the model.
 

@@ -1,4 +1,4 @@
-"""The chat dialect: OpenAI-style chat completions. Its answers: turn.py.
+"""Parse chat requests in the form of OpenAI's chat completions.
 
 Shapes: OpenAI API reference, "Chat completions"; the fields beyond it are vLLM's.
 """

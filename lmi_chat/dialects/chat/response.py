@@ -1,4 +1,4 @@
-"""The chat dialect's answers, one assistant's turn: a chunk per piece, or one document. Parsing is chat.py's.
+"""Render chat completions: a stream of chunks, or one document.
 
 Shapes: OpenAI API reference, "Chat completions" (completion object, chunk object, streaming usage chunk).
 """
@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from lmi_chat.codec.json_text import Json, dump, unescape
 from lmi_chat.dialects import openai
-from lmi_chat.dialects.desk import Deployment, TokenRenderer
+from lmi_chat.dialects.desk import Deployment
 from lmi_chat.dialects.logprobs import of_prompt
+from lmi_chat.dialects.sequence import SequenceState, finish_word, likeliest, usage
 from lmi_chat.errors import Error
-from lmi_chat.job import Delta, Finish, Finished, Job, Token, TokenLogprob
+from lmi_chat.job import Delta, Finished, Job, Token, TokenLogprob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,54 +42,35 @@ def _logprobs(tokens: Sequence[Token]) -> Json:
     }
 
 
-class Chunks(openai.Chunks, TokenRenderer):
+class Chunks(openai.ChunkRenderer):
     """A streamed answer: one chat.completion.chunk per piece."""
 
-    def __init__(self, job: Job, desk: Deployment, usage: Mapping[str, bool], shown: Shown) -> None:
-        """Render what is the same in every plain chunk once; the tier stands in each if one was asked for."""
-        head = openai.head(f"chatcmpl-{job.id}", desk, "chat.completion.chunk")
-        super().__init__(head | ({"service_tier": shown.tier} if shown.tier else {}), usage, len(job.prompt_ids))
-        self._job, self._desk, self._shown = job, desk, shown
-        self.is_quick = not (shown.has_logprobs or shown.has_ids or self._is_continuous)
-        self._started: set[int] = set()
-        self._plain_head = self._head + b',"choices":[{"index":0,"delta":{"content":'
-        self._plain_tail = b'},"logprobs":null,"finish_reason":null}]' + self._null_usage
-        self.ends = self._plain_head + b'"', b'"' + self._plain_tail
+    PLAIN = b'"delta":{"content":', b'},"logprobs":null,"finish_reason":null'
 
-    def piece(self, piece: Delta) -> Sequence[bytes]:
-        """One chunk; the plain ones, which are nearly all, are prefix + text + suffix."""
-        self._completion_tokens += len(piece.ids)
-        is_plain = piece.index == 0 and 0 in self._started and piece.finish is None
-        if is_plain and self.is_quick:
-            return (self._plain_head + dump(piece.text) + self._plain_tail,) if piece.text else ()
-        if not (piece.text or piece.tokens or piece.finish or (self._shown.has_ids and piece.ids)):
-            return ()
-        return (self._chunk(self._choice(piece)),)
+    def __init__(self, job: Job, desk: Deployment, usage: Mapping[str, bool], shown: Shown) -> None:
+        """Begin; the tier stands in each chunk if one was asked for."""
+        head = openai.head(f"chatcmpl-{job.id}", desk, "chat.completion.chunk")
+        head |= {"service_tier": shown.tier} if shown.tier else {}
+        super().__init__(head, usage, [job], has_scores=shown.has_logprobs, has_ids=shown.has_ids)
+        self._desk, self._shown = desk, shown
 
     def token(self, token_id: int, spelled: bytes, logprob: float) -> bytes:
         """One chunk; the first one names the role."""
-        if not self._started:
+        if not self._begun:
             return b"".join(self.piece(Delta(0, unescape(spelled), [token_id])))
         return super().token(token_id, spelled, logprob)
 
-    def _choice(self, piece: Delta) -> Json:
+    def _choice(self, piece: Delta, *, is_first: bool) -> Json:
         delta: Json = {"content": piece.text}
-        is_first = piece.index not in self._started
         if is_first:
-            self._started.add(piece.index)
             delta = {"role": "assistant", "content": self._shown.begun + piece.text}
         choice = {
             "index": piece.index,
             "delta": delta,
             "logprobs": _logprobs(piece.tokens) if self._shown.has_logprobs else None,
-            "finish_reason": openai.finish_word(piece.finish, self._desk),
+            "finish_reason": finish_word(piece.finish, self._desk.finish_words),
         }
-        if piece.finish is not None:
-            choice["stop_reason"] = piece.finish.stop
-        if self._shown.has_ids:
-            choice["token_ids"] = piece.ids
-            choice |= {"prompt_token_ids": self._job.prompt_ids} if is_first else {}
-        return choice
+        return choice | ({} if piece.finish is None else {"stop_reason": piece.finish.stop})
 
 
 class Whole:
@@ -96,42 +78,35 @@ class Whole:
 
     def __init__(self, job: Job, desk: Deployment, shown: Shown) -> None:
         """Start with as many empty sequences as run; the likeliest that are to be shown are."""
-        self._job, self._desk, self._shown = job, desk, shown
+        self._desk, self._shown = desk, shown
         self._head = openai.head(f"chatcmpl-{job.id}", desk, "chat.completion") | {"service_tier": shown.tier}
-        self._texts: list[list[str]] = [[shown.begun] for _ in range(job.width)]
-        self._ids: list[list[int]] = [[] for _ in range(job.width)]
-        self._tokens: list[list[Token]] = [[] for _ in range(job.width)]
-        self._finishes: list[Finish | None] = [None] * job.width
+        self._states = [SequenceState(job, shown.begun) for _ in range(job.width)]
 
     def piece(self, piece: Delta) -> Sequence[bytes]:
         """Keep the piece; nothing is sent yet."""
-        self._texts[piece.index].append(piece.text)
-        self._tokens[piece.index] += piece.tokens
-        self._ids[piece.index] += piece.ids
-        self._finishes[piece.index] = piece.finish or self._finishes[piece.index]
+        self._states[piece.index].take(piece)
         return ()
 
     def done(self, done: Finished) -> Sequence[bytes]:
         """The one document."""
-        order = list(range(self._job.width))
-        if self._shown.returned < self._job.width:
-            order.sort(key=lambda index: -openai.likelihood(self._tokens[index]))
-        choices = [self._choice(index, place) for place, index in enumerate(order[: self._shown.returned])]
-        document = self._head | {"choices": choices, "usage": openai.usage(done)}
+        states, returned = self._states, self._shown.returned
+        if returned < len(states):
+            states = likeliest(states, returned)
+        choices = [self._choice(place, state) for place, state in enumerate(states)]
+        document = self._head | {"choices": choices, "usage": usage(done)}
         if self._shown.prompt_logprobs is not None:
             document["prompt_logprobs"] = of_prompt(done.prompt_logprobs, self._shown.prompt_logprobs)
         return (dump(document),)
 
-    def _choice(self, index: int, place: int) -> Json:
-        finish = self._finishes[index]
+    def _choice(self, place: int, state: SequenceState) -> Json:
         choice: Json = {
             "index": place,
-            "message": {"role": "assistant", "content": "".join(self._texts[index]), "refusal": None},
-            "logprobs": _logprobs(self._tokens[index]) if self._shown.has_logprobs else None,
-            "finish_reason": openai.finish_word(finish, self._desk),
-            "stop_reason": finish and finish.stop,
+            "message": {"role": "assistant", "content": state.text, "refusal": None},
+            "logprobs": _logprobs(state.tokens) if self._shown.has_logprobs else None,
+            "finish_reason": finish_word(state.finish, self._desk.finish_words),
+            "stop_reason": state.finish and state.finish.stop,
         }
-        ids = {"token_ids": self._ids[index], "prompt_token_ids": self._job.prompt_ids}
+        ids = {"token_ids": state.ids, "prompt_token_ids": state.job.prompt_ids}
         return choice | (ids if self._shown.has_ids else {})
 
     def fail(self, error: Error) -> bytes:

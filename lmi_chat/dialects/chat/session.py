@@ -1,4 +1,4 @@
-"""The session dialect: `requestType` NEW_SESSION and CLOSE, and SageMaker's headers around a session.
+"""Read session requests (`requestType` NEW_SESSION and CLOSE) and SageMaker's headers around a session.
 
 Source: Amazon SageMaker, "Stateful sessions" (header names and the form of `Expires`); LMI's answer bodies.
 """

@@ -1,4 +1,4 @@
-"""Stored chat completions: the render that keeps an answer while it is given, and the shapes in which they come back.
+"""Store chat completions while they are answered, and render those that are stored.
 
 Shapes: OpenAI API reference, "List chat completions", "Get chat messages", "Update" and "Delete chat completion".
 """

@@ -1,4 +1,4 @@
-"""The completion dialect: OpenAI's legacy completions, of one prompt or several. Its answers: continuation.py.
+"""Parse completion requests in the form of OpenAI's legacy completions, of one prompt or several.
 
 Shapes: OpenAI API reference, "Completions (legacy)". `echo` with `max_tokens: 0` scores the prompt, which is how
 evaluation tools (lm-eval and the like) ask for the likelihood of a text.

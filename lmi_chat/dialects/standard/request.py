@@ -1,4 +1,4 @@
-"""The standard dialect: LMI's `inputs` and `parameters`, which TGI's clients speak too. Its answers: generation.py.
+"""Parse requests in LMI's standard schema, `inputs` and `parameters`, which TGI's clients send too.
 
 Shapes: DJL Serving's "LMI handlers inference API schema"; the streamed line is what LMI and TGI send.
 """

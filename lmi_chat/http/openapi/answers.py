@@ -2,7 +2,7 @@
 
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects.desk import Deployment
-from lmi_chat.dialects.standard.response import FINISH
+from lmi_chat.dialects.sequence import LMI_FINISH
 from lmi_chat.http.openapi.shapes import (
     BOOLEAN,
     COUNT,
@@ -146,7 +146,7 @@ TOPS = array(_token("id", "text", "logprob", "special"))
 
 
 def _details() -> Json:
-    finish: Json = {"enum": sorted({*FINISH.values(), "stop_sequence"})}
+    finish: Json = {"enum": sorted(LMI_FINISH.values())}
     return {"finish_reason": finish, "generated_tokens": COUNT, "seed": nullable(INTEGER)}
 
 

@@ -11,7 +11,7 @@ import threading
 import time
 import tracemalloc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,18 +25,18 @@ from lmi_chat.http.transport.protocol import PIPELINE_MAX, protocol_class
 
 HOST = b"Host: x\r\n"
 CHUNKED = [(b"content-type", b"text/plain")]
-SOON_S = 0.25
+PATIENCE_S = 10  # no test asks how fast this machine is; the servers' own times are shorter or much longer
 
 
 @dataclass
 class App:
-    """What the server serves; remembers what reached it, and when clients were found gone."""
+    """What the server serves; remembers what reached it, and whose clients were found gone."""
 
     calls: list[str] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     headers: list[list[tuple[bytes, bytes]]] = field(default_factory=list)
     outlets: list[BodyStream] = field(default_factory=list)
-    gone: list[float] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
     may_end: asyncio.Event = field(default_factory=asyncio.Event)
     started: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     ended: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
@@ -50,7 +50,7 @@ class App:
         self.outlets.append(outlet)
 
         def on_gone() -> None:
-            self.gone.append(time.monotonic())
+            self.gone.append(scope["path"])
             task.cancel()
 
         outlet.on_gone = on_gone
@@ -163,13 +163,12 @@ class Site:
             client.sendall(raw)
             return read_answers(read_to_end(client))
 
-    def wait_idle(self, within_s: float) -> float:
-        """Seconds until the server holds no connection any more."""
-        start = time.monotonic()
+    def wait_idle(self) -> None:
+        """Wait until the server holds no connection any more."""
+        end = time.monotonic() + PATIENCE_S
         while self.server.server_state.connections:
-            assert time.monotonic() - start < within_s, "the connection is still there"
+            assert time.monotonic() < end, "the connection is still there"
             time.sleep(0.01)
-        return time.monotonic() - start
 
 
 @contextlib.contextmanager
@@ -204,7 +203,8 @@ def quiet_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def roomy_server() -> Iterator[Site]:
-    with serve(ConnectionLimits(header_bytes=4096, header_count=20)) as site:
+    """Times that no test waits for: what ends here does not end by a timer."""
+    with serve(ConnectionLimits(header_bytes=4096, header_count=20, linger_s=30), keep_alive_s=30) as site:
         yield site
 
 
@@ -217,7 +217,7 @@ def hasty_server() -> Iterator[Site]:
 
 
 def renew(site: Site) -> Site:
-    site.wait_idle(3)
+    site.wait_idle()
     vars(site.app).update(vars(App()))
     return site
 
@@ -384,7 +384,7 @@ def test_host_is_needed(roomy: Site) -> None:
 def test_garbage_after_a_request_under_way_waits_for_its_answer(roomy: Site) -> None:
     with roomy.connect() as client:
         client.sendall(get(b"/read_and_work"))
-        assert roomy.app.started.acquire(timeout=2)
+        assert roomy.app.started.acquire(timeout=PATIENCE_S)
         client.sendall(b"\0garbage" * 1000)
         first, second = read_answers(read_to_end(client))
     assert first[2] == b"worked"
@@ -394,10 +394,10 @@ def test_garbage_after_a_request_under_way_waits_for_its_answer(roomy: Site) -> 
 def test_broken_body_of_a_request_under_way(roomy: Site) -> None:
     with roomy.connect() as client:
         client.sendall(POST.replace(b"echo", b"wait") + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
-        assert roomy.app.started.acquire(timeout=2)
+        assert roomy.app.started.acquire(timeout=PATIENCE_S)
         client.sendall(b"zz\r\n")
         check_refusal(only(read_to_end(client)), 400, "bad_http")
-    assert roomy.app.ended.acquire(timeout=1)
+    assert roomy.app.ended.acquire(timeout=PATIENCE_S)
     assert len(roomy.app.gone) == 1
 
 
@@ -466,7 +466,7 @@ def test_idle_connection_is_closed(hasty: Site) -> None:
     with hasty.connect() as client:
         start = time.monotonic()
         assert read_to_end(client) == b""
-        assert 0.25 < time.monotonic() - start < 0.6
+        assert time.monotonic() - start > 0.25
 
 
 @pytest.mark.parametrize("is_kept_alive", [False, True])
@@ -478,9 +478,8 @@ def test_slow_head_is_refused(hasty: Site, *, is_kept_alive: bool) -> None:
             time.sleep(0.4)  # idle is not slow
         start = time.monotonic()
         data = dribble(client, b"GET /echo HTTP/1.1\r\n")
-        took_s = time.monotonic() - start
+        assert time.monotonic() - start > 0.25
     check_refusal(only(data), 408, "receive_timeout")
-    assert 0.25 < took_s < 0.6
     assert hasty.app.calls == ["/echo"] * is_kept_alive
 
 
@@ -490,10 +489,10 @@ def test_empty_lines_keep_nothing_open(hasty: Site) -> None:
         read_until(client, b"got one")
         start = time.monotonic()
         with contextlib.suppress(OSError):
-            while hasty.server.server_state.connections and time.monotonic() - start < 2:
+            while hasty.server.server_state.connections:
                 client.sendall(b"\r\n")
                 time.sleep(0.05)
-        assert 0.9 < time.monotonic() - start < 1.5
+        assert time.monotonic() - start > 0.9
 
 
 def test_slow_body_is_refused(hasty: Site) -> None:
@@ -503,8 +502,8 @@ def test_slow_body_is_refused(hasty: Site) -> None:
         time.sleep(0.2)
         client.sendall(b"x" * 300)  # 1,100 in the first window, little in the second
         check_refusal(only(dribble(client, b"x" * 900)), 408, "receive_timeout")
-        assert 0.5 < time.monotonic() - start < 0.9
-    assert hasty.app.ended.acquire(timeout=1)
+        assert time.monotonic() - start > 0.5
+    assert hasty.app.ended.acquire(timeout=PATIENCE_S)
     assert len(hasty.app.gone) == 1
 
 
@@ -583,17 +582,15 @@ def test_waiting_for_the_handler_is_not_slow(hasty: Site, body: bytes) -> None:
 def test_gone_client_is_told_at_once(roomy: Site, path: bytes, leave: Callable[[socket.socket], None]) -> None:
     client = roomy.connect()
     client.sendall(post(path, b"x" * 100_000))  # more than is taken from a client before the handler reads
-    assert roomy.app.started.acquire(timeout=2)
+    assert roomy.app.started.acquire(timeout=PATIENCE_S)
     if path == b"/silent":
         read_until(client, b"first\r\n")
     time.sleep(0.03)
     assert roomy.app.gone == []
-    left = time.monotonic()
     leave(client)
-    assert roomy.app.ended.acquire(timeout=1)
-    roomy.wait_idle(1)
+    assert roomy.app.ended.acquire(timeout=PATIENCE_S)
+    roomy.wait_idle()
     assert len(roomy.app.gone) == 1
-    assert roomy.app.gone[0] - left < SOON_S
     assert roomy.app.outlets[0].is_gone
 
 
@@ -601,19 +598,18 @@ def test_half_closed_is_gone(hasty: Site) -> None:
     """TCP tells no difference between a client that has closed and one that only sends no more."""
     with hasty.connect(rcvbuf=2048) as client:
         client.sendall(get(b"/endless"))
-        assert hasty.app.started.acquire(timeout=2)
+        assert hasty.app.started.acquire(timeout=PATIENCE_S)
         time.sleep(0.2)  # much is unsent
         client.shutdown(socket.SHUT_WR)
-        left = time.monotonic()
-        assert hasty.app.ended.acquire(timeout=1)
-        assert hasty.app.gone[0] - left < 0.1
+        assert hasty.app.ended.acquire(timeout=PATIENCE_S)
+        assert hasty.app.gone == ["/endless"]
 
 
 def test_client_gone_in_the_body(roomy: Site) -> None:
     with roomy.connect() as client:
         client.sendall(post(b"/wait", b"body")[:-1])
-        assert roomy.app.started.acquire(timeout=2)
-    assert roomy.app.ended.acquire(timeout=1)
+        assert roomy.app.started.acquire(timeout=PATIENCE_S)
+    assert roomy.app.ended.acquire(timeout=PATIENCE_S)
     assert len(roomy.app.gone) == 1
 
 
@@ -622,7 +618,7 @@ def test_leaving_after_the_answer_is_no_loss(roomy: Site, path: bytes) -> None:
     with roomy.connect() as client:
         client.sendall(get(path))
         read_until(client, b"got " if path == b"/echo" else b"\r\n0\r\n\r\n")
-    roomy.wait_idle(1)
+    roomy.wait_idle()
     assert roomy.app.gone == []
     assert not roomy.app.outlets[0].is_gone
 
@@ -633,7 +629,7 @@ def test_only_the_answered_request_of_a_pipeline_is_told(roomy: Site) -> None:
         read_until(client, b"got ")
         client.sendall(get(b"/silent") + get(b"/echo") + post(b"/echo", b"body")[:-1])
         read_until(client, b"first\r\n")
-    roomy.wait_idle(1)
+    roomy.wait_idle()
     assert roomy.app.calls == ["/echo", "/silent"]
     assert [outlet.is_gone for outlet in roomy.app.outlets] == [False, True]
     assert len(roomy.app.gone) == 1
@@ -642,8 +638,8 @@ def test_only_the_answered_request_of_a_pipeline_is_told(roomy: Site) -> None:
 def test_handler_may_listen_for_the_end_instead(roomy: Site) -> None:
     with roomy.connect() as client:
         client.sendall(get(b"/listen") + get(b"/echo"))
-        assert roomy.app.started.acquire(timeout=2)
-    assert roomy.app.ended.acquire(timeout=1)
+        assert roomy.app.started.acquire(timeout=PATIENCE_S)
+    assert roomy.app.ended.acquire(timeout=PATIENCE_S)
     assert roomy.app.bodies == [b"http.disconnect"]
 
 
@@ -651,9 +647,9 @@ def test_client_that_does_not_read_is_cut_off(hasty: Site) -> None:
     start = time.monotonic()
     with hasty.connect(rcvbuf=2048) as client:
         client.sendall(get(b"/endless"))
-        assert hasty.app.ended.acquire(timeout=3)
-        assert 0.4 < time.monotonic() - start < 1.5
-        hasty.wait_idle(0.5)
+        assert hasty.app.ended.acquire(timeout=PATIENCE_S)
+        assert time.monotonic() - start > 0.4
+        hasty.wait_idle()
         assert len(hasty.app.gone) == 1
         with pytest.raises(ConnectionResetError):
             read_to_end(client)
@@ -679,10 +675,8 @@ def test_unread_answers_keep_no_socket(hasty: Site) -> None:
     clients = [hasty.connect(rcvbuf=2048) for _ in asks]
     for client, ask in zip(clients, asks, strict=True):
         client.sendall(ask)
-        assert hasty.app.started.acquire(timeout=2)
-    time.sleep(0.3)
-    assert len(hasty.server.server_state.connections) == 4
-    hasty.wait_idle(2)
+        assert hasty.app.started.acquire(timeout=PATIENCE_S)
+    hasty.wait_idle()
     for client in clients:
         with client, pytest.raises(ConnectionResetError):
             read_to_end(client)
@@ -692,7 +686,7 @@ def test_unread_answers_keep_no_socket(hasty: Site) -> None:
 def test_backlog_has_a_limit() -> None:
     with serve(ConnectionLimits(backlog_bytes=65536), sndbuf=4096) as site, site.connect(rcvbuf=2048) as client:
         client.sendall(get(b"/endless"))
-        assert site.app.ended.acquire(timeout=5)
+        assert site.app.ended.acquire(timeout=PATIENCE_S)
         assert len(site.app.gone) == 1
         assert site.app.outlets[0].is_gone
         assert site.app.outlets[0].backlog_bytes == 0
@@ -780,19 +774,17 @@ def test_lingering_ends(hasty: Site) -> None:
         client.sendall(post(b"/early", b"x" * 10_000)[:-9_000])
         start = time.monotonic()
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):
-            while time.monotonic() - start < 2:
+            while True:
                 client.sendall(b"x")
                 time.sleep(0.02)
-        assert 0.25 < time.monotonic() - start < 0.8
+        assert time.monotonic() - start > 0.25
 
 
 def test_early_answer_to_a_small_body_does_not_wait(roomy: Site) -> None:
-    start = time.monotonic()
     with roomy.connect() as client:
         client.sendall(post(b"/early", b"body")[:-1])
         assert read_answers(read_to_end(client))[0][0] == 413
-    roomy.wait_idle(1)
-    assert time.monotonic() - start < 0.5  # the client has closed, so nothing is waited for
+    roomy.wait_idle()  # the client has closed, so nothing is waited for
 
 
 # Orders of events, on a transport of our own
@@ -804,6 +796,7 @@ class Pipe(asyncio.Transport):
         self.writes: list[bytes] = []
         self.is_closed = False
         self.is_aborted = False
+        self.is_left = False  # closed both ways
         self.unsent_bytes = 0
         self.socket: socket.socket | None = None
 
@@ -817,10 +810,10 @@ class Pipe(asyncio.Transport):
         return True
 
     def close(self) -> None:
-        self.is_closed = True
+        self.is_closed = self.is_left = True
 
     def abort(self) -> None:
-        self.is_closed = self.is_aborted = True
+        self.is_closed = self.is_aborted = self.is_left = True
 
     def is_closing(self) -> bool:
         return self.is_closed
@@ -834,6 +827,24 @@ class Pipe(asyncio.Transport):
     def pause_reading(self) -> None: ...
 
     def resume_reading(self) -> None: ...
+
+
+class SetLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock stands still until it is set."""
+
+    now_s = 1000.0
+
+    def time(self) -> float:
+        return self.now_s
+
+
+def by_a_set_clock(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    def run() -> None:
+        with asyncio.Runner(loop_factory=SetLoop) as runner:
+            runner.run(test())
+
+    run.__doc__ = test.__doc__
+    return run
 
 
 class Wire:
@@ -862,6 +873,14 @@ class Wire:
 
     def written(self) -> bytes:
         return b"".join(self.pipe.writes)
+
+    async def after(self, seconds: float) -> "Wire":
+        """So much later, on a clock that is set."""
+        assert isinstance(self.loop, SetLoop)
+        self.loop.now_s += seconds
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return self
 
     def lose(self, exc: Exception | None = None) -> None:
         self.protocol.connection_lost(exc)
@@ -944,9 +963,10 @@ async def test_backlog_goes_out_in_one_write_before_the_end() -> None:
     wire.lose()
 
 
+@by_a_set_clock
 async def test_progress_in_the_kernel_is_progress() -> None:
     """Megabytes may lie there, so that the transport's own buffer does not move for long."""
-    wire = Wire(ConnectionLimits(write_stall_s=0.05))
+    wire = Wire()
     wire.pipe.unsent_bytes = 70_000
     wire.pipe.socket, peer = socket.socketpair()
     with wire.pipe.socket, peer:
@@ -954,12 +974,102 @@ async def test_progress_in_the_kernel_is_progress() -> None:
             wire.pipe.socket.send(b"x" * 100)
         wire.protocol.pause_writing()
         for _ in range(10):
-            await asyncio.sleep(0.03)
+            await wire.after(20)
             assert not wire.pipe.is_aborted
             peer.recv(100)
-        await asyncio.sleep(0.15)
+        for _ in range(2):  # the last progress was in the first of these windows
+            await wire.after(30.1)
         assert wire.pipe.is_aborted
         wire.lose()
+
+
+@by_a_set_clock
+async def test_a_fresh_connection_may_be_idle_for_receive_s() -> None:
+    wire = Wire(ConnectionLimits(receive_s=30))
+    assert not (await wire.after(29.9)).pipe.is_left
+    assert (await wire.after(0.2)).pipe.is_left
+    assert wire.written() == b""
+
+
+@by_a_set_clock
+async def test_a_head_may_take_receive_s_from_its_first_byte() -> None:
+    for is_kept_alive in (False, True):
+        wire = Wire(ConnectionLimits(receive_s=30))
+        if is_kept_alive:
+            await wire.outlet(post(b"/echo", b"one"))
+            await wire.after(4)  # idle is not slow
+        sent = wire.written()
+        for byte in b"GET /echo?ab HTTP/1.1\r\nHost: ":
+            assert wire.written() == sent
+            wire.protocol.data_received(bytes([byte]))
+            await wire.after(1)
+        assert wire.written() == sent
+        await wire.after(1.1)
+        check_refusal(only(wire.written().removeprefix(sent)), 408, "receive_timeout")
+        wire.lose()
+
+
+@by_a_set_clock
+async def test_a_body_brings_receive_bytes_in_each_window() -> None:
+    wire = Wire(ConnectionLimits(receive_s=30, receive_bytes=1000))
+    await wire.outlet(post(b"/wait", b"x" * 9000)[:-9000])
+    for size in (1000, 5000, 1100):
+        wire.protocol.data_received(b"x" * size)
+        await wire.after(30.1)
+        assert wire.written() == b""
+    wire.protocol.data_received(b"x" * 999)
+    assert (await wire.after(29.8)).written() == b""
+    await wire.after(0.3)
+    check_refusal(only(wire.written()), 408, "receive_timeout")
+    assert wire.app.gone == ["/wait"]
+
+
+@by_a_set_clock
+async def test_empty_lines_are_no_request() -> None:
+    wire = Wire()
+    await wire.outlet(post(b"/echo", b"one"))
+    for _ in range(9):
+        wire.protocol.data_received(b"\r\n")
+        assert not (await wire.after(0.5)).pipe.is_left
+    wire.protocol.data_received(b"\r\n")
+    assert (await wire.after(0.6)).pipe.is_left
+
+
+@by_a_set_clock
+async def test_half_closed_is_gone_at_once() -> None:
+    wire = Wire()
+    await wire.outlet(get(b"/silent"))
+    wire.protocol.pause_writing()
+    wire.protocol.eof_received()
+    assert wire.pipe.is_aborted
+    wire.lose()
+    assert wire.app.gone == ["/silent"]
+
+
+@by_a_set_clock
+async def test_who_takes_nothing_is_cut_off_after_write_stall_s() -> None:
+    """While an answer comes, and when all of it was written."""
+    for path, more in ((b"/silent", b""), (b"/whole_100k", b"Connection: close\r\n")):
+        wire = Wire(ConnectionLimits(write_stall_s=20))
+        wire.pipe.unsent_bytes = 70_000
+        await wire.outlet(get(path, more))
+        wire.protocol.pause_writing()
+        assert not (await wire.after(19.9)).pipe.is_aborted
+        assert (await wire.after(0.2)).pipe.is_aborted
+        wire.lose()
+
+
+@by_a_set_clock
+async def test_unread_input_is_thrown_away_for_linger_s() -> None:
+    wire = Wire(ConnectionLimits(linger_s=2))
+    await wire.outlet(post(b"/early", b"x" * 10_000)[:-9_000])
+    await wire.after(0.1)
+    assert only(wire.written())[0] == 413
+    assert wire.pipe.is_closed
+    for _ in range(19):
+        wire.protocol.data_received(b"x")
+        assert not (await wire.after(0.1)).pipe.is_left
+    assert (await wire.after(0.2)).pipe.is_left
 
 
 async def test_refused_body_is_answered_though_the_client_sends_no_more() -> None:
@@ -1057,7 +1167,7 @@ def test_lost_connections_are_forgotten(roomy: Site) -> None:
         (protocol,) = roomy.server.server_state.connections
         reference = weakref.ref(protocol)
         del protocol
-    roomy.wait_idle(1)
+    roomy.wait_idle()
     time.sleep(0.05)
     gc.collect()
     assert reference() is None

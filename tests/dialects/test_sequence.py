@@ -1,0 +1,105 @@
+"""One sequence as it grows: its text from deltas and spelled tokens, each token's share, its end, its likelihood."""
+
+import pytest
+
+from lmi_chat.dialects.sequence import LMI_FINISH, SequenceState, finish_word, likeliest, usage
+from lmi_chat.job import Delta, Finish, Finished, Job, Reason, Token
+from tests.support.fakes import piece, token
+
+JOB = Job(id="1", prompt_ids=[1, 2], prompt_text="Say ")
+CUTS: list[tuple[list[Delta], list[str]]] = [
+    ([piece("ab")], ["a", "b"]),
+    ([piece("é", b"\xc3", b"\xa9")], ["", "é"]),
+    ([piece("", b"\xc3"), piece("éx", b"\xa9", b"x")], ["", "é", "x"]),
+    ([piece("", b"a"), piece("ab", b"b")], ["", "ab"]),  # held back for a stop string
+    ([piece("a", b"a", b"bc")], ["a", ""]),  # cut by one
+    ([piece("a", b"a", b"")], ["a", ""]),  # a special token that is not shown
+    ([Delta(0, "ab", [1, 2])], []),
+]
+
+
+def grown(*deltas: Delta, lead: str = "") -> SequenceState:
+    state = SequenceState(JOB, lead)
+    for delta in deltas:
+        state.take(delta)
+    return state
+
+
+def test_a_state_is_the_fold_of_its_deltas() -> None:
+    first, last = piece("a\ud83d\0", b"a", b"b"), piece("c", finish="stop", stop="x")
+    first.prompt = (None, token(b"S"))
+    state = grown(first, last, lead=JOB.prompt_text)
+    assert state.text == state.text == "Say a\ud83d\0c"
+    assert (state.ids, state.tokens) == (first.ids + last.ids, first.tokens + last.tokens)
+    assert (state.count, state.finish, state.prompt) == (3, Finish("stop", "x"), first.prompt)
+    assert (grown().text, grown().count, grown().finish, grown().likelihood) == ("", 0, None, 0.0)
+
+
+def test_a_late_delta_takes_nothing_back() -> None:
+    state = grown(Delta(0, "a", [1], prompt=(None,)), Delta(0, "", [], finish=Finish("length")), Delta(0, "", []))
+    assert (state.finish, state.prompt) == (Finish("length"), (None,))
+
+
+def test_spelled_tokens_and_deltas_keep_their_order() -> None:
+    state = SequenceState(JOB, "> ")
+    state.take(piece("a"), is_shown=True)
+    state.take_token(rb"\n\"")
+    state.take_token("é".encode())
+    assert state.text == '> a\n"é'
+    state.take(piece("b"), is_shown=True)
+    state.take_token(rb"\\")
+    state.take(piece("", b"", finish="stop"), is_shown=True)
+    assert (state.text, state.count, state.finish) == ('> a\n"éb\\', 6, Finish("stop"))
+
+
+def test_a_stream_keeps_no_token() -> None:
+    state = SequenceState(JOB)
+    state.take(piece("ab"), is_shown=True)
+    assert (state.count, state.ids, state.tokens) == (2, [], [])
+
+
+@pytest.mark.parametrize(("deltas", "shares"), CUTS)
+def test_each_token_has_its_share_of_the_text(deltas: list[Delta], shares: list[str]) -> None:
+    state = SequenceState(JOB)
+    assert [share for delta in deltas for share in state.cut(delta)] == shares
+
+
+@pytest.mark.parametrize(
+    ("finish", "openai", "lmi"),
+    [
+        (None, None, None),
+        (Finish("stop"), "stop", "eos_token"),
+        (Finish("stop", 7), "stop", "eos_token"),
+        (Finish("stop", ""), "stop", "stop_sequence"),
+        (Finish("stop", "x"), "stop", "stop_sequence"),
+        (Finish("length"), "length", "length"),
+        (Finish("abort"), "abort", "abort"),
+        (Finish("time_limit"), "time_limit", "time_limit"),
+    ],
+)
+def test_words_for_an_end(finish: Finish | None, openai: str | None, lmi: str | None) -> None:
+    assert (finish_word(finish, None), finish_word(finish, LMI_FINISH)) == (openai, lmi)
+
+
+def test_every_reason_has_a_word() -> None:
+    assert set(LMI_FINISH) == {*Reason.__args__, "stop_sequence"}  # type: ignore[attr-defined]  # a Literal's values
+
+
+def test_usage_is_told_in_two_shapes() -> None:
+    done = Finished(prompt_tokens=20, completion_tokens=3, cached_tokens=16)
+    counts = {"prompt_tokens": 20, "completion_tokens": 3, "total_tokens": 23}
+    assert usage(done, is_flat=True) == counts | {"cached_tokens": 16}
+    assert usage(done) == counts | {
+        "prompt_tokens_details": {"cached_tokens": 16},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }
+
+
+def test_the_likeliest_by_the_mean_come_first() -> None:
+    def spoken(*logprobs: float) -> SequenceState:
+        tokens: list[Token] = [token(b"a", logprob) for logprob in logprobs]
+        return grown(Delta(0, "a" * len(tokens), [97] * len(tokens), tokens))
+
+    low, high, long, again = spoken(-3.0), spoken(-1.0, -2.0), spoken(-1.0, -1.0, -1.0), spoken(-1.5)
+    assert likeliest([low, high, long, again], 4) == [long, high, again, low]
+    assert likeliest([low, high, long, again], 2) == [long, high]
