@@ -10,9 +10,12 @@ from lmi_chat.dialects import embedding, openai
 from lmi_chat.dialects.chat import request as chat
 from lmi_chat.dialects.chat import session
 from lmi_chat.dialects.completion import request as completion
-from lmi_chat.dialects.desk import NAME_BYTES, UNKNOWN_SHOWN, Deployment, ParsedRequest
+from lmi_chat.dialects.deployment import Deployment
+from lmi_chat.dialects.reader import NAME_BYTES, UNKNOWN_SHOWN
 from lmi_chat.dialects.standard import request as standard
-from lmi_chat.errors import BadField, BadJson, Problem, one_line
+from lmi_chat.dialects.task import ParsedRequest
+from lmi_chat.errors import BadField, BadJson, Problem
+from lmi_chat.text import one_line
 
 Parse = Callable[[Json, Deployment, str], ParsedRequest]
 

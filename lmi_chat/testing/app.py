@@ -14,7 +14,7 @@ from lmi_chat.djl import custom_handler, formatters, handler
 from lmi_chat.engine import Engine
 from lmi_chat.http import app
 from lmi_chat.http import custom_handler as site
-from lmi_chat.http.door import AppState
+from lmi_chat.http.state import AppState
 from lmi_chat.observability.startup import StartupProgress
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
 from lmi_chat.testing.engine import ScriptedEngine

@@ -1,4 +1,4 @@
-"""An engine that plays a script behind the real seam, for faults and orders that a real one shows too rarely."""
+"""Play a script in place of an engine, behind the real seam: faults and orders that a real one shows too rarely."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""A tokenizer of bytes, for tests: prompts can be read in their token ids, and no model is needed."""
+"""Tokenise by bytes, for tests: a prompt can be read in its token ids, and no model is needed."""
 
 import json
 import re

@@ -18,7 +18,7 @@ from lmi_chat.bounds import Limits
 from lmi_chat.chat_template import Template
 from lmi_chat.config import settings
 from lmi_chat.config.sources import BadSetting
-from lmi_chat.dialects.desk import ParsedRequest
+from lmi_chat.dialects.task import ParsedRequest
 from lmi_chat.engine.vllm import pooling
 from lmi_chat.errors import BadField, PromptTooLong
 from lmi_chat.http.openapi import document

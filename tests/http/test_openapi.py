@@ -12,13 +12,13 @@ import pytest
 
 from lmi_chat.bounds import SAMPLING, Field, Limits
 from lmi_chat.dialects.chat import messages
-from lmi_chat.dialects.desk import Deployment
+from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.errors import Error
 from lmi_chat.fields import CHAT as CHAT_FIELDS
 from lmi_chat.fields import COMPLETION, GUIDES, PARAMETERS, SESSION, STANDARD, USAGE
 from lmi_chat.http import app
-from lmi_chat.http.door import AppState
 from lmi_chat.http.openapi import document
+from lmi_chat.http.state import AppState
 from lmi_chat.observability.startup import StartupProgress
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
 from tests.http.test_app import send

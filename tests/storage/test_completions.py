@@ -14,7 +14,7 @@ import pytest
 from lmi_chat.dialects.chat import options, stored
 from lmi_chat.errors import BadField, NotFound, Unavailable
 from lmi_chat.job import Finished
-from lmi_chat.observability.record import STORE_FAILURES
+from lmi_chat.observability.metrics import STORE_FAILURES
 from lmi_chat.storage import completions, completions_db
 from lmi_chat.storage.completions import Completions
 from lmi_chat.storage.completions_db import Query, StoredCompletion

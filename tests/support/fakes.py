@@ -12,12 +12,12 @@ from hypothesis import settings
 from lmi_chat import dialects
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects import Deployment, ParsedRequest
-from lmi_chat.dialects.desk import Renderer
 from lmi_chat.dialects.formatters import Formatters
+from lmi_chat.dialects.task import Renderer
 from lmi_chat.errors import Error
 from lmi_chat.job import Delta, EmbeddingSpec, Event, Finish, Finished, Reason, Token, TokenLogprob
 from lmi_chat.pipeline import parsing
-from lmi_chat.pipeline.parsing import InferenceRequest
+from lmi_chat.pipeline.request import InferenceRequest
 from lmi_chat.testing import END, END_ID, ByteTokenizer
 from lmi_chat.testing import deployment as desk
 

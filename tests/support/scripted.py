@@ -12,7 +12,7 @@ import uvloop
 
 from lmi_chat.async_requests import AsyncRequests
 from lmi_chat.http import app
-from lmi_chat.http.door import AppState
+from lmi_chat.http.state import AppState
 from lmi_chat.http.transport.limits import ConnectionLimits
 from lmi_chat.http.transport.protocol import protocol_class
 from lmi_chat.observability.startup import StartupProgress

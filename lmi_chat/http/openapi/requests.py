@@ -10,7 +10,7 @@ from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects import DIALECTS
 from lmi_chat.dialects.chat import messages
 from lmi_chat.dialects.chat.request import VARIABLE_CHARS
-from lmi_chat.dialects.desk import Deployment
+from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.fields import (
     CHAT,
     COMPLETION,

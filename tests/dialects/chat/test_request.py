@@ -14,8 +14,8 @@ from lmi_chat.bounds import Limits
 from lmi_chat.chat_template import BadTemplate, Template
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects.chat import request as chat
-from lmi_chat.dialects.desk import ParsedRequest
 from lmi_chat.dialects.sequence import LMI_FINISH
+from lmi_chat.dialects.task import ParsedRequest
 from lmi_chat.errors import BadField, Bug, EngineDown, Error, NotFound, PromptTooLong
 from lmi_chat.fields import CHAT
 from lmi_chat.job import Delta, Finish, Finished, SamplingParams, Token, TokenLogprob

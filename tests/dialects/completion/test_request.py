@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from lmi_chat import dialects
 from lmi_chat.bounds import Limits
 from lmi_chat.codec.json_text import Json
-from lmi_chat.dialects.desk import ParsedRequest
 from lmi_chat.dialects.sequence import LMI_FINISH
+from lmi_chat.dialects.task import ParsedRequest
 from lmi_chat.errors import BadField, EngineDown, Error, NotFound, PromptTooLong
 from lmi_chat.fields import COMPLETION
 from lmi_chat.job import Delta, Finish, Finished, Job, SamplingParams, Token, TokenLogprob

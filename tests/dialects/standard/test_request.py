@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from lmi_chat.bounds import Limits
 from lmi_chat.codec.json_text import Json
-from lmi_chat.dialects.desk import ParsedRequest
 from lmi_chat.dialects.standard import request as standard
+from lmi_chat.dialects.task import ParsedRequest
 from lmi_chat.errors import BadField, EngineDown, Error, NotFound, PromptTooLong
 from lmi_chat.fields import PARAMETERS
 from lmi_chat.job import Delta, Finish, Finished, SamplingParams, Token, TokenLogprob
