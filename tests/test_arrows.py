@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 # From the top down. A folder imports itself and folders of lower floors, never its neighbours.
 FLOORS = (
     ("__main__", "model"),
-    ("cli",),
+    ("cli", "testing"),
     ("djl",),
     ("server",),
     ("http",),

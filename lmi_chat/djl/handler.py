@@ -7,11 +7,12 @@ each with one part. The generator never raises and always ends with a last part.
 
 import asyncio
 import atexit
+import contextlib
 import logging
 import os
 import sys
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,16 @@ async def handle(inputs: "Input") -> "AsyncIterator[Output] | None":
         await _load(inputs.get_properties())
         return None
     return _answer(inputs)
+
+
+@contextlib.contextmanager
+def answered_by(line: Pipeline) -> Iterator[None]:
+    """Have `handle` answer by a line that is open already."""
+    before, _lines[:] = list(_lines), [line]
+    try:
+        yield
+    finally:
+        _lines[:] = before
 
 
 async def register_adapter(inputs: "Input") -> "Output":  # noqa: ARG001 DJL's signature

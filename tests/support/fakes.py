@@ -1,13 +1,8 @@
-"""Stand-ins that the quick tests share: a tokenizer of bytes, a deployment around it, events made by hand.
-
-No engine, no heavy imports.
-"""
+"""Events made by hand, and the ways in and out of a dialect that the quick tests share. No engine, no heavy imports."""
 
 import json
-import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -15,7 +10,6 @@ import pytest
 from hypothesis import settings
 
 from lmi_chat import dialects
-from lmi_chat.chat_template import Template
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects import Deployment, ParsedRequest
 from lmi_chat.dialects.formatters import Formatters
@@ -24,102 +18,12 @@ from lmi_chat.errors import Error
 from lmi_chat.job import Delta, EmbeddingSpec, Event, Finish, Finished, Reason, Token, TokenLogprob
 from lmi_chat.pipeline import parsing
 from lmi_chat.pipeline.request import InferenceRequest
+from lmi_chat.testing import END, END_ID, ByteTokenizer
+from lmi_chat.testing import deployment as desk
 
-END = "<|im_end|>"
-END_ID = 256
-VOCABULARY_TOKENS = 257
-TURNS = "{turns}"
 SPACE = EmbeddingSpec(dimensions=4)
+__all__ = ["END", "END_ID", "SPACE", "ByteTokenizer", "brief", "desk", "parse", "piece", "refusal", "rendered", "token"]
 brief = settings(max_examples=30, deadline=None, derandomize=True, database=None)
-
-
-class _Decoder:
-    def __getstate__(self) -> bytes:
-        return json.dumps({"type": "ByteFallback"}).encode()
-
-
-@dataclass
-class _Encoding:
-    ids: list[int]
-
-    def truncate(self, most: int, *, direction: str) -> None:
-        self.ids = self.ids[:most] if direction == "right" else self.ids[len(self.ids) - most :]
-
-
-class _Backend:
-    """What is used of the `tokenizers` library: encoding, and the decoder's state, which tells the spelling."""
-
-    decoder = _Decoder()
-    padding = truncation = None
-
-    def __init__(self, tokenizer: "ByteTokenizer") -> None:
-        self._tokenizer = tokenizer
-
-    def encode(self, text: str, **kwargs: Any) -> Any:
-        return _Encoding(self._tokenizer.encode(text, **kwargs))
-
-    def num_special_tokens_to_add(self, **_: bool) -> int:
-        return 0
-
-    def post_process(self, part: "_Encoding", *_: object) -> "_Encoding":
-        return part
-
-
-class ByteTokenizer:
-    """Token id = byte, and 256 = <|im_end|>. A chat template is a text with {turns} in it; None: no template."""
-
-    def __init__(self, chat_template: str | None = TURNS) -> None:
-        self.chat_template = chat_template
-        self.all_special_ids = [END_ID]
-        self.backend_tokenizer = _Backend(self)
-
-    def apply_chat_template(
-        self,
-        conversation: list[dict[str, Any]],
-        *,
-        chat_template: str | None = None,
-        tokenize: bool = True,
-        add_generation_prompt: bool = False,
-        continue_final_message: bool = False,
-        **_: Any,
-    ) -> str | list[int]:
-        if add_generation_prompt and continue_final_message:
-            raise ValueError("continue_final_message and add_generation_prompt are not compatible")
-        text = "\n".join(message["role"] + "\n" + message["content"] + END for message in conversation)
-        if continue_final_message:
-            text = text.removesuffix(END)
-        if add_generation_prompt:
-            text += "\nassistant\n"
-        prompt = str(chat_template or self.chat_template).replace(TURNS, text)
-        return self.encode(prompt) if tokenize else prompt
-
-    def encode(self, text: str, **_: Any) -> list[int]:
-        parts = re.split(f"({re.escape(END)})", text)
-        return [token for part in parts for token in ([END_ID] if part == END else part.encode())]
-
-    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False, **_: Any) -> str:
-        special = b"" if skip_special_tokens else END.encode()
-        data = b"".join(special if token == END_ID else bytes([token]) for token in token_ids)
-        return data.decode("utf-8", "replace")
-
-    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str | None]:
-        words = {token: word for word, token in self.get_vocab().items()}
-        return [words.get(token) for token in ids]
-
-    def get_vocab(self) -> dict[str, int]:
-        return {f"<0x{byte:02X}>": byte for byte in range(256)} | {END: END_ID}
-
-
-def desk(*, chat_template: str | None = TURNS, **changes: Any) -> Deployment:
-    """A deployment of model "tiny" (also "lmi") on ByteTokenizer, 1,024 tokens of context."""
-    values: dict[str, Any] = {
-        "model": "tiny",
-        "names": frozenset({"tiny", "lmi"}),
-        "template": Template(ByteTokenizer(chat_template)),
-        "context_tokens": 1024,
-        "vocabulary_tokens": VOCABULARY_TOKENS,
-    }
-    return Deployment(**values | changes)
 
 
 def token(part: bytes, logprob: float = -0.5, top: Sequence[tuple[bytes, float]] = ()) -> Token:

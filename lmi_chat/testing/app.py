@@ -1,0 +1,84 @@
+"""Serve a scripted engine, or a model directory around one, as an ASGI application in the test's own event loop."""
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lmi_chat.chat_template import Template
+from lmi_chat.dialects import Deployment
+from lmi_chat.dialects.formatters import Formatters
+from lmi_chat.djl import custom_handler, formatters, handler
+from lmi_chat.engine import Engine
+from lmi_chat.http import app
+from lmi_chat.http import custom_handler as site
+from lmi_chat.http.state import AppState
+from lmi_chat.observability.startup import StartupProgress
+from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
+from lmi_chat.testing.engine import ScriptedEngine
+from lmi_chat.testing.tokenizer import TURNS, VOCABULARY_TOKENS, ByteTokenizer
+
+Application = Callable[[Any, Any, Any], Awaitable[None]]
+BODY_BYTES = 2**20
+
+
+def deployment(*, chat_template: str | None = TURNS, **changes: Any) -> Deployment:
+    """The deployment that dialects see around ScriptedEngine: "tiny" (also "lmi"), 1,024 tokens of context."""
+    values: dict[str, Any] = {
+        "model": "tiny",
+        "names": frozenset({"tiny", "lmi"}),
+        "template": Template(ByteTokenizer(chat_template)),
+        "context_tokens": 1024,
+        "vocabulary_tokens": VOCABULARY_TOKENS,
+    }
+    return Deployment(**values | changes)
+
+
+async def application(engine: ScriptedEngine, config: PipelineConfig | None = None, **changes: Any) -> Application:
+    """All routes of a server whose engine is `engine`, ready; `changes` are the deployment's."""
+    return _routes(await _opened(engine, config or PipelineConfig(), **changes))
+
+
+@contextlib.asynccontextmanager
+async def model_directory(
+    folder: str | Path,
+    engine: ScriptedEngine,
+    properties: Mapping[str, str] | None = None,
+    *,
+    deadline_s: float = 480.0,
+) -> AsyncIterator[Application]:
+    """A model directory as `djl-serving` serves it: by its model.py's formatters, or by the `handle` that stands there.
+
+    `engine` answers, and so it does where a handler calls `lmi_chat.djl.handle`. `properties` are given to a handler
+    of its own when it is loaded, which may take `deadline_s` seconds for one answer.
+    Raises BadDirectory.
+    """
+    module, hooks = _load(Path(folder))
+    config = PipelineConfig(hooks=hooks)
+    if module is None or getattr(module, custom_handler.HANDLE, handler.handle) is handler.handle:
+        yield await application(engine, config)
+        return
+    with handler.answered_by(await _opened(engine, config)):
+        foreign = custom_handler.Foreign(module, {**(properties or {}), "model_dir": str(folder)}, deadline_s)
+        await foreign.load()
+        place = site.Site(health=StartupProgress(), max_body_bytes=BODY_BYTES, handler=foreign, closed_by=None)
+        yield site.build(place)
+
+
+def _load(folder: Path) -> tuple[ModuleType | None, Formatters]:
+    folder = folder.resolve()
+    hooks = replace(formatters.of_folder(folder), adapters=formatters.of_adapters(folder))
+    has_entry = (folder / formatters.ENTRY).is_file()
+    return (custom_handler.load(folder, formatters.ENTRY) if has_entry else None), hooks
+
+
+async def _opened(engine: Engine, config: PipelineConfig, **changes: Any) -> Pipeline:
+    pipeline = Pipeline(config)
+    await pipeline.open(engine, deployment(limits=config.limits, space=engine.model.space, **changes))
+    return pipeline
+
+
+def _routes(pipeline: Pipeline) -> Application:
+    return app.build(AppState(line=pipeline, health=StartupProgress(), max_body_bytes=BODY_BYTES))

@@ -1,0 +1,178 @@
+"""Play a script in place of an engine, behind the real seam: faults and orders that a real one shows too rarely."""
+
+import asyncio
+import contextlib
+import struct
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+
+from lmi_chat.codec.json_text import dump
+from lmi_chat.engine import Model
+from lmi_chat.errors import Error
+from lmi_chat.job import (
+    Delta,
+    Embedding,
+    EmbeddingSpec,
+    Finish,
+    Finished,
+    Job,
+    PoolingParams,
+    Sink,
+    Times,
+    Token,
+    TokenLogprob,
+    TokenSink,
+)
+from lmi_chat.testing.tokenizer import VOCABULARY_TOKENS, ByteTokenizer
+
+Step = Delta | Finished | Error | float | BaseException
+"""One step of a script: a piece of the answer, its end, an Error in place of the end, a number of seconds to wait.
+
+Any other exception, as the first step, is raised when the job starts. A script without an end never ends.
+"""
+Script = Callable[[Job], Sequence[Step]]
+"""A job → what the engine does for it."""
+
+
+def token(character: str, logprob: float = -0.5) -> Token:
+    """A character with its log-probability."""
+    return Token(TokenLogprob(ord(character) % 256, logprob, character.encode()))
+
+
+def said(text: str, *, gap_s: float = 0.0) -> Script:
+    """The script of a plain answer: a token per character, each after `gap_s` seconds, then the end."""
+
+    def script(job: Job) -> Sequence[Step]:
+        has_tokens = job.sampling.logprobs is not None
+        steps: list[Step] = []
+        for place, character in enumerate(text):
+            finish = Finish("stop") if place == len(text) - 1 else None
+            ids = list(character.encode())[:1]
+            steps += [gap_s, Delta(0, character, ids, [token(character)] if has_tokens else [], finish)]
+        times = Times(queue_s=0.25, prefill_s=0.5, decode_s=1.0)
+        count = len(job.prompt_ids)
+        return [*steps, Finished(prompt_tokens=count, completion_tokens=len(text), reasons=("stop",), times=times)]
+
+    return script
+
+
+def embedded(job: Job) -> Sequence[Step]:
+    """Four numbers: the prompt's first token and length, the dimensions asked for, whether it is normalised."""
+    pooling = job.pooling or PoolingParams()
+    numbers = (job.prompt_ids[0], len(job.prompt_ids), pooling.dimensions or 0, pooling.is_normalized is not False)
+    vector = Embedding(0, "", [], values=struct.pack("<4f", *numbers))
+    return [vector, Finished(prompt_tokens=len(job.prompt_ids), completion_tokens=0)]
+
+
+@dataclass
+class ScriptedEngine:
+    """Plays `script` for each job, of a model called "tiny" or "lmi" with ByteTokenizer and 1,024 tokens of context.
+
+    `jobs` are all that it was asked, `running` counts those that run, `left_early` those that were taken off before
+    their end. `space`: the model embeds. `uses_lane` False: every token is a piece of its own. `is_dead` may be set.
+    """
+
+    script: Script = field(default_factory=lambda: said("Hello!"))
+    max_running: int = 4
+    space: EmbeddingSpec | None = None
+    uses_lane: bool = True
+    is_dead: bool = False
+    running: int = 0
+    left_early: int = 0
+    last_step_at: float = field(default_factory=time.monotonic)
+    jobs: list[Job] = field(default_factory=list)
+
+    @property
+    def model(self) -> Model:
+        """What it serves."""
+        return Model(
+            name="tiny",
+            names=frozenset({"tiny", "lmi"}),
+            tokenizer=ByteTokenizer(),
+            context_tokens=1024,
+            vocabulary_tokens=VOCABULARY_TOKENS,
+            max_running=self.max_running,
+            space=self.space,
+            fingerprint="scripted",
+        )
+
+    @property
+    def stepped_at(self) -> float:
+        """When it last took a step: `last_step_at`, which stays as it is set."""
+        return self.last_step_at
+
+    async def stop(self) -> None:
+        """Be dead from now on."""
+        self.is_dead = True
+
+    @contextlib.asynccontextmanager
+    async def run(self, job: Job, sink: Sink, lane: TokenSink | None = None) -> AsyncIterator["Playing"]:
+        """Play the script of `job` into `sink` and `lane`."""
+        self.jobs.append(job)
+        proof = embedded if job.pooling else said("ok")
+        steps = self.script(job) if job.id != "canary" else proof(job)
+        if steps and isinstance(steps[0], BaseException) and not isinstance(steps[0], Error):
+            raise steps[0]
+        playing = Playing(job, sink, lane if self.uses_lane else None)
+        playing.task = asyncio.create_task(playing.play(steps))
+        self.running += 1
+        try:
+            yield playing
+        finally:
+            self.running -= 1
+            self.left_early += not playing.task.done()
+            playing.task.cancel()
+
+
+class Playing:
+    """A job that runs."""
+
+    def __init__(self, job: Job, sink: Sink, lane: TokenSink | None) -> None:
+        """Not playing yet."""
+        self._job, self._sink = job, sink
+        self._lane = lane if lane and not lane.is_folded and job.sampling.n == 1 else None
+        self._is_first = True
+        self._open = set(range(job.sampling.n))
+        self.completion_tokens = 0
+        self.task: asyncio.Task[None]
+
+    async def play(self, steps: Sequence[Step]) -> None:
+        """Take one step after the other."""
+        for step in steps:
+            if isinstance(step, float):
+                await asyncio.sleep(step)
+            elif isinstance(step, Delta):
+                self.completion_tokens += len(step.ids)
+                self._open -= {step.index} if step.finish else set()
+                self._give(step)
+            elif isinstance(step, Finished | Error):
+                self._sink(step)
+        if not any(isinstance(step, Finished | Error) for step in steps):
+            await asyncio.sleep(3600)
+
+    def _give(self, piece: Delta) -> None:
+        """A plain token in mid-sequence by the lane, which is looked up for each as the engine does; else the piece."""
+        is_plain = len(piece.ids) == 1 and piece.text and not (piece.finish or self._is_first or piece.prompt)
+        has_top = any(token.top for token in piece.tokens)
+        self._is_first = False
+        if self._lane and is_plain and not has_top:
+            logprob = piece.tokens[0].choice.logprob if piece.tokens else 0.0
+            self._lane.token(piece.ids[0], dump(piece.text)[1:-1], logprob)
+        else:
+            self._sink(piece)
+
+    def cut(self) -> None:
+        """End now, with what there is."""
+        if self.task.done():
+            return
+        self.task.cancel()
+        for index in self._open:
+            self._sink(Delta(index, "", [], [], Finish("time_limit")))
+        self._sink(
+            Finished(
+                prompt_tokens=len(self._job.prompt_ids),
+                completion_tokens=self.completion_tokens,
+                reasons=("time_limit",),
+            )
+        )

@@ -1,0 +1,98 @@
+"""Tokenise by bytes, for tests: a prompt can be read in its token ids, and no model is needed."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+END = "<|im_end|>"
+END_ID = 256
+VOCABULARY_TOKENS = 257
+TURNS = "{turns}"
+
+
+class _Decoder:
+    def __getstate__(self) -> bytes:
+        return json.dumps({"type": "ByteFallback"}).encode()
+
+
+@dataclass
+class _Encoding:
+    ids: list[int]
+
+    def truncate(self, most: int, *, direction: str) -> None:
+        self.ids = self.ids[:most] if direction == "right" else self.ids[len(self.ids) - most :]
+
+
+class _Backend:
+    """What is used of the `tokenizers` library: encoding, and the decoder's state, which tells the spelling."""
+
+    decoder = _Decoder()
+    padding = truncation = None
+
+    def __init__(self, tokenizer: "ByteTokenizer") -> None:
+        self._tokenizer = tokenizer
+
+    def encode(self, text: str, **kwargs: Any) -> Any:
+        """Text → an encoding with its ids."""
+        return _Encoding(self._tokenizer.encode(text, **kwargs))
+
+    def num_special_tokens_to_add(self, **_: bool) -> int:
+        return 0
+
+    def post_process(self, part: "_Encoding", *_: object) -> "_Encoding":
+        return part
+
+
+class ByteTokenizer:
+    """Token id = byte, and 256 = <|im_end|>. A chat template is a text with {turns} in it; None: no template.
+
+    Turns are role, newline, text and <|im_end|> each; the prompt ends with the role "assistant" and a newline.
+    """
+
+    def __init__(self, chat_template: str | None = TURNS) -> None:
+        self.chat_template = chat_template
+        self.all_special_ids = [END_ID]
+        self.backend_tokenizer = _Backend(self)
+
+    def apply_chat_template(
+        self,
+        conversation: list[dict[str, Any]],
+        *,
+        chat_template: str | None = None,
+        tokenize: bool = True,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        **_: Any,
+    ) -> str | list[int]:
+        """Messages → prompt text, or its token ids."""
+        if add_generation_prompt and continue_final_message:
+            raise ValueError("continue_final_message and add_generation_prompt are not compatible")
+        text = "\n".join(message["role"] + "\n" + message["content"] + END for message in conversation)
+        if continue_final_message:
+            text = text.removesuffix(END)
+        if add_generation_prompt:
+            text += "\nassistant\n"
+        prompt = str(chat_template or self.chat_template).replace(TURNS, text)
+        return self.encode(prompt) if tokenize else prompt
+
+    def encode(self, text: str, **_: Any) -> list[int]:
+        """Text → token ids."""
+        parts = re.split(f"({re.escape(END)})", text)
+        return [token for part in parts for token in ([END_ID] if part == END else part.encode())]
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False, **_: Any) -> str:
+        """Token ids → text."""
+        special = b"" if skip_special_tokens else END.encode()
+        data = b"".join(special if token == END_ID else bytes([token]) for token in token_ids)
+        return data.decode("utf-8", "replace")
+
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str | None]:
+        """Token ids → the vocabulary's spelling."""
+        words = {token: word for word, token in self.get_vocab().items()}
+        return [words.get(token) for token in ids]
+
+    def get_vocab(self) -> dict[str, int]:
+        """The vocabulary: spelling → id."""
+        return {f"<0x{byte:02X}>": byte for byte in range(256)} | {END: END_ID}
