@@ -43,7 +43,9 @@ ifeq ($(ENGINE) $(shell uname),cpu Linux)
   NO_NUMA = $(PYTHON) -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null || printf ' libnuma1'
 endif
 
-.PHONY: help run install dev check test quick slow bench djl-test container-test bench-real format clean
+QUICK = --numprocesses auto --dist worksteal --ignore tests/real -m "not slow"
+
+.PHONY: help run install dev check test quick slow bench djl-test container-test wheel-test quick-other bench-real format clean
 help: ## print these lines
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 	@echo "Settings, as in make run PORT=9000: ENGINE=auto|cpu|gpu MODEL=<hub id or folder> PORT HOST ARGS PYTHON VENV"
@@ -66,9 +68,9 @@ test: quick ## the tests that a change must pass, the real engine's too
 	@echo "==> tests with the engine"
 	@$(BIN)/pytest -m "not slow" tests/real
 
-slow: dev ## the tests that take minutes: the same answers as vLLM alone, guides that never end
-	@echo "==> slow tests with the engine"
-	@$(BIN)/pytest -m slow tests/real
+slow: dev ## the tests that take long: the same answers as vLLM alone, guides that never end, made-up requests
+	@echo "==> slow tests"
+	@$(BIN)/pytest -m slow
 
 bench: dev ## what a token costs the API process, ours and vLLM's two, on an engine without a model (ten minutes)
 	@$(BIN)/python bench/run.py $(ARGS)
@@ -83,13 +85,32 @@ container-test: dev ## the container image, built and run with docker or podman
 	@echo "==> the container image"
 	@$(BIN)/pytest --capture no tests/container/check_image.py
 
+wheel-test: dev ## the wheel, built and installed alone in a fresh environment, then started
+	@echo "==> the wheel"
+	@rm -rf build/wheel
+	@$(UV) build --quiet --wheel --out-dir build/wheel
+	@$(UV) venv --quiet --python $(BIN)/python build/wheel/venv
+	@$(UV) pip install --quiet --python build/wheel/venv/bin/python $(PINS) build/wheel/*.whl
+	@$(BIN)/pytest tests/wheel/check_wheel.py
+
 bench-real: dev ## the real engine behind our server and alone: tokens a second, first token (docs/performance.md)
 	@$(BIN)/python bench/real.py $(if $(MODEL),--model-id "$(MODEL)") $(ARGS)
 	@$(if $(MODEL),,$(BIN)/python bench/real.py --one-layer --seconds 4 $(ARGS))
 
 quick: dev ## the tests that need no engine
 	@echo "==> quick tests"
-	@$(BIN)/pytest --numprocesses auto --ignore tests/real
+	@$(BIN)/pytest $(QUICK)
+
+quick-other: dev ## the quick tests, without an engine, on the newest other Python that is here (OTHER_PYTHON=path)
+	@own=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); other="$(OTHER_PYTHON)"; \
+	for version in 3.14 3.13 3.12 3.11; do for python in python$$version "$$HOME/.pyenv/versions/$$version".*/bin/python; do \
+	  test -n "$$other" -o $$version = $$own || ! "$$python" -c 'import ensurepip' 2>/dev/null || other=$$python; done; done; \
+	test -n "$$other" || other=$$($(BIN)/uv python find --managed-python "!=$$own.*,>=3.11,<3.15" 2>/dev/null) || \
+	  { echo "==> no quick tests on another Python: only $$own is here (OTHER_PYTHON=path names one)"; exit 0; }; \
+	echo "==> quick tests on $$("$$other" --version)" && \
+	$(UV) venv --quiet --clear --python "$$other" build/other && \
+	$(UV) pip install --quiet --python build/other/bin/python $(PINS) --group quick --editable . --editable ./shim && \
+	build/other/bin/python -m pytest $(QUICK)
 
 format: dev ## format, and mend what lint can mend
 	@$(BIN)/ruff format .

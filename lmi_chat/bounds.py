@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal
 
-from lmi_chat.errors import Problem, echo
+from lmi_chat.errors import Problem
+from lmi_chat.text import echo
 
 Kind = Literal[
     "integer", "number", "boolean", "string", "strings", "token ids", "bias", "object", "word", "structure", "refused"

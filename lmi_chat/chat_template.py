@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Late
 from typing import Any, Protocol
 
-from lmi_chat.errors import BadField, Problem, one_line
+from lmi_chat.errors import BadField, Problem
+from lmi_chat.text import one_line
 
 TRIAL_S = 5.0
 PROBE = "@@lmi-chat-probe@@"

@@ -4,50 +4,13 @@ No HTTP, engine or dialect names live here; a dialect renders an Error in its ow
 """
 
 from dataclasses import dataclass
-from itertools import accumulate
 
-MESSAGE_BYTES = 1400  # with `param` and the rest of its body, an error stays below 2 KiB
+from lmi_chat.text import one_line
+
 PROBLEM_BYTES = 260
 PARAM_BYTES = 200
-ECHO_CHARS = 40
 PROBLEMS_SHOWN = 5
-ECHO_BITS = 256
 PROBLEMS_MOST = 100
-CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
-
-
-def one_line(text: str, limit: int = MESSAGE_BYTES) -> str:
-    """`text` on one line, encodable and free of control characters (DJL puts it into the HTTP status line).
-
-    `limit` is in bytes as JSON writes them: UTF-8, with a backslash before quotes and backslashes.
-    """
-    flat = " ".join(text[: limit * 2].split()).translate(CONTROL).encode("utf-8", "backslashreplace").decode()
-    sizes = [2 if character in '"\\' else len(character.encode()) for character in flat]
-    if sum(sizes) <= limit:
-        return flat
-    cut = next(index for index, total in enumerate(accumulate(sizes)) if total > limit - len("…".encode()))
-    return flat[:cut] + "…"
-
-
-def echo(value: object) -> str:
-    """The caller's value as an error may repeat it: short, on one line, in JSON's words."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "true" if value else "false"
-        case str():
-            return '"' + one_line(value if len(value) <= ECHO_CHARS else value[:ECHO_CHARS] + "…") + '"'
-        case int():
-            return str(value) if value.bit_length() <= ECHO_BITS else "a number of " + str(value.bit_length()) + " bits"
-        case float():
-            return repr(value)
-        case list():
-            return f"an array of {len(value)} items"
-        case dict():
-            return "an object"
-        case _:
-            return "a value of another type"
 
 
 class Error(Exception):

@@ -24,6 +24,7 @@ FLOORS = (
     ("observability", "chat_template"),
     ("bounds", "codec", "job"),
     ("errors",),
+    ("text",),
 )
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 OWNERS = {

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from lmi_chat.bounds import SAMPLING, Field, Limits, check, nearest
-from lmi_chat.dialects.desk import BodyReader
-from lmi_chat.errors import Problem, echo
+from lmi_chat.dialects.reader import BodyReader
+from lmi_chat.errors import Problem
 from lmi_chat.job import SamplingParams
+from lmi_chat.text import echo
 from tests.support.fakes import desk
 
 LIMITS = Limits()

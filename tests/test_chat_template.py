@@ -8,7 +8,8 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from lmi_chat.chat_template import Template
-from lmi_chat.errors import BadField, one_line
+from lmi_chat.errors import BadField
+from lmi_chat.text import one_line
 
 CHATML = """{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system
 You are helpful<|im_end|>

@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from lmi_chat.cli.djl_serving import find_hooks
 from lmi_chat.http import app
-from lmi_chat.http.door import AppState
+from lmi_chat.http.state import AppState
 from lmi_chat.observability.startup import StartupProgress
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
 from tests.cli.test_djl_serving import running

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from lmi_chat import errors
 from lmi_chat.codec.json_text import dump
 from lmi_chat.dialects import error_body
-from lmi_chat.errors import PROBLEMS_MOST, BadField, Error, Problem, echo, one_line
+from lmi_chat.errors import PROBLEMS_MOST, BadField, Error, Problem
+from lmi_chat.text import echo, one_line
 from tests.support.fakes import brief
 
-ANY_TEXT = st.text(st.characters(exclude_categories=()))
+ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=80)
 CONTRACT = {
     "BadJson": (400, "invalid_request_error", "bad_json"),
     "BadEncoding": (400, "invalid_request_error", "bad_encoding"),

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from lmi_chat.errors import BadField, Problem, TooLarge, echo
+from lmi_chat.errors import BadField, Problem, TooLarge
+from lmi_chat.text import echo
 
 Parts = tuple[str, ...]
 FILE_URL = "InputLocation"

@@ -26,11 +26,12 @@ from lmi_chat.dialects.formatters import Formatters
 from lmi_chat.djl import custom_handler, formatters
 from lmi_chat.djl import handle as own_handle
 from lmi_chat.engine.vllm import arguments
-from lmi_chat.errors import Draining, one_line
+from lmi_chat.errors import Draining
 from lmi_chat.http import custom_handler as site
 from lmi_chat.observability.startup import StartupProgress
 from lmi_chat.server import bootstrap
 from lmi_chat.server import process as serve
+from lmi_chat.text import one_line
 
 PROPERTIES = "serving.properties"
 OWN_ENTRY = "lmi_chat.djl"

@@ -5,11 +5,8 @@ Lines are JSON Lines; events are server-sent events (WHATWG HTML, "Server-sent e
 libraries that encode them want a C runtime (awscrt) or Python 3.12 (smithy-aws-event-stream); botocore only decodes.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from struct import pack
 from typing import Literal
-from zlib import crc32
 
 Shape = Literal["document", "lines", "events"]
 
@@ -58,43 +55,3 @@ def framing(shape: Shape, *, has_end: bool) -> Framing:
     if shape == "events":
         return OPENAI_EVENTS if has_end else EVENTS
     return DOCUMENT
-
-
-EVENT_STREAM = "application/vnd.amazon.eventstream"
-PART_BYTES = 2**20  # of one message's payload; botocore takes 24 MiB, other SDKs 16
-TEXT = 7  # the type of a header whose value is text
-
-
-def message(headers: bytes, payload: bytes) -> bytes:
-    """One AWS event-stream message: lengths, their CRC-32, headers, payload, the CRC-32 of all that."""
-    lengths = pack(">II", 16 + len(headers) + len(payload), len(headers))
-    body = b"".join((lengths, pack(">I", crc32(lengths)), headers, payload))
-    return body + pack(">I", crc32(body))
-
-
-def header(name: str, value: str) -> bytes:
-    """A header whose value is text, of at most 255 and 65,535 bytes."""
-    name_bytes, value_bytes = name.encode(), value.encode()
-    return pack(">B", len(name_bytes)) + name_bytes + pack(">BH", TEXT, len(value_bytes)) + value_bytes
-
-
-PART_HEADERS = (
-    header(":event-type", "PayloadPart")
-    + header(":content-type", "application/octet-stream")
-    + header(":message-type", "event")
-)
-
-
-def parts(data: bytes) -> Iterator[bytes]:
-    """`data` as SageMaker's PayloadPart messages, of at most PART_BYTES each."""
-    if len(data) <= PART_BYTES:
-        yield message(PART_HEADERS, data)
-        return
-    for start in range(0, len(data), PART_BYTES):
-        yield message(PART_HEADERS, data[start : start + PART_BYTES])
-
-
-def exception(kind: str, payload: bytes) -> bytes:
-    """A message that the client raises: `kind` is a shape of the service's model, `payload` its members as JSON."""
-    headers = header(":exception-type", kind) + header(":content-type", "application/json")
-    return message(headers + header(":message-type", "exception"), payload)

@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 import msgspec
 import orjson
 
-from lmi_chat.errors import PROBLEMS_SHOWN, BadEncoding, BadField, BadJson, Error, Problem, echo, one_line
+from lmi_chat.errors import PROBLEMS_SHOWN, BadEncoding, BadField, BadJson, Error, Problem
+from lmi_chat.text import echo, one_line
 
 DEPTH = 64
 BRACKETS = 100_000

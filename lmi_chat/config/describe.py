@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from lmi_chat.config.aliases import FAMILIES, NOT_YET, NOTED, NOTED_NOT_YET, REFUSED, RENAMED, VALUES, WITHOUT_EFFECT
 from lmi_chat.config.settings import OWN, TYPES, Settings
 from lmi_chat.config.sources import HIDDEN, IgnoredSetting, is_secret
-from lmi_chat.errors import one_line
+from lmi_chat.text import one_line
 
 SHOWN_BYTES = 200
 KINDS = {int: "integer", float: "number", bool: "boolean"}

@@ -10,7 +10,7 @@ import javaproperties
 
 from lmi_chat.bounds import nearest
 from lmi_chat.config.aliases import FAMILIES, NOTED, NOTED_NOT_YET, OTHERS, AliasGroup
-from lmi_chat.errors import one_line
+from lmi_chat.text import one_line
 
 MODEL_FOLDER = Path("/opt/ml/model")
 PROPERTIES = "serving.properties"

@@ -1,84 +1,103 @@
 """Choose the dialect of a body and parse it: one key decides, so that every error names a field the caller meant."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import islice
 
 from lmi_chat.bounds import nearest
 from lmi_chat.codec.json_text import Json
-from lmi_chat.dialects import adapter, embedding, openai
+from lmi_chat.dialects import embedding, openai
 from lmi_chat.dialects.chat import request as chat
 from lmi_chat.dialects.chat import session
 from lmi_chat.dialects.completion import request as completion
-from lmi_chat.dialects.desk import NAME_BYTES, UNKNOWN_SHOWN, Deployment, ParsedRequest
+from lmi_chat.dialects.deployment import Deployment
+from lmi_chat.dialects.reader import NAME_BYTES, UNKNOWN_SHOWN
 from lmi_chat.dialects.standard import request as standard
-from lmi_chat.errors import BadField, BadJson, Problem, one_line
+from lmi_chat.dialects.task import ParsedRequest
+from lmi_chat.errors import BadField, BadJson, Problem
+from lmi_chat.text import one_line
 
 Parse = Callable[[Json, Deployment, str], ParsedRequest]
 
-KEYS = {
-    "messages": "chat",
-    "inputs": "standard",
-    "prompt": "completion",
-    "input": "embedding",
-    "requestType": "session",
-}
-PARSERS: Mapping[str, Parse] = {
-    "chat": chat.parse,
-    "standard": standard.parse,
-    "completion": completion.parse,
-    "embedding": embedding.parse,
-}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """One shape of bodies: `key` chooses it, `parse` reads a body that has it, `error_body` is how its errors look.
+
+    `parse` None: nothing is generated (a session is opened or closed).
+    """
+
+    name: str
+    key: str
+    parse: Parse | None
+    error_body: Callable[[Exception], Json] = openai.error_body
 
 
-def choose(body: Json, forced: str | None, desk: Deployment) -> str:
+DIALECTS: dict[str, Dialect] = {}
+"""All that are served, by their names."""
+
+
+def register(dialect: Dialect) -> None:
+    """Serve a dialect wherever a body may be of any. Raises ValueError for a name or a key that is taken."""
+    if dialect.name in DIALECTS or any(dialect.key == other.key for other in DIALECTS.values()):
+        text = f"dialect {dialect.name} with key {dialect.key}: a dialect has that name or key already"
+        raise ValueError(text)
+    DIALECTS[dialect.name] = dialect
+
+
+for _each in (
+    Dialect(name="chat", key="messages", parse=chat.parse),
+    Dialect(name="standard", key="inputs", parse=standard.parse, error_body=standard.error_body),
+    Dialect(name="completion", key="prompt", parse=completion.parse),
+    Dialect(name="embedding", key="input", parse=embedding.parse),
+    Dialect(name="session", key="requestType", parse=None, error_body=standard.error_body),
+):
+    register(_each)
+
+
+def choose(body: Json, forced: str | None, desk: Deployment) -> Dialect:
     """The dialect of a body, or the one that its route forces; a model that embeds speaks one of its own.
 
     Raises BadField when two dialects' keys stand in one body or the model is of another kind, BadJson when no key does.
     """
-    name = forced or _find(body)
+    dialect = DIALECTS[forced] if forced else _find(body)
     if desk.space is None:
-        return name
-    if name in {"embedding", "standard"}:
-        return "embedding"
-    key = next(key for key, dialect in KEYS.items() if dialect == name)
+        return dialect
+    if dialect.name in {"embedding", "standard"}:
+        return DIALECTS["embedding"]
+    key = dialect.key
     raise BadField([Problem(key, f"{key} cannot be served: this model embeds; send input or inputs")])
 
 
-def _find(body: Json) -> str:
-    found = [key for key in KEYS if key in body]
+def _find(body: Json) -> Dialect:
+    found = [dialect for dialect in DIALECTS.values() if dialect.key in body]
     if len(found) > 1:
-        names = " and ".join(found)
+        names = " and ".join(dialect.key for dialect in found)
         text = f"{names} in one body: each of them chooses another kind of request; send one of them"
-        raise BadField([Problem(found[0], text)])
+        raise BadField([Problem(found[0].key, text)])
     if not found:
+        keys = {dialect.key: dialect for dialect in DIALECTS.values()}
         hints = [
             f"; did you mean {near} by {one_line(name, NAME_BYTES)}?"
             for name in islice(body, UNKNOWN_SHOWN)
-            if (near := _near(name))
+            if (near := _near(name, keys))
         ]
-        text = f"the body has none of the keys that choose a kind of request: {', '.join(KEYS)}"
+        text = f"the body has none of the keys that choose a kind of request: {', '.join(keys)}"
         raise BadJson(text + "".join(hints[:1]))
-    return KEYS[found[0]]
+    return found[0]
 
 
-def _near(name: str) -> str:
-    return nearest(name, KEYS) if len(name) <= NAME_BYTES else ""
-
-
-def parse(body: Json, desk: Deployment, request_id: str, forced: str | None = None) -> ParsedRequest:
-    """A checked body → the task it asks for. Raises an Error that names the field; takes no slot."""
-    dialect = choose(body, forced, desk)
-    adapter.check(body, "", desk)
-    return PARSERS[dialect](body, desk, request_id)
+def _near(name: str, keys: Mapping[str, Dialect]) -> str:
+    return nearest(name, keys) if len(name) <= NAME_BYTES else ""
 
 
 def error_body(error: Exception, dialect: str, *, is_tgi: bool = False) -> Json:
-    """An Error in the shape of its dialect: LMI's for standard and session, else OpenAI's ("": none was chosen yet).
+    """An Error in the shape of its dialect; OpenAI's where none was chosen yet ("").
 
     `is_tgi`: a deployment for TGI's clients, who are told `error_type` wherever they may be the ones that asked.
     """
-    body = standard.error_body(error) if dialect in {"standard", "session"} else openai.error_body(error)
+    body = (DIALECTS[dialect].error_body if dialect else openai.error_body)(error)
     return body | {"error_type": standard.tgi_type(error)} if is_tgi and dialect in {"standard", ""} else body
 
 
-__all__ = ["Deployment", "ParsedRequest", "choose", "error_body", "parse", "session"]
+__all__ = ["DIALECTS", "Deployment", "Dialect", "ParsedRequest", "choose", "error_body", "register", "session"]

@@ -4,8 +4,9 @@
 """
 
 from lmi_chat.codec.json_text import Json
-from lmi_chat.dialects.desk import Deployment
-from lmi_chat.errors import BadField, NotFound, Problem, echo
+from lmi_chat.dialects.deployment import Deployment
+from lmi_chat.errors import BadField, NotFound, Problem
+from lmi_chat.text import echo
 
 HEADER = "X-Amzn-SageMaker-Adapter-Identifier"
 

@@ -8,14 +8,17 @@ from base64 import b64encode
 from collections.abc import Sequence
 
 from lmi_chat.codec.json_text import Json, dump, floats
-from lmi_chat.dialects import desk as common
-from lmi_chat.dialects import openai
+from lmi_chat.dialects import checks, openai
 from lmi_chat.dialects.chat.options import NOT_RANKED
-from lmi_chat.dialects.desk import BodyReader, Deployment, ParsedRequest, Prompt
+from lmi_chat.dialects.checks import Prompt
+from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.openai import error_body
-from lmi_chat.errors import BadField, Error, Problem, PromptTooLong, echo
+from lmi_chat.dialects.reader import BodyReader
+from lmi_chat.dialects.task import ParsedRequest
+from lmi_chat.errors import BadField, Error, Problem, PromptTooLong
 from lmi_chat.fields import EMBEDDING, POOLING
 from lmi_chat.job import Delta, Embedding, EmbeddingSpec, Finished, Job, PoolingParams
+from lmi_chat.text import echo
 
 
 def parse(body: Json, desk: Deployment, request_id: str) -> ParsedRequest:
@@ -23,13 +26,13 @@ def parse(body: Json, desk: Deployment, request_id: str) -> ParsedRequest:
     if desk.space is None:
         text = "input cannot be served: this model generates text; send messages, inputs or prompt"
         raise BadField([Problem("input", text)])
-    common.check_model(body.get("model"), desk)
+    checks.check_model(body.get("model"), desk)
     form = BodyReader(desk)
     form.read(body, EMBEDDING)
     user, name = form.own("user"), "inputs" if "inputs" in body else "input"
     if name == "inputs" and "input" in body:
         form.wrong("inputs", "and input in one body: send one of them")
-    prompts = common.check_prompts(body.get(name), name, form, desk.limits.max_inputs)
+    prompts = checks.check_prompts(body.get(name), name, form, desk.limits.max_inputs)
     _check_parameters(body.get("parameters"), form)
     openai.check_salt(form)
     pooling, most = _check_pooling(form, desk.space), _check_cut(form)
@@ -117,7 +120,7 @@ def _encode(text: str, path: str, form: BodyReader, *, most: int, is_end: bool) 
     if desk.space and desk.space.is_lower_case:
         text = text.lower()
     if not most:
-        common.check_length(text, desk, path)
+        checks.check_length(text, desk, path)
         return desk.template.encode(text, add_special_tokens=has_special)
     chars = desk.context_tokens * desk.template.longest_token_chars
     part = text[-chars:] if is_end else text[:chars]

@@ -11,9 +11,10 @@ from typing import Any
 import orjson
 
 from lmi_chat.codec import json_text
-from lmi_chat.dialects.desk import Renderer
-from lmi_chat.errors import Error, HookFailed, one_line
+from lmi_chat.dialects.task import Renderer
+from lmi_chat.errors import Error, HookFailed
 from lmi_chat.job import Delta, Finished
+from lmi_chat.text import one_line
 
 InputFormatter = Callable[..., Any]
 OutputFormatter = Callable[[Any], Any]

@@ -9,11 +9,14 @@ from dataclasses import replace
 from typing import ClassVar
 
 from lmi_chat.codec.json_text import Json, dump
-from lmi_chat.dialects.desk import BodyReader, Deployment, TokenRenderer
+from lmi_chat.dialects.deployment import Deployment
+from lmi_chat.dialects.reader import BodyReader
 from lmi_chat.dialects.sequence import usage
-from lmi_chat.errors import Error, echo
+from lmi_chat.dialects.task import TokenRenderer
+from lmi_chat.errors import Error
 from lmi_chat.fields import USAGE
 from lmi_chat.job import Delta, Finished, Job
+from lmi_chat.text import echo
 
 SALT_FORBIDDEN = frozenset("@/\\\0")
 

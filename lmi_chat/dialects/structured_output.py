@@ -10,9 +10,10 @@ from typing import Any
 from lmi_chat.bounds import Limits
 from lmi_chat.codec import json_text
 from lmi_chat.codec.json_text import Json
-from lmi_chat.dialects.desk import BodyReader
-from lmi_chat.errors import Error, echo
+from lmi_chat.dialects.reader import BodyReader
+from lmi_chat.errors import Error
 from lmi_chat.job import GuideKind, OutputConstraint
+from lmi_chat.text import echo
 
 GUIDED: Mapping[str, GuideKind] = {
     "guided_json": "json",

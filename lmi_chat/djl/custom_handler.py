@@ -18,7 +18,8 @@ from typing import Any, Protocol
 
 from lmi_chat.codec.json_text import dump
 from lmi_chat.djl import output_parts
-from lmi_chat.errors import HookFailed, TimedOut, one_line
+from lmi_chat.errors import HookFailed, TimedOut
+from lmi_chat.text import one_line
 
 HANDLE = "handle"
 DETAIL_CHARS = 300

@@ -26,8 +26,9 @@ from lmi_chat.engine import Engine
 from lmi_chat.engine.vllm import arguments
 from lmi_chat.errors import BadField, Bug, EngineDown, Error, Problem
 from lmi_chat.observability.record import RequestRecord
-from lmi_chat.pipeline.parsing import REQUEST_ID, warning
+from lmi_chat.pipeline.parsing import warning
 from lmi_chat.pipeline.pipeline import InferenceRequest, Pipeline
+from lmi_chat.pipeline.request import REQUEST_ID
 from lmi_chat.server import bootstrap
 from lmi_chat.server.children import Processes
 

@@ -9,9 +9,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from lmi_chat.codec import json_text
-from lmi_chat.errors import AdaptersOff, BadField, NotFound, Problem, echo
-from lmi_chat.http.door import AppState, read_body
-from lmi_chat.observability import record as observe
+from lmi_chat.errors import AdaptersOff, BadField, NotFound, Problem
+from lmi_chat.http.endpoint import read_body
+from lmi_chat.http.state import AppState
+from lmi_chat.observability import metrics
+from lmi_chat.text import echo
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 KINDS: Mapping[str, str] = {"name": "a string", "src": "a string", "preload": "true or false", "pin": "true or false"}
@@ -51,8 +53,8 @@ def _json(value: object) -> Response:
 
 async def _metrics(house: AppState, _: Request) -> Response:
     """The engine's figures and ours, in Prometheus' text format."""
-    observe.RUNNING.set(house.line.active - house.line.waiting)
-    observe.WAITING.set(house.line.waiting)
+    metrics.RUNNING.set(house.line.active - house.line.waiting)
+    metrics.WAITING.set(house.line.waiting)
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -13,9 +13,11 @@ from starlette.routing import Route
 
 from lmi_chat import dialects
 from lmi_chat.codec import json_text
-from lmi_chat.errors import BadMethod, Bug, Error, NotFound, echo
+from lmi_chat.errors import BadMethod, Bug, Error, NotFound
 from lmi_chat.http import admin, openapi, sagemaker, stored_completions
-from lmi_chat.http.door import AppState, InferenceEndpoint, RequestContext
+from lmi_chat.http.endpoint import InferenceEndpoint
+from lmi_chat.http.state import AppState, RequestContext
+from lmi_chat.text import echo
 
 
 def _json(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from lmi_chat.codec.json_text import dump
 from lmi_chat.errors import Bug, Draining, Error, Loading, TooLarge
-from lmi_chat.http.door import read_body
+from lmi_chat.http.endpoint import read_body
 from lmi_chat.http.transport.body_stream import OUTLET
 from lmi_chat.http.transport.send_stream import AnyBodyStream, SendStream
 from lmi_chat.observability.startup import StartupProgress

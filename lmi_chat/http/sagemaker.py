@@ -17,12 +17,14 @@ from starlette.types import Scope, Send
 
 from lmi_chat.async_requests import AsyncRequest
 from lmi_chat.async_requests.folder import Folder
-from lmi_chat.codec import framing, json_text
-from lmi_chat.codec.framing import EVENT_STREAM
-from lmi_chat.errors import BadField, Error, Problem, TimedOut, TooLarge, echo, one_line
-from lmi_chat.http.door import AppState, Headers, InferenceEndpoint, Reply, RequestContext, header
+from lmi_chat.codec import eventstream, json_text
+from lmi_chat.codec.eventstream import EVENT_STREAM
+from lmi_chat.errors import BadField, Error, Problem, TimedOut, TooLarge
+from lmi_chat.http.endpoint import InferenceEndpoint, Reply, header
+from lmi_chat.http.state import AppState, Headers, RequestContext
 from lmi_chat.http.transport.send_stream import AnyBodyStream
 from lmi_chat.pipeline.pipeline import InferenceRequest
+from lmi_chat.text import echo, one_line
 
 PREFIX = "/endpoints/"
 REQUEST_ID = b"x-amzn-requestid"
@@ -80,17 +82,17 @@ class Parts(Reply):
 
     async def whole(self, body: bytes, content_type: str) -> None:
         """One document in as many parts as it takes."""
-        await super().whole(b"".join(framing.parts(body)), content_type)
+        await super().whole(b"".join(eventstream.parts(body)), content_type)
 
     def _write_parts(self, data: bytes) -> None:
-        for part in framing.parts(data):
+        for part in eventstream.parts(data):
             self._push(part)
 
     def fail(self, error: Error, frame: bytes) -> None:  # noqa: ARG002 the exception says it
         """What boto3 raises while it reads; the dialect's own frame would look like a part of the answer."""
         code = "ModelInvocationTimeExceeded" if isinstance(error, TimedOut) else "StreamBroken"
         payload = json_text.dump({"Message": error.message, "ErrorCode": code})
-        self._push(framing.exception("ModelStreamError", payload))
+        self._push(eventstream.exception("ModelStreamError", payload))
 
 
 class Stream(Endpoint):

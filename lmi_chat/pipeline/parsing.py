@@ -1,23 +1,18 @@
 """The way in: a surface's call → the task it asks for. All parsing stands here and below; no engine, no slot."""
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from lmi_chat import dialects
 from lmi_chat.bounds import Limits
 from lmi_chat.codec import json_text
-from lmi_chat.codec.framing import Shape
 from lmi_chat.dialects import Deployment, ParsedRequest, adapter
 from lmi_chat.dialects.chat.session import NEW
 from lmi_chat.dialects.formatters import Formatters
-from lmi_chat.errors import BadMedia, NotFound, echo, one_line
+from lmi_chat.errors import BadMedia, NotFound
 from lmi_chat.observability.record import RequestRecord
+from lmi_chat.pipeline.request import InferenceRequest
 from lmi_chat.storage.sessions import Session, Sessions
-
-REQUEST_ID = re.compile(r"[!-~](?:[ -~]{0,126}[!-~])?")
-"""What a caller may name a request: up to 128 visible ASCII characters, blanks within."""
-
+from lmi_chat.text import echo, one_line
 
 WARNING_CHARS = 1024
 
@@ -25,31 +20,6 @@ WARNING_CHARS = 1024
 def warning(texts: Sequence[str]) -> str:
     """The header X-LMI-Chat-Warning: what is to be said, in one bounded line of ASCII."""
     return one_line("; ".join(texts), WARNING_CHARS).encode("ascii", "backslashreplace").decode()
-
-
-@dataclass(slots=True, kw_only=True)
-class InferenceRequest:
-    """One request as a surface hands it in. `dialect` is filled in as soon as it is known, for an error's shape.
-
-    `record` begins with the call, so that its clock runs from the request's arrival.
-    """
-
-    body: bytes
-    id: str
-    content_type: str = "application/json"
-    content_encoding: str = ""
-    accept: str = ""
-    session_id: str = ""
-    adapter: str = ""
-    target_model: str = ""
-    route_shape: Shape = "lines"
-    forced: str | None = None
-    dialect: str = ""
-    deadline_s: float | None = None  # None: the deployment's
-    is_promised: bool = False  # accepted earlier: answered in a drain too
-    warnings: list[str] = field(default_factory=list)
-    headers: dict[str, str] = field(default_factory=dict)
-    record: RequestRecord = field(default_factory=RequestRecord)
 
 
 def parse(
@@ -81,10 +51,11 @@ def _parse(
     body = _read(call, limits)
     hooks = hooks.of(call.adapter or body.get("adapters"))
     body = hooks.body(body, desk.template.tokenizer)
-    call.dialect = call.record.dialect = dialects.choose(body, call.forced, desk)
+    dialect = dialects.choose(body, call.forced, desk)
+    call.dialect = call.record.dialect = dialect.name
     call.record.model = desk.model
     _check_target(call, desk)
-    if call.dialect == "session":
+    if dialect.parse is None:
         document, headers, call.warnings = dialects.session.answer(body, desk, sessions, call.session_id)
         call.headers |= headers
         return document
@@ -96,7 +67,7 @@ def _parse(
         if is_new:
             call.headers |= dialects.session.headers_of_new(sessions.hold(session))
     else:
-        task = dialects.parse(body, desk, call.id, call.dialect)
+        task = dialect.parse(body, desk, call.id)
     call.warnings = task.unknown
     task.render = hooks.render(task.render)
     _note(task, call.record)

@@ -20,11 +20,12 @@ from lmi_chat.dialects.formatters import Formatters
 from lmi_chat.engine import Engine
 from lmi_chat.errors import BadField, CutOff, Draining, EngineDown, Error, Loading, Problem, TimedOut
 from lmi_chat.job import Delta, Finished, Job, PoolingParams, SamplingParams
-from lmi_chat.observability.record import RequestLog
+from lmi_chat.observability.access_log import RequestLog
 from lmi_chat.pipeline import parsing
 from lmi_chat.pipeline.admission import AdmissionQueue
-from lmi_chat.pipeline.parsing import InferenceRequest
-from lmi_chat.pipeline.response import ResponseSink, ResponseStream
+from lmi_chat.pipeline.output import ResponseSink
+from lmi_chat.pipeline.request import InferenceRequest
+from lmi_chat.pipeline.response import ResponseStream
 from lmi_chat.storage.sessions import Session, Sessions
 
 INLINE_BYTES = 4 * 1024

@@ -7,33 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from enum import Enum
 from functools import partial
-from typing import Protocol
 
 from lmi_chat.codec.framing import Framing
-from lmi_chat.dialects.desk import Renderer, TokenRenderer
+from lmi_chat.dialects.task import Renderer, TokenRenderer
 from lmi_chat.engine import Run
 from lmi_chat.errors import Error, HookFailed, TimedOut
 from lmi_chat.job import Delta, Event, Finished, Job, Sink, Times, TokenSink
 from lmi_chat.observability.record import RequestRecord
-
-
-class ResponseSink(Protocol):
-    """Where an answer goes: HTTP, DJL, a test."""
-
-    async def whole(self, body: bytes, content_type: str) -> None:
-        """Send one document."""
-
-    async def start(self, content_type: str) -> None:
-        """Begin a stream."""
-
-    def write(self, data: bytes) -> None:
-        """Send one frame of a stream; returns at once and never fails for a client that is gone."""
-
-    def fail(self, error: Error, frame: bytes) -> None:
-        """Send a stream's last frame, by which its dialect tells the error; otherwise as `write`."""
-
-    async def end(self) -> None:
-        """End the stream."""
 
 
 class State(Enum):

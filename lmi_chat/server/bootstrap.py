@@ -21,13 +21,14 @@ from lmi_chat.dialects.sequence import LMI_FINISH
 from lmi_chat.engine import Engine, Model
 from lmi_chat.engine.vllm import arguments
 from lmi_chat.engine.vllm import engine as engine_vllm
-from lmi_chat.errors import Error, one_line
+from lmi_chat.errors import Error
 from lmi_chat.observability import startup
-from lmi_chat.observability.record import LogWriter, RequestLog
+from lmi_chat.observability.access_log import LogWriter, RequestLog
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
 from lmi_chat.server import default_model
 from lmi_chat.storage.completions import Completions
 from lmi_chat.storage.sessions import Sessions
+from lmi_chat.text import one_line
 
 RENDER_OWN = frozenset(
     {

@@ -20,7 +20,7 @@ from lmi_chat.dialects.formatters import Formatters
 from lmi_chat.engine import Engine
 from lmi_chat.errors import EngineDown
 from lmi_chat.http import app
-from lmi_chat.http.door import AppState
+from lmi_chat.http.state import AppState
 from lmi_chat.http.transport.limits import ConnectionLimits
 from lmi_chat.http.transport.protocol import protocol_class
 from lmi_chat.observability import startup

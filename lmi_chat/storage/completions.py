@@ -17,10 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lmi_chat.errors import Error, Unavailable, one_line
-from lmi_chat.observability.record import STORE_FAILURES
+from lmi_chat.errors import Error, Unavailable
+from lmi_chat.observability.metrics import STORE_FAILURES
 from lmi_chat.storage import completions_db
 from lmi_chat.storage.completions_db import Page, Query, StoredCompletion
+from lmi_chat.text import one_line
 
 WAITING_MOST = 1024
 WAITING_BYTES = 64 * 2**20

@@ -12,7 +12,8 @@ from typing import Any
 
 import orjson
 
-from lmi_chat.errors import NotFound, one_line
+from lmi_chat.errors import NotFound
+from lmi_chat.text import one_line
 
 LOCK_S = 1.0  # another process may hold the file for so long
 WAL_BYTES = 4 * 2**20

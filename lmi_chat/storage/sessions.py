@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lmi_chat.codec.json_text import dump
-from lmi_chat.errors import BadField, Conflict, Problem, echo
+from lmi_chat.errors import BadField, Conflict, Problem
+from lmi_chat.text import echo
 
 Message = dict[str, Any]
 

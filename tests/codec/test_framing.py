@@ -10,19 +10,8 @@ from botocore.eventstream import ChecksumMismatch, EventStreamBuffer, ParserErro
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmi_chat.codec.framing import (
-    DOCUMENT,
-    EVENTS,
-    LINES,
-    OPENAI_EVENTS,
-    PART_BYTES,
-    Framing,
-    Shape,
-    choose,
-    exception,
-    framing,
-    parts,
-)
+from lmi_chat.codec.eventstream import PART_BYTES, exception, parts
+from lmi_chat.codec.framing import DOCUMENT, EVENTS, LINES, OPENAI_EVENTS, Framing, Shape, choose, framing
 from lmi_chat.codec.json_text import dump
 from tests.support.fakes import brief
 
@@ -85,7 +74,7 @@ def test_bytes() -> None:
 
 
 @brief
-@given(st.lists(st.text()))
+@given(st.lists(st.text(max_size=20), max_size=8))
 def test_a_strict_reader_gets_every_payload_back(texts: list[str]) -> None:
     payloads = [dump({"text": text}) for text in texts]
     lines = framed(LINES, payloads).split(b"\n")
@@ -99,7 +88,8 @@ def test_a_strict_reader_gets_every_payload_back(texts: list[str]) -> None:
 
 PART = {":event-type": "PayloadPart", ":content-type": "application/octet-stream", ":message-type": "event"}
 messages = st.lists(
-    st.one_of(st.binary(max_size=300).map(lambda data: (True, data)), st.text().map(lambda t: (False, t)))
+    st.one_of(st.binary(max_size=300).map(lambda data: (True, data)), st.text(max_size=30).map(lambda t: (False, t))),
+    max_size=8,
 )
 
 

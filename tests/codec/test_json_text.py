@@ -20,12 +20,12 @@ PLACES = {
     "tools": '{"messages":[],"tools":[{"function":{"parameters":%s}}]}',
     "content": '{"messages":[{"role":"user","content":%s}]}',
 }
-ANY_TEXT = st.text(st.characters(exclude_categories=()))  # lone surrogates too
+ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=20)  # lone surrogates too
 ANY_LEAF = st.none() | st.booleans() | st.integers(-(10**400), 10**400) | st.integers() | st.floats() | ANY_TEXT
 ANY_KEY = ANY_TEXT | st.integers() | st.none() | st.booleans() | st.floats()
 ANY_VALUE = st.recursive(
-    ANY_LEAF | st.binary() | st.just(object()),
-    lambda inner: st.lists(inner) | st.dictionaries(ANY_KEY, inner) | st.tuples(inner, inner),
+    ANY_LEAF | st.binary(max_size=20) | st.just(object()),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(ANY_KEY, inner, max_size=5) | st.tuples(inner, inner),
     max_leaves=8,
 )
 SOUND_LEAF = (
@@ -33,11 +33,16 @@ SOUND_LEAF = (
     | st.booleans()
     | st.integers(-(2**63), 2**64 - 1)
     | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text()
+    | st.text(max_size=20)
 )
 SOUND_BODY = st.dictionaries(
-    st.text(),
-    st.recursive(SOUND_LEAF, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8),
+    st.text(max_size=20),
+    st.recursive(
+        SOUND_LEAF,
+        lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=20), inner, max_size=5),
+        max_leaves=8,
+    ),
+    max_size=5,
 )
 
 

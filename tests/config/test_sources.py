@@ -69,11 +69,12 @@ def test_a_file_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
         find_properties(str(tmp_path / PROPERTIES), "")
 
 
-def test_the_largest_file_is_read_in_no_time(tmp_path: Path) -> None:
-    """Counted in the reader's steps, not in seconds: every key once, whatever the file's form."""
+@pytest.mark.parametrize("size", [PROPERTIES_BYTES // 16, pytest.param(PROPERTIES_BYTES, marks=pytest.mark.slow)])
+def test_a_large_file_is_read_in_no_time(tmp_path: Path, size: int) -> None:
+    """The largest is read before the test is out of time, so each line is looked at once, whatever the file's form."""
     line = b"option.port=8080\\\n\n"
-    assert given(tmp_path, line * (PROPERTIES_BYTES // len(line)))[-1][0] == "port"
-    assert given(tmp_path, b"a=" + b"\\\n" * (PROPERTIES_BYTES // 2 - 2)) == [("a", "", 1)]
+    assert given(tmp_path, line * (size // len(line)))[-1][0] == "port"
+    assert given(tmp_path, b"a=" + b"\\\n" * (size // 2 - 2)) == [("a", "", 1)]
 
 
 def test_which_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

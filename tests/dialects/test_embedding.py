@@ -14,12 +14,11 @@ import openapi_spec_validator
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from lmi_chat import dialects
 from lmi_chat.bounds import Limits
 from lmi_chat.chat_template import Template
 from lmi_chat.config import settings
 from lmi_chat.config.sources import BadSetting
-from lmi_chat.dialects.desk import ParsedRequest
+from lmi_chat.dialects.task import ParsedRequest
 from lmi_chat.engine.vllm import pooling
 from lmi_chat.errors import BadField, PromptTooLong
 from lmi_chat.http.openapi import document
@@ -27,6 +26,7 @@ from lmi_chat.job import Embedding, EmbeddingSpec, Finished, PoolingParams
 from lmi_chat.pipeline.pipeline import PipelineConfig
 from lmi_chat.server import bootstrap
 from tests.http.test_app import send
+from tests.support import fakes
 from tests.support.fakes import SPACE, desk, refusal, rendered
 from tests.support.scripted import Scripted, Service, embedded, serving
 
@@ -35,7 +35,7 @@ CONTEXT = 1024
 
 
 def parse(body: dict[str, Any], **changes: Any) -> ParsedRequest:
-    return dialects.parse(body, desk(**{"space": SPACE} | changes), "r")
+    return fakes.parse(body, desk(**{"space": SPACE} | changes), "r")
 
 
 def answer(task: ParsedRequest, vectors: Sequence[tuple[int, Sequence[float]]]) -> Any:

@@ -7,6 +7,7 @@ from hypothesis import strategies as some
 from lmi_chat.djl import output_parts
 from lmi_chat.djl.outputs import Output
 from lmi_chat.errors import NotFound
+from tests.support.fakes import brief
 
 
 def test_a_part_to_the_byte() -> None:
@@ -22,11 +23,13 @@ def test_a_refusal_has_code_and_error() -> None:
     assert output_parts.read(output_parts.refusal(NotFound("no such\nthing"))) == expected
 
 
-@given(some.dictionaries(some.text(min_size=1), some.text(), max_size=5))
+@brief
+@given(some.dictionaries(some.text(min_size=1, max_size=20), some.text(max_size=20), max_size=5))
 def test_pairs_come_back(texts: dict[str, str]) -> None:
     assert output_parts.read(output_parts.pairs(texts.items())) == texts
 
 
+@brief
 @given(some.binary(max_size=40))
 def test_anything_else_is_no_part(data: bytes) -> None:
     try:
@@ -42,7 +45,8 @@ def test_a_part_that_is_cut_is_told(cut: int) -> None:
         output_parts.read(output_parts.part(b"hello", is_last=True)[:-cut])
 
 
-@given(some.text(), some.integers(4, 20))
+@brief
+@given(some.text(max_size=60), some.integers(4, 20))
 def test_pieces_end_between_characters(text: str, most: int) -> None:
     data = text.encode()
     pieces = list(output_parts.split(data, most))

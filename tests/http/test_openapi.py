@@ -10,21 +10,20 @@ import jsonschema_rs
 import openapi_spec_validator
 import pytest
 
-from lmi_chat import dialects
 from lmi_chat.bounds import SAMPLING, Field, Limits
 from lmi_chat.dialects.chat import messages
-from lmi_chat.dialects.desk import Deployment
+from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.errors import Error
 from lmi_chat.fields import CHAT as CHAT_FIELDS
 from lmi_chat.fields import COMPLETION, GUIDES, PARAMETERS, SESSION, STANDARD, USAGE
 from lmi_chat.http import app
-from lmi_chat.http.door import AppState
 from lmi_chat.http.openapi import document
+from lmi_chat.http.state import AppState
 from lmi_chat.observability.startup import StartupProgress
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
 from tests.http.test_app import send
 from tests.support.cases import UNSAID
-from tests.support.fakes import SPACE, desk
+from tests.support.fakes import SPACE, desk, parse
 from tests.support.scripted import serving
 
 TURN = {"role": "user", "content": "a"}
@@ -115,7 +114,7 @@ def validator(dialect: str, which: str = "usual") -> Any:
 def refusal(body: dict[str, Any], at: Deployment) -> Error | None:
     """What a body meets when it is parsed, or None."""
     try:
-        dialects.parse(body, at, "1")
+        parse(body, at, "1")
     except Error as error:
         return error
     return None
@@ -180,7 +179,7 @@ def test_each_known_key_has_a_schema_with_its_meaning(dialect: str) -> None:
 @pytest.mark.parametrize(("dialect", "body"), VALID)
 def test_what_the_document_allows_is_taken(dialect: str, body: dict[str, Any]) -> None:
     validator(dialect).validate(body)
-    assert dialects.parse(body, desk(), "1").jobs
+    assert parse(body, desk(), "1").jobs
 
 
 @pytest.mark.parametrize(("dialect", "body"), INVALID)

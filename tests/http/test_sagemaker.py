@@ -10,7 +10,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError, EventStreamError
 
-from lmi_chat.codec.framing import PART_BYTES
+from lmi_chat.codec.eventstream import PART_BYTES
 from lmi_chat.errors import Bug, CutOff, EngineDown, Error, TimedOut
 from lmi_chat.job import Delta, Finish, Finished, Job
 from lmi_chat.pipeline.pipeline import PipelineConfig

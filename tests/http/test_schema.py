@@ -43,6 +43,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
     store.close()
 
 
+@pytest.mark.slow
 def test_answers_keep_to_the_document(service: Service) -> None:
     asker = Asker(f"http://127.0.0.1:{service.port}")
     for (path, method), count in COUNTS.items():

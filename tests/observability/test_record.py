@@ -12,7 +12,9 @@ import pytest
 from prometheus_client import REGISTRY
 
 from lmi_chat.errors import Bug
-from lmi_chat.observability.record import EMBEDDED, LogWriter, RequestLog, RequestRecord, embedded
+from lmi_chat.observability.access_log import LogWriter, RequestLog
+from lmi_chat.observability.cloudwatch import EMBEDDED, embedded
+from lmi_chat.observability.record import RequestRecord
 from lmi_chat.pipeline.pipeline import PipelineConfig
 from tests.http.test_app import CHAT, JSON, post, send
 from tests.pipeline.test_pipeline import breaking

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from lmi_chat.codec.framing import DOCUMENT, OPENAI_EVENTS
-from lmi_chat.dialects.desk import TokenRenderer
+from lmi_chat.dialects.task import TokenRenderer
 from lmi_chat.errors import Bug, Error, HookFailed
 from lmi_chat.job import Delta, Event, Finish, Finished, Job
 from lmi_chat.pipeline.response import ResponseStream, State

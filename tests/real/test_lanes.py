@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from lmi_chat.chat_template import Template
-from lmi_chat.dialects.desk import Deployment
+from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.engine import Model
 from lmi_chat.engine.vllm.engine import Vllm
 from lmi_chat.engine.vllm.fast_path import output_processor

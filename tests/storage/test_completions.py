@@ -11,15 +11,14 @@ from typing import Any
 
 import pytest
 
-from lmi_chat import dialects
 from lmi_chat.dialects.chat import options, stored
 from lmi_chat.errors import BadField, NotFound, Unavailable
 from lmi_chat.job import Finished
-from lmi_chat.observability.record import STORE_FAILURES
+from lmi_chat.observability.metrics import STORE_FAILURES
 from lmi_chat.storage import completions, completions_db
 from lmi_chat.storage.completions import Completions
 from lmi_chat.storage.completions_db import Query, StoredCompletion
-from tests.support.fakes import desk, piece, refusal, rendered
+from tests.support.fakes import desk, parse, piece, refusal, rendered
 
 DAY_S = 86_400
 
@@ -261,7 +260,7 @@ async def test_after_the_end_nothing_is_kept_and_nothing_fails(path: Path) -> No
 def ask(**fields: Any) -> Any:
     changes = {name: fields.pop(name) for name in ("save", "has_priority") if name in fields}
     body = {"messages": [{"role": "user", "content": "hi"}]} | fields
-    return dialects.parse(body, desk(**changes), "1")
+    return parse(body, desk(**changes), "1")
 
 
 @pytest.mark.parametrize(
@@ -301,9 +300,7 @@ def test_store_without_a_store_is_said() -> None:
     assert task.unknown == [options.NOT_STORED]
     assert ask(store=False).unknown == []
     body = {"messages": [{"role": "user", "content": "hi"}], "store": True}
-    assert dialects.parse(body, desk(is_strict=True), "1").unknown == [options.NOT_STORED], (
-        "not an error in a strict one"
-    )
+    assert parse(body, desk(is_strict=True), "1").unknown == [options.NOT_STORED], "not an error in a strict one"
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,13 @@ from hypothesis import settings
 from lmi_chat import dialects
 from lmi_chat.chat_template import Template
 from lmi_chat.codec.json_text import Json
-from lmi_chat.dialects import Deployment
-from lmi_chat.dialects.desk import Renderer
+from lmi_chat.dialects import Deployment, ParsedRequest
+from lmi_chat.dialects.formatters import Formatters
+from lmi_chat.dialects.task import Renderer
 from lmi_chat.errors import Error
 from lmi_chat.job import Delta, EmbeddingSpec, Event, Finish, Finished, Reason, Token, TokenLogprob
+from lmi_chat.pipeline import parsing
+from lmi_chat.pipeline.request import InferenceRequest
 
 END = "<|im_end|>"
 END_ID = 256
@@ -134,10 +137,19 @@ def piece(
     return Delta(index, text, ids, tokens, None if finish is None else Finish(finish, stop))
 
 
+def parse(body: object, desk: Deployment, request_id: str = "1", *, forced: str | None = None) -> ParsedRequest:
+    """The task that a body asks for, by the way that every request takes. Raises an Error that names the field."""
+    data = json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    call = InferenceRequest(body=data, id=request_id, forced=forced)
+    task = parsing.parse(call, None, desk, None, desk.limits, Formatters())
+    assert isinstance(task, ParsedRequest)
+    return task
+
+
 def refusal(body: Json, dialect: str, **changes: Any) -> Error:
     """The Error that `body` meets at desk(**changes); its form is checked: one line, UTF-8, at most 2 KiB."""
     with pytest.raises(Error) as caught:
-        dialects.parse(body, desk(**changes), "1")
+        parse(body, desk(**changes))
     error = caught.value
     data = orjson.dumps(dialects.error_body(error, dialect))
     assert len(data) <= 2048

@@ -18,7 +18,7 @@ from lmi_chat.codec.json_text import dump
 from lmi_chat.engine import Model
 from lmi_chat.errors import Error
 from lmi_chat.http import app
-from lmi_chat.http.door import AppState
+from lmi_chat.http.state import AppState
 from lmi_chat.http.transport.limits import ConnectionLimits
 from lmi_chat.http.transport.protocol import protocol_class
 from lmi_chat.job import (

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lmi_chat.dialects.desk import BodyReader
-from lmi_chat.errors import PROBLEMS_MOST, echo
+from lmi_chat.dialects.reader import BodyReader
+from lmi_chat.errors import PROBLEMS_MOST
+from lmi_chat.text import echo
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 PLAIN = ("role", "content")

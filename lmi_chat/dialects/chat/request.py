@@ -8,23 +8,24 @@ from functools import partial
 from typing import Any
 
 from lmi_chat.codec.json_text import Json
-from lmi_chat.dialects import desk as common
-from lmi_chat.dialects import openai, structured_output
+from lmi_chat.dialects import checks, openai, structured_output
 from lmi_chat.dialects.chat import options, stored
 from lmi_chat.dialects.chat.messages import check_messages, text_of
 from lmi_chat.dialects.chat.response import Chunks, Shown, Whole
-from lmi_chat.dialects.desk import BodyReader, Deployment, ParsedRequest, Renderer
+from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.openai import error_body
-from lmi_chat.errors import echo, one_line
+from lmi_chat.dialects.reader import BodyReader
+from lmi_chat.dialects.task import ParsedRequest, Renderer
 from lmi_chat.fields import CHAT
 from lmi_chat.job import Job
+from lmi_chat.text import echo, one_line
 
 VARIABLE_CHARS = 1024
 
 
 def parse(body: Json, desk: Deployment, request_id: str) -> ParsedRequest:
     """A chat body → ParsedRequest. Raises BadField, NotFound or PromptTooLong; the paths are the caller's."""
-    common.check_model(body.get("model"), desk)
+    checks.check_model(body.get("model"), desk)
     form = BodyReader(desk)
     form.read(body, CHAT)
     chat = check_messages(body.get("messages"), form)
@@ -33,23 +34,23 @@ def parse(body: Json, desk: Deployment, request_id: str) -> ParsedRequest:
     logprobs = _check_logprobs(form, is_stream=is_stream)
     returned, width, beams = openai.check_sequences(form, is_stream=is_stream)
     structured_output.read(body, form)
-    common.check_beams(form, "use_beam_search", beams)
-    common.check_vocabulary(form)
+    checks.check_beams(form, "use_beam_search", beams)
+    checks.check_vocabulary(form)
     flags = _check_ending(form)
     variables = _check_variables(form)
     salt, asked = openai.check_salt(form), options.check_account(body, form)
     unknown = [*form.close(), *asked.warnings]
 
     text = desk.template.render(chat, variables=variables, **flags)
-    common.check_length(text, desk, "messages")
+    checks.check_length(text, desk, "messages")
     ids = desk.template.encode(text, add_special_tokens=False)[-form.extra.get("truncate_prompt_tokens", 0) :]
-    values = common.sampling(form, {}, logprobs=0 if logprobs is None and width > returned else logprobs)
-    copies = common.spread(values, width, beams=beams)
+    values = checks.sampling(form, {}, logprobs=0 if logprobs is None and width > returned else logprobs)
+    copies = checks.spread(values, width, beams=beams)
     job = Job(
         id=request_id,
         prompt_ids=ids,
         prompt_text=text,
-        sampling=common.seat(ids, values, form, path="messages"),
+        sampling=checks.seat(ids, values, form, path="messages"),
         priority=asked.priority,
         cache_salt=salt,
         copies=copies,
@@ -57,7 +58,7 @@ def parse(body: Json, desk: Deployment, request_id: str) -> ParsedRequest:
         length_penalty=form.own("length_penalty"),
     )
     begun = text_of(chat[-1]) if form.own("echo") and flags["continue_final_message"] else ""
-    common.check_prompt_logprobs([job], desk, "prompt_logprobs")
+    checks.check_prompt_logprobs([job], desk, "prompt_logprobs")
     shown = Shown(
         returned=returned,
         has_logprobs=logprobs is not None,

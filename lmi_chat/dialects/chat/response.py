@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lmi_chat.codec.json_text import Json, dump, unescape
 from lmi_chat.dialects import openai
-from lmi_chat.dialects.desk import Deployment
+from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.logprobs import of_prompt
 from lmi_chat.dialects.sequence import SequenceState, finish_word, likeliest, usage
 from lmi_chat.errors import Error

@@ -9,7 +9,10 @@ from functools import partial
 
 from lmi_chat.codec.json_text import Json, dump
 from lmi_chat.dialects.chat import request as chat
-from lmi_chat.dialects.desk import BodyReader, Deployment, ParsedRequest, Renderer, check_model
+from lmi_chat.dialects.checks import check_model
+from lmi_chat.dialects.deployment import Deployment
+from lmi_chat.dialects.reader import BodyReader
+from lmi_chat.dialects.task import ParsedRequest, Renderer
 from lmi_chat.errors import BadField, Error, Problem
 from lmi_chat.fields import SESSION
 from lmi_chat.job import Delta, Finished

@@ -7,43 +7,46 @@ evaluation tools (lm-eval and the like) ask for the likelihood of a text.
 from typing import Any
 
 from lmi_chat.codec.json_text import Json
-from lmi_chat.dialects import desk as common
-from lmi_chat.dialects import openai, structured_output
+from lmi_chat.dialects import checks, openai, structured_output
 from lmi_chat.dialects.chat.options import NOT_RANKED
+from lmi_chat.dialects.checks import Prompt
 from lmi_chat.dialects.completion.response import Chunks, Scored, Wanted, Whole
-from lmi_chat.dialects.desk import BodyReader, Deployment, ParsedRequest, Prompt, Renderer
+from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.openai import error_body
-from lmi_chat.errors import BadField, Problem, echo
+from lmi_chat.dialects.reader import BodyReader
+from lmi_chat.dialects.task import ParsedRequest, Renderer
+from lmi_chat.errors import BadField, Problem
 from lmi_chat.fields import COMPLETION
 from lmi_chat.job import Job
+from lmi_chat.text import echo
 
 ENGINES = ("priority", "length_penalty", "cache_salt")
 
 
 def parse(body: Json, desk: Deployment, request_id: str) -> ParsedRequest:
     """A completion body → ParsedRequest. Raises BadField, NotFound or PromptTooLong; the paths are the caller's."""
-    common.check_model(body.get("model"), desk)
+    checks.check_model(body.get("model"), desk)
     form = BodyReader(desk)
     form.read(body, COMPLETION)
-    prompts = common.check_prompts(body.get("prompt"), "prompt", form, desk.limits.max_prompts)
+    prompts = checks.check_prompts(body.get("prompt"), "prompt", form, desk.limits.max_prompts)
     is_stream = form.extra.get("stream", desk.streams_by_default)
     wanted = _check_wanted(body, form, request_id, is_stream=is_stream)
     structured_output.read(body, form)
-    common.check_beams(form, "use_beam_search", wanted.beams)
-    common.check_vocabulary(form)
+    checks.check_beams(form, "use_beam_search", wanted.beams)
+    checks.check_vocabulary(form)
     openai.check_salt(form)
     unknown = form.close()
 
     values = _sampling(form, wanted)
-    shared: dict[str, Any] = {"copies": common.spread(values, wanted.width, beams=wanted.beams), "beams": wanted.beams}
+    shared: dict[str, Any] = {"copies": checks.spread(values, wanted.width, beams=wanted.beams), "beams": wanted.beams}
     shared |= {name: form.extra[name] for name in ENGINES if name in form.extra}
     jobs: list[Job] = []
     for place, (path, prompt) in enumerate(prompts):
         job_id = request_id if path == "prompt" else f"{request_id}-{place}"
         text, ids = _read(prompt, path, form, has_special=form.own("add_special_tokens"))
-        sampling = common.seat(ids, dict(values), form, path=path)
+        sampling = checks.seat(ids, dict(values), form, path=path)
         jobs.append(Job(id=job_id, prompt_text=text, prompt_ids=ids, sampling=sampling, **shared))
-    common.check_prompt_logprobs(
+    checks.check_prompt_logprobs(
         jobs, desk, "prompt_logprobs" if "prompt_logprobs" in form.given else "logprobs", times=wanted.width
     )
     render: Renderer = Chunks(jobs, desk, wanted) if is_stream else Whole(jobs, desk, wanted)
@@ -93,14 +96,14 @@ def _sampling(form: BodyReader, wanted: Wanted) -> dict[str, Any]:
     else:
         is_ranked = wanted.width > wanted.returned
         fixed["logprobs"] = 0 if is_ranked and wanted.logprobs is None else wanted.logprobs
-    return common.sampling(form, {"max_tokens": COMPLETION["max_tokens"].default}, **fixed)
+    return checks.sampling(form, {"max_tokens": COMPLETION["max_tokens"].default}, **fixed)
 
 
 def _read(prompt: Prompt, path: str, form: BodyReader, *, has_special: bool) -> tuple[str, list[int]]:
     """Text and token ids of a prompt, of what `truncate_prompt_tokens` leaves. Raises PromptTooLong, BadField."""
     template, most = form.desk.template, form.extra.get("truncate_prompt_tokens", 0)
     if isinstance(prompt, str):
-        common.check_length(prompt, form.desk, path)
+        checks.check_length(prompt, form.desk, path)
         ids = template.encode(prompt, add_special_tokens=has_special)
         if not ids:
             raise BadField([Problem(path, f"{path} must have at least 1 token, got {echo(prompt)}")])
@@ -108,7 +111,7 @@ def _read(prompt: Prompt, path: str, form: BodyReader, *, has_special: bool) -> 
             return prompt, ids
         prompt = ids
     kept = prompt[-most:]
-    common.check_room(kept, form.desk, path)
+    checks.check_room(kept, form.desk, path)
     return template.decode(kept), kept
 
 

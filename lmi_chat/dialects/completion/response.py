@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 
 from lmi_chat.codec.json_text import Json, dump
 from lmi_chat.dialects import openai
-from lmi_chat.dialects.desk import Deployment, Renderer
+from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.logprobs import Scores, of_prompt
 from lmi_chat.dialects.openai import error_body
 from lmi_chat.dialects.sequence import SequenceState, finish_word, likeliest, usage
+from lmi_chat.dialects.task import Renderer
 from lmi_chat.errors import Error
 from lmi_chat.job import Delta, Finish, Finished, Job
 

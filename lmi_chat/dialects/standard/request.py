@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmi_chat.codec.json_text import Json
-from lmi_chat.dialects import desk as common
-from lmi_chat.dialects import structured_output
-from lmi_chat.dialects.desk import BodyReader, Deployment, ParsedRequest
+from lmi_chat.dialects import checks, structured_output
+from lmi_chat.dialects.deployment import Deployment
+from lmi_chat.dialects.reader import BodyReader
 from lmi_chat.dialects.standard.response import Lines, Whole, WholeList, error_body, tgi_type
-from lmi_chat.errors import BadField, Problem, echo
+from lmi_chat.dialects.task import ParsedRequest, Renderer
+from lmi_chat.errors import BadField, Problem
 from lmi_chat.fields import PARAMETERS, STANDARD
 from lmi_chat.job import Job
+from lmi_chat.text import echo
 
 ANYWHERE = {name: f"parameters.{name}" for name in PARAMETERS} | {name: name for name in STANDARD}
 UNTYPICAL = "the engine has no typical sampling"
@@ -23,7 +25,7 @@ SAMPLES = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 
 def parse(body: Json, desk: Deployment, request_id: str) -> ParsedRequest:
     """A standard body → ParsedRequest. Raises BadField, NotFound or PromptTooLong; the paths are the caller's."""
-    common.check_model(body.get("model"), desk)
+    checks.check_model(body.get("model"), desk)
     parameters = _check_shape(body)
     form = BodyReader(desk, prefix="parameters.")
     form.ignore((name for name in body if name not in STANDARD), ANYWHERE, "")
@@ -38,21 +40,21 @@ def parse(body: Json, desk: Deployment, request_id: str) -> ParsedRequest:
     fixed |= _check_prefill(form, is_stream=is_stream, has_details=flags["details"])
     shape = _check_sequences(form, is_stream=is_stream)
     structured_output.read(parameters, form, has_grammar=True)
-    common.check_beams(form, "parameters.num_beams", shape["beams"])
-    common.check_vocabulary(form)
+    checks.check_beams(form, "parameters.num_beams", shape["beams"])
+    checks.check_vocabulary(form)
     untypical = _check_typical(form)
     unknown = [*form.close(), *untypical, *_without_details(form, is_stream=is_stream, has_details=flags["details"])]
 
     if shape["width"] > 1 and not is_stream and fixed["logprobs"] is None:
         fixed["logprobs"] = 0
-    values = common.sampling(form, {"max_tokens": PARAMETERS["max_new_tokens"].default}, **fixed)
+    values = checks.sampling(form, {"max_tokens": PARAMETERS["max_new_tokens"].default}, **fixed)
     is_many = isinstance(body.get("inputs"), list)
     jobs = tuple(
         _job(prompt, place, request_id, form, values, shape, is_many=is_many) for place, prompt in enumerate(prompts)
     )
     name = "prompt_logprobs" if "prompt_logprobs" in form.given else "decoder_input_details"
-    common.check_prompt_logprobs(jobs, desk, f"parameters.{name}")
-    render: common.Renderer
+    checks.check_prompt_logprobs(jobs, desk, f"parameters.{name}")
+    render: Renderer
     if is_stream:
         render = Lines(jobs, is_tgi=desk.is_tgi, **flags)
     else:
@@ -81,17 +83,17 @@ def _job(
     is_many: bool,
 ) -> Job:
     path = f"inputs[{place}]" if is_many else "inputs"
-    common.check_length(prompt, form.desk, path)
+    checks.check_length(prompt, form.desk, path)
     ids = form.desk.template.encode(prompt, add_special_tokens=True)[-form.extra.get("truncate", 0) :]
     if not ids:
         raise BadField([Problem(path, f"{path} must have at least 1 token, got {echo(prompt)}")])
     own = dict(values)
-    copies = common.spread(own, shape["width"], beams=shape["beams"])
+    copies = checks.spread(own, shape["width"], beams=shape["beams"])
     return Job(
         id=f"{request_id}-{place}" if is_many else request_id,
         prompt_ids=ids,
         prompt_text=prompt,
-        sampling=common.seat(ids, own, form, path=path),
+        sampling=checks.seat(ids, own, form, path=path),
         copies=copies,
         beams=shape["beams"],
         length_penalty=form.own("length_penalty"),
@@ -156,7 +158,7 @@ def _check_sampling(form: BodyReader, *, has_tokens: bool, has_details: bool) ->
     }
     if not do_sample:
         return fixed | {"temperature": 0.0}
-    if has_details and form.given.get("seed", common.NO_SEED) == common.NO_SEED:
+    if has_details and form.given.get("seed", checks.NO_SEED) == checks.NO_SEED:
         fixed["seed"] = secrets.randbits(53)
     return fixed
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lmi_chat.codec.json_text import Json, dump
-from lmi_chat.dialects.desk import TokenRenderer
 from lmi_chat.dialects.logprobs import of_prompt
 from lmi_chat.dialects.sequence import LMI_FINISH, SequenceState, finish_word, likeliest, usage
+from lmi_chat.dialects.task import TokenRenderer
 from lmi_chat.errors import CutOff, Error, TimedOut
 from lmi_chat.job import Delta, Finished, Job, Token
 

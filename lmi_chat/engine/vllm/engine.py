@@ -22,9 +22,9 @@ from lmi_chat.engine.vllm.heartbeat import Heartbeat
 from lmi_chat.engine.vllm.request import Outputs
 from lmi_chat.engine.vllm.structured_output import trials
 from lmi_chat.engine.vllm.vocabulary import Vocabulary
-from lmi_chat.errors import one_line
 from lmi_chat.job import Job, Sink, TokenSink
 from lmi_chat.observability import startup
+from lmi_chat.text import one_line
 
 STOP_S = 1.5
 log = logging.getLogger(__name__)

@@ -2,8 +2,9 @@
 
 import logging
 
-from lmi_chat.errors import BadField, Bug, EngineDown, Error, Problem, Unavailable, one_line
+from lmi_chat.errors import BadField, Bug, EngineDown, Error, Problem, Unavailable
 from lmi_chat.job import SamplingParams
+from lmi_chat.text import one_line
 
 FORBIDDING = ("allowed_token_ids", "bad_words", "min_tokens", "logit_bias")
 log = logging.getLogger(__name__)

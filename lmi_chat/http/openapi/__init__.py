@@ -6,7 +6,7 @@ Bodies of requests: requests.py (and guides.py); of answers: answers.py. Here: p
 from lmi_chat import __version__
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects.chat import stored
-from lmi_chat.dialects.desk import Deployment
+from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.http.openapi import answers, operators, requests, runtime
 from lmi_chat.http.openapi.responses import (
     ALWAYS,

@@ -1,7 +1,7 @@
 """The bodies of answers as JSON Schema: of each dialect whole and streamed, errors, and what the other routes give."""
 
 from lmi_chat.codec.json_text import Json
-from lmi_chat.dialects.desk import Deployment
+from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.sequence import LMI_FINISH
 from lmi_chat.http.openapi.shapes import (
     BOOLEAN,

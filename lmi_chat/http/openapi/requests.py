@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 from lmi_chat.bounds import TOKEN_DIGITS, Field
 from lmi_chat.codec.json_text import Json
-from lmi_chat.dialects import KEYS
+from lmi_chat.dialects import DIALECTS
 from lmi_chat.dialects.chat import messages
 from lmi_chat.dialects.chat.request import VARIABLE_CHARS
-from lmi_chat.dialects.desk import Deployment
+from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.fields import (
     CHAT,
     COMPLETION,
@@ -262,5 +262,5 @@ def of_session(desk: Deployment) -> Json:
 
 def at_any_door(name: str, *keys: str) -> Json:
     """The body of that component, where another dialect's key would choose the other dialect."""
-    others: Json = {other: False for other in KEYS if other not in keys}
+    others: Json = {other.key: False for other in DIALECTS.values() if other.key not in keys}
     return {"allOf": [{"$ref": f"#/components/schemas/{name}"}, {"properties": others}]}

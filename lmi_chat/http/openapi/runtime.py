@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lmi_chat.codec.framing import EVENT_STREAM
+from lmi_chat.codec.eventstream import EVENT_STREAM
 from lmi_chat.codec.json_text import Json
 from lmi_chat.http import sagemaker
 from lmi_chat.http.openapi.responses import ALWAYS, HEAD_OUT, OF_STATUS, OPENAI, STATUSES, answered, refusals

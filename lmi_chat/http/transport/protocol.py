@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from lmi_chat.errors import Error
-from lmi_chat.http.transport.body_stream import OUTLET, BodyStream, ConnectionWriter, WriteBatch
+from lmi_chat.http.transport.body_stream import OUTLET, BodyStream
 from lmi_chat.http.transport.limits import (
     BadHttp,
     ConnectionLimits,
@@ -25,6 +25,7 @@ from lmi_chat.http.transport.limits import (
     ReceiveTimeout,
     render_refusal,
 )
+from lmi_chat.http.transport.writer import ConnectionWriter, WriteBatch
 
 PIPELINE_MAX = 16  # requests queued behind the one being answered
 

@@ -14,12 +14,12 @@ from lmi_chat.bounds import Limits
 from lmi_chat.chat_template import BadTemplate, Template
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects.chat import request as chat
-from lmi_chat.dialects.desk import ParsedRequest
 from lmi_chat.dialects.sequence import LMI_FINISH
+from lmi_chat.dialects.task import ParsedRequest
 from lmi_chat.errors import BadField, Bug, EngineDown, Error, NotFound, PromptTooLong
 from lmi_chat.fields import CHAT
 from lmi_chat.job import Delta, Finish, Finished, SamplingParams, Token, TokenLogprob
-from tests.support.fakes import END, ByteTokenizer, brief, desk, piece, refusal, rendered, token
+from tests.support.fakes import END, ByteTokenizer, brief, desk, parse, piece, refusal, rendered, token
 
 USER = {"role": "user", "content": "hi"}
 PROMPT = f"user\nhi{END}\nassistant\n"
@@ -70,7 +70,7 @@ def body(**fields: Any) -> Json:
 
 
 def ask(**fields: Any) -> ParsedRequest:
-    return dialects.parse(body(**fields), desk(), "1")
+    return parse(body(**fields), desk(), "1")
 
 
 def refused(**fields: Any) -> Error:
@@ -78,7 +78,7 @@ def refused(**fields: Any) -> Error:
 
 
 def answer(*events: Any, fields: Json | None = None, **changes: Any) -> list[Any]:
-    return rendered(dialects.parse(body(**fields or {}), desk(**changes), "1").render, *events)
+    return rendered(parse(body(**fields or {}), desk(**changes), "1").render, *events)
 
 
 def contents(chunks: list[Any], index: int = 0) -> str:
@@ -114,12 +114,12 @@ def test_null_is_absent(name: str) -> None:
     task, plain = ask(**{name: None}), ask()
     assert task.job == plain.job
     assert (task.is_stream, task.unknown, task.user) == (plain.is_stream, [], "")
-    assert dialects.parse(body(stream=None), desk(streams_by_default=True), "1").is_stream
+    assert parse(body(stream=None), desk(streams_by_default=True), "1").is_stream
 
 
 def test_fields_beside_sampling() -> None:
     asked = body(priority=-3, cache_salt="salt", user="ada", stream=True, model="tiny", metadata={"a": "b"})
-    task = dialects.parse(asked, desk(has_priority=True), "1")
+    task = parse(asked, desk(has_priority=True), "1")
     assert (task.job.priority, task.job.cache_salt, task.user, task.is_stream) == (-3, "salt", "ada", True)
     assert (task.unknown, task.metadata) == ([], {"a": "b"})
 
@@ -142,7 +142,7 @@ def test_top_logprobs(top: int | None, expected: int) -> None:
 
 def test_the_models_own_defaults_stand_below_the_request() -> None:
     defaults = {"temperature": 0.6, "top_p": 0.9, "max_tokens": 50}
-    sampling = dialects.parse(body(top_p=0.5), desk(defaults=defaults), "1").job.sampling
+    sampling = parse(body(top_p=0.5), desk(defaults=defaults), "1").job.sampling
     assert (sampling.temperature, sampling.top_p, sampling.max_tokens) == (0.6, 0.5, 50)
 
 
@@ -174,7 +174,7 @@ def test_a_conversation_is_rendered_by_the_template() -> None:
     ]
     turns = ["system\nS", "user\na\nb", "assistant\n", "developer\nD", "tool\nT"]
     assert ask(messages=messages).job.prompt_text == "".join(turn + END + "\n" for turn in turns) + "assistant\n"
-    assert dialects.parse(body(), desk(chat_template="<{turns}>"), "1").job.prompt_text == f"<{PROMPT}>"
+    assert parse(body(), desk(chat_template="<{turns}>"), "1").job.prompt_text == f"<{PROMPT}>"
 
 
 class Templated(ByteTokenizer):
@@ -211,16 +211,16 @@ def only_users(messages: list[dict[str, Any]]) -> str:
 def test_parts_go_to_templates_that_know_them(source: Callable[[Any], str], prompt: str) -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     here = desk(template=Template(Templated(source)))
-    assert dialects.parse({"messages": [{"role": "user", "content": parts}]}, here, "1").job.prompt_text == prompt
+    assert parse({"messages": [{"role": "user", "content": parts}]}, here, "1").job.prompt_text == prompt
 
 
 def test_a_turn_of_calls_needs_no_content() -> None:
     here = desk(template=Template(Templated(lambda messages: str(messages[0].get("tool_calls")))))
     call = {"role": "assistant", "content": None, "tool_calls": [7]}
-    assert dialects.parse({"messages": [call]}, here, "1").job.prompt_text == "[7]"
+    assert parse({"messages": [call]}, here, "1").job.prompt_text == "[7]"
     for other in (call | {"role": "user"}, call | {"content": 7}, call | {"tool_calls": []}):
         with pytest.raises(BadField, match=r"messages\[0\].content"):
-            dialects.parse({"messages": [other]}, here, "1")
+            parse({"messages": [other]}, here, "1")
 
 
 def test_a_tokenizer_without_a_backend() -> None:
@@ -388,7 +388,7 @@ def test_several_problems_are_named_together() -> None:
         [{"role": "user", "content": [1] * 1_000_000}],
         [{"role": "user", "content": ["€" * 1000] * 12_000}],
         [{"role": '"\\' * 500_000, "content": "\x07" * 1_000_000}] * 6,
-        [{"role": "\U0001f600" * 1_000_000}] * 2000,
+        [{"role": "\U0001f600" * 4000}] * 2000,
     ],
 )
 def test_a_flood_of_problems_is_answered_briefly(messages: list[Any]) -> None:
@@ -434,7 +434,7 @@ def test_a_hopeless_prompt_is_refused_by_its_characters(monkeypatch: pytest.Monk
     here = desk()
     monkeypatch.setattr(here.template, "encode", None)
     with pytest.raises(PromptTooLong, match="messages has 1000026 characters; 1024 tokens hold at most 10240"):
-        dialects.parse(body(messages=[{"role": "user", "content": " " * 1_000_000}]), here, "1")
+        parse(body(messages=[{"role": "user", "content": " " * 1_000_000}]), here, "1")
 
 
 def test_unknown_keys_are_ignored_with_a_word() -> None:
@@ -504,7 +504,7 @@ def test_a_key_in_trouble_is_told_with_the_one_that_it_was_misspelled_by() -> No
         "messages[0].contnet is not a known key; did you mean messages[0].content?"
     )
     with pytest.raises(Error, match=r"none of the keys .*requestType; did you mean messages by mesages\?"):
-        dialects.parse({"model": "tiny", "mesages": [USER]}, desk(), "1")
+        parse({"model": "tiny", "mesages": [USER]}, desk(), "1")
 
 
 LMI_REPLY: Json = {
@@ -527,7 +527,7 @@ STORED = {"id": "chatcmpl-1-0", "role": "assistant", "content": "Paris.", "name"
 def test_an_answer_comes_back_as_a_turn_without_a_word(reply: Json) -> None:
     """As LMI, OpenAI and this server's store give it; the template sees what is in it and no empty keys."""
     here = desk(template=Template(Templated(json.dumps)), is_strict=True)
-    task = dialects.parse({"messages": [USER, reply, USER]}, here, "1")
+    task = parse({"messages": [USER, reply, USER]}, here, "1")
     assert task.unknown == []
     assert json.loads(task.job.prompt_text) == [USER, {"role": "assistant", "content": "Paris."}, USER]
 
@@ -543,7 +543,7 @@ def test_a_refusal_comes_back_as_what_was_said() -> None:
 
 def test_what_a_template_never_sees_cannot_reach_it() -> None:
     named = {"role": "user", "content": "a", "name": "Ann", "system": "override"}
-    task = dialects.parse({"messages": [named]}, desk(template=Template(Templated(json.dumps))), "1")
+    task = parse({"messages": [named]}, desk(template=Template(Templated(json.dumps))), "1")
     assert json.loads(task.job.prompt_text) == [{"role": "user", "content": "a", "name": "Ann"}]
 
 
@@ -559,8 +559,8 @@ def test_two_kinds_of_request_in_one_body() -> None:
     error = refused(inputs="x")
     assert (error.param, error.message.split(":")[0]) == ("messages", "messages and inputs in one body")
     with pytest.raises(Error, match=r"none of the keys .*: messages, inputs, prompt, input, requestType"):
-        dialects.parse({"foo": 1}, desk(), "1")
-    assert dialects.parse(body(inputs="x"), desk(), "1", forced="chat").dialect == "chat"
+        parse({"foo": 1}, desk(), "1")
+    assert parse(body(inputs="x"), desk(), "1", forced="chat").dialect == "chat"
 
 
 @brief
@@ -568,7 +568,7 @@ def test_two_kinds_of_request_in_one_body() -> None:
 def test_any_body_gives_a_task_or_one_refusal(fields: Json, is_strict: bool) -> None:  # noqa: FBT001
     sent = body(**fields)
     with contextlib.suppress(Error):
-        task = dialects.parse(sent, desk(is_strict=is_strict), "1")
+        task = parse(sent, desk(is_strict=is_strict), "1")
         assert task.job.sampling.max_tokens >= 1
         return
     refusal(sent, "chat", is_strict=is_strict)
@@ -738,7 +738,7 @@ def test_allowed_variables_reach_the_template() -> None:
 
     here = desk(template=Template(Shouting()), template_variables=frozenset({"shout"}))
     sent = body(chat_template_kwargs={"shout": "HEY"})
-    assert dialects.parse(sent, here, "1").job.prompt_text == PROMPT + "HEY"
+    assert parse(sent, here, "1").job.prompt_text == PROMPT + "HEY"
     for value in ("x" * 1025, ["x"], {"a": 1}):
         error = refusal(body(chat_template_kwargs={"shout": value}), "chat", template_variables=frozenset({"shout"}))
         assert error.param == "chat_template_kwargs.shout"
@@ -794,7 +794,7 @@ def test_the_prompts_logprobs_as_vllm_tells_them() -> None:
 
 def test_a_reply_holds_so_many_of_the_prompts_logprobs() -> None:
     limits = Limits(max_prompt_logprobs=PROMPT_TOKENS * 3)
-    assert dialects.parse(body(prompt_logprobs=2), desk(limits=limits), "1").job.sampling.prompt_logprobs == 2
+    assert parse(body(prompt_logprobs=2), desk(limits=limits), "1").job.sampling.prompt_logprobs == 2
     error = refusal(body(prompt_logprobs=3), "chat", limits=limits)
     assert error.param == "prompt_logprobs"
     assert f"asks for {PROMPT_TOKENS * 4} log-probabilities" in error.message
@@ -803,7 +803,7 @@ def test_a_reply_holds_so_many_of_the_prompts_logprobs() -> None:
 
 def test_a_deployments_bound_on_the_prompt() -> None:
     def asked(most: int) -> ParsedRequest:
-        return dialects.parse(body(), desk(limits=Limits(max_input_tokens=most)), "1")
+        return parse(body(), desk(limits=Limits(max_input_tokens=most)), "1")
 
     assert asked(PROMPT_TOKENS).job.prompt_text == PROMPT
     with pytest.raises(PromptTooLong, match=f"has {PROMPT_TOKENS} tokens; this deployment takes at most 18"):

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from lmi_chat import dialects
 from lmi_chat.bounds import Limits
 from lmi_chat.codec.json_text import Json
-from lmi_chat.dialects.desk import ParsedRequest
 from lmi_chat.dialects.sequence import LMI_FINISH
+from lmi_chat.dialects.task import ParsedRequest
 from lmi_chat.errors import BadField, EngineDown, Error, NotFound, PromptTooLong
 from lmi_chat.fields import COMPLETION
 from lmi_chat.job import Delta, Finish, Finished, Job, SamplingParams, Token, TokenLogprob
 from tests.pipeline.test_pipeline import answered, opened
-from tests.support.fakes import END, END_ID, brief, desk, piece, refusal, rendered, token
+from tests.support.fakes import END, END_ID, brief, desk, parse, piece, refusal, rendered, token
 from tests.support.scripted import Step
 
 DONE = Finished(prompt_tokens=4, completion_tokens=3, cached_tokens=2)
@@ -71,11 +71,11 @@ def body(**fields: Any) -> Json:
 
 
 def ask(**fields: Any) -> ParsedRequest:
-    return dialects.parse(body(**fields), desk(), "1")
+    return parse(body(**fields), desk(), "1")
 
 
 def answer(*events: Any, fields: Json | None = None, **changes: Any) -> list[Any]:
-    return rendered(dialects.parse(body(**fields or {}), desk(**changes), "1").render, *events)
+    return rendered(parse(body(**fields or {}), desk(**changes), "1").render, *events)
 
 
 def texts(replies: list[Any]) -> dict[int, str]:
@@ -130,7 +130,7 @@ def test_what_reaches_the_job() -> None:
     assert (task.job.priority, task.job.cache_salt, task.job.length_penalty, task.user) == (-1, "s", 2.0, "u")
     assert (ask(n=3, temperature=0).job.copies, ask(n=3, use_beam_search=True).job.beams) == (3, 3)
     assert [text.split()[0] for text in task.unknown] == ["priority"]
-    assert dialects.parse(body(priority=1), desk(has_priority=True), "1").unknown == []
+    assert parse(body(priority=1), desk(has_priority=True), "1").unknown == []
     assert ask(stream=True).is_stream
     assert ask(echo=True).job.sampling.prompt_logprobs is None
     assert ask(echo=True, logprobs=2).job.sampling.prompt_logprobs == 2
@@ -151,7 +151,7 @@ def test_what_reaches_the_job() -> None:
     ],
 )
 def test_prompts(prompt: Any, expected: list[str]) -> None:
-    jobs = dialects.parse({"prompt": prompt}, desk(), "1").jobs
+    jobs = parse({"prompt": prompt}, desk(), "1").jobs
     assert [job.prompt_text for job in jobs] == expected
     sent = [prompt] if isinstance(prompt, str) or type(prompt[0]) is int else prompt
     assert [job.prompt_ids for job in jobs] == [list(one.encode()) if isinstance(one, str) else one for one in sent]
@@ -161,9 +161,9 @@ def test_prompts(prompt: Any, expected: list[str]) -> None:
 def test_special_tokens_are_added_to_text_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     here = desk()
     monkeypatch.setattr(here.template, "encode", lambda text, add_special_tokens: [add_special_tokens, *text.encode()])
-    assert dialects.parse(body(), here, "1").job.prompt_ids[0] is True
-    assert dialects.parse(body(add_special_tokens=False), here, "1").job.prompt_ids[0] is False
-    assert dialects.parse(body(prompt=[5]), here, "1").job.prompt_ids == [5]
+    assert parse(body(), here, "1").job.prompt_ids[0] is True
+    assert parse(body(add_special_tokens=False), here, "1").job.prompt_ids[0] is False
+    assert parse(body(prompt=[5]), here, "1").job.prompt_ids == [5]
 
 
 def test_the_prompt_is_kept_to_its_last_tokens() -> None:
@@ -260,21 +260,21 @@ def test_unknown_keys_and_other_names() -> None:
     assert isinstance(refusal(body(model="gpt2"), "completion"), NotFound)
     assert refusal(body(messages=[]), "").message.startswith("messages and prompt in one body")
     with pytest.raises(BadField, match="prompt must be a string"):
-        dialects.parse({}, desk(), "1", forced="completion")
+        parse({}, desk(), "1", forced="completion")
 
 
 def test_a_prompt_without_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     here = desk()
     monkeypatch.setattr(here.template, "encode", lambda _, add_special_tokens: [] if add_special_tokens else [1])
     with pytest.raises(BadField, match="prompt must have at least 1 token"):
-        dialects.parse(body(), here, "1")
+        parse(body(), here, "1")
 
 
 @brief
 @given(ANY_BODY, st.booleans())
 def test_any_body_gives_a_task_or_one_refusal(sent: Json, is_strict: bool) -> None:  # noqa: FBT001
     with contextlib.suppress(Error):
-        task = dialects.parse(sent, desk(is_strict=is_strict), "1", forced="completion")
+        task = parse(sent, desk(is_strict=is_strict), "1", forced="completion")
         assert all(job.sampling.max_tokens >= 1 and job.prompt_ids for job in task.jobs)
         return
     refusal(sent, "completion", is_strict=is_strict)
@@ -420,7 +420,7 @@ def test_offsets_are_characters_of_the_text(
     here = desk()
     monkeypatch.setattr(here.template, "encode", lambda _, add_special_tokens: ids if add_special_tokens else [])
     known = tuple(None if part is None else token(part) for part in tokens)
-    render = dialects.parse({"prompt": prompt, "echo": True, "logprobs": 0}, here, "1").render
+    render = parse({"prompt": prompt, "echo": True, "logprobs": 0}, here, "1").render
     first = Delta(0, "x", [120], [token(b"x")], Finish("stop"), known)
     assert scores(rendered(render, first, DONE))["text_offset"] == offsets
 
@@ -458,7 +458,7 @@ def test_the_prompts_logprobs_as_vllm_tells_them() -> None:
 def test_a_reply_holds_so_many_of_the_prompts_logprobs() -> None:
     limits = Limits(max_prompt_logprobs=16)
     fields: Json = {"prompt": ["abcd", "efgh"], "logprobs": 1, "echo": True}
-    assert len(dialects.parse(fields, desk(limits=limits), "1").jobs) == 2
+    assert len(parse(fields, desk(limits=limits), "1").jobs) == 2
     error = refusal(fields | {"n": 2}, "completion", limits=limits)
     assert (error.param, "asks for 32 log-probabilities" in error.message) == ("logprobs", True)
     assert refusal(fields | {"prompt_logprobs": 2}, "completion", limits=limits).param == "prompt_logprobs"

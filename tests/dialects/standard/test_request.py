@@ -8,15 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmi_chat import dialects
 from lmi_chat.bounds import Limits
 from lmi_chat.codec.json_text import Json
-from lmi_chat.dialects.desk import ParsedRequest
 from lmi_chat.dialects.standard import request as standard
+from lmi_chat.dialects.task import ParsedRequest
 from lmi_chat.errors import BadField, EngineDown, Error, NotFound, PromptTooLong
 from lmi_chat.fields import PARAMETERS
 from lmi_chat.job import Delta, Finish, Finished, SamplingParams, Token, TokenLogprob
-from tests.support.fakes import brief, desk, piece, refusal, rendered, token
+from tests.support.fakes import brief, desk, parse, piece, refusal, rendered, token
 
 DONE = Finished(prompt_tokens=4, completion_tokens=3, cached_tokens=2)
 GREEDY = {"temperature": 0.0}
@@ -62,7 +61,7 @@ def body(parameters: Any = None, **fields: Any) -> Json:
 
 
 def ask(parameters: Json | None = None, **fields: Any) -> ParsedRequest:
-    return dialects.parse(body(parameters, **fields), desk(), "1")
+    return parse(body(parameters, **fields), desk(), "1")
 
 
 def sampling(**parameters: Any) -> SamplingParams:
@@ -77,7 +76,7 @@ def refused(parameters: Any = None, **fields: Any) -> Error:
 
 
 def answer(*events: Any, parameters: Json | None = None, stream: bool = False, **changes: Any) -> list[Any]:
-    return rendered(dialects.parse(body(parameters, stream=stream), desk(**changes), "1").render, *events)
+    return rendered(parse(body(parameters, stream=stream), desk(**changes), "1").render, *events)
 
 
 def lines(*events: Any, **parameters: Any) -> list[Any]:
@@ -100,7 +99,7 @@ def lines(*events: Any, **parameters: Any) -> list[Any]:
     ],
 )
 def test_the_smallest_request(sent: Json) -> None:
-    task = dialects.parse(sent, desk(), "1")
+    task = parse(sent, desk(), "1")
     assert (task.dialect, task.is_stream, task.has_end, task.unknown) == ("standard", False, False, [])
     assert (task.job.prompt_text, task.job.prompt_ids) == ("Once", list(b"Once"))
     assert task.job.sampling == SamplingParams(max_tokens=30, temperature=0.0)
@@ -159,9 +158,9 @@ def test_whether_to_sample(parameters: Json, temperature: float) -> None:
 
 def test_the_models_own_defaults_stand_below_the_request() -> None:
     here = desk(defaults={"temperature": 0.6, "top_p": 0.9})
-    chosen = dialects.parse(body({"do_sample": True, "top_p": 0.5}), here, "1").job.sampling
+    chosen = parse(body({"do_sample": True, "top_p": 0.5}), here, "1").job.sampling
     assert (chosen.temperature, chosen.top_p) == (0.6, 0.5)
-    assert dialects.parse(body(), here, "1").job.sampling.temperature == 0.0
+    assert parse(body(), here, "1").job.sampling.temperature == 0.0
 
 
 @pytest.mark.parametrize(
@@ -176,7 +175,7 @@ def test_the_models_own_defaults_stand_below_the_request() -> None:
     ],
 )
 def test_whether_to_stream(sent: Json, default: bool, expected: bool) -> None:  # noqa: FBT001
-    assert dialects.parse(sent, desk(streams_by_default=default), "1").is_stream is expected
+    assert parse(sent, desk(streams_by_default=default), "1").is_stream is expected
 
 
 def test_tokens_are_asked_of_the_engine_only_where_they_are_shown() -> None:
@@ -200,8 +199,8 @@ def test_a_seed_is_chosen_where_it_will_be_reported() -> None:
 def test_the_prompt_gets_the_models_special_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     here = desk()
     monkeypatch.setattr(here.template, "encode", lambda text, add_special_tokens: [add_special_tokens, *text.encode()])
-    assert dialects.parse(body(), here, "1").job.prompt_ids == [True, *b"Once"]
-    chat = dialects.parse({"messages": [{"role": "user", "content": "x"}]}, here, "1")
+    assert parse(body(), here, "1").job.prompt_ids == [True, *b"Once"]
+    chat = parse({"messages": [{"role": "user", "content": "x"}]}, here, "1")
     assert chat.job.prompt_ids[0] is False
 
 
@@ -212,7 +211,7 @@ def test_the_prompt_is_kept_to_its_last_tokens() -> None:
 
 def test_an_answer_is_cut_to_what_has_room_unless_it_was_asked_for() -> None:
     prompt = "x" * 1004
-    assert dialects.parse({"inputs": prompt}, desk(), "1").job.sampling.max_tokens == 20
+    assert parse({"inputs": prompt}, desk(), "1").job.sampling.max_tokens == 20
     error = refusal({"inputs": prompt, "parameters": {"max_new_tokens": 21}}, "standard")
     assert isinstance(error, PromptTooLong)
     assert error.param == "parameters.max_new_tokens"
@@ -343,27 +342,27 @@ def test_a_prompt_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     here = desk()
     monkeypatch.setattr(here.template, "encode", None)
     with pytest.raises(PromptTooLong, match="inputs has 1000000 characters; 1024 tokens hold at most 10240"):
-        dialects.parse({"inputs": " " * 1_000_000}, here, "1")
+        parse({"inputs": " " * 1_000_000}, here, "1")
 
 
 def test_a_prompt_without_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     here = desk()
     monkeypatch.setattr(here.template, "encode", lambda _, add_special_tokens: [] if add_special_tokens else [1])
     with pytest.raises(BadField, match="inputs must have at least 1 token"):
-        dialects.parse(body(), here, "1")
+        parse(body(), here, "1")
 
 
 @pytest.mark.parametrize("sent", [{}, {"parameters": {}}, {"inputs": None}])
 def test_a_forced_dialect_needs_its_key_too(sent: Json) -> None:
     with pytest.raises(BadField, match="inputs must be a string or an array of strings, got null"):
-        dialects.parse(sent, desk(), "1", forced="standard")
+        parse(sent, desk(), "1", forced="standard")
 
 
 @brief
 @given(ANY_BODY, st.booleans())
 def test_any_body_gives_a_task_or_one_refusal(sent: Json, is_strict: bool) -> None:  # noqa: FBT001
     with contextlib.suppress(Error):
-        task = dialects.parse(sent, desk(is_strict=is_strict), "1")
+        task = parse(sent, desk(is_strict=is_strict), "1")
         assert task.job.sampling.max_tokens >= 1
         return
     refusal(sent, "standard", is_strict=is_strict)
@@ -424,7 +423,7 @@ def test_the_prompts_logprobs_with_alternatives() -> None:
 def test_a_reply_holds_so_many_of_the_prompts_logprobs() -> None:
     limits = Limits(max_prompt_logprobs=8)
     parameters = {"details": True, "decoder_input_details": True}
-    assert dialects.parse({"inputs": ["abcd"] * 2, "parameters": parameters}, desk(limits=limits), "1").jobs
+    assert parse({"inputs": ["abcd"] * 2, "parameters": parameters}, desk(limits=limits), "1").jobs
     error = refusal({"inputs": ["abcd"] * 3, "parameters": parameters}, "standard", limits=limits)
     assert (error.param, "asks for 12" in error.message) == ("parameters.decoder_input_details", True)
     asked = {"inputs": "abcd", "parameters": {"details": True, "prompt_logprobs": 2}}

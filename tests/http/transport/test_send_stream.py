@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 
 from lmi_chat.errors import HookFailed
 from lmi_chat.http import app, custom_handler
-from lmi_chat.http.door import AppState
+from lmi_chat.http.state import AppState
 from lmi_chat.http.transport import send_stream
 from lmi_chat.http.transport.limits import ConnectionLimits
 from lmi_chat.http.transport.send_stream import SendStream

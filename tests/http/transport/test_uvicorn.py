@@ -17,7 +17,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import Server, ServerState
 
 from lmi_chat.http.transport import protocol
-from lmi_chat.http.transport.body_stream import BodyStream, ConnectionWriter
+from lmi_chat.http.transport.body_stream import BodyStream
+from lmi_chat.http.transport.writer import ConnectionWriter
 
 ATTRIBUTE = ""
 Names = Mapping[str, str]

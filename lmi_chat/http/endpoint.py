@@ -1,23 +1,22 @@
-"""The inference routes' way in and out: a request's body to the line, the line's reply to the connection."""
+"""Carry an inference route's body to the pipeline and its reply to the connection."""
 
 import asyncio
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import ClassVar
 
 from starlette.types import Receive, Scope, Send
 
-from lmi_chat.async_requests import AsyncRequests
 from lmi_chat.codec.framing import Shape
-from lmi_chat.errors import BadField, Error, NotFound, Problem, TooLarge, echo
+from lmi_chat.errors import BadField, Error, NotFound, Problem, TooLarge
+from lmi_chat.http.state import AppState, Headers, RequestContext
 from lmi_chat.http.transport.body_stream import OUTLET
 from lmi_chat.http.transport.send_stream import AnyBodyStream, SendStream
-from lmi_chat.observability.startup import StartupProgress
-from lmi_chat.pipeline.parsing import REQUEST_ID, warning
-from lmi_chat.pipeline.pipeline import InferenceRequest, Pipeline
-from lmi_chat.storage.completions import Completions
+from lmi_chat.pipeline.parsing import warning
+from lmi_chat.pipeline.pipeline import InferenceRequest
+from lmi_chat.pipeline.request import REQUEST_ID
+from lmi_chat.text import echo
 
 INFERENCE_ID, ATTRIBUTES = "X-Amzn-SageMaker-Inference-Id", "X-Amzn-SageMaker-Custom-Attributes"
 VISIBLE: Mapping[str, tuple[re.Pattern[str], int]] = {
@@ -25,28 +24,7 @@ VISIBLE: Mapping[str, tuple[re.Pattern[str], int]] = {
     ATTRIBUTES: (re.compile(r"[ -~]{1,1024}"), 1024),
 }
 """Headers that are taken unchanged, what they may be and how long."""
-Headers = list[tuple[bytes, bytes]]
 ID_BYTES = 16
-
-
-@dataclass(slots=True, kw_only=True)
-class AppState:
-    """What the routes need."""
-
-    line: Pipeline
-    health: StartupProgress
-    max_body_bytes: int
-    store: Completions | None = None
-    spool: AsyncRequests | None = None
-    is_tgi: bool = False
-
-
-@dataclass(slots=True)
-class RequestContext:
-    """One request and its reply's common headers."""
-
-    call: InferenceRequest
-    headers: Headers = field(default_factory=list)
 
 
 class Reply:

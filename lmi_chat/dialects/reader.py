@@ -1,0 +1,93 @@
+"""Read one body: collect its values, its problems and its unknown keys."""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from lmi_chat.bounds import Field, check, nearest
+from lmi_chat.codec.json_text import Json
+from lmi_chat.dialects.deployment import Deployment
+from lmi_chat.errors import PROBLEMS_MOST, BadField, Problem
+from lmi_chat.text import one_line
+
+UNKNOWN_SHOWN = 8
+NAME_BYTES = 40
+
+
+@dataclass(slots=True)
+class BodyReader:
+    """One body being read: collects what it gives and under which paths, what is wrong and what is unknown.
+
+    `unknown` has each unknown key's path and the path of the known key that it may have been meant for, or "".
+    """
+
+    desk: Deployment
+    prefix: str = ""
+    given: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+    paths: dict[str, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    unknown: list[tuple[str, str]] = field(default_factory=list)
+    table: Mapping[str, Field] = field(default_factory=dict)
+
+    def read(self, body: Json, table: Mapping[str, Field]) -> None:
+        """Check the keys of `body` against `table`; null is absent."""
+        self.table = table
+        for name, value in body.items():
+            if value is not None and name in table:
+                self._keep(name, table[name], value)
+        self.check_keys(body, table, self.prefix.removesuffix("."))
+
+    def own(self, name: str) -> Any:
+        """What was given for a field that is not sampling's, or its default."""
+        return self.extra.get(name, self.table[name].default)
+
+    def check_keys(self, value: Mapping[str, object], known: Collection[str], path: str) -> None:
+        """Note the keys of `value`, which stands at `path` ("": the body itself), that are not among `known`."""
+        others = [name for name in value if name not in known]
+        if others:
+            prefix = f"{path}." if path else ""
+            self.ignore(others, {name: prefix + name for name in known}, prefix)
+
+    def _keep(self, name: str, known: Field, value: object) -> None:
+        path, place = self.prefix + name, known.sets or name
+        checked = check(known, value, path, self.desk.limits, self.problems)
+        if checked is None:
+            return
+        store = self.given if known.sets else self.extra
+        if store.setdefault(place, checked) != checked:
+            self.wrong(path, f"and {self.paths[place]} say the same thing with different values; send one of them")
+        self.paths.setdefault(place, path)
+
+    def ignore(self, names: Iterable[str], known: Mapping[str, str], prefix: str) -> None:
+        """Note unknown keys; `known` gives the paths of the names that they may have been meant for."""
+        for name in islice(names, PROBLEMS_MOST - len(self.unknown)):
+            has_hint = len(name) <= NAME_BYTES and len(self.unknown) < UNKNOWN_SHOWN
+            near = nearest(name, known) if has_hint else ""
+            self.unknown.append((prefix + one_line(name, NAME_BYTES), known[near] if near else ""))
+
+    def wrong(self, path: str, text: str) -> None:
+        """Note a problem with one field."""
+        self.problems.append(Problem(path, f"{path} {text}"))
+
+    def close(self) -> list[str]:
+        """What is to be said about unknown keys; in a strict deployment they are wrong. Raises BadField.
+
+        Where another key is wrong, an unknown one that it may have been meant by is named beside it.
+        """
+        if self.unknown:
+            wrong = {problem.path for problem in self.problems}
+            for path, near in self.unknown:
+                if self.desk.is_strict or near in wrong:
+                    self.wrong(path, f"is not a known key{_hint(near)}")
+        if self.problems:
+            raise BadField(self.problems)
+        told = [f"{path} is ignored{_hint(near)}" for path, near in self.unknown[:UNKNOWN_SHOWN]]
+        more = len(self.unknown) - UNKNOWN_SHOWN
+        least = "at least " if len(self.unknown) >= PROBLEMS_MOST else ""
+        return told if more <= 0 else [*told, f"so are {least}{more} more"]
+
+
+def _hint(near: str) -> str:
+    return f"; did you mean {near}?" if near else ""

@@ -1,0 +1,57 @@
+"""Say what a parsed request is: its jobs, and the renderer of its answer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from lmi_chat.codec.framing import Shape
+from lmi_chat.errors import Error
+from lmi_chat.job import Delta, Finished, Job
+
+
+class Renderer(Protocol):
+    """Events → payloads: each item is one JSON text without its framing. A whole answer is a fold that gives one."""
+
+    def piece(self, piece: Delta) -> Sequence[bytes]:
+        """Payloads for one piece."""
+
+    def done(self, done: Finished) -> Sequence[bytes]:
+        """Payloads that close the answer."""
+
+    def fail(self, error: Error) -> bytes:
+        """The payload that ends a stream which cannot be completed."""
+
+
+class TokenRenderer:
+    """A render that can take a streamed token without its piece, as it says for each request by `is_quick`.
+
+    `ends`: what stands around the text of each token once the answer has begun; None where that is not always the same.
+    """
+
+    is_quick: bool
+    ends: tuple[bytes, bytes] | None = None
+
+    def token(self, token_id: int, spelled: bytes, logprob: float) -> bytes:  # noqa: ARG002 what TokenSink hands over
+        """The payload of one token of the only sequence: here its text between the ends; without them, its own way."""
+        head, tail = self.ends or (b"", b"")
+        return head + spelled + tail
+
+
+@dataclass(slots=True, kw_only=True)
+class ParsedRequest:
+    """A parsed request: its jobs (one per prompt), whether it streams, who renders it, what its keys call for."""
+
+    dialect: str
+    jobs: tuple[Job, ...]
+    is_stream: bool
+    render: Renderer
+    has_end: bool
+    shape: Shape | None = None
+    unknown: list[str] = field(default_factory=list)
+    user: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def job(self) -> Job:
+        """The first job; most requests have no other."""
+        return self.jobs[0]

@@ -1,0 +1,30 @@
+"""Hold what the routes share, and what is known of one request."""
+
+from dataclasses import dataclass, field
+
+from lmi_chat.async_requests import AsyncRequests
+from lmi_chat.observability.startup import StartupProgress
+from lmi_chat.pipeline.pipeline import InferenceRequest, Pipeline
+from lmi_chat.storage.completions import Completions
+
+Headers = list[tuple[bytes, bytes]]
+
+
+@dataclass(slots=True, kw_only=True)
+class AppState:
+    """What the routes need."""
+
+    line: Pipeline
+    health: StartupProgress
+    max_body_bytes: int
+    store: Completions | None = None
+    spool: AsyncRequests | None = None
+    is_tgi: bool = False
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """One request and its reply's common headers."""
+
+    call: InferenceRequest
+    headers: Headers = field(default_factory=list)

@@ -1,0 +1,170 @@
+"""Write to one connection: order, backlog, stalls and closing, one write per turn of the event loop."""
+
+import asyncio
+import contextlib
+import fcntl
+import socket
+import struct
+import termios
+from asyncio import TimerHandle
+from collections.abc import Callable
+from typing import Any
+
+from lmi_chat.http.transport.limits import ConnectionLimits
+
+
+class WriteBatch:
+    """Connections that have something to send once what is being done now is done: one write for each of them.
+
+    The engine's messages are worked off all that there are at once, so that a server which falls behind writes less.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._waiting: list[ConnectionWriter] = []
+
+    def add(self, way_out: "ConnectionWriter") -> None:
+        """Let `way_out` flush soon."""
+        if not self._waiting:
+            self.loop.call_soon(self._flush)
+        self._waiting.append(way_out)
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for way_out in waiting:
+            way_out.flush()
+
+
+class ConnectionWriter(asyncio.Transport):
+    """The way out of a connection, which uvicorn takes for its transport: order, backlog, stalls and closing."""
+
+    def __init__(self, transport: asyncio.Transport, burst: WriteBatch, edge: ConnectionLimits) -> None:
+        super().__init__()
+        self.transport = transport
+        self.on_close: Callable[[], None] = transport.close
+        self.backlog_bytes = 0
+        self._loop = burst.loop
+        self._burst = burst
+        self._edge = edge
+        self._pending: list[bytes] = []
+        self._is_paused = False
+        self._is_closing = False
+        self._stall: TimerHandle | None = None
+        self._unsent_bytes = 0
+
+    def push(self, chunk: bytes) -> None:
+        """Write soon, or keep for later while the transport is full; over the limit the connection is aborted."""
+        if self._is_closing:
+            return
+        if not self._pending and not self._is_paused:
+            self._burst.add(self)
+        self._pending.append(chunk)
+        self.backlog_bytes += len(chunk)
+        if self.backlog_bytes > self._edge.backlog_bytes:
+            self.flush()
+            if self._pending:
+                self.abort()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Write for uvicorn, behind all that was pushed."""
+        if self._is_closing:
+            return
+        if self._pending:
+            self._pending.append(bytes(data))
+            self._flush()
+        else:
+            self.transport.write(data)
+
+    def flush(self) -> None:
+        """Write what waits, unless the transport is full."""
+        if not self._is_paused and not self._is_closing:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._pending:
+            pending, self._pending = self._pending, []
+            joined = b"".join(pending) if len(pending) > 1 else pending[0]
+            self.backlog_bytes = 0
+            self.transport.write(joined)
+
+    def pause(self) -> None:
+        """The transport is full."""
+        self._is_paused = True
+        self.watch()
+
+    def resume(self) -> None:
+        """The transport has room again."""
+        self._is_paused = False
+        if not self._is_closing:
+            self._unwatch()
+            self._flush()
+
+    def watch(self) -> None:
+        """From now on the client must take something in each `write_stall_s`, or it is cut off."""
+        if self._stall is None:
+            self._unsent_bytes = self._measure()
+            self._stall = self._loop.call_later(self._edge.write_stall_s, self._check_stall)
+
+    def _unwatch(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+
+    def _check_stall(self) -> None:
+        self._stall = None
+        before, self._unsent_bytes = self._unsent_bytes, self._measure()
+        if self._unsent_bytes < before or not self._unsent_bytes:
+            self.watch()
+        else:
+            self.abort()
+
+    def _measure(self) -> int:
+        """Bytes not taken yet, the kernel's included: a slow reader's progress may show nowhere else for a minute."""
+        size = self.transport.get_write_buffer_size()
+        try:
+            queue = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+        except (AttributeError, OSError, ValueError):  # no socket, or none that can tell
+            return size
+        return size + int(struct.unpack("i", queue)[0])
+
+    def close(self) -> None:
+        """Send what is left, then close."""
+        if not self._is_closing:
+            self._flush()
+            self._is_closing = True
+            self.watch()  # unsent bytes would keep the socket open for as long as the client likes
+            self.on_close()
+
+    def abort(self) -> None:
+        """Reset the connection: an end in the middle must not look like one, nor the kernel keep what is unsent."""
+        self._is_closing = True
+        self._pending.clear()
+        raw = self.transport.get_extra_info("socket")
+        if raw is not None:
+            with contextlib.suppress(OSError):
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
+
+    def lose(self) -> None:
+        """The connection is lost: nothing is written or waited for any more."""
+        self._is_closing = True
+        self._pending.clear()
+        self.backlog_bytes = 0
+        self._unwatch()
+        self.on_close = self.transport.close  # no cycle of references for the collector
+
+    def is_closing(self) -> bool:
+        """Nothing more is taken."""
+        return self._is_closing or self.transport.is_closing()
+
+    def pause_reading(self) -> None:
+        """As the transport."""
+        self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """As the transport."""
+        self.transport.resume_reading()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """As the transport."""
+        return self.transport.get_extra_info(name, default)

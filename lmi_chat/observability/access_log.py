@@ -1,0 +1,98 @@
+"""Record each request at its end: a log line, metrics, and a thread that writes the lines."""
+
+import asyncio
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from lmi_chat.codec.json_text import dump
+from lmi_chat.errors import Error
+from lmi_chat.observability.cloudwatch import embedded
+from lmi_chat.observability.metrics import LINES_LOST, count_request
+from lmi_chat.observability.record import CLIENT_GONE, RequestRecord
+
+LINES_WAITING_MOST = 8192
+
+
+class RequestLog:
+    """Takes each request's record at its end: figures always, a line where one is wanted."""
+
+    def __init__(
+        self, write: Callable[[bytes], None] | None = None, *, has_requests: bool = True, has_metrics: bool = False
+    ) -> None:
+        """Lines go to `write` (None: there are none): with a request's fields, with CloudWatch's metrics, or both."""
+        self._write = write if has_requests or has_metrics else None
+        self._has_requests, self._has_metrics = has_requests, has_metrics
+
+    @contextmanager
+    def told(self, record: RequestRecord) -> Iterator[None]:
+        """Tell of a request when it ends, however it does; what is raised passes through."""
+        try:
+            yield
+        except Error as error:
+            record.fail(error)
+            raise
+        except asyncio.CancelledError:
+            record.status = CLIENT_GONE
+            raise
+        except Exception as error:
+            record.fail(Error(str(error)))
+            raise
+        finally:
+            self._tell(record)
+
+    def _tell(self, record: RequestRecord) -> None:
+        total_s = record.age_s
+        count_request(record, total_s)
+        if self._write is None:
+            return
+        line = record.line(total_s)
+        if self._has_metrics:
+            line = embedded(line, keeps_all=self._has_requests)
+        self._write(dump(line) + b"\n")
+
+
+class LogWriter:
+    """Lines to a file descriptor, by a thread: a reader that stalls or a full disk costs lines, never time."""
+
+    def __init__(self, descriptor: int, *, most: int = LINES_WAITING_MOST) -> None:
+        """At most `most` lines wait; more are dropped and counted. The thread begins with the first line."""
+        self._descriptor, self._most = descriptor, most
+        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def write(self, line: bytes) -> None:
+        """Take one line; returns at once and never fails."""
+        if self._lines.qsize() >= self._most:
+            LINES_LOST.inc()
+            return
+        self._lines.put(line)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="access log", daemon=True)
+            self._thread.start()
+
+    def close(self, seconds: float = 1.0) -> None:
+        """Write what waits, up to `seconds`."""
+        if self._thread is not None:
+            self._lines.put(None)
+            self._thread.join(seconds)
+
+    def _run(self) -> None:
+        while (line := self._lines.get()) is not None:
+            lines = [line]
+            with suppress(queue.Empty):
+                while len(lines) < self._most and (line := self._lines.get_nowait()) is not None:
+                    lines.append(line)
+            try:
+                _write(self._descriptor, b"".join(lines))
+            except OSError:
+                LINES_LOST.inc(len(lines))
+            if line is None:
+                return
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
