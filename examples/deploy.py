@@ -6,9 +6,10 @@
     python examples/deploy.py delete --name my-endpoint
     python examples/deploy.py local --image lmi-chat --model ./folder
 
---model is a folder on S3 (for `local`: of this machine) or a hub id; --env OPTION_MAX_MODEL_LEN=4096 sets what the
-README's table lists; --async-output s3://bucket/answers/ makes the endpoint an asynchronous one; --dry-run prints what
-would be sent. Plain boto3: the SageMaker SDK would make these same three requests and brings in a hundred packages.
+--model is a folder on S3 (for `local`: of this machine) or a hub id; --env OPTION_MAX_MODEL_LEN=4096 sets what
+docs/configuration.md lists; --async-output s3://bucket/answers/ makes the endpoint an asynchronous one; --dry-run
+prints what would be sent. Plain boto3: the SageMaker SDK would make these same three requests and brings in a hundred
+packages.
 """
 
 import argparse

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import socket
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 
 from tests.real import test_readme
 from tests.real.conftest import Server, end, start
+from tests.support import pages
 
 pytestmark = pytest.mark.slow
 
@@ -167,10 +167,8 @@ def test_the_other_kinds_of_request_are_refused(embedder: Server) -> None:
             assert "this model embeds; send input or inputs" in json.loads(data)["error"]["message"]
 
 
-def test_the_readmes_example(embedder: Server) -> None:
-    ((_, code, shown),) = test_readme.EMBEDDING
-    code = code.replace("localhost:8080", f"127.0.0.1:{embedder.port}")
-    said = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", code], check=True, capture_output=True, text=True, timeout=60
-    ).stdout
-    assert test_readme.without_what_differs(said) == test_readme.without_what_differs(shown)
+def test_the_pages_example(embedder: Server, tmp_path: Path) -> None:
+    [block] = [block for block in pages.EXAMPLES if block.mark == pages.EMBEDDING]
+    assert block.shown
+    said = test_readme.said_by(block, embedder.port, tmp_path)
+    assert test_readme.without_what_differs(said) == test_readme.without_what_differs(block.shown)

@@ -10,14 +10,10 @@ from typing import Any
 import pytest
 
 from tests.real.conftest import Server
+from tests.support import pages
+from tests.support.pages import Block
 
-ROOT = Path(__file__).parents[2]
-PAGES = {page.name: page.read_text() for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
-BLOCK = r"((?:(?!```).)*)"
-PAIR = rf"```(sh|python)\n{BLOCK}```\n\n```(?:json|text)\n{BLOCK}```"
-MARK = "<!-- of an embedding model -->\n"
-PAIRS = [(page, *found) for page, text in PAGES.items() for found in re.findall(f"(?<!{MARK}){PAIR}", text, re.DOTALL)]
-EMBEDDING = [found for text in PAGES.values() for found in re.findall(MARK + PAIR, text, re.DOTALL)]
+EXAMPLES = [block for block in pages.EXAMPLES if block.mark != pages.EMBEDDING]
 DIFFERS = [
     (r'"id":"chatcmpl-[0-9a-f]{32}"', '"id":"…"'),
     (r'"created":\d{10}', '"created":…'),
@@ -33,34 +29,53 @@ def without_what_differs(text: str) -> str:
     return text.strip()
 
 
-@pytest.mark.parametrize(
-    ("page", "language", "code", "shown"), PAIRS, ids=[f"{pair[0]}-{pair[2][:24].strip()}" for pair in PAIRS]
-)
-def test_an_example_prints_what_is_shown(server: Server, page: str, language: str, code: str, shown: str) -> None:
-    code = code.replace("localhost:8080", f"127.0.0.1:{server.port}")
-    if language == "sh":
+def said_by(block: Block, port: int, folder: Path) -> str:
+    """What an example prints, run in `folder` against the server on `port`."""
+    code = pages.here(block.code, port)
+    if block.language == "sh":
         words = ["bash", "-euo", "pipefail", "-c", code]
-        said = subprocess.run(words, check=True, capture_output=True, text=True, timeout=60).stdout
-    else:
-        output = io.StringIO()
-        names: dict[str, Any] = {}
-        with contextlib.redirect_stdout(output):
-            exec(compile(code, page, "exec"), names)  # noqa: S102 our own page
-        for name in {"client", "runtime"} & names.keys():
-            names[name].close()
-        said = output.getvalue()
-    assert without_what_differs(said) == without_what_differs(shown)
+        given = pages.environment(port)
+        done = subprocess.run(words, check=True, capture_output=True, text=True, timeout=60, cwd=folder, env=given)
+        return done.stdout
+    output = io.StringIO()
+    names: dict[str, Any] = {}
+    with contextlib.redirect_stdout(output):
+        exec(compile(code, block.page, "exec"), names)  # noqa: S102 our own page
+    for name in {"client", "runtime"} & names.keys():
+        names[name].close()
+    return output.getvalue()
+
+
+@pytest.mark.parametrize("block", EXAMPLES, ids=str)
+def test_an_example_prints_what_is_shown(server: Server, block: Block, tmp_path: Path) -> None:
+    assert block.shown
+    assert without_what_differs(said_by(block, server.port, tmp_path)) == without_what_differs(block.shown)
+
+
+def test_the_start_says_what_is_shown(server: Server) -> None:
+    [start] = [block for block in pages.OTHERS if block.language == "text"]
+    lines = [line for line in server.log.read_text().splitlines() if line.startswith("lmi-chat ")]
+    assert without_numbers("\n".join(lines)) == without_numbers(start.code.strip())
+
+
+def without_numbers(text: str) -> str:
+    """Seconds and ports are another run's."""
+    return re.sub(r"\d+\.\d s|:\d+ ", "… ", text)
 
 
 @pytest.mark.parametrize(
     ("page", "words"),
     [
         ("README.md", ('"messages"', '"inputs"', "import boto3")),
-        ("quickstart.md", ('"messages"', '"inputs"', '"stream": true', "wizard")),
-        ("clients.md", ("import openai", "import boto3", "with_response_stream")),
+        ("docs/quickstart.md", ('"messages"', '"inputs"', '"stream": true', "wizard")),
+        (
+            "docs/clients.md",
+            ("import openai", "import boto3", "with_response_stream", "lmi-chat chat", "invoke my-end"),
+        ),
+        ("docs/sagemaker.md", ("NEW_SESSION", "CLOSE")),
     ],
 )
 def test_each_page_has_its_examples(page: str, words: tuple[str, ...]) -> None:
-    codes = [code for name, _, code, _ in PAIRS if name == page]
+    codes = [block.code for block in EXAMPLES if block.page == page]
     for word in words:
         assert any(word in code for code in codes), word
