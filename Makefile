@@ -64,7 +64,7 @@ check: dev ## formatting, lint, types, spelling, directions of import
 	@$(BIN)/codespell
 	@$(if $(wildcard tests/test_arrows.py),$(BIN)/pytest --quiet tests/test_arrows.py)
 
-test: quick real ## the tests that a change must pass, the real engine's too
+test: cover real ## the tests that a change must pass, the real engine's too
 
 slow: dev ## the tests that take long: the same answers as vLLM alone, guides that never end, made-up requests
 	@echo "==> slow tests"
