@@ -34,10 +34,12 @@ OWNERS = {
     "uvicorn": {"http", "server"},
     "jinja2": {"chat_template"},
     "transformers": {"chat_template", "server"},
+    "djl_python": {"djl"},
     "config": {"config", "cli", "djl", "server"},  # read at the top, handed down as values
 }
 # Inside `engine/`: the protocol and what needs no library stand beside the folder that owns them.
 ENGINE_OWNER = "engine/vllm"
+SHIM = sorted((ROOT / "shim").rglob("*.py"))
 FILES = [*sorted((ROOT / "lmi_chat").rglob("*.py")), *ROOT.glob("model.py")]
 
 
@@ -70,6 +72,19 @@ def test_imports_go_down(path: Path) -> None:
 def test_only_one_folder_imports_the_engine(path: Path) -> None:
     heavy = {name for name in imports(path) if name.partition(".")[0] in {"vllm", "llguidance", "zmq"}}
     assert not heavy or ENGINE_OWNER in path.as_posix(), f"{path} imports {heavy}"
+
+
+@pytest.mark.parametrize("path", SHIM, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_shim_stands_by_itself(path: Path) -> None:
+    ours = {name for name in imports(path) if name.partition(".")[0] == "lmi_chat"}
+    assert not ours, f"{path} imports {ours}; lmi-chat's only part in it is the command"
+
+
+def test_the_shim_is_there_and_imports_without_lmi_chat() -> None:
+    names = [f"djl_python.{path.stem}" for path in SHIM if path.stem != "__init__"]
+    assert {"djl_python.inputs", "djl_python.outputs"} <= {*names}
+    code = f"import sys; sys.modules['lmi_chat'] = None; import {', '.join(names)}"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT / "shim", check=True)
 
 
 def modules() -> dict[str, Path]:

@@ -53,7 +53,7 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
 def test_files_that_are_named_are_there(page: str) -> None:
     """A name with a folder is a path below the repository or a folder of `lmi_chat/`."""
     folders = [path for path in (ROOT / "lmi_chat").rglob("*") if path.is_dir()]
-    bases = (ROOT, ROOT / "lmi_chat", *folders)
+    bases = (ROOT, ROOT / "shim", ROOT / "lmi_chat", *folders)
     for name in re.findall(r"`([\w/]+/[\w.]*)`", (ROOT / page).read_text()):
         if not name.startswith("/"):
             assert any((base / name).exists() for base in bases), name

@@ -1,7 +1,6 @@
-"""DJL Serving's side: what its Python engine calls in a model directory, and what such directories import.
+"""Serve behind DJL Serving's Python engine: `handle` and the adapters' three functions are the entry point's.
 
-`handle`, `register_adapter`, `update_adapter` and `unregister_adapter` are the entry point's functions. The other
-modules are the classes of `djl_python` for machines without DJL; the distribution `djl-serving` gives them that name.
+The classes of `djl_python` are DJL Serving's own; where it is not, they are the distribution djl-serving's (`shim/`).
 """
 
 from lmi_chat.djl.handler import handle, register_adapter, unregister_adapter, update_adapter

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from lmi_chat.codec.json_text import dump
-from lmi_chat.djl import output_parts
+from lmi_chat.djl import library, output_parts
 from lmi_chat.errors import HookFailed, TimedOut
 from lmi_chat.text import one_line
 
@@ -102,9 +102,7 @@ class Foreign:
             raise HookFailed(f"the handler failed: {_words(error)}") from error
 
     async def _call(self, properties: Mapping[str, Any], content: Mapping[str, bytes]) -> Any:
-        from djl_python import Input
-
-        inputs = Input()
+        inputs = library.load().Input()
         inputs.properties = {**properties, "handler": HANDLE, "model_dir": self._properties.get("model_dir", "")}
         inputs.function_name = HANDLE
         for name, data in content.items():
@@ -177,4 +175,5 @@ def _headers(output: Any) -> dict[str, str]:
 
 
 def _words(error: BaseException) -> str:
-    return one_line(f"{type(error).__name__}: {error}", DETAIL_CHARS)
+    text = library.MISSING if library.is_missing(error) else f"{type(error).__name__}: {error}"
+    return one_line(text, DETAIL_CHARS)

@@ -1,28 +1,15 @@
-"""Marks on a model.py's own functions, and how they are found again: a model directory's, and each of its adapters'."""
+"""Find the formatters in a model.py, a model directory's and each of its adapters', by the marks of `djl_python`."""
 
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 from lmi_chat.dialects.formatters import Formatters
 from lmi_chat.djl import custom_handler
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 ENTRY = "model.py"
 INPUT, OUTPUT = "is_input_formatter", "is_output_formatter"
-
-
-def input_formatter(function: Function) -> Function:
-    """Have `function(decoded_payload, tokenizer=…)` read every body."""
-    setattr(function, INPUT, True)
-    return function
-
-
-def output_formatter(function: Function) -> Function:
-    """Have `function(response)` write every answer, and every chunk of a stream."""
-    setattr(function, OUTPUT, True)
-    return function
 
 
 def find(module: ModuleType, mark: str) -> Callable[..., Any] | None:

@@ -21,7 +21,7 @@ from lmi_chat.config.describe import warnings
 from lmi_chat.config.settings import OWN, read
 from lmi_chat.config.sources import OWN_PREFIXES, environment
 from lmi_chat.dialects.formatters import Formatters
-from lmi_chat.djl import formatters
+from lmi_chat.djl import formatters, library
 from lmi_chat.djl.output_parts import Parts, refusal
 from lmi_chat.engine import Engine
 from lmi_chat.engine.vllm import arguments
@@ -78,6 +78,7 @@ async def unregister_adapter(inputs: "Input") -> "Output":  # noqa: ARG001 DJL's
 
 async def _load(properties: Mapping[str, Any]) -> None:
     """DJL has merged OPTION_X and serving.properties; what is neither ours nor the engine's is DJL's own."""
+    library.load()  # a start fails better than every answer
     kinds = arguments.kinds()
     known = OWN.keys() | RENAMED.keys() | NOT_YET.keys() | kinds.keys()
     given = {name: text for name, text in properties.items() if name in known and isinstance(text, str)}
@@ -124,14 +125,13 @@ async def _watch(engine: Engine, line: Pipeline, processes: Processes) -> None:
 
 
 async def _answer(inputs: "Input") -> "AsyncIterator[Output]":
-    from djl_python import Output
-
+    new_output: type[Output] = library.load().Output
     parts, call = Parts(), _call(inputs)
     work = asyncio.create_task(_run(call, parts))
     is_first = True
     try:
         while (encoded := await parts.get()) is not None:
-            output = Output().add(encoded)
+            output = new_output().add(encoded)
             if is_first:
                 for name, text in _headers(call, parts.content_type).items():
                     output.add_property(name, text)
@@ -162,10 +162,9 @@ def _headers(call: InferenceRequest, content_type: str) -> dict[str, str]:
 
 
 def _no_adapters() -> "Output":
-    from djl_python import Output
-
+    new_output: type[Output] = library.load().Output
     text = "adapter: LoRA is off; this version serves no adapters"
-    return Output().add(refusal(BadField([Problem("adapter", text)])), key="data")
+    return new_output().add(refusal(BadField([Problem("adapter", text)])), key="data")
 
 
 def _call(inputs: "Input") -> InferenceRequest:

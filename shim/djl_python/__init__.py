@@ -1,7 +1,10 @@
-"""DJL Serving's Python classes where DJL Serving is not: lmi-chat's own."""
+"""Give model directories DJL Serving's Python classes where DJL Serving is not.
 
-from lmi_chat.djl.inputs import Input
-from lmi_chat.djl.outputs import Output
-from lmi_chat.djl.pair_list import PairList
+The names, signatures and bytes are DJL's (DJL Serving, engines/python, `djl_python`); the code is this distribution's.
+"""
+
+from djl_python.inputs import Input
+from djl_python.outputs import Output
+from djl_python.pair_list import PairList
 
 __all__ = ["Input", "Output", "PairList"]

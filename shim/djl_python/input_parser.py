@@ -1,5 +1,12 @@
-"""The mark of an input formatter."""
+"""Mark a function of a model.py as its input formatter: whoever loads the file looks for the attribute."""
 
-from lmi_chat.djl.formatters import input_formatter
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-__all__ = ["input_formatter"]
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def input_formatter(function: Function) -> Function:
+    """Have `function(decoded_payload, tokenizer=…)` read every body."""
+    function.is_input_formatter = True  # type: ignore[attr-defined]
+    return function

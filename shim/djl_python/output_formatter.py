@@ -1,5 +1,12 @@
-"""The mark of an output formatter."""
+"""Mark a function of a model.py as its output formatter: whoever loads the file looks for the attribute."""
 
-from lmi_chat.djl.formatters import output_formatter
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-__all__ = ["output_formatter"]
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def output_formatter(function: Function) -> Function:
+    """Have `function(response)` write every answer, and every chunk of a stream."""
+    function.is_output_formatter = True  # type: ignore[attr-defined]
+    return function

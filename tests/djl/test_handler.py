@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
+from djl_python import Input, Output
 from lmi_chat import djl
 from lmi_chat.config.settings import Settings
 from lmi_chat.dialects.formatters import Formatters
 from lmi_chat.djl import handler, output_parts
-from lmi_chat.djl.inputs import Input
-from lmi_chat.djl.outputs import Output
 from lmi_chat.errors import Bug
 from lmi_chat.job import Delta, Finished
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from djl_python import Output
 from lmi_chat.djl import output_parts
-from lmi_chat.djl.outputs import Output
 from lmi_chat.errors import NotFound
 from tests.support.fakes import brief
 
