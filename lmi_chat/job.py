@@ -138,7 +138,7 @@ class Delta:
 
     `text` may be empty although there are ids (part of a character, or text held back for a stop string), and may
     belong to several ids at once. `tokens` has one entry per id if log-probabilities were asked for, else it is empty.
-    `prompt`: if the prompt's were asked for, its tokens, on each sequence's first piece; None for the very first token.
+    `prompt`: if the prompt's were asked for, its tokens, on each sequence's first delta; None for the very first token.
     """
 
     index: int
@@ -190,10 +190,10 @@ Sink = Callable[[Event], None]
 class TokenSink:
     """What an answer needs of a job's tokens, so that the engine can leave out what it does not.
 
-    `token` takes a token of the only sequence in place of its piece: id, text as JSON writes it without quotes, never
+    `token` takes a token of the only sequence in place of its delta: id, text as JSON writes it without quotes, never
     empty, and log-probability. Where none is asked for, the text may be of several tokens, and those without text are
-    left out; where they are, such tokens come as pieces. So do always the first and the last. It may be replaced at
-    any time. `is_folded`: nothing is wanted before the end, and one piece may have all.
+    left out; where they are, such tokens come as deltas. So do always the first and the last. It may be replaced at
+    any time. `is_folded`: nothing is wanted before the end, and one delta may have all.
     """
 
     token: Callable[[int, bytes, float], None]

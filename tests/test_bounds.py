@@ -14,7 +14,7 @@ from lmi_chat.errors import Problem
 from lmi_chat.job import SamplingParams
 from lmi_chat.limits import Limits
 from lmi_chat.text import echo
-from tests.support.fakes import desk
+from tests.support.fakes import deployment
 
 LIMITS = Limits()
 OTHER_TYPES: dict[str, list[Any]] = {
@@ -123,7 +123,7 @@ def test_other_types_are_wrong_and_not_converted(name: str, value: object) -> No
 
 @pytest.mark.parametrize("name", SAMPLING)
 def test_null_is_absent(name: str) -> None:
-    form = BodyReader(desk())
+    form = BodyReader(deployment())
     form.read({name: None}, SAMPLING)
     assert (form.given, form.extra, form.problems, form.unknown) == ({}, {}, [], [])
 

@@ -55,13 +55,13 @@ for _each in (
     register(_each)
 
 
-def choose(body: Json, forced: str | None, desk: Deployment) -> Dialect:
+def choose(body: Json, forced: str | None, deployment: Deployment) -> Dialect:
     """The dialect of a body, or the one that its route forces; a model that embeds speaks one of its own.
 
     Raises BadField when two dialects' keys stand in one body or the model is of another kind, BadJson when no key does.
     """
     dialect = DIALECTS[forced] if forced else _find(body)
-    if desk.space is None:
+    if deployment.space is None:
         return dialect
     if dialect.name in {"embedding", "standard"}:
         return DIALECTS["embedding"]

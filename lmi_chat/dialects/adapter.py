@@ -11,7 +11,7 @@ from lmi_chat.text import echo
 HEADER = "X-Amzn-SageMaker-Adapter-Identifier"
 
 
-def check(body: Json, header: str, desk: Deployment) -> None:
+def check(body: Json, header: str, deployment: Deployment) -> None:
     """None is loaded here, so asking for one is an error, never the base model's answer.
 
     Raises BadField where two disagree or the list does not fit, NotFound for the adapter.
@@ -20,7 +20,7 @@ def check(body: Json, header: str, desk: Deployment) -> None:
         return
     asked = _names(body)
     model = body.get("model")
-    if isinstance(model, str) and model and model not in desk.names and (header or any(asked)):
+    if isinstance(model, str) and model and model not in deployment.names and (header or any(asked)):
         asked["model"] = model
     if header:
         asked[HEADER] = header

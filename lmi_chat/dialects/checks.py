@@ -19,95 +19,96 @@ UNSEARCHED = (
 )
 
 
-def check_model(name: object, desk: Deployment) -> None:
+def check_model(name: object, deployment: Deployment) -> None:
     """`model` is optional and may be ""; any other name must be served here. Raises BadField, NotFound."""
     if name is None or name == "":
         return
     if not isinstance(name, str):
         raise BadField([Problem("model", f"model must be a string, got {echo(name)}")])
-    if name not in desk.names:
-        raise NotFound(f"model {echo(name)} is not served here; {desk.model} is", param="model")
+    if name not in deployment.names:
+        raise NotFound(f"model {echo(name)} is not served here; {deployment.model} is", param="model")
 
 
-def check_prompts(value: object, name: str, form: BodyReader, most: int) -> Sequence[tuple[str, Prompt]]:
+def check_prompts(value: object, name: str, reader: BodyReader, most: int) -> Sequence[tuple[str, Prompt]]:
     """Prompts with their paths: one string or array of token ids, or an array of at most `most` of these."""
     if not isinstance(value, list) or not value or type(value[0]) is int:
-        _check_prompt(value, name, form, ", or an array of these")
+        _check_prompt(value, name, reader, ", or an array of these")
         return [(name, value)]  # type: ignore[list-item]
     if len(value) > most:
-        form.wrong(name, f"must have at most {most} prompts, got {len(value)}")
+        reader.add_problem(name, f"must have at most {most} prompts, got {len(value)}")
         return []
     several = [(f"{name}[{place}]", one) for place, one in enumerate(value)]
     for path, one in several:
-        _check_prompt(one, path, form)
+        _check_prompt(one, path, reader)
     return several
 
 
-def _check_prompt(prompt: object, path: str, form: BodyReader, others: str = "") -> None:
+def _check_prompt(prompt: object, path: str, reader: BodyReader, others: str = "") -> None:
     if not isinstance(prompt, str | list):
-        form.wrong(path, f"must be a string or an array of token ids{others}; got {echo(prompt)}")
+        reader.add_problem(path, f"must be a string or an array of token ids{others}; got {echo(prompt)}")
     elif not prompt:
-        form.wrong(path, "must not be empty")
+        reader.add_problem(path, "must not be empty")
     elif isinstance(prompt, list):
-        most = form.desk.vocabulary_tokens - 1
+        most = reader.deployment.vocabulary_tokens - 1
         wrong = next(
             (place for place, token in enumerate(prompt) if type(token) is not int or not 0 <= token <= most), -1
         )
         if wrong >= 0:
             text = f"must be a token id of at least 0 and at most {most}, got {echo(prompt[wrong])}"
-            form.wrong(f"{path}[{wrong}]", text)
+            reader.add_problem(f"{path}[{wrong}]", text)
 
 
-def check_vocabulary(form: BodyReader) -> None:
+def check_vocabulary(reader: BodyReader) -> None:
     """Token ids must stand in the vocabulary."""
-    most = form.desk.vocabulary_tokens
+    most = reader.deployment.vocabulary_tokens
     for key in ("stop_token_ids", "allowed_token_ids", "logit_bias"):
-        outside = next((token for token in form.given.get(key, ()) if token >= most), None)
+        outside = next((token for token in reader.given.get(key, ()) if token >= most), None)
         if outside is not None:
-            form.wrong(form.paths[key], f"has token {echo(outside)}; the vocabulary ends at {most - 1}")
+            reader.add_problem(reader.paths[key], f"has token {echo(outside)}; the vocabulary ends at {most - 1}")
 
 
-def check_beams(form: BodyReader, path: str, beams: int) -> None:
+def check_beams(reader: BodyReader, path: str, beams: int) -> None:
     """A beam search ranks the model's own probabilities, token by token: what would change them has no place there."""
     for name in UNSEARCHED if beams else ():
-        if form.given.get(name) not in (None, getattr(PLAIN, name)):
-            form.wrong(path, f"must ask for no beam search beside {form.paths[name]}")
+        if reader.given.get(name) not in (None, getattr(PLAIN, name)):
+            reader.add_problem(path, f"must ask for no beam search beside {reader.paths[name]}")
 
 
-def check_length(text: str, desk: Deployment, path: str) -> None:
+def check_length(text: str, deployment: Deployment, path: str) -> None:
     """Refuse a prompt that cannot fit, by its characters alone, before it is tokenised. Raises PromptTooLong."""
-    most = desk.context_tokens * desk.template.longest_token_chars
+    most = deployment.context_tokens * deployment.template.longest_token_chars
     if len(text) > most:
         raise PromptTooLong(
-            f"{path} has {len(text)} characters; {desk.context_tokens} tokens hold at most {most}", param=path
+            f"{path} has {len(text)} characters; {deployment.context_tokens} tokens hold at most {most}", param=path
         )
 
 
-def check_room(ids: Sequence[int], desk: Deployment, path: str) -> None:
+def check_room(ids: Sequence[int], deployment: Deployment, path: str) -> None:
     """Refuse a prompt that leaves no room for a token of the answer, or has too many. Raises PromptTooLong."""
-    most = desk.limits.max_input_tokens
+    most = deployment.limits.max_input_tokens
     if most and len(ids) > most:
         raise PromptTooLong(f"{path} has {len(ids)} tokens; this deployment takes at most {most}", param=path)
-    if len(ids) >= desk.context_tokens:
-        text = f"{path} has {len(ids)} tokens; the model's context holds {desk.context_tokens}, one of them generated"
+    if len(ids) >= deployment.context_tokens:
+        text = f"{path} has {len(ids)} tokens; the model's context holds {deployment.context_tokens}, "
+        text += "one of them generated"
         raise PromptTooLong(text, param=path)
 
 
-def check_prompt_logprobs(jobs: Sequence[Job], desk: Deployment, path: str, *, times: int = 1) -> None:
+def check_prompt_logprobs(jobs: Sequence[Job], deployment: Deployment, path: str, *, times: int = 1) -> None:
     """Bound the log-probabilities of prompts that one reply holds, each `times` over. Raises BadField."""
     tops = [job.sampling.prompt_logprobs for job in jobs]
     if not any(top is not None for top in tops):
         return
     count = sum(times * len(job.prompt_ids) * (1 + top) for job, top in zip(jobs, tops, strict=True) if top is not None)
-    if count > (most := desk.limits.max_prompt_logprobs):
+    if count > (most := deployment.limits.max_prompt_logprobs):
         text = f"asks for {count} log-probabilities (the prompt's tokens × (1 + alternatives))"
         text += f", at most {most} are given (option.max_prompt_logprobs)"
         raise BadField([Problem(path, f"{path} {text}")])
 
 
-def sampling(form: BodyReader, dialect_defaults: Mapping[str, Any], **fixed: object) -> dict[str, Any]:
+def sampling(reader: BodyReader, dialect_defaults: Mapping[str, Any], **fixed: object) -> dict[str, Any]:
     """SamplingParams's values: the request's, else the model's, else the dialect's. Near-zero temperature is greedy."""
-    values = {**dialect_defaults, **form.desk.defaults, **form.given, **fixed}
+    values = {**dialect_defaults, **reader.deployment.defaults, **reader.given, **fixed}
     if values.get("temperature", 1.0) < GREEDY_BELOW:
         values["temperature"] = 0.0
     if values.get("seed") == NO_SEED:
@@ -115,29 +116,29 @@ def sampling(form: BodyReader, dialect_defaults: Mapping[str, Any], **fixed: obj
     return values
 
 
-def spread(values: dict[str, Any], width: int, *, beams: int = 0) -> int:
+def expand_sequences(values: dict[str, Any], width: int, *, beams: int = 0) -> int:
     """Make `values` ask for `width` sequences; gives the copies of each (greedy ones are all the same)."""
     is_one_run = beams > 0 or values.get("temperature") == 0
     values["n"] = 1 if is_one_run else width
     return width if is_one_run and not beams else 1
 
 
-def seat(ids: list[int], values: dict[str, Any], form: BodyReader, *, path: str) -> SamplingParams:
+def fit_context(ids: list[int], values: dict[str, Any], reader: BodyReader, *, path: str) -> SamplingParams:
     """Fit prompt and answer into the context and close the sampling values; `path` is the prompt's.
 
     Only the caller's own limit must fit; a default is cut to what has room. Raises PromptTooLong with counts, BadField.
     """
-    check_room(ids, form.desk, path)
-    context, asked = form.desk.context_tokens, form.given.get("max_tokens", 0)
+    check_room(ids, reader.deployment, path)
+    context, asked = reader.deployment.context_tokens, reader.given.get("max_tokens", 0)
     room = context - len(ids)
     if asked > room:
-        name = form.paths["max_tokens"]
+        name = reader.paths["max_tokens"]
         text = (
             f"{name} must be at most {room}, got {asked}: the prompt has {len(ids)} of the context's {context} tokens"
         )
         raise PromptTooLong(text, param=name)
     most = min(values.get("max_tokens") or room, room)
-    if form.given.get("min_tokens", 0) > most:
-        name = form.paths["min_tokens"]
-        raise BadField([Problem(name, f"{name} must be at most {most}, got {form.given['min_tokens']}")])
+    if reader.given.get("min_tokens", 0) > most:
+        name = reader.paths["min_tokens"]
+        raise BadField([Problem(name, f"{name} must be at most {most}, got {reader.given['min_tokens']}")])
     return SamplingParams(**{**values, "max_tokens": most})

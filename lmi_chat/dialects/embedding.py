@@ -21,55 +21,57 @@ from lmi_chat.job import Delta, Embedding, EmbeddingSpec, Finished, Job, Pooling
 from lmi_chat.text import echo
 
 
-def parse(body: Json, desk: Deployment, request_id: str) -> ParsedRequest:
+def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
     """An embedding body → ParsedRequest. Raises BadField, NotFound or PromptTooLong; the paths are the caller's."""
-    if desk.space is None:
+    if deployment.space is None:
         text = "input cannot be served: this model generates text; send messages, inputs or prompt"
         raise BadField([Problem("input", text)])
-    checks.check_model(body.get("model"), desk)
-    form = BodyReader(desk)
-    form.read(body, EMBEDDING)
-    user, name = form.own("user"), "inputs" if "inputs" in body else "input"
+    checks.check_model(body.get("model"), deployment)
+    reader = BodyReader(deployment)
+    reader.read(body, EMBEDDING)
+    user, name = reader.get("user"), "inputs" if "inputs" in body else "input"
     if name == "inputs" and "input" in body:
-        form.wrong("inputs", "and input in one body: send one of them")
-    prompts = checks.check_prompts(body.get(name), name, form, desk.limits.max_inputs)
-    _check_parameters(body.get("parameters"), form)
-    openai.check_salt(form)
-    pooling, most = _check_pooling(form, desk.space), _check_cut(form)
-    unknown = form.close()
+        reader.add_problem("inputs", "and input in one body: send one of them")
+    prompts = checks.check_prompts(body.get(name), name, reader, deployment.limits.max_inputs)
+    _check_parameters(body.get("parameters"), reader)
+    openai.check_salt(reader)
+    pooling, most = _check_pooling(reader, deployment.space), _check_cut(reader)
+    unknown = reader.finish()
 
-    priority, salt = form.own("priority"), form.own("cache_salt")
+    priority, salt = reader.get("priority"), reader.get("cache_salt")
     jobs = []
     for place, (path, prompt) in enumerate(prompts):
-        ids = _read(prompt, path, form, most=most)
+        ids = _read(prompt, path, reader, most=most)
         text, job_id = prompt if isinstance(prompt, str) else "", f"{request_id}-{place}"
         jobs.append(
             Job(id=job_id, prompt_ids=ids, prompt_text=text, pooling=pooling, priority=priority, cache_salt=salt)
         )
     render = Vectors(
-        len(jobs), desk.model if name == "input" else None, is_base64=form.own("encoding_format") == "base64"
+        len(jobs), deployment.model if name == "input" else None, is_base64=reader.get("encoding_format") == "base64"
     )
     task = ParsedRequest(dialect="embedding", jobs=tuple(jobs), is_stream=False, render=render, has_end=False)
-    task.unknown, task.user = [*unknown, NOT_RANKED] if priority and not desk.has_priority else unknown, user
+    task.unknown, task.user = [*unknown, NOT_RANKED] if priority and not deployment.has_priority else unknown, user
     return task
 
 
-def _check_parameters(parameters: object, form: BodyReader) -> None:
+def _check_parameters(parameters: object, reader: BodyReader) -> None:
     """LMI's clients put there what others put into the body."""
     if parameters is None:
         return
     if not isinstance(parameters, dict):
-        form.wrong("parameters", f"must be an object, got {echo(parameters)}")
+        reader.add_problem("parameters", f"must be an object, got {echo(parameters)}")
         return
-    form.prefix = "parameters."
-    form.read(parameters, POOLING)
+    reader.prefix = "parameters."
+    reader.read(parameters, POOLING)
 
 
-def _check_pooling(form: BodyReader, space: EmbeddingSpec) -> PoolingParams:
-    dimensions = form.extra.get("dimensions")
+def _check_pooling(reader: BodyReader, space: EmbeddingSpec) -> PoolingParams:
+    dimensions = reader.extra.get("dimensions")
     if dimensions is not None and dimensions not in space.shorter:
-        form.wrong(form.paths["dimensions"], f"{_lengths(space)}, got {dimensions}")
-    return PoolingParams(dimensions=dimensions, is_normalized=form.given.get("is_normalized", form.desk.is_normalized))
+        reader.add_problem(reader.paths["dimensions"], f"{_lengths(space)}, got {dimensions}")
+    return PoolingParams(
+        dimensions=dimensions, is_normalized=reader.given.get("is_normalized", reader.deployment.is_normalized)
+    )
 
 
 def _lengths(space: EmbeddingSpec) -> str:
@@ -81,50 +83,52 @@ def _lengths(space: EmbeddingSpec) -> str:
     return f"must be one of {', '.join(map(str, space.shorter))}"
 
 
-def _check_cut(form: BodyReader) -> int:
+def _check_cut(reader: BodyReader) -> int:
     """Tokens that are kept of an input; 0: all of them, which must fit."""
-    context = _context(form.desk)
-    most = form.extra.get("truncate_prompt_tokens")
+    context = _context(reader.deployment)
+    most = reader.extra.get("truncate_prompt_tokens")
     if most is not None and (most == 0 or most > context):
-        path = form.paths["truncate_prompt_tokens"]
-        form.wrong(path, f"must be at least 1 and at most {context}, or -1 for as many as fit; got {most}")
+        path = reader.paths["truncate_prompt_tokens"]
+        reader.add_problem(path, f"must be at least 1 and at most {context}, or -1 for as many as fit; got {most}")
     if most is None:
-        return context if form.own("truncate") else 0
+        return context if reader.get("truncate") else 0
     return context if most < 0 else int(most)
 
 
-def _context(desk: Deployment) -> int:
+def _context(deployment: Deployment) -> int:
     """Tokens that an input may have."""
-    return min(desk.context_tokens, desk.limits.max_input_tokens or desk.context_tokens)
+    return min(deployment.context_tokens, deployment.limits.max_input_tokens or deployment.context_tokens)
 
 
-def _read(prompt: Prompt, path: str, form: BodyReader, *, most: int) -> list[int]:
+def _read(prompt: Prompt, path: str, reader: BodyReader, *, most: int) -> list[int]:
     """Token ids of an input, or of the part that is kept. Raises PromptTooLong, BadField."""
-    desk, is_end = form.desk, form.given.get("side", "").lower() == "left"
+    deployment, is_end = reader.deployment, reader.given.get("side", "").lower() == "left"
     if isinstance(prompt, list):
         ids = (prompt[-most:] if is_end else prompt[:most]) if most else prompt
     else:
-        ids = _encode(prompt, path, form, most=most, is_end=is_end)
+        ids = _encode(prompt, path, reader, most=most, is_end=is_end)
     if not ids:
         raise BadField([Problem(path, f"{path} must have at least 1 token, got {echo(prompt)}")])
-    if len(ids) > (context := _context(desk)):
-        holder = "the model's context holds" if context == desk.context_tokens else "this deployment takes at most"
+    if len(ids) > (context := _context(deployment)):
+        holder = (
+            "the model's context holds" if context == deployment.context_tokens else "this deployment takes at most"
+        )
         text = f"{path} has {len(ids)} tokens; {holder} {context} (truncate true cuts it)"
         raise PromptTooLong(text, param=path)
     return ids
 
 
-def _encode(text: str, path: str, form: BodyReader, *, most: int, is_end: bool) -> list[int]:
+def _encode(text: str, path: str, reader: BodyReader, *, most: int, is_end: bool) -> list[int]:
     """Long texts are cut by their characters first: a tokenizer takes a second for a megabyte."""
-    desk, has_special = form.desk, form.own("add_special_tokens")
-    if desk.space and desk.space.is_lower_case:
+    deployment, has_special = reader.deployment, reader.get("add_special_tokens")
+    if deployment.space and deployment.space.is_lower_case:
         text = text.lower()
     if not most:
-        checks.check_length(text, desk, path)
-        return desk.template.encode(text, add_special_tokens=has_special)
-    chars = desk.context_tokens * desk.template.longest_token_chars
+        checks.check_length(text, deployment, path)
+        return deployment.template.encode(text, add_special_tokens=has_special)
+    chars = deployment.context_tokens * deployment.template.longest_token_chars
     part = text[-chars:] if is_end else text[:chars]
-    return desk.template.encode_part(part, most, is_end=is_end, add_special_tokens=has_special)
+    return deployment.template.encode_part(part, most, is_end=is_end, add_special_tokens=has_special)
 
 
 class Vectors:
@@ -135,11 +139,11 @@ class Vectors:
         self._model, self._is_base64 = model, is_base64
         self._vectors = [b"null"] * count
 
-    def piece(self, piece: Delta) -> Sequence[bytes]:
+    def delta(self, delta: Delta) -> Sequence[bytes]:
         """Keep a vector; nothing is sent yet."""
-        if isinstance(piece, Embedding):
-            written = b'"' + b64encode(piece.values) + b'"' if self._is_base64 else floats(piece.values)
-            self._vectors[piece.index] = written
+        if isinstance(delta, Embedding):
+            written = b'"' + b64encode(delta.values) + b'"' if self._is_base64 else floats(delta.values)
+            self._vectors[delta.index] = written
         return ()
 
     def done(self, done: Finished) -> Sequence[bytes]:

@@ -65,9 +65,9 @@ class Formatted:
         """Format what `inner` gives by `write`."""
         self._inner, self._write = inner, write
 
-    def piece(self, piece: Delta) -> Sequence[bytes]:
-        """Payloads for one piece. Raises HookFailed."""
-        return [self._format(payload) for payload in self._inner.piece(piece)]
+    def delta(self, delta: Delta) -> Sequence[bytes]:
+        """Payloads for one delta. Raises HookFailed."""
+        return [self._format(payload) for payload in self._inner.delta(delta)]
 
     def done(self, done: Finished) -> Sequence[bytes]:
         """Payloads that close the answer. Raises HookFailed."""

@@ -21,44 +21,44 @@ from lmi_chat.text import echo
 SALT_FORBIDDEN = frozenset("@/\\\0")
 
 
-def check_sequences(form: BodyReader, *, is_stream: bool) -> tuple[int, int, int]:
+def check_sequences(reader: BodyReader, *, is_stream: bool) -> tuple[int, int, int]:
     """Sequences that come back, that run, and the width of a beam search (0: none)."""
-    count, best_of = form.given.get("n", 1), form.extra.get("best_of", 1)
-    is_search = form.own("use_beam_search")
+    count, best_of = reader.given.get("n", 1), reader.extra.get("best_of", 1)
+    is_search = reader.get("use_beam_search")
     if best_of > 1 and best_of < count:
-        form.wrong("best_of", f"must be at least n = {count}, got {best_of}")
+        reader.add_problem("best_of", f"must be at least n = {count}, got {best_of}")
     if best_of > 1 and (is_stream or is_search):
-        form.wrong("best_of", f"must be 1 with stream or use_beam_search true, got {best_of}")
+        reader.add_problem("best_of", f"must be 1 with stream or use_beam_search true, got {best_of}")
     if is_search and is_stream:
-        form.wrong("use_beam_search", "must be false with stream true, got true")
+        reader.add_problem("use_beam_search", "must be false with stream true, got true")
     return count, max(count, best_of), count if is_search else 0
 
 
-def check_salt(form: BodyReader) -> str | None:
+def check_salt(reader: BodyReader) -> str | None:
     """A salt becomes part of names where cached prefixes are kept: no character that is a path's."""
-    salt: str | None = form.own("cache_salt")
+    salt: str | None = reader.get("cache_salt")
     if salt and not SALT_FORBIDDEN.isdisjoint(salt):
-        form.wrong("cache_salt", f"must not hold @, /, \\ or U+0000, got {echo(salt)}")
+        reader.add_problem("cache_salt", f"must not hold @, /, \\ or U+0000, got {echo(salt)}")
     return salt
 
 
-def check_prompt_logprobs(form: BodyReader, *, is_stream: bool) -> None:
+def check_prompt_logprobs(reader: BodyReader, *, is_stream: bool) -> None:
     """They come with a whole answer only, and no beam search tells them."""
-    if is_stream and "prompt_logprobs" in form.given:
-        form.wrong("prompt_logprobs", f"must be absent with stream true, got {form.given['prompt_logprobs']}")
+    if is_stream and "prompt_logprobs" in reader.given:
+        reader.add_problem("prompt_logprobs", f"must be absent with stream true, got {reader.given['prompt_logprobs']}")
 
 
-def check_usage(body: Json, form: BodyReader, *, is_stream: bool) -> Mapping[str, bool]:
+def check_usage(body: Json, reader: BodyReader, *, is_stream: bool) -> Mapping[str, bool]:
     """Which of USAGE `stream_options` asks for; empty without it."""
     options = body.get("stream_options")
     if options is None:
         return {}
     if not isinstance(options, dict) or not is_stream:
-        form.wrong("stream_options", f"must be an object, and only with stream true; got {echo(options)}")
+        reader.add_problem("stream_options", f"must be an object, and only with stream true; got {echo(options)}")
         return {}
-    inner = BodyReader(form.desk, prefix="stream_options.", problems=form.problems, unknown=form.unknown)
+    inner = BodyReader(reader.deployment, prefix="stream_options.", problems=reader.problems, unknown=reader.unknown)
     inner.read(options, USAGE)
-    return {name: inner.own(name) for name in USAGE}
+    return {name: inner.get(name) for name in USAGE}
 
 
 def error_body(error: Exception) -> Json:
@@ -68,14 +68,14 @@ def error_body(error: Exception) -> Json:
     return {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}
 
 
-def head(reply_id: str, desk: Deployment, kind: str) -> Json:
+def head(reply_id: str, deployment: Deployment, kind: str) -> Json:
     """What every object of one reply begins with."""
     return {
         "id": reply_id,
         "object": kind,
         "created": int(time.time()),
-        "model": desk.model,
-        "system_fingerprint": desk.fingerprint or None,
+        "model": deployment.model,
+        "system_fingerprint": deployment.fingerprint or None,
     }
 
 
@@ -108,27 +108,27 @@ class ChunkRenderer(TokenRenderer):
         self.is_quick = not (has_scores or has_ids or self._is_continuous)
         self.ends = self._plain_heads[0] + b'"', b'"' + self._plain_tail
 
-    def piece(self, piece: Delta) -> Sequence[bytes]:
+    def delta(self, delta: Delta) -> Sequence[bytes]:
         """One chunk; the plain ones, which are nearly all, are prefix + text + suffix."""
-        self._completion_tokens += len(piece.ids)
-        if self.is_quick and piece.finish is None and piece.index in self._begun:
-            return (self._plain_heads[piece.index] + dump(piece.text) + self._plain_tail,) if piece.text else ()
-        is_first = piece.index not in self._begun
+        self._completion_tokens += len(delta.ids)
+        if self.is_quick and delta.finish is None and delta.index in self._begun:
+            return (self._plain_heads[delta.index] + dump(delta.text) + self._plain_tail,) if delta.text else ()
+        is_first = delta.index not in self._begun
         if is_first and self._leads:
-            piece = replace(piece, text=self._leads[piece.index] + piece.text)
-        if not (piece.text or piece.tokens or piece.finish or (self._has_ids and piece.ids)):
+            delta = replace(delta, text=self._leads[delta.index] + delta.text)
+        if not (delta.text or delta.tokens or delta.finish or (self._has_ids and delta.ids)):
             return ()
-        self._begun.add(piece.index)
-        choice = self._choice(piece, is_first=is_first)
+        self._begun.add(delta.index)
+        choice = self._choice(delta, is_first=is_first)
         if self._has_ids:
-            choice["token_ids"] = piece.ids
-            choice |= {"prompt_token_ids": self._rows[piece.index].prompt_ids} if is_first else {}
+            choice["token_ids"] = delta.ids
+            choice |= {"prompt_token_ids": self._rows[delta.index].prompt_ids} if is_first else {}
         counted: Json | None = None
         if self._is_continuous:
             counted = usage(Finished(prompt_tokens=self._prompt_tokens, completion_tokens=self._completion_tokens))
         return (self._close([choice], counted),)
 
-    def _choice(self, piece: Delta, *, is_first: bool) -> Json:
+    def _choice(self, delta: Delta, *, is_first: bool) -> Json:
         raise NotImplementedError
 
     def _close(self, choices: list[Json], counted: Json | None) -> bytes:

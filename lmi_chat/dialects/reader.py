@@ -22,7 +22,7 @@ class BodyReader:
     `unknown` has each unknown key's path and the path of the known key that it may have been meant for, or "".
     """
 
-    desk: Deployment
+    deployment: Deployment
     prefix: str = ""
     given: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class BodyReader:
                 self._keep(name, table[name], value)
         self.check_keys(body, table, self.prefix.removesuffix("."))
 
-    def own(self, name: str) -> Any:
+    def get(self, name: str) -> Any:
         """What was given for a field that is not sampling's, or its default."""
         return self.extra.get(name, self.table[name].default)
 
@@ -48,30 +48,32 @@ class BodyReader:
         others = [name for name in value if name not in known]
         if others:
             prefix = f"{path}." if path else ""
-            self.ignore(others, {name: prefix + name for name in known}, prefix)
+            self.note_unknown(others, {name: prefix + name for name in known}, prefix)
 
     def _keep(self, name: str, known: Field, value: object) -> None:
         path, place = self.prefix + name, known.sets or name
-        checked = check(known, value, path, self.desk.limits, self.problems)
+        checked = check(known, value, path, self.deployment.limits, self.problems)
         if checked is None:
             return
         store = self.given if known.sets else self.extra
         if store.setdefault(place, checked) != checked:
-            self.wrong(path, f"and {self.paths[place]} say the same thing with different values; send one of them")
+            self.add_problem(
+                path, f"and {self.paths[place]} say the same thing with different values; send one of them"
+            )
         self.paths.setdefault(place, path)
 
-    def ignore(self, names: Iterable[str], known: Mapping[str, str], prefix: str) -> None:
+    def note_unknown(self, names: Iterable[str], known: Mapping[str, str], prefix: str) -> None:
         """Note unknown keys; `known` gives the paths of the names that they may have been meant for."""
         for name in islice(names, PROBLEMS_MOST - len(self.unknown)):
             has_hint = len(name) <= NAME_BYTES and len(self.unknown) < UNKNOWN_SHOWN
             near = nearest(name, known) if has_hint else ""
             self.unknown.append((prefix + one_line(name, NAME_BYTES), known[near] if near else ""))
 
-    def wrong(self, path: str, text: str) -> None:
+    def add_problem(self, path: str, text: str) -> None:
         """Note a problem with one field."""
         self.problems.append(Problem(path, f"{path} {text}"))
 
-    def close(self) -> list[str]:
+    def finish(self) -> list[str]:
         """What is to be said about unknown keys; in a strict deployment they are wrong. Raises BadField.
 
         Where another key is wrong, an unknown one that it may have been meant by is named beside it.
@@ -79,8 +81,8 @@ class BodyReader:
         if self.unknown:
             wrong = {problem.path for problem in self.problems}
             for path, near in self.unknown:
-                if self.desk.is_strict or near in wrong:
-                    self.wrong(path, f"is not a known key{_hint(near)}")
+                if self.deployment.is_strict or near in wrong:
+                    self.add_problem(path, f"is not a known key{_hint(near)}")
         if self.problems:
             raise BadField(self.problems)
         told = [f"{path} is ignored{_hint(near)}" for path, near in self.unknown[:UNKNOWN_SHOWN]]

@@ -29,167 +29,173 @@ TGI_KINDS = "json, json_schema or regex"
 PROBLEM_ITEMS = 5
 
 
-def read(body: Json, form: BodyReader, *, has_grammar: bool = False) -> None:
+def read(body: Json, reader: BodyReader, *, has_grammar: bool = False) -> None:
     """Note the one guide of `body` as the sampling value `guide`; `has_grammar`: TGI's `grammar` is a spelling too."""
     for name, read_source in SOURCES.items():
         if body.get(name) is None or (name == TGI and not has_grammar):
             continue
-        path = form.prefix + name
-        guide = read_source(body[name], path, form)
+        path = reader.prefix + name
+        guide = read_source(body[name], path, reader)
         if guide is None:
             continue
-        if form.given.setdefault("guide", guide) != guide:
-            form.wrong(path, f"and {form.paths['guide']} ask for different forms of the text; send one of them")
-        form.paths.setdefault("guide", path)
+        if reader.given.setdefault("guide", guide) != guide:
+            reader.add_problem(
+                path, f"and {reader.paths['guide']} ask for different forms of the text; send one of them"
+            )
+        reader.paths.setdefault("guide", path)
 
 
-def _read_format(value: object, path: str, form: BodyReader) -> OutputConstraint | None:
+def _read_format(value: object, path: str, reader: BodyReader) -> OutputConstraint | None:
     if not isinstance(value, dict):
-        form.wrong(path, f'must be an object such as {{"type":"json_object"}}, got {echo(value)}')
+        reader.add_problem(path, f'must be an object such as {{"type":"json_object"}}, got {echo(value)}')
         return None
-    form.check_keys(value, FORMAT_KEYS, path)
+    reader.check_keys(value, FORMAT_KEYS, path)
     match value.get("type"):
         case "text":
             return None
         case "json_object":
             return OutputConstraint("json_object", "", path)
         case "json_schema":
-            return _read_named_schema(value.get("json_schema"), f"{path}.json_schema", form)
+            return _read_named_schema(value.get("json_schema"), f"{path}.json_schema", reader)
         case other:
-            form.wrong(f"{path}.type", f"must be text, json_object or json_schema, got {echo(other)}")
+            reader.add_problem(f"{path}.type", f"must be text, json_object or json_schema, got {echo(other)}")
             return None
 
 
-def _read_named_schema(value: object, path: str, form: BodyReader) -> OutputConstraint | None:
+def _read_named_schema(value: object, path: str, reader: BodyReader) -> OutputConstraint | None:
     """OpenAI's {name, schema, strict}; `strict` changes nothing, the text always fits the schema."""
     if not isinstance(value, dict):
-        form.wrong(path, f"must be an object with name and schema, got {echo(value)}")
+        reader.add_problem(path, f"must be an object with name and schema, got {echo(value)}")
         return None
-    form.check_keys(value, SCHEMA_KEYS, path)
+    reader.check_keys(value, SCHEMA_KEYS, path)
     for name, kind, words in (("name", str, "a string"), ("description", str, "a string"), ("strict", bool, "boolean")):
         if value.get(name) is not None and not isinstance(value[name], kind):
-            form.wrong(f"{path}.{name}", f"must be {words}, got {echo(value[name])}")
-    return _check_schema(value.get("schema"), f"{path}.schema", form)
+            reader.add_problem(f"{path}.{name}", f"must be {words}, got {echo(value[name])}")
+    return _check_schema(value.get("schema"), f"{path}.schema", reader)
 
 
-def _read_outputs(value: object, path: str, form: BodyReader) -> OutputConstraint | None:
+def _read_outputs(value: object, path: str, reader: BodyReader) -> OutputConstraint | None:
     if not isinstance(value, dict):
-        form.wrong(path, f"must be an object with one of {', '.join(OUTPUTS)}, got {echo(value)}")
+        reader.add_problem(path, f"must be an object with one of {', '.join(OUTPUTS)}, got {echo(value)}")
         return None
-    form.check_keys(value, OUTPUTS, path)
+    reader.check_keys(value, OUTPUTS, path)
     named = [name for name in OUTPUTS if value.get(name) is not None]
     if len(named) > 1:
-        form.wrong(path, f"must have one of {', '.join(OUTPUTS)}, got {' and '.join(named)}")
+        reader.add_problem(path, f"must have one of {', '.join(OUTPUTS)}, got {' and '.join(named)}")
         return None
     if not named:
         return None
-    return _reader(named[0])(value[named[0]], f"{path}.{named[0]}", form)  # type: ignore[arg-type]
+    return _reader(named[0])(value[named[0]], f"{path}.{named[0]}", reader)  # type: ignore[arg-type]
 
 
-def _read_tgi(value: object, path: str, form: BodyReader) -> OutputConstraint | None:
+def _read_tgi(value: object, path: str, reader: BodyReader) -> OutputConstraint | None:
     if not isinstance(value, dict):
-        form.wrong(path, f"must be an object with type and value, got {echo(value)}")
+        reader.add_problem(path, f"must be an object with type and value, got {echo(value)}")
         return None
-    form.check_keys(value, TGI_KEYS, path)
+    reader.check_keys(value, TGI_KEYS, path)
     match value.get("type"):
         case "json":
-            return _check_schema(value.get("value"), f"{path}.value", form)
+            return _check_schema(value.get("value"), f"{path}.value", reader)
         case "json_schema":
-            return _read_named_schema(value.get("value"), f"{path}.value", form)
+            return _read_named_schema(value.get("value"), f"{path}.value", reader)
         case "regex":
-            return _check_text("regex", value.get("value"), f"{path}.value", form)
+            return _check_text("regex", value.get("value"), f"{path}.value", reader)
         case other:
-            form.wrong(f"{path}.type", f"must be {TGI_KINDS}, got {echo(other)}")
+            reader.add_problem(f"{path}.type", f"must be {TGI_KINDS}, got {echo(other)}")
             return None
 
 
 def _reader(kind: GuideKind) -> Callable[[object, str, BodyReader], OutputConstraint | None]:
-    def read_kind(value: object, path: str, form: BodyReader) -> OutputConstraint | None:
+    def read_kind(value: object, path: str, reader: BodyReader) -> OutputConstraint | None:
         match kind:
             case "json":
-                return _check_schema(value, path, form)
+                return _check_schema(value, path, reader)
             case "choice":
-                return _check_choices(value, path, form)
+                return _check_choices(value, path, reader)
             case "json_object":
-                return _check_flag(value, path, form)
+                return _check_flag(value, path, reader)
             case _:
-                return _check_text(kind, value, path, form)
+                return _check_text(kind, value, path, reader)
 
     return read_kind
 
 
-def _check_flag(value: object, path: str, form: BodyReader) -> OutputConstraint | None:
+def _check_flag(value: object, path: str, reader: BodyReader) -> OutputConstraint | None:
     if not isinstance(value, bool):
-        form.wrong(path, f"must be true or false, got {echo(value)}")
+        reader.add_problem(path, f"must be true or false, got {echo(value)}")
     return OutputConstraint("json_object", "", path) if value is True else None
 
 
-def _check_text(kind: GuideKind, value: object, path: str, form: BodyReader) -> OutputConstraint | None:
-    most = form.desk.limits.max_regex_bytes if kind == "regex" else form.desk.limits.max_grammar_bytes
+def _check_text(kind: GuideKind, value: object, path: str, reader: BodyReader) -> OutputConstraint | None:
+    most = reader.deployment.limits.max_regex_bytes if kind == "regex" else reader.deployment.limits.max_grammar_bytes
     if not isinstance(value, str) or not value.strip():
-        form.wrong(path, f"must be a string that is not empty, got {echo(value)}")
+        reader.add_problem(path, f"must be a string that is not empty, got {echo(value)}")
     elif (size := len(value.encode())) > most:
-        form.wrong(path, f"must be at most {most} bytes long, got {size}")
+        reader.add_problem(path, f"must be at most {most} bytes long, got {size}")
     elif "\0" in value:
-        form.wrong(path, "must not hold U+0000")
+        reader.add_problem(path, "must not hold U+0000")
     else:
         return OutputConstraint(kind, value, path)
     return None
 
 
-def _check_choices(value: object, path: str, form: BodyReader) -> OutputConstraint | None:
-    limits = form.desk.limits
+def _check_choices(value: object, path: str, reader: BodyReader) -> OutputConstraint | None:
+    limits = reader.deployment.limits
     if not isinstance(value, list) or not 1 <= len(value) <= limits.max_choices:
         text = f"must be an array of at least 1 and at most {limits.max_choices} strings, got {echo(value)}"
-        form.wrong(path, text)
+        reader.add_problem(path, text)
         return None
-    before = len(form.problems)
+    before = len(reader.problems)
     for index, choice in enumerate(value):
-        if len(form.problems) - before >= PROBLEM_ITEMS:
+        if len(reader.problems) - before >= PROBLEM_ITEMS:
             break
         if not isinstance(choice, str) or not choice or "\0" in choice:
-            form.wrong(f"{path}[{index}]", f"must be a string that is not empty, without U+0000, got {echo(choice)}")
+            reader.add_problem(
+                f"{path}[{index}]", f"must be a string that is not empty, without U+0000, got {echo(choice)}"
+            )
         elif (size := len(choice.encode())) > limits.max_choice_bytes:
-            form.wrong(f"{path}[{index}]", f"must be at most {limits.max_choice_bytes} bytes long, got {size}")
-    if len(form.problems) > before:
+            reader.add_problem(f"{path}[{index}]", f"must be at most {limits.max_choice_bytes} bytes long, got {size}")
+    if len(reader.problems) > before:
         return None
     # they become one grammar
     if (size := sum(len(choice.encode()) for choice in value)) > limits.max_grammar_bytes:
-        form.wrong(path, f"must be at most {limits.max_grammar_bytes} bytes in all, got {size}")
+        reader.add_problem(path, f"must be at most {limits.max_grammar_bytes} bytes in all, got {size}")
         return None
     return OutputConstraint("choice", tuple(value), path)
 
 
-def _check_schema(value: object, path: str, form: BodyReader) -> OutputConstraint | None:
+def _check_schema(value: object, path: str, reader: BodyReader) -> OutputConstraint | None:
     """A JSON Schema, as an object or as its text. The Guide holds its text, properties in the caller's order."""
     if isinstance(value, str):
-        value = _parse_schema(value, path, form)
+        value = _parse_schema(value, path, reader)
         if value is None:
             return None
     if not isinstance(value, dict):
-        form.wrong(path, f"must be a JSON Schema (an object), got {echo(value)}")
+        reader.add_problem(path, f"must be a JSON Schema (an object), got {echo(value)}")
         return None
     text = json_text.dump(value)
-    if len(text) > form.desk.limits.max_schema_bytes:
-        form.wrong(path, f"must be at most {form.desk.limits.max_schema_bytes} bytes of JSON, got {len(text)}")
+    if len(text) > reader.deployment.limits.max_schema_bytes:
+        reader.add_problem(
+            path, f"must be at most {reader.deployment.limits.max_schema_bytes} bytes of JSON, got {len(text)}"
+        )
         return None
-    problem = _bad_size(value, form.desk.limits) or _bad_reference(value)
+    problem = _bad_size(value, reader.deployment.limits) or _bad_reference(value)
     if problem:
-        form.wrong(path, problem)
+        reader.add_problem(path, problem)
         return None
     return OutputConstraint("json", text.decode(), path)
 
 
-def _parse_schema(text: str, path: str, form: BodyReader) -> Json | None:
-    most = form.desk.limits.max_schema_bytes
+def _parse_schema(text: str, path: str, reader: BodyReader) -> Json | None:
+    most = reader.deployment.limits.max_schema_bytes
     data = text.encode()
     if len(data) > most:
-        form.wrong(path, f"must be at most {most} bytes of JSON, got {len(data)}")
+        reader.add_problem(path, f"must be at most {most} bytes of JSON, got {len(data)}")
         return None
     try:
-        return json_text.read(data, depth=form.desk.limits.max_json_depth)
+        return json_text.read(data, depth=reader.deployment.limits.max_json_depth)
     except Error as error:
-        form.wrong(path, f"must be a JSON Schema or its text: {error.message}")
+        reader.add_problem(path, f"must be a JSON Schema or its text: {error.message}")
         return None
 
 

@@ -12,8 +12,8 @@ from lmi_chat.job import Delta, Finished, Job
 class Renderer(Protocol):
     """Events → payloads: each item is one JSON text without its framing. A whole answer is a fold that gives one."""
 
-    def piece(self, piece: Delta) -> Sequence[bytes]:
-        """Payloads for one piece."""
+    def delta(self, delta: Delta) -> Sequence[bytes]:
+        """Payloads for one delta."""
 
     def done(self, done: Finished) -> Sequence[bytes]:
         """Payloads that close the answer."""
@@ -23,7 +23,7 @@ class Renderer(Protocol):
 
 
 class TokenRenderer:
-    """A render that can take a streamed token without its piece, as it says for each request by `is_quick`.
+    """A render that can take a streamed token without its delta, as it says for each request by `is_quick`.
 
     `ends`: what stands around the text of each token once the answer has begun; None where that is not always the same.
     """

@@ -143,7 +143,7 @@ async def _answer(inputs: "Input") -> "AsyncIterator[Output]":
 
 async def _run(call: InferenceRequest, parts: Parts) -> None:
     try:
-        with _lines[0].journal.told(call.record):
+        with _lines[0].request_log.recording(call.record):
             await _lines[0].answer(call, parts)
     except Error as error:
         parts.refuse(error)

@@ -53,7 +53,7 @@ def _text(text: str) -> bytes:
 
 
 def split(data: bytes, most: int = PART_BYTES) -> Iterator[bytes]:
-    """`data`, which is UTF-8, in pieces of at most `most` bytes (at least 4) that end between characters."""
+    """`data`, which is UTF-8, in deltas of at most `most` bytes (at least 4) that end between characters."""
     at = 0
     while len(data) - at > most:
         end = at + most
@@ -76,9 +76,9 @@ class Parts:
     async def whole(self, body: bytes, content_type: str) -> None:
         """One document."""
         self.content_type = content_type
-        pieces = list(split(body))
-        for number, piece in enumerate(pieces, 1):
-            self._waiting.put_nowait(part(piece, is_last=number == len(pieces)))
+        deltas = list(split(body))
+        for number, delta in enumerate(deltas, 1):
+            self._waiting.put_nowait(part(delta, is_last=number == len(deltas)))
         self._waiting.put_nowait(None)
 
     async def start(self, content_type: str) -> None:
@@ -87,8 +87,8 @@ class Parts:
 
     def write(self, data: bytes) -> None:
         """One frame, or several parts of one that DJL would not take."""
-        for piece in split(data):
-            self._waiting.put_nowait(part(piece, is_last=False))
+        for delta in split(data):
+            self._waiting.put_nowait(part(delta, is_last=False))
 
     def fail(self, error: Error, frame: bytes) -> None:  # noqa: ARG002 the frame says it
         """A stream's last frame, of an error."""

@@ -56,11 +56,11 @@ class Engine(Protocol):
     def stepped_at(self) -> float:
         """When it last took a step, on the monotonic clock in seconds."""
 
-    def run(self, job: Job, sink: Sink, lane: TokenSink | None = None) -> AbstractAsyncContextManager[Run]:
+    def run(self, job: Job, sink: Sink, token_sink: TokenSink | None = None) -> AbstractAsyncContextManager[Run]:
         """Start `job`; its events go to `sink`, from the event loop, until Finished or an Error.
 
         Entering raises an Error if the engine refuses the job. Leaving before the end takes the job off the engine.
-        `sink` may be called before entering returns. An engine may make use of `lane` or not.
+        `sink` may be called before entering returns. An engine may make use of `token_sink` or not.
         """
 
     async def stop(self) -> None:

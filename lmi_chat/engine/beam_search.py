@@ -105,7 +105,7 @@ async def _give(engine_run: EngineRun, job: Job, sink: Sink, ends: frozenset[int
     beams = await _search(job, step, ends, search)
     finishes = [_finish(beam, job, is_cut=search.is_cut) for beam in beams]
     for index, (beam, finish) in enumerate(zip(beams, finishes, strict=True)):
-        sink(_piece(index, beam, finish, job))
+        sink(_delta(index, beam, finish, job))
     done = Finished(
         prompt_tokens=len(job.prompt_ids),
         completion_tokens=sum(len(beam.tokens) for beam in beams),
@@ -189,7 +189,7 @@ def _finish(beam: Beam, job: Job, *, is_cut: bool) -> Finish:
     return Finish("time_limit" if is_cut and len(beam.tokens) < job.sampling.max_tokens else "length")
 
 
-def _piece(index: int, beam: Beam, finish: Finish, job: Job) -> Delta:
+def _delta(index: int, beam: Beam, finish: Finish, job: Job) -> Delta:
     text = beam.text(has_special=not job.sampling.skip_special_tokens)
     if isinstance(beam.stop, str):
         end = text.index(beam.stop) + (len(beam.stop) if job.sampling.include_stop_str_in_output else 0)

@@ -22,7 +22,7 @@ BATCH_MB = 100
 Answer = Callable[[AppState, Request], Awaitable[Response]]
 
 
-def routes(house: AppState) -> list[Route]:
+def routes(state: AppState) -> list[Route]:
     """Figures, parameters and adapters; adapters also below their model."""
     table: list[tuple[str, str, Answer]] = [
         ("/metrics", "GET", _metrics),
@@ -37,12 +37,12 @@ def routes(house: AppState) -> list[Route]:
             (prefix + "/{name}", "DELETE", _unknown),
             (prefix + "/{name}/update", "POST", _unknown),
         ]
-    return [Route(path, _with(house, answer), methods=[method]) for path, method, answer in table]
+    return [Route(path, _with(state, answer), methods=[method]) for path, method, answer in table]
 
 
-def _with(house: AppState, answer: Answer) -> Callable[[Request], Awaitable[Response]]:
+def _with(state: AppState, answer: Answer) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
-        return await answer(house, request)
+        return await answer(state, request)
 
     return endpoint
 
@@ -51,44 +51,44 @@ def _json(value: object) -> Response:
     return Response(json_text.dump(value), media_type="application/json")
 
 
-async def _metrics(house: AppState, _: Request) -> Response:
+async def _metrics(state: AppState, _: Request) -> Response:
     """The engine's figures and ours, in Prometheus' text format."""
-    metrics.RUNNING.set(house.line.active - house.line.waiting)
-    metrics.WAITING.set(house.line.waiting)
+    metrics.RUNNING.set(state.line.active - state.line.waiting)
+    metrics.WAITING.set(state.line.waiting)
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
-async def _parameters(house: AppState, _: Request) -> Response:
+async def _parameters(state: AppState, _: Request) -> Response:
     """What batch transform asks before it begins, by what the engine runs at once and the largest body.
 
     Chat records are small, so that in SageMaker's product of both the payload gives way, down to 1 MB.
     """
-    _check_open(house)
-    most = house.line.max_running
-    payload_mb = max(1, min(house.max_body_bytes // 2**20, BATCH_MB // most))
+    _check_open(state)
+    most = state.line.max_running
+    payload_mb = max(1, min(state.max_body_bytes // 2**20, BATCH_MB // most))
     concurrent = min(most, BATCH_MB // payload_mb)
     return _json(
         {"MaxConcurrentTransforms": concurrent, "BatchStrategy": "SINGLE_RECORD", "MaxPayloadInMB": payload_mb}
     )
 
 
-def _check_open(house: AppState, model: str | None = None) -> None:
-    if house.line.refusal:
-        raise house.line.refusal
-    if model is not None and model not in house.line.desk.names:
-        raise NotFound(f"model {echo(model)} is not served here; {house.line.desk.model} is", param="model")
+def _check_open(state: AppState, model: str | None = None) -> None:
+    if state.line.refusal:
+        raise state.line.refusal
+    if model is not None and model not in state.line.deployment.names:
+        raise NotFound(f"model {echo(model)} is not served here; {state.line.deployment.model} is", param="model")
 
 
-async def _list(house: AppState, request: Request) -> Response:
+async def _list(state: AppState, request: Request) -> Response:
     """GET …/adapters: all of them."""
-    _check_open(house, request.path_params.get("model"))
+    _check_open(state, request.path_params.get("model"))
     return _json({"adapters": []})
 
 
-async def _register(house: AppState, request: Request) -> Response:
+async def _register(state: AppState, request: Request) -> Response:
     """POST …/adapters with name, src, preload and pin, in the body or (as LMI has it) in the query."""
-    _check_open(house, request.path_params.get("model"))
-    body = await read_body(request.scope, request.receive, house.max_body_bytes)
+    _check_open(state, request.path_params.get("model"))
+    body = await read_body(request.scope, request.receive, state.max_body_bytes)
     given = json_text.read(body) if body else {}
     problems: list[Problem] = []
     for name, text in request.query_params.items():
@@ -110,7 +110,7 @@ async def _register(house: AppState, request: Request) -> Response:
     raise AdaptersOff("LoRA is off: this deployment loads no adapters")
 
 
-async def _unknown(house: AppState, request: Request) -> Response:
+async def _unknown(state: AppState, request: Request) -> Response:
     """GET and DELETE …/adapters/{name}, POST …/{name}/update: none is loaded."""
-    _check_open(house, request.path_params.get("model"))
+    _check_open(state, request.path_params.get("model"))
     raise NotFound(f"adapter {echo(request.path_params['name'])} is not loaded here", param="name")

@@ -24,7 +24,7 @@ def _json(value: object, status: int = 200, headers: dict[str, str] | None = Non
     return Response(json_text.dump(value), status, headers, "application/json")
 
 
-def _refusing(house: AppState) -> Callable[[Request, Exception], Awaitable[Response]]:
+def _refusing(state: AppState) -> Callable[[Request, Exception], Awaitable[Response]]:
     async def refuse(request: Request, error: Exception) -> Response:
         """The one place where an Error becomes a response."""
         exchange: RequestContext | None = request.scope.get("lmi_chat.exchange")
@@ -39,7 +39,7 @@ def _refusing(house: AppState) -> Callable[[Request, Exception], Awaitable[Respo
         if error.status in {413, 415} or error.code == "draining":
             headers["Connection"] = "close"
         dialect = (exchange.call.dialect or exchange.call.forced or "") if exchange else ""
-        body_of = partial(dialects.error_body, dialect=dialect, is_tgi=house.is_tgi)
+        body_of = partial(dialects.error_body, dialect=dialect, is_tgi=state.is_tgi)
         if request.url.path.startswith(sagemaker.PREFIX):
             status, kind, body = sagemaker.refusal(error, body_of, is_models=exchange is not None)
             return _json(body, status, headers | {"x-amzn-errortype": kind})
@@ -55,75 +55,75 @@ def _of_route(request: Request, error: HTTPException) -> Error:
     return NotFound(f"there is no path {path} here")
 
 
-def build(house: AppState) -> Starlette:
+def build(state: AppState) -> Starlette:
     """All routes of one server."""
     post = ["POST"]
-    lines, chat = InferenceEndpoint(house, shape="lines"), InferenceEndpoint(house, shape="events", forced="chat")
-    completion = InferenceEndpoint(house, shape="events", forced="completion")
-    embedding = InferenceEndpoint(house, shape="lines", forced="embedding")
+    lines, chat = InferenceEndpoint(state, shape="lines"), InferenceEndpoint(state, shape="events", forced="chat")
+    completion = InferenceEndpoint(state, shape="events", forced="completion")
+    embedding = InferenceEndpoint(state, shape="lines", forced="embedding")
     routes = [
-        Route("/ping", _ping(house), methods=["GET"]),
+        Route("/ping", _ping(state), methods=["GET"]),
         Route("/invocations", lines, methods=post),
         Route("/predictions/{model}", lines, methods=post),
         Route("/models/{model}/invoke", lines, methods=post),
         Route("/v1/chat/completions", chat, methods=post),
         Route("/v1/completions", completion, methods=post),
         Route("/v1/embeddings", embedding, methods=post),
-        *sagemaker.routes(house),
-        *stored_completions.routes(house.store),
-        Route("/v1/models", _models(house), methods=["GET"]),
-        Route("/v1/models/{model:path}", _models(house), methods=["GET"]),
-        *admin.routes(house),
-        Route("/openapi.json", _openapi(house), methods=["GET"]),
+        *sagemaker.routes(state),
+        *stored_completions.routes(state.store),
+        Route("/v1/models", _models(state), methods=["GET"]),
+        Route("/v1/models/{model:path}", _models(state), methods=["GET"]),
+        *admin.routes(state),
+        Route("/openapi.json", _openapi(state), methods=["GET"]),
     ]
-    handlers: dict[Any, Any] = dict.fromkeys((Error, HTTPException, Exception), _refusing(house))
+    handlers: dict[Any, Any] = dict.fromkeys((Error, HTTPException, Exception), _refusing(state))
     return Starlette(routes=routes, exception_handlers=handlers)
 
 
-def _ping(house: AppState) -> Callable[[Request], Any]:
+def _ping(state: AppState) -> Callable[[Request], Any]:
     async def ping(_: Request) -> Response:
         """SageMaker's health check: 200 when requests are taken, else 503 with what the server is doing."""
-        refusal = house.line.refusal
-        if refusal is None and (seconds := house.line.stalled_s):
-            return _json({"status": "stalled", "active": house.line.active, "seconds": round(seconds, 1)}, 503)
+        refusal = state.line.refusal
+        if refusal is None and (seconds := state.line.stalled_s):
+            return _json({"status": "stalled", "active": state.line.active, "seconds": round(seconds, 1)}, 503)
         if refusal is None:
-            return _json({"status": "ready", "active": house.line.active})
+            return _json({"status": "ready", "active": state.line.active})
         if refusal.code == "loading":
-            return _json({"status": "loading"} | house.health.report(), 503)
-        return _json({"status": refusal.code, "active": house.line.active}, 503)
+            return _json({"status": "loading"} | state.health.report(), 503)
+        return _json({"status": refusal.code, "active": state.line.active}, 503)
 
     return ping
 
 
-def _models(house: AppState) -> Callable[[Request], Any]:
+def _models(state: AppState) -> Callable[[Request], Any]:
     created = int(time.time())
 
     async def models(request: Request) -> Response:
         """OpenAI's list of models, or one of them."""
-        if house.line.refusal:
-            raise house.line.refusal
-        desk = house.line.desk
+        if state.line.refusal:
+            raise state.line.refusal
+        deployment = state.line.deployment
         shown = {
-            "id": desk.model,
+            "id": deployment.model,
             "object": "model",
             "created": created,
             "owned_by": "lmi-chat",
-            "max_model_len": desk.context_tokens,
+            "max_model_len": deployment.context_tokens,
         }
         name = request.path_params.get("model")
         if name is None:
             return _json({"object": "list", "data": [shown]})
-        if name not in desk.names:
-            raise NotFound(f"model {echo(name)} is not served here; {desk.model} is", param="model")
+        if name not in deployment.names:
+            raise NotFound(f"model {echo(name)} is not served here; {deployment.model} is", param="model")
         return _json(shown)
 
     return models
 
 
-def _openapi(house: AppState) -> Callable[[Request], Any]:
+def _openapi(state: AppState) -> Callable[[Request], Any]:
     async def shown(_: Request) -> Response:
         """What this server takes and gives, with the model's bounds, as an OpenAPI document. Raises Loading."""
-        line, has_async = house.line, house.spool is not None
-        return _json(openapi.document(line.desk, has_sessions=line.has_sessions, has_async=has_async))
+        line, has_async = state.line, state.spool is not None
+        return _json(openapi.document(line.deployment, has_sessions=line.has_sessions, has_async=has_async))
 
     return shown

@@ -87,13 +87,13 @@ class Invoke:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        outlet: AnyBodyStream | None = scope.get("extensions", {}).get(OUTLET)
-        if outlet is None:  # the server's protocol class is not ours
+        body_stream: AnyBodyStream | None = scope.get("extensions", {}).get(OUTLET)
+        if body_stream is None:  # the server's protocol class is not ours
             await SendStream(receive, send).serve(self, scope)
             return
         site, reply = self._site, Reply(send)
         task = asyncio.current_task()
-        outlet.on_gone = task.cancel if task else None
+        body_stream.on_gone = task.cancel if task else None
         if site.closed_by or site.handler is None:
             raise site.closed_by or Draining("the server is shutting down")
         site.active += 1
@@ -111,7 +111,7 @@ class Invoke:
             await reply.send(dump(_body(error)) + b"\n")
             await reply.end()
         except asyncio.CancelledError:
-            if not outlet.is_gone:
+            if not body_stream.is_gone:
                 raise
         finally:
             site.active -= 1

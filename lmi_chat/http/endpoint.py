@@ -30,10 +30,10 @@ ID_BYTES = 16
 class Reply:
     """flow's Out over ASGI: head and end go through `send`, a stream's frames straight to the connection."""
 
-    def __init__(self, exchange: RequestContext, send: Send, outlet: AnyBodyStream) -> None:
-        """Answer `exchange` by `send` and `outlet`."""
+    def __init__(self, exchange: RequestContext, send: Send, body_stream: AnyBodyStream) -> None:
+        """Answer `exchange` by `send` and `body_stream`."""
         self._exchange, self._send = exchange, send
-        self.write = outlet.write
+        self.write = body_stream.write
 
     async def whole(self, body: bytes, content_type: str) -> None:
         """One document with its length."""
@@ -98,33 +98,33 @@ class InferenceEndpoint:
 
     reply: ClassVar[type[Reply]] = Reply
 
-    def __init__(self, house: AppState, *, shape: Shape, forced: str | None = None) -> None:
+    def __init__(self, state: AppState, *, shape: Shape, forced: str | None = None) -> None:
         """`shape` is the route's own way to stream; `forced` the dialect that it insists on."""
-        self._house, self._shape, self._forced = house, shape, forced
+        self._state, self._shape, self._forced = state, shape, forced
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; a client that goes cancels it."""
-        outlet: AnyBodyStream | None
+        body_stream: AnyBodyStream | None
         try:
-            outlet = scope["extensions"][OUTLET]
+            body_stream = scope["extensions"][OUTLET]
         except KeyError:  # the server's protocol class is not ours
-            outlet = None
-        if outlet is None:
+            body_stream = None
+        if body_stream is None:
             await SendStream(receive, send).serve(self, scope)
             return
         given = heads(scope)
         exchange = self.exchange(scope, given)
         scope["lmi_chat.exchange"] = exchange
         task = asyncio.current_task()
-        outlet.on_gone = task.cancel if task else None
+        body_stream.on_gone = task.cancel if task else None
         try:
-            with self._house.line.journal.told(exchange.call.record):
+            with self._state.line.request_log.recording(exchange.call.record):
                 _check_headers(given)
                 self._check_name(scope)
-                exchange.call.body = await read_body(scope, receive, self._house.max_body_bytes)
-                await self._house.line.answer(exchange.call, self.reply(exchange, send, outlet))
+                exchange.call.body = await read_body(scope, receive, self._state.max_body_bytes)
+                await self._state.line.answer(exchange.call, self.reply(exchange, send, body_stream))
         except asyncio.CancelledError:
-            if not outlet.is_gone:
+            if not body_stream.is_gone:
                 raise
 
     def exchange(self, scope: Scope, given: Mapping[bytes, str]) -> RequestContext:  # noqa: ARG002 other doors read it
@@ -155,8 +155,8 @@ class InferenceEndpoint:
         name = scope["path_params"].get("model")
         if (
             name is not None
-            and self._house.line.refusal is None
-            and name not in self._house.line.desk.names | {"model"}
+            and self._state.line.refusal is None
+            and name not in self._state.line.deployment.names | {"model"}
         ):
             raise NotFound(f"model {echo(name)} is not served here", param="model")
 

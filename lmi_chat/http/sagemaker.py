@@ -69,10 +69,10 @@ class Endpoint(InferenceEndpoint):
 class Parts(Reply):
     """An answer as AWS event-stream messages: each frame is a PayloadPart, an error in mid-stream an exception."""
 
-    def __init__(self, exchange: RequestContext, send: Send, outlet: AnyBodyStream) -> None:
-        """Answer `exchange` by `send` and `outlet`."""
-        super().__init__(exchange, send, outlet)
-        self._push = outlet.write
+    def __init__(self, exchange: RequestContext, send: Send, body_stream: AnyBodyStream) -> None:
+        """Answer `exchange` by `send` and `body_stream`."""
+        super().__init__(exchange, send, body_stream)
+        self._push = body_stream.write
         self.write = self._write_parts
 
     def types(self, content_type: str) -> Headers:
@@ -104,20 +104,20 @@ class Stream(Endpoint):
 class Later:
     """POST /endpoints/{name}/async-invocations: 202 with the places where answer or failure will be."""
 
-    def __init__(self, house: AppState) -> None:
-        """Hand over to the spool of `house`."""
-        self._house = house
+    def __init__(self, state: AppState) -> None:
+        """Hand over to the spool of `state`."""
+        self._state = state
 
     async def __call__(self, request: Request) -> Response:
         """Accept one request. Raises what makes it unacceptable."""
         check_head(request.scope)
-        if self._house.spool is None:
+        if self._state.spool is None:
             raise _bad("InvokeEndpointAsync", "is not served: option.async_folder is not set")
-        order = _order(request, await _read_inline(request), self._house.spool.folder)
-        await self._house.spool.take(order)
+        order = _order(request, await _read_inline(request), self._state.spool.folder)
+        await self._state.spool.take(order)
         headers = {
-            "X-Amzn-SageMaker-OutputLocation": self._house.spool.folder.url(order.output),
-            "X-Amzn-SageMaker-FailureLocation": self._house.spool.folder.url(order.failure),
+            "X-Amzn-SageMaker-OutputLocation": self._state.spool.folder.url(order.output),
+            "X-Amzn-SageMaker-FailureLocation": self._state.spool.folder.url(order.failure),
             REQUEST_ID.decode(): order.call.id,
         }
         return Response(json_text.dump({"InferenceId": order.call.id}), 202, headers, "application/json")
@@ -215,11 +215,11 @@ def _model_error(error: Error, body_of: BodyOf, message: str) -> json_text.Json:
     }
 
 
-def routes(house: AppState) -> list[Route]:
+def routes(state: AppState) -> list[Route]:
     """The runtime API's routes."""
     one = PREFIX + "{name}/"
     return [
-        Route(one + "invocations", Endpoint(house, shape="lines"), methods=["POST"]),
-        Route(one + "invocations-response-stream", Stream(house, shape="lines"), methods=["POST"]),
-        Route(one + "async-invocations", Later(house).__call__, methods=["POST"]),
+        Route(one + "invocations", Endpoint(state, shape="lines"), methods=["POST"]),
+        Route(one + "invocations-response-stream", Stream(state, shape="lines"), methods=["POST"]),
+        Route(one + "async-invocations", Later(state).__call__, methods=["POST"]),
     ]

@@ -27,7 +27,7 @@ class RequestLog:
         self._has_requests, self._has_metrics = has_requests, has_metrics
 
     @contextmanager
-    def told(self, record: RequestRecord) -> Iterator[None]:
+    def recording(self, record: RequestRecord) -> Iterator[None]:
         """Tell of a request when it ends, however it does; what is raised passes through."""
         try:
             yield

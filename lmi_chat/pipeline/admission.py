@@ -28,14 +28,14 @@ class AdmissionQueue:
 
     def __init__(self, seats: int, queue: int, share: int | None = None) -> None:
         """`seats` and `share` (None: all of them) in sequences, `queue` in requests."""
-        self._seats, self._free, self._queue = seats, seats, queue
+        self._admission, self._free, self._queue = seats, seats, queue
         self._share = seats if share is None else share
         self._held: Counter[str] = Counter()
         self._waiting: OrderedDict[str, deque[_Wish]] = OrderedDict()
         self.queued = 0
 
     @asynccontextmanager
-    async def take(
+    async def acquire(
         self, user: str, count: int, priority: int = 0, *, wait_s: float | None = None
     ) -> AsyncIterator[None]:
         """Hold seats for `count` sequences (at most all there are), after waiting one's turn. Raises Busy.
@@ -43,7 +43,7 @@ class AdmissionQueue:
         `user` "" is nobody in particular: it takes its turn like a user, but has no share. Of those who wait, a lower
         `priority` goes first; nobody waits for longer than `wait_s`.
         """
-        count = min(count, self._seats)
+        count = min(count, self._admission)
         if user not in self._waiting and self._may_enter(user, count) and not self._is_someone_next():
             self._seat(user, count)
         else:
@@ -81,7 +81,7 @@ class AdmissionQueue:
 
     async def _wait(self, user: str, count: int, priority: int) -> None:
         if self.queued >= self._queue:
-            text = f"all {self._seats} seats and {self._queue} places in the queue are taken"
+            text = f"all {self._admission} seats and {self._queue} places in the queue are taken"
             raise Busy(f"{text}; send the request again later")
         wish = _Wish(count, priority, asyncio.get_running_loop().create_future())
         own = self._waiting.setdefault(user, deque())

@@ -25,7 +25,7 @@ def warning(texts: Sequence[str]) -> str:
 def parse(
     call: InferenceRequest,
     session: Session | None,
-    desk: Deployment,
+    deployment: Deployment,
     sessions: Sessions | None,
     limits: Limits,
     hooks: Formatters,
@@ -35,7 +35,7 @@ def parse(
     Fills in the call's dialect, warnings, headers and record. Raises an Error that names the field.
     """
     try:
-        return _parse(call, session, desk, sessions, limits, hooks)
+        return _parse(call, session, deployment, sessions, limits, hooks)
     finally:
         call.record.ignored = [text.partition(" ")[0] for text in call.warnings if " is ignored" in text]
 
@@ -43,40 +43,40 @@ def parse(
 def _parse(
     call: InferenceRequest,
     session: Session | None,
-    desk: Deployment,
+    deployment: Deployment,
     sessions: Sessions | None,
     limits: Limits,
     hooks: Formatters,
 ) -> ParsedRequest | bytes:
     body = _read(call, limits)
     hooks = hooks.of(call.adapter or body.get("adapters"))
-    body = hooks.body(body, desk.template.tokenizer)
-    dialect = dialects.choose(body, call.forced, desk)
+    body = hooks.body(body, deployment.template.tokenizer)
+    dialect = dialects.choose(body, call.forced, deployment)
     call.dialect = call.record.dialect = dialect.name
-    call.record.model = desk.model
-    _check_target(call, desk)
+    call.record.model = deployment.model
+    _check_target(call, deployment)
     if dialect.parse is None:
-        document, headers, call.warnings = dialects.session.answer(body, desk, sessions, call.session_id)
+        document, headers, call.warnings = dialects.session.answer(body, deployment, sessions, call.session_id)
         call.headers |= headers
         return document
-    adapter.check(body, call.adapter, desk)
+    adapter.check(body, call.adapter, deployment)
     is_new = call.session_id == NEW
     if call.dialect == "chat" and sessions is not None and (is_new or session is not None):
         session = session or sessions.draft()
-        task = dialects.session.parse_chat(body, desk, call.id, session, sessions)
+        task = dialects.session.parse_chat(body, deployment, call.id, session, sessions)
         if is_new:
             call.headers |= dialects.session.headers_of_new(sessions.hold(session))
     else:
-        task = dialect.parse(body, desk, call.id)
+        task = dialect.parse(body, deployment, call.id)
     call.warnings = task.unknown
     task.render = hooks.render(task.render)
     _note(task, call.record)
     return task
 
 
-def _check_target(call: InferenceRequest, desk: Deployment) -> None:
+def _check_target(call: InferenceRequest, deployment: Deployment) -> None:
     """A multi-model endpoint names the model it wants; here there is one. Raises NotFound."""
-    if call.target_model and call.target_model not in desk.names:
+    if call.target_model and call.target_model not in deployment.names:
         raise NotFound(f"model {echo(call.target_model)} is not served here", param="X-Amzn-SageMaker-Target-Model")
 
 

@@ -45,7 +45,7 @@ class PipelineConfig(PipelineLimits):
     sessions: Sessions | None = None
     limits: Limits = field(default_factory=Limits)
     hooks: Formatters = field(default_factory=Formatters)
-    journal: RequestLog = field(default_factory=RequestLog)
+    request_log: RequestLog = field(default_factory=RequestLog)
 
 
 class Pipeline:
@@ -55,8 +55,8 @@ class Pipeline:
         """Start closed: every request is told that the model is loading until `open` is called."""
         self._policy = policy
         self._engine: Engine | None = None
-        self._desk: Deployment | None = None
-        self._seats: AdmissionQueue | None = None
+        self._deployment: Deployment | None = None
+        self._admission: AdmissionQueue | None = None
         self._active: set[ResponseStream] = set()
         self._promised = 0
         self._is_over = False
@@ -73,7 +73,7 @@ class Pipeline:
     @property
     def waiting(self) -> int:
         """Those of them that wait for a seat at the engine."""
-        return self._seats.queued if self._seats else 0
+        return self._admission.queued if self._admission else 0
 
     @property
     def max_running(self) -> int:
@@ -91,14 +91,14 @@ class Pipeline:
         return idle_s if idle_s > self._policy.stall_s else 0.0
 
     @property
-    def journal(self) -> RequestLog:
+    def request_log(self) -> RequestLog:
         """Where requests are told of."""
-        return self._policy.journal
+        return self._policy.request_log
 
     @property
     def refusal(self) -> Error | None:
         """Why no request is taken, or None when the line is open."""
-        if self._engine is None or self._desk is None:
+        if self._engine is None or self._deployment is None:
             return self._closed_by
         if self._engine.is_dead:
             return EngineDown("the engine is gone; this server is ending")
@@ -116,15 +116,15 @@ class Pipeline:
         return self._policy.sessions is not None
 
     @property
-    def desk(self) -> Deployment:
+    def deployment(self) -> Deployment:
         """The deployment as dialects see it. Raises Loading before `open`."""
-        if self._desk is None:
+        if self._deployment is None:
             raise self._closed_by
-        return self._desk
+        return self._deployment
 
-    async def open(self, engine: Engine, desk: Deployment) -> None:
+    async def open(self, engine: Engine, deployment: Deployment) -> None:
         """Generate a first token, or embed a first text, as a proof; then take requests. Raises the canary's Error."""
-        ids = desk.template.encode(CANARY, add_special_tokens=True)
+        ids = deployment.template.encode(CANARY, add_special_tokens=True)
         pooling = PoolingParams() if engine.model.space else None
         job = Job(id="canary", prompt_ids=ids, prompt_text=CANARY, sampling=PROOF, pooling=pooling)
         delivery = ResponseStream(_Silence(), framing.DOCUMENT, (job,))
@@ -133,8 +133,8 @@ class Pipeline:
         running = engine.model.max_running
         spare = max(SPARE_LEAST, running // SPARE_PART)
         share = running - max(1, running // RESERVED_PART) if running > 1 else None
-        self._seats = AdmissionQueue(running + spare, self._policy.queue, share)
-        self._engine, self._desk = engine, desk
+        self._admission = AdmissionQueue(running + spare, self._policy.queue, share)
+        self._engine, self._deployment = engine, deployment
 
     async def answer(self, call: InferenceRequest, out: ResponseSink) -> None:
         """Answer one request. Raises an Error when nothing was sent yet; after that errors are frames."""
@@ -157,9 +157,9 @@ class Pipeline:
             async with asyncio.timeout(seconds):
                 async with self._slot(task, call, delivery) as engine, contextlib.AsyncExitStack() as runs:
                     call.body = b""
-                    lane = delivery.lane(is_stream=task.is_stream)
+                    token_sink = delivery.token_sink(is_stream=task.is_stream)
                     for job, sink in zip(task.jobs, delivery.sinks(), strict=True):
-                        delivery.runs.append(await runs.enter_async_context(engine.run(job, sink, lane)))
+                        delivery.runs.append(await runs.enter_async_context(engine.run(job, sink, token_sink)))
                     await delivery.begun()
                     if task.is_stream:
                         await out.start(framed.content_type)
@@ -202,7 +202,7 @@ class Pipeline:
 
     def _parse(self, call: InferenceRequest, session: Session | None) -> ParsedRequest | bytes:
         policy = self._policy
-        return parsing.parse(call, session, self.desk, policy.sessions, policy.limits, policy.hooks)
+        return parsing.parse(call, session, self.deployment, policy.sessions, policy.limits, policy.hooks)
 
     @contextlib.asynccontextmanager
     async def _slot(
@@ -210,7 +210,7 @@ class Pipeline:
     ) -> AsyncIterator[Engine]:
         """Count as running until the end; wait for one's turn at the engine. Raises Busy."""
         self._check_open(call)
-        if self._engine is None or self._seats is None:
+        if self._engine is None or self._admission is None:
             raise self._closed_by
         if not self._active:
             self._busy_since = time.monotonic()
@@ -221,7 +221,7 @@ class Pipeline:
             limit_s = None if call.is_promised else self._policy.finish_before_s or None
             began_s = call.record.age_s
             wait_s = None if limit_s is None else limit_s - began_s
-            async with self._seats.take(task.user, sum(job.width for job in task.jobs), priority, wait_s=wait_s):
+            async with self._admission.acquire(task.user, sum(job.width for job in task.jobs), priority, wait_s=wait_s):
                 call.record.seated_s = call.record.age_s
                 call.record.queue_s = call.record.seated_s - began_s
                 with delivery.limited(limit_s, call.record):
@@ -265,7 +265,7 @@ class Pipeline:
 class _Silence:
     """The canary's render: nobody reads it."""
 
-    def piece(self, piece: Delta) -> Sequence[bytes]:  # noqa: ARG002
+    def delta(self, delta: Delta) -> Sequence[bytes]:  # noqa: ARG002
         return ()
 
     def done(self, done: Finished) -> Sequence[bytes]:  # noqa: ARG002

@@ -53,7 +53,7 @@ class ResponseStream:
         self._done: Finished | None = None
         self._error: Error | None = None
         self._quick: TokenRenderer
-        self._lane: TokenSink | None = None
+        self._token_sink: TokenSink | None = None
         self.runs: list[Run] = []
         self._enter(State.WAITING)
 
@@ -77,13 +77,13 @@ class ResponseStream:
         token: Callable[[int, bytes, float], None] = self._put_token
         if state is State.SENDING:
             write = self._send
-            if self._lane is not None and self._quick.ends is not None:
+            if self._token_sink is not None and self._quick.ends is not None:
                 token = _between(self._quick.ends, self._framing, write)
         elif state.has_ended:
             write, token = _drop, _drop_token
         self._write = write
-        if self._lane is not None:
-            self._lane.token = token
+        if self._token_sink is not None:
+            self._token_sink.token = token
         if state.has_ended:
             self._begun.set()
             self._over.set()
@@ -93,16 +93,16 @@ class ResponseStream:
         self._waiting.append(data)
         self._begun.set()
 
-    def lane(self, *, is_stream: bool) -> TokenSink | None:
-        """What the answer needs of each job's tokens; None: every piece."""
+    def token_sink(self, *, is_stream: bool) -> TokenSink | None:
+        """What the answer needs of each job's tokens; None: every delta."""
         if not is_stream:
             return TokenSink(self._put_token, is_folded=True)
         if len(self._jobs) > 1 or self._jobs[0].copies > 1:
             return None
         if not isinstance(self._render, TokenRenderer) or not self._render.is_quick:
             return None
-        self._quick, self._lane = self._render, TokenSink(self._put_token)
-        return self._lane
+        self._quick, self._token_sink = self._render, TokenSink(self._put_token)
+        return self._token_sink
 
     def _put_token(self, token_id: int, spelled: bytes, logprob: float) -> None:
         """As `put`, of a token in mid-answer; what comes after the end is not written."""
@@ -140,7 +140,7 @@ class ResponseStream:
     def _payloads(self, event: Event) -> Sequence[bytes]:
         match event:
             case Delta():
-                return self._render.piece(event)
+                return self._render.delta(event)
             case Finished():
                 payloads = self._render.done(event)
                 self._done = event

@@ -79,9 +79,9 @@ async def load(
             engine_vllm.load, guide_compile_s=seconds, has_fast_branch=is_fast, fits_cache=bool(cache)
         )
         engine = await asyncio.to_thread(load_engine, given, names, told)
-        desk = _desk(settings, engine.model, store)
+        deployment = _deployment(settings, engine.model, store)
         enter(startup.FIRST_EMBEDDING if engine.model.space else startup.FIRST_TOKEN)
-        await line.open(engine, desk)
+        await line.open(engine, deployment)
     except engine_vllm.StartFailed as error:
         raise StartFailed(f"{error}{_origins(settings, str(error))}") from error
     except (BadTemplate, Error) as error:
@@ -173,7 +173,7 @@ def open_spool(settings: Settings, line: Pipeline) -> AsyncRequests | None:
     return AsyncRequests(line, Folder(path), most=most, at_once=at_once, max_body_bytes=settings.max_request_size)
 
 
-def _desk(settings: Settings, model: Model, store: Completions | None) -> Deployment:
+def _deployment(settings: Settings, model: Model, store: Completions | None) -> Deployment:
     source = settings.chat_template or None
     if source and Path(source).is_file():
         source = Path(source).read_text(encoding="utf-8")
@@ -206,11 +206,11 @@ def policy(settings: Settings, hooks: Formatters | None = None) -> PipelineConfi
         sessions=_sessions(settings),
         limits=settings.limits,
         hooks=hooks or Formatters(),
-        journal=_journal(settings),
+        request_log=_request_log(settings),
     )
 
 
-def _journal(settings: Settings) -> RequestLog:
+def _request_log(settings: Settings) -> RequestLog:
     """Requests are told of on standard output, or standard error; CloudWatch's metrics need no other line."""
     has_requests = settings.access_log != "off"
     if not has_requests and not settings.cloudwatch_emf:

@@ -68,9 +68,9 @@ async def run(settings: Settings, hooks: Formatters | None = None) -> int:
     store = bootstrap.open_store(settings)
     spool = bootstrap.open_spool(settings, line)
     most = settings.max_request_size
-    house = AppState(line=line, health=health, max_body_bytes=most, store=store, spool=spool)
-    house.is_tgi = settings.tgi_compat
-    server = server_of(settings, app.build(house))
+    state = AppState(line=line, health=health, max_body_bytes=most, store=store, spool=spool)
+    state.is_tgi = settings.tgi_compat
+    server = server_of(settings, app.build(state))
     stop = Stop()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.signal)
@@ -169,8 +169,9 @@ def server_of(settings: Settings, application: Starlette) -> uvicorn.Server:
 
 def _say_ready(settings: Settings, health: StartupProgress, line: Pipeline, port: int) -> None:
     host = "localhost" if settings.host in {"0.0.0.0", "127.0.0.1", "::"} else settings.host  # noqa: S104 compared, not bound
-    body = EMBED if line.desk.space else CHAT
-    say(f"ready after {health.seconds:.1f} s: {line.desk.model}, {line.desk.context_tokens} tokens of context. Try:")
+    body = EMBED if line.deployment.space else CHAT
+    model, context = line.deployment.model, line.deployment.context_tokens
+    say(f"ready after {health.seconds:.1f} s: {model}, {context} tokens of context. Try:")
     sys.stderr.write(
         f"\n  curl http://{host}:{port}/invocations -H 'content-type: application/json' \\\n    -d '{body}'\n\n"
     )

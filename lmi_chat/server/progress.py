@@ -1,4 +1,4 @@
-"""How far a long piece of work is, for the person at the terminal or the reader of a log."""
+"""How far a long delta of work is, for the person at the terminal or the reader of a log."""
 
 import contextlib
 import threading
@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 
 class Progress:
-    """How far a piece of work is: one bar on a terminal, elsewhere a line with seconds for each finished phase.
+    """How far a delta of work is: one bar on a terminal, elsewhere a line with seconds for each finished phase.
 
     `phases` are the names of its parts, each with the share of the bar that it takes (its usual seconds).
     """

@@ -27,7 +27,7 @@ from lmi_chat.job import (
 from lmi_chat.testing.tokenizer import VOCABULARY_TOKENS, ByteTokenizer
 
 Step = Delta | Finished | Error | float | BaseException
-"""One step of a script: a piece of the answer, its end, an Error in place of the end, a number of seconds to wait.
+"""One step of a script: a delta of the answer, its end, an Error in place of the end, a number of seconds to wait.
 
 Any other exception, as the first step, is raised when the job starts. A script without an end never ends.
 """
@@ -70,13 +70,14 @@ class ScriptedEngine:
     """Plays `script` for each job, of a model called "tiny" or "lmi" with ByteTokenizer and 1,024 tokens of context.
 
     `jobs` are all that it was asked, `running` counts those that run, `left_early` those that were taken off before
-    their end. `space`: the model embeds. `uses_lane` False: every token is a piece of its own. `is_dead` may be set.
+    their end. `space`: the model embeds. `uses_token_sink` False: every token is a delta.
+    `is_dead` may be set.
     """
 
     script: Script = field(default_factory=lambda: said("Hello!"))
     max_running: int = 4
     space: EmbeddingSpec | None = None
-    uses_lane: bool = True
+    uses_token_sink: bool = True
     is_dead: bool = False
     running: int = 0
     left_early: int = 0
@@ -107,14 +108,14 @@ class ScriptedEngine:
         self.is_dead = True
 
     @contextlib.asynccontextmanager
-    async def run(self, job: Job, sink: Sink, lane: TokenSink | None = None) -> AsyncIterator["Playing"]:
-        """Play the script of `job` into `sink` and `lane`."""
+    async def run(self, job: Job, sink: Sink, token_sink: TokenSink | None = None) -> AsyncIterator["Playing"]:
+        """Play the script of `job` into `sink` and `token_sink`."""
         self.jobs.append(job)
         proof = embedded if job.pooling else said("ok")
         steps = self.script(job) if job.id != "canary" else proof(job)
         if steps and isinstance(steps[0], BaseException) and not isinstance(steps[0], Error):
             raise steps[0]
-        playing = Playing(job, sink, lane if self.uses_lane else None)
+        playing = Playing(job, sink, token_sink if self.uses_token_sink else None)
         playing.task = asyncio.create_task(playing.play(steps))
         self.running += 1
         try:
@@ -128,10 +129,10 @@ class ScriptedEngine:
 class Playing:
     """A job that runs."""
 
-    def __init__(self, job: Job, sink: Sink, lane: TokenSink | None) -> None:
+    def __init__(self, job: Job, sink: Sink, token_sink: TokenSink | None) -> None:
         """Not playing yet."""
         self._job, self._sink = job, sink
-        self._lane = lane if lane and not lane.is_folded and job.sampling.n == 1 else None
+        self._token_sink = token_sink if token_sink and not token_sink.is_folded and job.sampling.n == 1 else None
         self._is_first = True
         self._open = set(range(job.sampling.n))
         self.completion_tokens = 0
@@ -151,16 +152,16 @@ class Playing:
         if not any(isinstance(step, Finished | Error) for step in steps):
             await asyncio.sleep(3600)
 
-    def _give(self, piece: Delta) -> None:
-        """A plain token in mid-sequence by the lane, which is looked up for each as the engine does; else the piece."""
-        is_plain = len(piece.ids) == 1 and piece.text and not (piece.finish or self._is_first or piece.prompt)
-        has_top = any(token.top for token in piece.tokens)
+    def _give(self, delta: Delta) -> None:
+        """A plain token in mid-sequence by the sink's `token`, looked up for each as the engine does; else the delta."""
+        is_plain = len(delta.ids) == 1 and delta.text and not (delta.finish or self._is_first or delta.prompt)
+        has_top = any(token.top for token in delta.tokens)
         self._is_first = False
-        if self._lane and is_plain and not has_top:
-            logprob = piece.tokens[0].choice.logprob if piece.tokens else 0.0
-            self._lane.token(piece.ids[0], dump(piece.text)[1:-1], logprob)
+        if self._token_sink and is_plain and not has_top:
+            logprob = delta.tokens[0].choice.logprob if delta.tokens else 0.0
+            self._token_sink.token(delta.ids[0], dump(delta.text)[1:-1], logprob)
         else:
-            self._sink(piece)
+            self._sink(delta)
 
     def cut(self) -> None:
         """End now, with what there is."""

@@ -27,7 +27,7 @@ from lmi_chat.pipeline.pipeline import PipelineConfig
 from lmi_chat.server import bootstrap
 from tests.http.test_app import send
 from tests.support import fakes
-from tests.support.fakes import SPACE, desk, refusal, rendered
+from tests.support.fakes import SPACE, deployment, refusal, rendered
 from tests.support.scripted import Scripted, Service, embedded, serving
 
 NUMBERS = (0.1, -2.5, 3e-9, 7.0)
@@ -35,7 +35,7 @@ CONTEXT = 1024
 
 
 def parse(body: dict[str, Any], **changes: Any) -> ParsedRequest:
-    return fakes.parse(body, desk(**{"space": SPACE} | changes), "r")
+    return fakes.parse(body, deployment(**{"space": SPACE} | changes), "r")
 
 
 def answer(task: ParsedRequest, vectors: Sequence[tuple[int, Sequence[float]]]) -> Any:
@@ -92,7 +92,7 @@ def test_base64_is_little_endian_float32() -> None:
 def test_numbers_are_written_in_the_fewest_digits_that_give_the_float32_back() -> None:
     values = array.array("f", [0.1, 1 / 3, -1e-7, 16777216.0])
     task = parse({"inputs": "a"})
-    task.render.piece(Embedding(0, "", [], values=values.tobytes()))
+    task.render.delta(Embedding(0, "", [], values=values.tobytes()))
     (document,) = task.render.done(Finished(prompt_tokens=1, completion_tokens=0))
     assert b"0.1," in document
     assert array.array("f", json.loads(document)[0]) == values
@@ -376,7 +376,7 @@ def test_base64_is_what_b64encode_writes() -> None:
 
 
 def shown(space: EmbeddingSpec) -> Any:
-    return document(desk(space=space), has_sessions=True, has_async=True)
+    return document(deployment(space=space), has_sessions=True, has_async=True)
 
 
 def test_the_openapi_document_of_a_model_that_embeds() -> None:

@@ -17,8 +17,8 @@ class Answer:
     def __init__(self) -> None:
         self.text = ""
 
-    def piece(self, piece: Delta) -> Sequence[bytes]:
-        self.text += piece.text
+    def delta(self, delta: Delta) -> Sequence[bytes]:
+        self.text += delta.text
         return ()
 
     def done(self, _: Finished) -> Sequence[bytes]:
@@ -32,10 +32,10 @@ def told(error: Exception) -> Json:
     return {"problem": str(error)}
 
 
-def parse(body: Json, desk: Deployment, request_id: str) -> ParsedRequest:
+def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
     if not body["question"]:
         raise BadField([Problem("question", "question must not be empty")])
-    ids = desk.template.encode(body["question"], add_special_tokens=True)
+    ids = deployment.template.encode(body["question"], add_special_tokens=True)
     job = Job(id=request_id, prompt_ids=ids, prompt_text=body["question"], sampling=SamplingParams(max_tokens=8))
     return ParsedRequest(dialect="ask", jobs=(job,), is_stream=False, render=Answer(), has_end=False)
 

@@ -4,29 +4,29 @@ import pytest
 
 from lmi_chat.dialects.sequence import LMI_FINISH, SequenceState, finish_word, likeliest, usage
 from lmi_chat.job import Delta, Finish, Finished, Job, Reason, Token
-from tests.support.fakes import piece, token
+from tests.support.fakes import delta, token
 
 JOB = Job(id="1", prompt_ids=[1, 2], prompt_text="Say ")
 CUTS: list[tuple[list[Delta], list[str]]] = [
-    ([piece("ab")], ["a", "b"]),
-    ([piece("é", b"\xc3", b"\xa9")], ["", "é"]),
-    ([piece("", b"\xc3"), piece("éx", b"\xa9", b"x")], ["", "é", "x"]),
-    ([piece("", b"a"), piece("ab", b"b")], ["", "ab"]),  # held back for a stop string
-    ([piece("a", b"a", b"bc")], ["a", ""]),  # cut by one
-    ([piece("a", b"a", b"")], ["a", ""]),  # a special token that is not shown
+    ([delta("ab")], ["a", "b"]),
+    ([delta("é", b"\xc3", b"\xa9")], ["", "é"]),
+    ([delta("", b"\xc3"), delta("éx", b"\xa9", b"x")], ["", "é", "x"]),
+    ([delta("", b"a"), delta("ab", b"b")], ["", "ab"]),  # held back for a stop string
+    ([delta("a", b"a", b"bc")], ["a", ""]),  # cut by one
+    ([delta("a", b"a", b"")], ["a", ""]),  # a special token that is not shown
     ([Delta(0, "ab", [1, 2])], []),
 ]
 
 
 def grown(*deltas: Delta, lead: str = "") -> SequenceState:
     state = SequenceState(JOB, lead)
-    for delta in deltas:
-        state.take(delta)
+    for each in deltas:
+        state.take(each)
     return state
 
 
 def test_a_state_is_the_fold_of_its_deltas() -> None:
-    first, last = piece("a\ud83d\0", b"a", b"b"), piece("c", finish="stop", stop="x")
+    first, last = delta("a\ud83d\0", b"a", b"b"), delta("c", finish="stop", stop="x")
     first.prompt = (None, token(b"S"))
     state = grown(first, last, lead=JOB.prompt_text)
     assert state.text == state.text == "Say a\ud83d\0c"
@@ -42,19 +42,19 @@ def test_a_late_delta_takes_nothing_back() -> None:
 
 def test_spelled_tokens_and_deltas_keep_their_order() -> None:
     state = SequenceState(JOB, "> ")
-    state.take(piece("a"), is_shown=True)
+    state.take(delta("a"), is_shown=True)
     state.take_token(rb"\n\"")
     state.take_token("é".encode())
     assert state.text == '> a\n"é'
-    state.take(piece("b"), is_shown=True)
+    state.take(delta("b"), is_shown=True)
     state.take_token(rb"\\")
-    state.take(piece("", b"", finish="stop"), is_shown=True)
+    state.take(delta("", b"", finish="stop"), is_shown=True)
     assert (state.text, state.count, state.finish) == ('> a\n"éb\\', 6, Finish("stop"))
 
 
 def test_a_stream_keeps_no_token() -> None:
     state = SequenceState(JOB)
-    state.take(piece("ab"), is_shown=True)
+    state.take(delta("ab"), is_shown=True)
     assert (state.count, state.ids, state.tokens) == (2, [], [])
 
 

@@ -9,7 +9,7 @@ import pytest
 from lmi_chat.errors import Bug
 from lmi_chat.job import Delta, Finish, Finished, Job, Token, TokenLogprob
 from tests.pipeline.test_pipeline import answered, opened
-from tests.support.fakes import desk
+from tests.support.fakes import deployment
 from tests.support.scripted import Step
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
@@ -100,7 +100,7 @@ async def test_one_failing_prompt_fails_the_request_and_frees_all() -> None:
 
 async def test_tgi_compat_wraps_adds_details_and_streams_events() -> None:
     line, engine = await opened(script)
-    await line.open(engine, desk(is_tgi=True))
+    await line.open(engine, deployment(is_tgi=True))
     [answer] = json.loads((await answered(line, {"inputs": "a"})).data)
     assert answer["generated_text"] == "a0"
     assert [one["text"] for one in answer["details"]["tokens"]] == ["a", "0"]

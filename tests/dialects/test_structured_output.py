@@ -10,7 +10,7 @@ from lmi_chat.engine.vllm.structured_output import trials
 from lmi_chat.errors import BadField
 from lmi_chat.job import GuideKind, OutputConstraint
 from lmi_chat.limits import Limits
-from tests.support.fakes import desk, parse, refusal
+from tests.support.fakes import deployment, parse, refusal
 
 SCHEMA = {"type": "object", "properties": {"b": {"type": "integer"}, "a": {"enum": [1, None]}}, "required": ["b"]}
 TEXT = json.dumps(SCHEMA, separators=(",", ":"))
@@ -166,7 +166,7 @@ def standard(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def guide_of(body: dict[str, Any]) -> OutputConstraint | None:
-    task = parse(body, desk(), "1")
+    task = parse(body, deployment(), "1")
     assert task.unknown == []
     return task.job.sampling.guide
 
@@ -246,10 +246,10 @@ def test_a_long_chain_of_references_is_quick() -> None:
 
 def test_unknown_keys_of_structured_outputs_are_told() -> None:
     body = chat({"structured_outputs": {"regexp": "a"}})
-    assert parse(body, desk(), "1").unknown == [
+    assert parse(body, deployment(), "1").unknown == [
         "structured_outputs.regexp is ignored; did you mean structured_outputs.regex?"
     ]
-    [told] = parse(standard({"grammar": {"type": "regex", "value": "a", "vlaue": "b"}}), desk(), "1").unknown
+    [told] = parse(standard({"grammar": {"type": "regex", "value": "a", "vlaue": "b"}}), deployment(), "1").unknown
     assert told == "parameters.grammar.vlaue is ignored; did you mean parameters.grammar.value?"
 
 

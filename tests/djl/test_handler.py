@@ -17,7 +17,7 @@ from lmi_chat.job import Delta, Finished
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
 from lmi_chat.storage.sessions import Sessions
 from tests.pipeline.test_pipeline import breaking
-from tests.support.fakes import desk
+from tests.support.fakes import deployment
 from tests.support.scripted import Scripted, said
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
@@ -40,7 +40,7 @@ async def told(
 ) -> list[Output]:
     """One request's Outputs: each has one part, only the last one says that it is, and nothing is left running."""
     line = Pipeline(policy or PipelineConfig())
-    await line.open(engine, desk())
+    await line.open(engine, deployment())
     monkeypatch.setattr(handler, "_lines", [line])
     answer = await djl.handle(inputs)
     assert answer is not None

@@ -49,7 +49,7 @@ def test_a_part_that_is_cut_is_told(cut: int) -> None:
 @given(some.text(max_size=60), some.integers(4, 20))
 def test_pieces_end_between_characters(text: str, most: int) -> None:
     data = text.encode()
-    pieces = list(output_parts.split(data, most))
-    assert b"".join(pieces) == data
-    assert all(len(piece) <= most for piece in pieces)
-    assert "".join(piece.decode() for piece in pieces) == text
+    deltas = list(output_parts.split(data, most))
+    assert b"".join(deltas) == data
+    assert all(len(delta) <= most for delta in deltas)
+    assert "".join(delta.decode() for delta in deltas) == text

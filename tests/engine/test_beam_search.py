@@ -62,23 +62,23 @@ async def found(
 
 async def test_two_beams_find_what_greedy_misses() -> None:
     events = await found(beams=2)
-    pieces = [event for event in events if isinstance(event, Delta)]
-    assert pieces[0].ids == [2, 3, END]
-    assert pieces[0].text == "BC"
-    assert [piece.index for piece in pieces] == [0, 1]
-    assert pieces[0].finish is not None
-    assert pieces[0].finish.reason == "stop"
-    assert sum(token.choice.logprob for token in pieces[0].tokens) == pytest.approx(-1.2)
-    count = sum(len(piece.ids) for piece in pieces)
+    deltas = [event for event in events if isinstance(event, Delta)]
+    assert deltas[0].ids == [2, 3, END]
+    assert deltas[0].text == "BC"
+    assert [delta.index for delta in deltas] == [0, 1]
+    assert deltas[0].finish is not None
+    assert deltas[0].finish.reason == "stop"
+    assert sum(token.choice.logprob for token in deltas[0].tokens) == pytest.approx(-1.2)
+    count = sum(len(delta.ids) for delta in deltas)
     assert events[-1] == Finished(prompt_tokens=1, completion_tokens=count, reasons=("stop", "length"))
 
 
 async def test_the_length_limit_ends_unfinished_beams() -> None:
     events = await found(beams=2, max_tokens=2)
-    pieces = [event for event in events if isinstance(event, Delta)]
-    assert pieces[0].ids == [2, 3]
-    assert pieces[0].finish is not None
-    assert pieces[0].finish.reason == "length"
+    deltas = [event for event in events if isinstance(event, Delta)]
+    assert deltas[0].ids == [2, 3]
+    assert deltas[0].finish is not None
+    assert deltas[0].finish.reason == "length"
 
 
 def pieces_of(events: list[Event]) -> list[Delta]:
@@ -102,7 +102,7 @@ async def test_the_end_may_be_passed_over() -> None:
     assert pieces_of(await found(beams=2, ends=frozenset()))[0].finish == Finish("length")
     assert pieces_of(await found(beams=2, min_tokens=3))[0].ids == [2, 3, 5]
     least = pieces_of(await found(beams=2, max_tokens=4, min_tokens=3))
-    assert all(END not in piece.ids[:3] for piece in least)
+    assert all(END not in delta.ids[:3] for delta in least)
     assert pieces_of(await found(beams=2, stop=("C",), min_tokens=2))[0].ids == [2, 3, END]
 
 
@@ -123,8 +123,8 @@ async def test_early_stopping_takes_the_first_that_end() -> None:
     """Two have ended after three steps; without it the search goes on to a longer one that scores better."""
     early = pieces_of(await found(beams=2, max_tokens=8, penalty=4.0, is_early=True))
     late = pieces_of(await found(beams=2, max_tokens=8, penalty=4.0))
-    assert max(len(piece.ids) for piece in early) == 3
-    assert max(len(piece.ids) for piece in late) > 3
+    assert max(len(delta.ids) for delta in early) == 3
+    assert max(len(delta.ids) for delta in late) > 3
 
 
 async def test_an_error_of_a_step_is_the_searchs_error() -> None:
@@ -169,8 +169,8 @@ async def test_a_cut_search_gives_the_best_there_is() -> None:
         search.cut()
         while not events or not isinstance(events[-1], Finished | Error):
             await asyncio.sleep(0)
-    pieces = [event for event in events if isinstance(event, Delta)]
-    assert [len(piece.ids) for piece in pieces] == [2, 2]
-    assert [piece.finish and piece.finish.reason for piece in pieces] == ["time_limit"] * 2
+    deltas = [event for event in events if isinstance(event, Delta)]
+    assert [len(delta.ids) for delta in deltas] == [2, 2]
+    assert [delta.finish and delta.finish.reason for delta in deltas] == ["time_limit"] * 2
     assert isinstance(events[-1], Finished)
     assert (events[-1].completion_tokens, events[-1].reasons) == (4, ("time_limit",) * 2)

@@ -18,7 +18,7 @@ from lmi_chat.pipeline.pipeline import InferenceRequest, Pipeline, PipelineConfi
 from tests.http.test_app import CHAT, post
 from tests.http.test_sagemaker import boto
 from tests.pipeline.test_pipeline import breaking
-from tests.support.fakes import desk
+from tests.support.fakes import deployment
 from tests.support.scripted import Scripted, Service, said, serving
 
 
@@ -182,7 +182,7 @@ def order(name: str, wait_s: float = 60.0) -> AsyncRequest:
 
 async def opened(folder: Path, engine: Scripted) -> tuple[Pipeline, AsyncRequests]:
     line = Pipeline(PipelineConfig())
-    await line.open(engine, desk())
+    await line.open(engine, deployment())
     return line, spooling(folder, at_once=1)(line)
 
 

@@ -24,7 +24,7 @@ from lmi_chat.observability.startup import StartupProgress
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
 from tests.http.test_app import send
 from tests.support.cases import UNSAID
-from tests.support.fakes import SPACE, desk, parse
+from tests.support.fakes import SPACE, deployment, parse
 from tests.support.scripted import serving
 
 TURN = {"role": "user", "content": "a"}
@@ -102,7 +102,7 @@ INVALID: list[tuple[str, dict[str, Any]]] = [
 @cache
 def shown(which: str = "usual", *, has_store: bool = False) -> dict[str, Any]:
     save = (lambda _: None) if has_store else None
-    return document(desk(save=save, **DESKS[which]), has_sessions=True, has_async=True)
+    return document(deployment(save=save, **DESKS[which]), has_sessions=True, has_async=True)
 
 
 @cache
@@ -137,27 +137,27 @@ def test_the_document_is_valid() -> None:
 
 def test_the_document_is_served_when_the_model_is_there() -> None:
     with serving() as service:
-        served = document(desk(), has_sessions=False, has_async=False)
+        served = document(deployment(), has_sessions=False, has_async=False)
         assert send(service, b"", path="/openapi.json", method="GET")[2] == json.loads(json.dumps(served))
     with serving(is_open=False) as service:
         assert send(service, b"", path="/openapi.json", method="GET")[0] == 503
 
 
 def test_each_route_is_a_path() -> None:
-    house = AppState(line=Pipeline(PipelineConfig()), health=StartupProgress(), max_body_bytes=1)
+    state = AppState(line=Pipeline(PipelineConfig()), health=StartupProgress(), max_body_bytes=1)
     routes = {
         (getattr(route, "path", "").replace(":path", ""), method)
-        for route in app.build(house).routes
+        for route in app.build(state).routes
         for method in getattr(route, "methods", None) or ["POST"]
         if method != "HEAD"
     }
-    embeds = document(desk(space=SPACE), has_sessions=True, has_async=True)
+    embeds = document(deployment(space=SPACE), has_sessions=True, has_async=True)
     paths = {**shown(has_store=True)["paths"], **embeds["paths"]}
     assert routes == {(path, method.upper()) for path, item in paths.items() for method in item}
 
 
 def test_what_is_off_is_not_shown() -> None:
-    whole = document(desk(), has_sessions=False, has_async=False)
+    whole = document(deployment(), has_sessions=False, has_async=False)
     assert "get" not in whole["paths"]["/v1/chat/completions"]
     assert not any("{id}" in path for path in whole["paths"])
     assert "Session" not in json.dumps(whole["paths"]["/invocations"]["post"]["requestBody"])
@@ -180,13 +180,13 @@ def test_each_known_key_has_a_schema_with_its_meaning(dialect: str) -> None:
 @pytest.mark.parametrize(("dialect", "body"), VALID)
 def test_what_the_document_allows_is_taken(dialect: str, body: dict[str, Any]) -> None:
     validator(dialect).validate(body)
-    assert parse(body, desk(), "1").jobs
+    assert parse(body, deployment(), "1").jobs
 
 
 @pytest.mark.parametrize(("dialect", "body"), INVALID)
 def test_what_the_document_forbids_is_refused(dialect: str, body: dict[str, Any]) -> None:
     assert not validator(dialect).is_valid(body)
-    assert refusal(body, desk()) is not None
+    assert refusal(body, deployment()) is not None
 
 
 def at_the_bounds(field: Field, limits: Limits) -> Iterator[Any]:
@@ -230,7 +230,7 @@ def test_schema_and_check_have_the_same_bounds(dialect: str, name: str) -> None:
 def agree(dialect: str, body: dict[str, Any], which: str) -> bool:
     """The schema and the parser say the same about a body, but for the rules that no schema says."""
     is_valid = validator(dialect, which).is_valid(body)
-    error = refusal(body, desk(**DESKS[which]))
+    error = refusal(body, deployment(**DESKS[which]))
     if is_valid and error is not None:
         problems = [problem.text for problem in getattr(error, "problems", [])] or [error.message]
         assert all(any(words in text for words in UNSAID) for text in problems), (body, problems)
@@ -325,7 +325,7 @@ def test_schema_and_parser_agree_on_any_body(dialect: str, which: str) -> None:
 
 
 def test_guides_have_the_limits_of_the_deployment() -> None:
-    at = desk(limits=LIMITS)
+    at = deployment(limits=LIMITS)
     whole = document(at, has_sessions=False, has_async=False)
     schema = {"$ref": "#/components/schemas/ChatRequest", "components": whole["components"]}
     checks = jsonschema_rs.Draft202012Validator(schema)

@@ -20,7 +20,7 @@ from lmi_chat.errors import Error
 from lmi_chat.job import Delta, Finish, Finished, Job
 from tests.http.test_app import CHAT, JSON, post, send
 from tests.http.test_sagemaker import boto, parts, stream
-from tests.support.fakes import desk
+from tests.support.fakes import deployment
 from tests.support.scripted import Service, Step, said, serving, token
 
 ROOT = Path(__file__).parents[2]
@@ -224,7 +224,7 @@ def test_sagemaker_gets_no_healthy_ping_from_a_server_without_a_model() -> None:
     """Others: /ping 200 although the load failed."""
     with serving(is_open=False) as service:
         assert send(service, b"", path="/ping", method="GET")[0] == 503
-        service.do(service.line.open(service.engine, desk()))
+        service.do(service.line.open(service.engine, deployment()))
         assert send(service, b"", path="/ping", method="GET")[0] == 200
         service.engine.is_dead = True
         assert send(service, b"", path="/ping", method="GET")[0] == 503

@@ -138,8 +138,8 @@ def test_a_whole_answer_on_the_streams_path_is_one_part(runtime: Any) -> None:
 
 def test_a_long_answer_is_in_several_parts() -> None:
     def long(job: Job) -> Sequence[Step]:
-        piece = Delta(0, "x" * (PART_BYTES + 9), [120], [], Finish("stop"))
-        return [piece, Finished(prompt_tokens=len(job.prompt_ids), completion_tokens=1)]
+        delta = Delta(0, "x" * (PART_BYTES + 9), [120], [], Finish("stop"))
+        return [delta, Finished(prompt_tokens=len(job.prompt_ids), completion_tokens=1)]
 
     with serving(Scripted(long)) as service:
         client = boto(service)

@@ -31,8 +31,8 @@ COUNTS = {
 def each_said(job: Job) -> list[Step]:
     """As many sequences as are asked for."""
     *steps, done = said("Hello!")(job)
-    pieces = [step for step in steps if isinstance(step, Delta)]
-    return [replace(piece, index=index) for index in range(job.sampling.n) for piece in pieces] + [done]
+    deltas = [step for step in steps if isinstance(step, Delta)]
+    return [replace(delta, index=index) for index in range(job.sampling.n) for delta in deltas] + [done]
 
 
 @pytest.fixture

@@ -215,7 +215,7 @@ def parts_of(service: Service, parts: list[Any]) -> Any:
     from lmi_chat.storage.completions_db import StoredCompletion
 
     messages = json.dumps([{"role": "user", "content": parts}]).encode()
-    save = service.line.desk.save
+    save = service.line.deployment.save
     assert save is not None
     save(StoredCompletion(id="parts", model="tiny", document=b"{}", messages=messages))
     return ask(service, "/parts/messages")[2]["data"][0]
@@ -262,7 +262,7 @@ def test_a_broken_disk_never_costs_an_answer(tmp_path: Path, *, is_stream: bool)
 def test_a_hanging_disk_slows_nobody(service: Service, path: Path) -> None:
     made(service)
     hang = threading.Event()
-    store = getattr(service.line.desk.save, "__self__")  # noqa: B009
+    store = getattr(service.line.deployment.save, "__self__")  # noqa: B009
     waiting = threading.Thread(target=lambda: service.do(store._ask(lambda _: hang.wait(9))))
     waiting.start()
     time.sleep(0.05)

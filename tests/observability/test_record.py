@@ -91,8 +91,10 @@ def lines() -> list[dict[str, Any]]:
 
 @pytest.fixture
 def service(lines: list[dict[str, Any]]) -> Iterator[Service]:
-    journal = RequestLog(lambda line: lines.append(json.loads(line)))
-    with serving(Scripted(said("Hello!"), max_running=2), policy=PipelineConfig(journal=journal, queue=0)) as running:
+    request_log = RequestLog(lambda line: lines.append(json.loads(line)))
+    with serving(
+        Scripted(said("Hello!"), max_running=2), policy=PipelineConfig(request_log=request_log, queue=0)
+    ) as running:
         yield running
 
 
@@ -162,16 +164,16 @@ def test_a_refusal_has_its_line(
 
 
 def test_full_and_loading_are_told_too(lines: list[dict[str, Any]]) -> None:
-    journal = RequestLog(lambda line: lines.append(json.loads(line)))
-    with serving(is_open=False, policy=PipelineConfig(journal=journal)) as service:
+    request_log = RequestLog(lambda line: lines.append(json.loads(line)))
+    with serving(is_open=False, policy=PipelineConfig(request_log=request_log)) as service:
         assert post(service, CHAT)[0] == 503
     assert [(line["status"], line["error"]) for line in lines] == [(503, "loading")]
 
 
 def test_a_client_that_goes_is_499_with_what_was_generated(lines: list[dict[str, Any]]) -> None:
-    journal = RequestLog(lambda line: lines.append(json.loads(line)))
+    request_log = RequestLog(lambda line: lines.append(json.loads(line)))
     engine = Scripted(said("abcdefgh" * 8, gap_s=0.02))
-    with serving(engine, policy=PipelineConfig(journal=journal)) as service:
+    with serving(engine, policy=PipelineConfig(request_log=request_log)) as service:
         for is_stream in (True, False):
             connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
             connection.request("POST", "/invocations", json.dumps(CHAT | {"stream": is_stream}), JSON)
@@ -188,8 +190,8 @@ def test_a_client_that_goes_is_499_with_what_was_generated(lines: list[dict[str,
 
 
 def test_an_error_in_a_stream_is_told_beside_its_200(lines: list[dict[str, Any]]) -> None:
-    journal = RequestLog(lambda line: lines.append(json.loads(line)))
-    with serving(Scripted(breaking(Bug("boom"))), policy=PipelineConfig(journal=journal)) as service:
+    request_log = RequestLog(lambda line: lines.append(json.loads(line)))
+    with serving(Scripted(breaking(Bug("boom"))), policy=PipelineConfig(request_log=request_log)) as service:
         assert post(service, CHAT | {"stream": True})[0] == 200
         assert post(service, CHAT)[0] == 500
         wait_for(lines, 2)
@@ -245,7 +247,7 @@ def test_cloudwatch_reads_metrics_out_of_the_line() -> None:
 def test_what_is_written_by_settings() -> None:
     told: list[bytes] = []
     for settings in ({"has_requests": False, "has_metrics": True}, {"has_metrics": True}, {}, {"has_requests": False}):
-        with RequestLog(told.append, **settings).told(RequestRecord(id="x")):
+        with RequestLog(told.append, **settings).recording(RequestRecord(id="x")):
             pass
     assert [("_aws" in json.loads(line), "id" in json.loads(line)) for line in told] == [
         (True, False),

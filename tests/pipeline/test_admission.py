@@ -23,7 +23,7 @@ class Crowd:
         await asyncio.sleep(0)
 
     async def _stay(self, name: str, user: str, count: int, priority: int) -> None:
-        async with self.seats.take(user, count, priority):
+        async with self.seats.acquire(user, count, priority):
             self.admitted.append(name)
             await self.go[name].wait()
 
@@ -109,13 +109,13 @@ async def test_more_than_the_queue_is_refused() -> None:
     for name in ("a", "b", "c"):
         await crowd.come(name)
     with pytest.raises(Busy, match="all 2 seats and 1 places in the queue are taken"):
-        async with crowd.seats.take("", 1):
+        async with crowd.seats.acquire("", 1):
             pass
     await crowd.leave("a")
     assert crowd.admitted == ["a", "b", "c"]
     await crowd.leave("b")
     await crowd.leave("c")
-    async with crowd.seats.take("", 2):
+    async with crowd.seats.acquire("", 2):
         assert crowd.seats.queued == 0
 
 
@@ -123,14 +123,14 @@ async def test_who_has_waited_long_enough_is_refused_and_leaves_its_place() -> N
     crowd = Crowd(AdmissionQueue(1, 1))
     await crowd.come("a")
     with pytest.raises(Busy, match=r"no seat came free within 0\.0 s"):
-        async with crowd.seats.take("", 1, wait_s=0.01):
+        async with crowd.seats.acquire("", 1, wait_s=0.01):
             pass
     assert crowd.seats.queued == 0
     await crowd.come("b")
     await crowd.leave("a")
     assert crowd.admitted == ["a", "b"]
     await crowd.leave("b")
-    async with crowd.seats.take("", 1, wait_s=0.0):  # a free one is never too late
+    async with crowd.seats.acquire("", 1, wait_s=0.0):  # a free one is never too late
         assert crowd.seats.queued == 0
 
 
@@ -144,7 +144,7 @@ async def test_a_big_request_waits_for_its_seats_and_is_not_passed() -> None:
     assert crowd.admitted == ["small", "big"]
     await crowd.leave("big")
     await crowd.leave("late")
-    async with crowd.seats.take("", 1000):
+    async with crowd.seats.acquire("", 1000):
         pass
 
 
@@ -165,5 +165,5 @@ async def test_whoever_goes_while_waiting_leaves_nothing_behind() -> None:
         task.cancel()
     await asyncio.gather(*crowd.tasks.values(), return_exceptions=True)
     assert crowd.seats.queued == 0
-    async with asyncio.timeout(1), crowd.seats.take("x", 3):
+    async with asyncio.timeout(1), crowd.seats.acquire("x", 3):
         pass

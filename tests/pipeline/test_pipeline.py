@@ -15,7 +15,7 @@ from lmi_chat.errors import Bug, Busy, Draining, EngineDown, Error, PromptTooLon
 from lmi_chat.job import Delta, Finish, Finished, Job
 from lmi_chat.pipeline.pipeline import INLINE_BYTES, InferenceRequest, Pipeline, PipelineConfig
 from lmi_chat.storage.sessions import Sessions
-from tests.support.fakes import ByteTokenizer, desk
+from tests.support.fakes import ByteTokenizer, deployment
 from tests.support.scripted import Script, Scripted, Step, said, token
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
@@ -53,7 +53,7 @@ class Kept:
 async def opened(script: Script | None = None, **policy: Any) -> tuple[Pipeline, Scripted]:
     engine = Scripted(script or said("Hello!"), max_running=policy.pop("max_running", 4))
     line = Pipeline(PipelineConfig(**policy))
-    await line.open(engine, desk())
+    await line.open(engine, deployment())
     return line, engine
 
 
@@ -94,7 +94,7 @@ async def test_a_canary_must_pass_before_the_line_opens() -> None:
     assert line.refusal is not None
     assert line.refusal.code == "loading"
     engine = Scripted()
-    await line.open(engine, desk())
+    await line.open(engine, deployment())
     assert [job.id for job in engine.jobs] == ["canary"]
     assert line.refusal is None
 
@@ -273,7 +273,7 @@ async def test_a_short_body_is_read_on_the_loop_and_a_sessions_turn_is_not() -> 
     sessions = Sessions(seconds=60.0, most=1)
     session = sessions.hold(sessions.draft())
     line = Pipeline(PipelineConfig(sessions=sessions))
-    await line.open(Scripted(said("Hello!")), desk(template=Template(Watched())))
+    await line.open(Scripted(said("Hello!")), deployment(template=Template(Watched())))
     on_loop.clear()
     for session_id in ("", session.id):
         asked = call(STREAM)

@@ -24,10 +24,10 @@ class Shown(TokenRenderer):
     def token(self, token_id: int, spelled: bytes, logprob: float) -> bytes:
         return b"slow " + spelled if self.ends is None else super().token(token_id, spelled, logprob)
 
-    def piece(self, piece: Delta) -> Sequence[bytes]:
-        if piece.text == "unfit":
+    def delta(self, delta: Delta) -> Sequence[bytes]:
+        if delta.text == "unfit":
             raise HookFailed("the formatter failed")
-        return [piece.text.encode()]
+        return [delta.text.encode()]
 
     def done(self, done: Finished) -> Sequence[bytes]:
         return [b"%d tokens" % done.completion_tokens]
@@ -43,15 +43,15 @@ class Wire:
         job = Job(id="j", prompt_ids=[1], prompt_text="p")
         self.sent: list[bytes] = []
         self.stream = ResponseStream(Shown(ends), OPENAI_EVENTS if is_stream else DOCUMENT, (job,))
-        self.lane = self.stream.lane(is_stream=is_stream)
+        self.token_sink = self.stream.token_sink(is_stream=is_stream)
 
     def begin(self) -> None:
         self.stream.send_by(self.sent.append, lambda _, frame: self.sent.append(frame))
 
     def token(self) -> None:
         """As the engine does it: the sink's function is looked up at each token."""
-        assert self.lane
-        self.lane.token(7, b"t", 0.0)
+        assert self.token_sink
+        self.token_sink.token(7, b"t", 0.0)
 
 
 def delta(text: str = "a") -> Delta:

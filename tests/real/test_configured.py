@@ -62,9 +62,9 @@ def test_huggingface_hubs_client(other: Server) -> None:
         4,
     )
     assert [token.text for token in whole.details.tokens] == [" Paris", ".", "\n", "\n"]
-    pieces: Any = list(client.text_generation(prompt, max_new_tokens=4, stream=True, details=True))
-    assert "".join(piece.token.text for piece in pieces) == " Paris.\n\n" == pieces[-1].generated_text
-    assert pieces[-1].details.finish_reason == "length"
+    deltas: Any = list(client.text_generation(prompt, max_new_tokens=4, stream=True, details=True))
+    assert "".join(delta.token.text for delta in deltas) == " Paris.\n\n" == deltas[-1].generated_text
+    assert deltas[-1].details.finish_reason == "length"
     assert list(client.text_generation(prompt, max_new_tokens=2, stream=True)) == [" Paris", "."]
     chats = huggingface_hub.InferenceClient(base_url=f"http://127.0.0.1:{other.port}/v1")
     said = chats.chat_completion(FRANCE, max_tokens=16, temperature=0)

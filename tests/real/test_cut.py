@@ -67,12 +67,12 @@ async def test_a_cut_job_gives_what_there_was(tokenizer: Any, count: int, stream
     bench.run.cut()
     bench.run.cut()
     await asyncio.sleep(0)
-    *pieces, done = bench.events
+    *deltas, done = bench.events
     for index in range(count):
-        own = [piece for piece in pieces if isinstance(piece, Delta) and piece.index == index]
-        assert "".join(piece.text for piece in own) == " Paris is the capital of France"
-        assert [token for piece in own for token in piece.ids] == words
-        assert [piece.finish.reason for piece in own if piece.finish] == ["time_limit"]
+        own = [delta for delta in deltas if isinstance(delta, Delta) and delta.index == index]
+        assert "".join(delta.text for delta in own) == " Paris is the capital of France"
+        assert [token for delta in own for token in delta.ids] == words
+        assert [delta.finish.reason for delta in own if delta.finish] == ["time_limit"]
         assert own[-1].finish is not None
     assert isinstance(done, Finished)
     assert (done.completion_tokens, done.reasons) == (count * len(words), ("time_limit",) * count)

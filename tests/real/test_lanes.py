@@ -162,7 +162,7 @@ async def _line(tokenizer: Any, *, is_fast: bool) -> tuple[Pipeline, Core]:
     )
     plain = output_processor.install(core) if is_fast else None
     assert (plain is not None) == is_fast
-    desk = Deployment(
+    deployment = Deployment(
         model="tiny",
         names=model.names,
         template=Template(tokenizer),
@@ -170,7 +170,7 @@ async def _line(tokenizer: Any, *, is_fast: bool) -> tuple[Pipeline, Core]:
         vocabulary_tokens=len(tokenizer),
     )
     line = Pipeline(PipelineConfig())
-    await line.open(Vllm(core, model, Heartbeat(), cast("Guides", None), plain), desk)  # no guide comes here
+    await line.open(Vllm(core, model, Heartbeat(), cast("Guides", None), plain), deployment)  # no guide comes here
     core.taken.clear()
     return line, core
 

@@ -33,12 +33,12 @@ def scores(*rows: float) -> Any:
 
 
 def test_vllms_structs_are_as_they_are_read() -> None:
-    assert messages.fault() == ""
+    assert messages.incompatibility() == ""
 
 
 def test_a_struct_with_another_order_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(messages, "STATES", messages.STATES | {"something_new"})
-    assert messages.fault() == "the scheduler tells otherwise of something_new"
+    assert messages.incompatibility() == "the scheduler tells otherwise of something_new"
 
 
 def test_a_message_is_read_as_vllm_reads_it() -> None:

@@ -19,7 +19,7 @@ from lmi_chat.observability.metrics import STORE_FAILURES
 from lmi_chat.storage import completions, completions_db
 from lmi_chat.storage.completions import Completions
 from lmi_chat.storage.completions_db import Query, StoredCompletion
-from tests.support.fakes import desk, parse, piece, refusal, rendered
+from tests.support.fakes import delta, deployment, parse, refusal, rendered
 
 DAY_S = 86_400
 
@@ -261,7 +261,7 @@ async def test_after_the_end_nothing_is_kept_and_nothing_fails(path: Path) -> No
 def ask(**fields: Any) -> Any:
     changes = {name: fields.pop(name) for name in ("save", "has_priority") if name in fields}
     body = {"messages": [{"role": "user", "content": "hi"}]} | fields
-    return parse(body, desk(**changes), "1")
+    return parse(body, deployment(**changes), "1")
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_store_without_a_store_is_said() -> None:
     assert task.unknown == [options.NOT_STORED]
     assert ask(store=False).unknown == []
     body = {"messages": [{"role": "user", "content": "hi"}], "store": True}
-    assert parse(body, desk(is_strict=True), "1").unknown == [options.NOT_STORED], "not an error in a strict one"
+    assert parse(body, deployment(is_strict=True), "1").unknown == [options.NOT_STORED], "not an error in a strict one"
 
 
 @pytest.mark.parametrize(
@@ -322,7 +322,7 @@ def test_tiers(tier: str | None, *, has_priority: bool, own: int, expected: tupl
         extra = {"stream_options": {"include_usage": True}} if is_stream else {}
         fields = {"service_tier": tier, "priority": own, "stream": is_stream, **extra}
         task = ask(has_priority=has_priority, **fields)
-        shown = rendered(task.render, piece("a", finish="stop"), done)
+        shown = rendered(task.render, delta("a", finish="stop"), done)
         assert task.job.priority == expected[0]
         assert {payload.get("service_tier") for payload in shown} == {expected[1]}
         assert task.unknown == ([options.NOT_RANKED] if own and not has_priority else [])
@@ -332,8 +332,8 @@ def test_tiers(tier: str | None, *, has_priority: bool, own: int, expected: tupl
 def test_the_same_document_is_kept_from_both(*, is_stream: bool) -> None:
     found: list[StoredCompletion] = []
     task = ask(save=found.append, store=True, stream=is_stream, metadata={"a": "b"}, n=2, logprobs=True, top_p=0.9)
-    events = [piece(text, index=index, finish=None) for text in "Hé" for index in (0, 1)]
-    ends = [piece("!", index=index, finish="stop") for index in (0, 1)]
+    events = [delta(text, index=index, finish=None) for text in "Hé" for index in (0, 1)]
+    ends = [delta("!", index=index, finish="stop") for index in (0, 1)]
     rendered(task.render, *events, *ends)
     assert found == []
     shown = rendered(task.render, Finished(prompt_tokens=3, completion_tokens=6))
@@ -355,5 +355,5 @@ def test_nothing_stands_in_the_way_of_others() -> None:
 def test_an_answer_that_fails_is_not_kept() -> None:
     found: list[StoredCompletion] = []
     task = ask(save=found.append, store=True, stream=True)
-    rendered(task.render, piece("a"), Unavailable("gone"))
+    rendered(task.render, delta("a"), Unavailable("gone"))
     assert found == []

@@ -18,11 +18,22 @@ from lmi_chat.errors import Error
 from lmi_chat.job import Delta, EmbeddingSpec, Event, Finish, Finished, Reason, Token, TokenLogprob
 from lmi_chat.pipeline import parsing
 from lmi_chat.pipeline.request import InferenceRequest
-from lmi_chat.testing import END, END_ID, ByteTokenizer
-from lmi_chat.testing import deployment as desk
+from lmi_chat.testing import END, END_ID, ByteTokenizer, deployment
 
 SPACE = EmbeddingSpec(dimensions=4)
-__all__ = ["END", "END_ID", "SPACE", "ByteTokenizer", "brief", "desk", "parse", "piece", "refusal", "rendered", "token"]
+__all__ = [
+    "END",
+    "END_ID",
+    "SPACE",
+    "ByteTokenizer",
+    "brief",
+    "delta",
+    "deployment",
+    "parse",
+    "refusal",
+    "rendered",
+    "token",
+]
 brief = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 
 
@@ -32,20 +43,20 @@ def token(part: bytes, logprob: float = -0.5, top: Sequence[tuple[bytes, float]]
     return Token(choice, tuple(TokenLogprob(other[0], other_logprob, other) for other, other_logprob in top))
 
 
-def piece(
+def delta(
     text: str, *parts: bytes, index: int = 0, finish: Reason | None = None, stop: str | int | None = None
 ) -> Delta:
-    """A piece whose tokens are `parts`; without parts, the text's bytes."""
+    """A delta whose tokens are `parts`; without parts, the text's bytes."""
     tokens = [token(part) for part in parts or [bytes([byte]) for byte in text.encode()]]
     ids = [each.choice.id for each in tokens]
     return Delta(index, text, ids, tokens, None if finish is None else Finish(finish, stop))
 
 
-def parse(body: object, desk: Deployment, request_id: str = "1", *, forced: str | None = None) -> ParsedRequest:
+def parse(body: object, deployment: Deployment, request_id: str = "1", *, forced: str | None = None) -> ParsedRequest:
     """The task that a body asks for, by the way that every request takes. Raises an Error that names the field."""
     data = json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
     call = InferenceRequest(body=data, id=request_id, forced=forced)
-    task = parsing.parse(call, None, desk, None, desk.limits, Formatters())
+    task = parsing.parse(call, None, deployment, None, deployment.limits, Formatters())
     assert isinstance(task, ParsedRequest)
     return task
 
@@ -53,7 +64,7 @@ def parse(body: object, desk: Deployment, request_id: str = "1", *, forced: str 
 def refusal(body: Json, dialect: str, **changes: Any) -> Error:
     """The Error that `body` meets at desk(**changes); its form is checked: one line, UTF-8, at most 2 KiB."""
     with pytest.raises(Error) as caught:
-        parse(body, desk(**changes))
+        parse(body, deployment(**changes))
     error = caught.value
     data = orjson.dumps(dialects.error_body(error, dialect))
     assert len(data) <= 2048
@@ -68,7 +79,7 @@ def rendered(render: Renderer, *events: Event) -> list[Any]:
     for event in events:
         match event:
             case Delta():
-                payloads += render.piece(event)
+                payloads += render.delta(event)
             case Finished():
                 payloads += render.done(event)
             case Error():

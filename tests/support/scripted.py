@@ -18,9 +18,8 @@ from lmi_chat.limits import ConnectionLimits
 from lmi_chat.observability.startup import StartupProgress
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
 from lmi_chat.storage.completions import Completions
-from lmi_chat.testing import Script, Step, embedded, said, token
+from lmi_chat.testing import Script, Step, deployment, embedded, said, token
 from lmi_chat.testing import ScriptedEngine as Scripted
-from lmi_chat.testing import deployment as desk
 
 __all__ = ["Script", "Scripted", "Service", "Step", "embedded", "said", "serving", "token"]
 
@@ -53,13 +52,13 @@ def serving(
 ) -> Iterator[Service]:
     """An HTTP server with the real protocol class around a scripted engine."""
     engine, policy = engine or Scripted(), policy or PipelineConfig()
-    house = AppState(line=Pipeline(policy), health=StartupProgress(), max_body_bytes=max_body_bytes, store=store)
-    house.spool = spool(house.line) if spool else None
-    house.is_tgi = desk_changes.get("is_tgi", False)
+    state = AppState(line=Pipeline(policy), health=StartupProgress(), max_body_bytes=max_body_bytes, store=store)
+    state.spool = spool(state.line) if spool else None
+    state.is_tgi = desk_changes.get("is_tgi", False)
     desk_changes = {"save": store.save if store else None} | desk_changes
     edge = ConnectionLimits(receive_s=2.0, write_stall_s=1.0)
     config = uvicorn.Config(
-        app.build(house),
+        app.build(state),
         host="127.0.0.1",
         port=0,
         http=protocol_class(edge),
@@ -73,7 +72,7 @@ def serving(
 
     async def serve() -> None:
         if is_open:
-            await house.line.open(engine, desk(limits=policy.limits, space=engine.space, **desk_changes))
+            await state.line.open(engine, deployment(limits=policy.limits, space=engine.space, **desk_changes))
         await server._serve()
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
@@ -81,7 +80,7 @@ def serving(
     while not server.started:
         threading.Event().wait(0.005)
     try:
-        yield Service(server.servers[0].sockets[0].getsockname()[1], house.line, engine, house.health, loop)
+        yield Service(server.servers[0].sockets[0].getsockname()[1], state.line, engine, state.health, loop)
     finally:
         server.should_exit = server.force_exit = True
         thread.join(5)

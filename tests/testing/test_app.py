@@ -119,7 +119,7 @@ async def test_a_directory_that_does_not_load_is_told(tmp_path: Path) -> None:
 async def test_the_double_looks_the_token_s_function_up_at_each_token() -> None:
     """As the engine does: the answer puts another in its place when it has begun on the wire."""
     told: list[tuple[str, bytes]] = []
-    lane = TokenSink(lambda _id, spelled, _logprob: told.append(("first", spelled)))
+    token_sink = TokenSink(lambda _id, spelled, _logprob: told.append(("first", spelled)))
 
     def sink(event: Any) -> None:
         if isinstance(event, Delta) and event.finish is None:
@@ -130,9 +130,11 @@ async def test_the_double_looks_the_token_s_function_up_at_each_token() -> None:
         return [head, *rest, Finished(prompt_tokens=1, completion_tokens=4)]
 
     engine = ScriptedEngine(script)
-    async with engine.run(Job(id="x", prompt_ids=[1], prompt_text="", sampling=SamplingParams()), sink, lane) as run:
+    async with engine.run(
+        Job(id="x", prompt_ids=[1], prompt_text="", sampling=SamplingParams()), sink, token_sink
+    ) as run:
         while len(told) < 2:
             await asyncio.sleep(0)
-        lane.token = lambda _id, spelled, _logprob: told.append(("second", spelled))
+        token_sink.token = lambda _id, spelled, _logprob: told.append(("second", spelled))
         await run.task
     assert told == [("piece", b"a"), ("first", b"b"), ("second", b"c")]

@@ -21,41 +21,41 @@ PARTS = {"text": "text", "refusal": "refusal"}
 Message = Mapping[str, Any]
 
 
-def check_messages(messages: object, form: BodyReader) -> Sequence[Message]:
-    """The messages as a template may see them, what is wrong noted in `form`; empty when they are no usable array."""
+def check_messages(messages: object, reader: BodyReader) -> Sequence[Message]:
+    """The messages as a template may see them, what is wrong noted in `reader`; empty when they are no usable array."""
     if not isinstance(messages, list):
-        form.wrong("messages", f"must be an array of messages, got {echo(messages)}")
+        reader.add_problem("messages", f"must be an array of messages, got {echo(messages)}")
         return []
-    most = form.desk.limits.max_messages
+    most = reader.deployment.limits.max_messages
     if not messages or len(messages) > most:
-        form.wrong("messages", f"must have at least 1 and at most {most} messages, got {len(messages)}")
+        reader.add_problem("messages", f"must have at least 1 and at most {most} messages, got {len(messages)}")
         return []
-    return [_check_message(message, f"messages[{index}]", form) for index, message in enumerate(messages)]
+    return [_check_message(message, f"messages[{index}]", reader) for index, message in enumerate(messages)]
 
 
-def _check_message(message: object, path: str, form: BodyReader) -> Message:
+def _check_message(message: object, path: str, reader: BodyReader) -> Message:
     if not isinstance(message, dict):
-        form.wrong(path, f"must be an object with role and content, got {echo(message)}")
+        reader.add_problem(path, f"must be an object with role and content, got {echo(message)}")
         return {}
     role, content = message.get("role"), message.get("content")
     is_plain = isinstance(content, str)
     if is_plain and role in ROLES and len(message) == len(PLAIN):
         return message  # nearly all are
-    message = _check_keys(message, path, form)
+    message = _check_keys(message, path, reader)
     if role not in ROLES:
-        form.wrong(f"{path}.role", f"must be one of {', '.join(ROLES)}, got {echo(role)}")
+        reader.add_problem(f"{path}.role", f"must be one of {', '.join(ROLES)}, got {echo(role)}")
     if is_plain:
         return message
     if isinstance(content, list) and content:
-        return {**message, "content": _check_parts(content, f"{path}.content", form)}
+        return {**message, "content": _check_parts(content, f"{path}.content", reader)}
     if role == "assistant" and content is None and "refusal" in message:
         return {**message, "content": message["refusal"]}
     if not (content is None and role == "assistant" and message.get("tool_calls")):
-        form.wrong(f"{path}.content", f"must be a string or an array of parts, got {echo(content)}")
+        reader.add_problem(f"{path}.content", f"must be a string or an array of parts, got {echo(content)}")
     return message
 
 
-def _check_keys(message: Message, path: str, form: BodyReader) -> Message:
+def _check_keys(message: Message, path: str, reader: BodyReader) -> Message:
     """The message without what no template is shown: unknown keys, and the empty ones that answers are full of."""
     shown, unknown = {}, []
     for name, value in message.items():
@@ -66,35 +66,37 @@ def _check_keys(message: Message, path: str, form: BodyReader) -> Message:
             unknown.append(name)
     for name in STRINGS:
         if (value := message.get(name)) is not None and not isinstance(value, str):
-            form.wrong(f"{path}.{name}", f"must be a string, got {echo(value)}")
+            reader.add_problem(f"{path}.{name}", f"must be a string, got {echo(value)}")
     if unknown:
-        form.ignore(unknown, {name: f"{path}.{name}" for name in KNOWN if name not in unknown}, f"{path}.")
+        reader.note_unknown(unknown, {name: f"{path}.{name}" for name in KNOWN if name not in unknown}, f"{path}.")
     return shown
 
 
-def _check_parts(parts: Sequence[object], path: str, form: BodyReader) -> Sequence[Message]:
+def _check_parts(parts: Sequence[object], path: str, reader: BodyReader) -> Sequence[Message]:
     checked = []
     for index, part in enumerate(parts):
-        if len(form.problems) >= PROBLEMS_MOST:
+        if len(reader.problems) >= PROBLEMS_MOST:
             break
-        checked.append(_check_part(part, f"{path}[{index}]", form))
+        checked.append(_check_part(part, f"{path}[{index}]", reader))
     return checked
 
 
-def _check_part(part: object, path: str, form: BodyReader) -> Message:
+def _check_part(part: object, path: str, reader: BodyReader) -> Message:
     """A text part, or one that an assistant has refused with, which is text too."""
     kind = part.get("type") if isinstance(part, dict) else None
     if not isinstance(part, dict) or not isinstance(kind, str):
-        form.wrong(path, f'must be an object with a type, such as {{"type":"text","text":"…"}}, got {echo(part)}')
+        reader.add_problem(
+            path, f'must be an object with a type, such as {{"type":"text","text":"…"}}, got {echo(part)}'
+        )
         return {}
     if kind not in PARTS:
-        form.wrong(f"{path}.type", f"must be text, this version serves no other parts; got {echo(kind)}")
+        reader.add_problem(f"{path}.type", f"must be text, this version serves no other parts; got {echo(kind)}")
         return {}
     name = PARTS[kind]
     text = part.get(name)
-    form.check_keys(part, ("type", name), path)
+    reader.check_keys(part, ("type", name), path)
     if not isinstance(text, str):
-        form.wrong(f"{path}.{name}", f"must be a string, got {echo(text)}")
+        reader.add_problem(f"{path}.{name}", f"must be a string, got {echo(text)}")
     return {"type": "text", "text": text}
 
 

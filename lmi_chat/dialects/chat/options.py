@@ -31,37 +31,37 @@ class Account:
     warnings: tuple[str, ...]
 
 
-def check_account(body: Json, form: BodyReader) -> Account:
-    """Read these fields; what is wrong is noted in `form`."""
-    _check_modalities(body, form)
-    wants_store, tier = form.own("store"), form.own("service_tier")
-    priority = PRIORITIES[tier or "default"] + form.extra.get("priority", 0)
-    is_ranked = form.desk.has_priority
+def check_account(body: Json, reader: BodyReader) -> Account:
+    """Read these fields; what is wrong is noted in `reader`."""
+    _check_modalities(body, reader)
+    wants_store, tier = reader.get("store"), reader.get("service_tier")
+    priority = PRIORITIES[tier or "default"] + reader.extra.get("priority", 0)
+    is_ranked = reader.deployment.has_priority
     warnings = []
-    if wants_store and form.desk.save is None:
+    if wants_store and reader.deployment.save is None:
         warnings.append(NOT_STORED)
-    if form.extra.get("priority") and not is_ranked:
+    if reader.extra.get("priority") and not is_ranked:
         warnings.append(NOT_RANKED)
     return Account(
-        user=form.own("user"),
-        metadata=check_metadata(body.get("metadata"), form.problems),
-        is_stored=wants_store and form.desk.save is not None,
+        user=reader.get("user"),
+        metadata=check_metadata(body.get("metadata"), reader.problems),
+        is_stored=wants_store and reader.deployment.save is not None,
         priority=priority,
         tier=tier and (tier if is_ranked and tier != "auto" else "default"),
         warnings=tuple(warnings),
     )
 
 
-def _check_modalities(body: Json, form: BodyReader) -> None:
+def _check_modalities(body: Json, reader: BodyReader) -> None:
     """The served model writes text and nothing else."""
     if (modalities := body.get("modalities")) not in (None, ["text"]):
-        form.wrong("modalities", f'must be ["text"]: {_text_only(form)}; got {_shown(modalities)}')
+        reader.add_problem("modalities", f'must be ["text"]: {_text_only(reader)}; got {_shown(modalities)}')
     if (audio := body.get("audio")) is not None:
-        form.wrong("audio", f"must be absent or null: {_text_only(form)}; got {echo(audio)}")
+        reader.add_problem("audio", f"must be absent or null: {_text_only(reader)}; got {echo(audio)}")
 
 
-def _text_only(form: BodyReader) -> str:
-    return f"{one_line(form.desk.model, 80)} gives text only"
+def _text_only(reader: BodyReader) -> str:
+    return f"{one_line(reader.deployment.model, 80)} gives text only"
 
 
 def _shown(value: object) -> str:

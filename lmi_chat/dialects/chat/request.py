@@ -23,90 +23,90 @@ from lmi_chat.text import echo, one_line
 VARIABLE_CHARS = 1024
 
 
-def parse(body: Json, desk: Deployment, request_id: str) -> ParsedRequest:
+def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
     """A chat body → ParsedRequest. Raises BadField, NotFound or PromptTooLong; the paths are the caller's."""
-    checks.check_model(body.get("model"), desk)
-    form = BodyReader(desk)
-    form.read(body, CHAT)
-    chat = check_messages(body.get("messages"), form)
-    is_stream = form.extra.get("stream", desk.streams_by_default)
-    usage = openai.check_usage(body, form, is_stream=is_stream)
-    logprobs = _check_logprobs(form, is_stream=is_stream)
-    returned, width, beams = openai.check_sequences(form, is_stream=is_stream)
-    structured_output.read(body, form)
-    checks.check_beams(form, "use_beam_search", beams)
-    checks.check_vocabulary(form)
-    flags = _check_ending(form)
-    variables = _check_variables(form)
-    salt, asked = openai.check_salt(form), options.check_account(body, form)
-    unknown = [*form.close(), *asked.warnings]
+    checks.check_model(body.get("model"), deployment)
+    reader = BodyReader(deployment)
+    reader.read(body, CHAT)
+    chat = check_messages(body.get("messages"), reader)
+    is_stream = reader.extra.get("stream", deployment.streams_by_default)
+    usage = openai.check_usage(body, reader, is_stream=is_stream)
+    logprobs = _check_logprobs(reader, is_stream=is_stream)
+    returned, width, beams = openai.check_sequences(reader, is_stream=is_stream)
+    structured_output.read(body, reader)
+    checks.check_beams(reader, "use_beam_search", beams)
+    checks.check_vocabulary(reader)
+    flags = _check_ending(reader)
+    variables = _check_variables(reader)
+    salt, asked = openai.check_salt(reader), options.check_account(body, reader)
+    unknown = [*reader.finish(), *asked.warnings]
 
-    text = desk.template.render(chat, variables=variables, **flags)
-    checks.check_length(text, desk, "messages")
-    ids = desk.template.encode(text, add_special_tokens=False)[-form.extra.get("truncate_prompt_tokens", 0) :]
-    values = checks.sampling(form, {}, logprobs=0 if logprobs is None and width > returned else logprobs)
-    copies = checks.spread(values, width, beams=beams)
+    text = deployment.template.render(chat, variables=variables, **flags)
+    checks.check_length(text, deployment, "messages")
+    ids = deployment.template.encode(text, add_special_tokens=False)[-reader.extra.get("truncate_prompt_tokens", 0) :]
+    values = checks.sampling(reader, {}, logprobs=0 if logprobs is None and width > returned else logprobs)
+    copies = checks.expand_sequences(values, width, beams=beams)
     job = Job(
         id=request_id,
         prompt_ids=ids,
         prompt_text=text,
-        sampling=checks.seat(ids, values, form, path="messages"),
+        sampling=checks.fit_context(ids, values, reader, path="messages"),
         priority=asked.priority,
         cache_salt=salt,
         copies=copies,
         beams=beams,
-        length_penalty=form.own("length_penalty"),
+        length_penalty=reader.get("length_penalty"),
     )
-    begun = text_of(chat[-1]) if form.own("echo") and flags["continue_final_message"] else ""
-    checks.check_prompt_logprobs([job], desk, "prompt_logprobs")
+    begun = text_of(chat[-1]) if reader.get("echo") and flags["continue_final_message"] else ""
+    checks.check_prompt_logprobs([job], deployment, "prompt_logprobs")
     shown = Shown(
         returned=returned,
         has_logprobs=logprobs is not None,
         prompt_logprobs=values.get("prompt_logprobs"),
         tier=asked.tier,
         begun=begun,
-        has_ids=form.own("return_token_ids"),
+        has_ids=reader.get("return_token_ids"),
     )
-    fold = partial(Whole, job, desk, shown)
-    render: Renderer = Chunks(job, desk, usage, shown) if is_stream else fold()
-    render = stored.keep(render, fold if is_stream else None, chat, job, desk, asked)
+    fold = partial(Whole, job, deployment, shown)
+    render: Renderer = Chunks(job, deployment, usage, shown) if is_stream else fold()
+    render = stored.keep(render, fold if is_stream else None, chat, job, deployment, asked)
     task = ParsedRequest(dialect="chat", jobs=(job,), is_stream=is_stream, render=render, has_end=True, unknown=unknown)
     task.user, task.metadata = asked.user, asked.metadata
     return task
 
 
-def _check_ending(form: BodyReader) -> Mapping[str, bool]:
+def _check_ending(reader: BodyReader) -> Mapping[str, bool]:
     """How the prompt ends: with the head of a new turn, or inside the last one."""
-    is_continued = form.own("continue_final_message")
-    has_head = form.extra.get("add_generation_prompt", not is_continued)
+    is_continued = reader.get("continue_final_message")
+    has_head = reader.extra.get("add_generation_prompt", not is_continued)
     if is_continued and has_head:
-        form.wrong("continue_final_message", "must be false with add_generation_prompt true, got true")
+        reader.add_problem("continue_final_message", "must be false with add_generation_prompt true, got true")
     return {"continue_final_message": is_continued, "add_generation_prompt": has_head}
 
 
-def _check_variables(form: BodyReader) -> Mapping[str, Any]:
+def _check_variables(reader: BodyReader) -> Mapping[str, Any]:
     """Variables for the template: only names that the deployment allows, only plain values."""
-    given = form.extra.get("chat_template_kwargs", {})
-    allowed = form.desk.template_variables
+    given = reader.extra.get("chat_template_kwargs", {})
+    allowed = reader.deployment.template_variables
     for name, value in given.items():
         path = f"chat_template_kwargs.{one_line(name, 40)}"
         if name not in allowed:
-            form.wrong(
+            reader.add_problem(
                 path, f"is not allowed; option.chat_template_kwargs allows {', '.join(sorted(allowed)) or 'none'}"
             )
         elif not isinstance(value, str | int | float | None) or (
             isinstance(value, str) and len(value) > VARIABLE_CHARS
         ):
-            form.wrong(path, f"must be a plain value of at most {VARIABLE_CHARS} characters, got {echo(value)}")
+            reader.add_problem(path, f"must be a plain value of at most {VARIABLE_CHARS} characters, got {echo(value)}")
     return given  # type: ignore[no-any-return]
 
 
-def _check_logprobs(form: BodyReader, *, is_stream: bool) -> int | None:
-    openai.check_prompt_logprobs(form, is_stream=is_stream)
-    wanted = form.own("logprobs")
-    top = form.extra.get("top_logprobs")
+def _check_logprobs(reader: BodyReader, *, is_stream: bool) -> int | None:
+    openai.check_prompt_logprobs(reader, is_stream=is_stream)
+    wanted = reader.get("logprobs")
+    top = reader.extra.get("top_logprobs")
     if top and not wanted:
-        form.wrong("top_logprobs", f"needs logprobs to be true, got {top}")
+        reader.add_problem("top_logprobs", f"needs logprobs to be true, got {top}")
     return (top or 0) if wanted else None
 
 

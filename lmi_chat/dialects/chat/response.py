@@ -43,48 +43,48 @@ def _logprobs(tokens: Sequence[Token]) -> Json:
 
 
 class Chunks(openai.ChunkRenderer):
-    """A streamed answer: one chat.completion.chunk per piece."""
+    """A streamed answer: one chat.completion.chunk per delta."""
 
     PLAIN = b'"delta":{"content":', b'},"logprobs":null,"finish_reason":null'
 
-    def __init__(self, job: Job, desk: Deployment, usage: Mapping[str, bool], shown: Shown) -> None:
+    def __init__(self, job: Job, deployment: Deployment, usage: Mapping[str, bool], shown: Shown) -> None:
         """Begin; the tier stands in each chunk if one was asked for."""
-        head = openai.head(f"chatcmpl-{job.id}", desk, "chat.completion.chunk")
+        head = openai.head(f"chatcmpl-{job.id}", deployment, "chat.completion.chunk")
         head |= {"service_tier": shown.tier} if shown.tier else {}
         super().__init__(head, usage, [job], has_scores=shown.has_logprobs, has_ids=shown.has_ids)
-        self._desk, self._shown = desk, shown
+        self._deployment, self._shown = deployment, shown
 
     def token(self, token_id: int, spelled: bytes, logprob: float) -> bytes:
         """One chunk; the first one names the role."""
         if not self._begun:
-            return b"".join(self.piece(Delta(0, unescape(spelled), [token_id])))
+            return b"".join(self.delta(Delta(0, unescape(spelled), [token_id])))
         return super().token(token_id, spelled, logprob)
 
-    def _choice(self, piece: Delta, *, is_first: bool) -> Json:
-        delta: Json = {"content": piece.text}
+    def _choice(self, delta: Delta, *, is_first: bool) -> Json:
+        message: Json = {"content": delta.text}
         if is_first:
-            delta = {"role": "assistant", "content": self._shown.begun + piece.text}
+            message = {"role": "assistant", "content": self._shown.begun + delta.text}
         choice = {
-            "index": piece.index,
-            "delta": delta,
-            "logprobs": _logprobs(piece.tokens) if self._shown.has_logprobs else None,
-            "finish_reason": finish_word(piece.finish, self._desk.finish_words),
+            "index": delta.index,
+            "delta": message,
+            "logprobs": _logprobs(delta.tokens) if self._shown.has_logprobs else None,
+            "finish_reason": finish_word(delta.finish, self._deployment.finish_words),
         }
-        return choice | ({} if piece.finish is None else {"stop_reason": piece.finish.stop})
+        return choice | ({} if delta.finish is None else {"stop_reason": delta.finish.stop})
 
 
 class Whole:
-    """A whole answer: the fold of the same pieces."""
+    """A whole answer: the fold of the same deltas."""
 
-    def __init__(self, job: Job, desk: Deployment, shown: Shown) -> None:
+    def __init__(self, job: Job, deployment: Deployment, shown: Shown) -> None:
         """Start with as many empty sequences as run; the likeliest that are to be shown are."""
-        self._desk, self._shown = desk, shown
-        self._head = openai.head(f"chatcmpl-{job.id}", desk, "chat.completion") | {"service_tier": shown.tier}
+        self._deployment, self._shown = deployment, shown
+        self._head = openai.head(f"chatcmpl-{job.id}", deployment, "chat.completion") | {"service_tier": shown.tier}
         self._states = [SequenceState(job, shown.begun) for _ in range(job.width)]
 
-    def piece(self, piece: Delta) -> Sequence[bytes]:
-        """Keep the piece; nothing is sent yet."""
-        self._states[piece.index].take(piece)
+    def delta(self, delta: Delta) -> Sequence[bytes]:
+        """Keep the delta; nothing is sent yet."""
+        self._states[delta.index].take(delta)
         return ()
 
     def done(self, done: Finished) -> Sequence[bytes]:
@@ -103,7 +103,7 @@ class Whole:
             "index": place,
             "message": {"role": "assistant", "content": state.text, "refusal": None},
             "logprobs": _logprobs(state.tokens) if self._shown.has_logprobs else None,
-            "finish_reason": finish_word(state.finish, self._desk.finish_words),
+            "finish_reason": finish_word(state.finish, self._deployment.finish_words),
             "stop_reason": state.finish and state.finish.stop,
         }
         ids = {"token_ids": state.ids, "prompt_token_ids": state.job.prompt_ids}

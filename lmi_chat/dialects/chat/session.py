@@ -29,16 +29,16 @@ def headers_of_new(session: Session) -> Mapping[str, str]:
 
 
 def answer(
-    body: Json, desk: Deployment, sessions: Sessions | None, session_id: str
+    body: Json, deployment: Deployment, sessions: Sessions | None, session_id: str
 ) -> tuple[bytes, Mapping[str, str], list[str]]:
     """Open or close a session: document, headers, what is to be said of unknown keys. Raises BadField, NotFound."""
-    check_model(body.get("model"), desk)
-    form = BodyReader(desk)
-    form.read(body, SESSION)
-    kind = form.own("requestType")
-    if kind is None and not form.problems:
-        form.wrong("requestType", f"must be one of {', '.join(KINDS)}, got null")
-    unknown = form.close()
+    check_model(body.get("model"), deployment)
+    reader = BodyReader(deployment)
+    reader.read(body, SESSION)
+    kind = reader.get("requestType")
+    if kind is None and not reader.problems:
+        reader.add_problem("requestType", f"must be one of {', '.join(KINDS)}, got null")
+    unknown = reader.finish()
     if sessions is None:
         text = "requestType is not served: sessions are off (option.enable_stateful_sessions)"
         raise BadField([Problem("requestType", text)])
@@ -53,11 +53,13 @@ def answer(
     return dump({"result": f"Session {closed.id} closed"}), headers, unknown
 
 
-def parse_chat(body: Json, desk: Deployment, request_id: str, session: Session, sessions: Sessions) -> ParsedRequest:
+def parse_chat(
+    body: Json, deployment: Deployment, request_id: str, session: Session, sessions: Sessions
+) -> ParsedRequest:
     """A chat body in a session: its messages follow those that are held. Raises as chat.parse."""
     turn = body.get("messages")
     messages = session.with_turn(turn) if isinstance(turn, list) else turn
-    task = chat.parse(body | {"messages": messages}, desk, request_id)
+    task = chat.parse(body | {"messages": messages}, deployment, request_id)
     if task.job.width != 1 or messages is None:
         raise BadField([Problem("n", f"n must be 1 in a session, got {task.job.width} sequences")])
     task.render = Remembering(task.render, partial(sessions.keep, session), messages)
@@ -72,10 +74,10 @@ class Remembering:
         self._shown, self._keep, self._messages = shown, keep, messages
         self._texts: list[str] = []
 
-    def piece(self, piece: Delta) -> Sequence[bytes]:
+    def delta(self, delta: Delta) -> Sequence[bytes]:
         """Keep its text, and show it."""
-        self._texts.append(piece.text)
-        return self._shown.piece(piece)
+        self._texts.append(delta.text)
+        return self._shown.delta(delta)
 
     def done(self, done: Finished) -> Sequence[bytes]:
         """The turn is complete."""

@@ -34,11 +34,11 @@ class Keeping:
         """Keep by `save`; without `fold`, what is shown is the whole document already."""
         self._shown, self._fold, self._save = shown, fold, save
 
-    def piece(self, piece: Delta) -> Sequence[bytes]:
+    def delta(self, delta: Delta) -> Sequence[bytes]:
         """Show it, and fold it."""
         if self._fold is not None:
-            self._fold.piece(piece)
-        return self._shown.piece(piece)
+            self._fold.delta(delta)
+        return self._shown.delta(delta)
 
     def done(self, done: Finished) -> Sequence[bytes]:
         """Show the end, and keep the document."""
@@ -56,11 +56,11 @@ def keep(
     fold: Callable[[], Renderer] | None,
     messages: Sequence[Mapping[str, Any]],
     job: Job,
-    desk: Deployment,
+    deployment: Deployment,
     account: Account,
 ) -> Renderer:
     """`shown`, and kept if the request asks for it; `fold` makes the render of a stream's whole document."""
-    save = desk.save
+    save = deployment.save
     if save is None or not account.is_stored:
         return shown
     written = dump(messages)  # now, while a long body is read off the event loop
@@ -68,7 +68,7 @@ def keep(
     def take(document: bytes) -> None:
         kept = StoredCompletion(
             id=f"chatcmpl-{job.id}",
-            model=desk.model,
+            model=deployment.model,
             document=document,
             messages=written,
             metadata=account.metadata,

@@ -35,47 +35,47 @@ class Wanted:
     usage: Mapping[str, bool]
 
 
-def _choice(index: int, text: str, logprobs: Json | None, finish: Finish | None, desk: Deployment) -> Json:
+def _choice(index: int, text: str, logprobs: Json | None, finish: Finish | None, deployment: Deployment) -> Json:
     choice: Json = {"index": index, "text": text, "logprobs": logprobs}
     return choice | {
-        "finish_reason": finish_word(finish, desk.finish_words),
+        "finish_reason": finish_word(finish, deployment.finish_words),
         "stop_reason": finish.stop if finish else None,
     }
 
 
 class Chunks(openai.ChunkRenderer):
-    """A streamed answer: one text_completion per piece. Choices count prompts and sequences, prompt by prompt."""
+    """A streamed answer: one text_completion per delta. Choices count prompts and sequences, prompt by prompt."""
 
     PLAIN = b'"text":', b',"logprobs":null,"finish_reason":null,"stop_reason":null'
 
-    def __init__(self, jobs: Sequence[Job], desk: Deployment, wanted: Wanted) -> None:
+    def __init__(self, jobs: Sequence[Job], deployment: Deployment, wanted: Wanted) -> None:
         """Begin each choice with its prompt, if that is to be shown."""
-        head, top = openai.head(wanted.id, desk, "text_completion"), wanted.logprobs
+        head, top = openai.head(wanted.id, deployment, "text_completion"), wanted.logprobs
         super().__init__(head, wanted.usage, jobs, has_scores=top is not None, has_ids=wanted.has_ids)
-        self._desk = desk
+        self._deployment = deployment
         self._leads = [job.prompt_text for job in self._rows] if wanted.has_echo else []
         self._scores: list[Scores] = []
         if top is not None:
-            self._scores = [Scores(job, desk.template, top, names_ids=wanted.names_ids) for job in self._rows]
+            self._scores = [Scores(job, deployment.template, top, names_ids=wanted.names_ids) for job in self._rows]
 
-    def _choice(self, piece: Delta, *, is_first: bool) -> Json:  # noqa: ARG002 the text has its lead already
-        logprobs = self._scores[piece.index].take(piece.prompt, piece.tokens) if self._scores else None
-        return _choice(piece.index, piece.text, logprobs, piece.finish, self._desk)
+    def _choice(self, delta: Delta, *, is_first: bool) -> Json:  # noqa: ARG002 the text has its lead already
+        logprobs = self._scores[delta.index].take(delta.prompt, delta.tokens) if self._scores else None
+        return _choice(delta.index, delta.text, logprobs, delta.finish, self._deployment)
 
 
 class Whole:
-    """A whole answer: the fold of the same pieces."""
+    """A whole answer: the fold of the same deltas."""
 
-    def __init__(self, jobs: Sequence[Job], desk: Deployment, wanted: Wanted) -> None:
+    def __init__(self, jobs: Sequence[Job], deployment: Deployment, wanted: Wanted) -> None:
         """Start with as many sequences as run, each with its prompt if that is to be shown."""
-        self._desk, self._wanted = desk, wanted
+        self._deployment, self._wanted = deployment, wanted
         self._states = [
             SequenceState(job, job.prompt_text if wanted.has_echo else "") for job in jobs for _ in range(job.width)
         ]
 
-    def piece(self, piece: Delta) -> Sequence[bytes]:
-        """Keep the piece; nothing is sent yet."""
-        self._states[piece.index].take(piece)
+    def delta(self, delta: Delta) -> Sequence[bytes]:
+        """Keep the delta; nothing is sent yet."""
+        self._states[delta.index].take(delta)
         return ()
 
     def done(self, done: Finished) -> Sequence[bytes]:
@@ -85,15 +85,15 @@ class Whole:
             prompts = (states[start : start + width] for start in range(0, len(states), width))
             states = [state for own in prompts for state in likeliest(own, returned)]
         choices = [self._choice(index, state) for index, state in enumerate(states)]
-        head = openai.head(self._wanted.id, self._desk, "text_completion")
+        head = openai.head(self._wanted.id, self._deployment, "text_completion")
         return (dump(head | {"choices": choices, "usage": usage(done)}),)
 
     def _choice(self, index: int, state: SequenceState) -> Json:
         wanted, logprobs = self._wanted, None
         if wanted.logprobs is not None:
-            scores = Scores(state.job, self._desk.template, wanted.logprobs, names_ids=wanted.names_ids)
+            scores = Scores(state.job, self._deployment.template, wanted.logprobs, names_ids=wanted.names_ids)
             logprobs = scores.take(state.prompt, state.tokens)
-        choice = _choice(index, state.text, logprobs, state.finish, self._desk)
+        choice = _choice(index, state.text, logprobs, state.finish, self._deployment)
         if wanted.prompt_logprobs is not None:
             choice["prompt_logprobs"] = of_prompt(state.prompt, wanted.prompt_logprobs)
         if wanted.has_ids:
@@ -112,10 +112,10 @@ class Scored:
         """Hand what is left to `render`."""
         self._render = render
 
-    def piece(self, piece: Delta) -> Sequence[bytes]:
-        """The piece without what was generated."""
-        finish = Finish("length") if piece.finish and piece.finish.reason != "abort" else piece.finish
-        return self._render.piece(replace(piece, text="", ids=[], tokens=[], finish=finish))
+    def delta(self, delta: Delta) -> Sequence[bytes]:
+        """The delta without what was generated."""
+        finish = Finish("length") if delta.finish and delta.finish.reason != "abort" else delta.finish
+        return self._render.delta(replace(delta, text="", ids=[], tokens=[], finish=finish))
 
     def done(self, done: Finished) -> Sequence[bytes]:
         """The end, with nothing generated."""

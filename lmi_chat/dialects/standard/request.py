@@ -23,51 +23,55 @@ UNTYPICAL = "the engine has no typical sampling"
 SAMPLES = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 
 
-def parse(body: Json, desk: Deployment, request_id: str) -> ParsedRequest:
+def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
     """A standard body → ParsedRequest. Raises BadField, NotFound or PromptTooLong; the paths are the caller's."""
-    checks.check_model(body.get("model"), desk)
+    checks.check_model(body.get("model"), deployment)
     parameters = _check_shape(body)
-    form = BodyReader(desk, prefix="parameters.")
-    form.ignore((name for name in body if name not in STANDARD), ANYWHERE, "")
-    form.read(parameters, PARAMETERS)
-    prompts = _check_inputs(body.get("inputs"), form)
-    is_stream = _check_stream(body, form)
+    reader = BodyReader(deployment, prefix="parameters.")
+    reader.note_unknown((name for name in body if name not in STANDARD), ANYWHERE, "")
+    reader.read(parameters, PARAMETERS)
+    prompts = _check_inputs(body.get("inputs"), reader)
+    is_stream = _check_stream(body, reader)
     flags = {
-        "details": form.extra.get("details", desk.is_tgi),
-        "return_full_text": form.own("return_full_text"),
+        "details": reader.extra.get("details", deployment.is_tgi),
+        "return_full_text": reader.get("return_full_text"),
     }
-    fixed = _check_sampling(form, has_tokens=is_stream or flags["details"], has_details=flags["details"])
-    fixed |= _check_prefill(form, is_stream=is_stream, has_details=flags["details"])
-    shape = _check_sequences(form, is_stream=is_stream)
-    structured_output.read(parameters, form, has_grammar=True)
-    checks.check_beams(form, "parameters.num_beams", shape["beams"])
-    checks.check_vocabulary(form)
-    untypical = _check_typical(form)
-    unknown = [*form.close(), *untypical, *_without_details(form, is_stream=is_stream, has_details=flags["details"])]
+    fixed = _check_sampling(reader, has_tokens=is_stream or flags["details"], has_details=flags["details"])
+    fixed |= _check_prefill(reader, is_stream=is_stream, has_details=flags["details"])
+    shape = _check_sequences(reader, is_stream=is_stream)
+    structured_output.read(parameters, reader, has_grammar=True)
+    checks.check_beams(reader, "parameters.num_beams", shape["beams"])
+    checks.check_vocabulary(reader)
+    untypical = _check_typical(reader)
+    unknown = [
+        *reader.finish(),
+        *untypical,
+        *_without_details(reader, is_stream=is_stream, has_details=flags["details"]),
+    ]
 
     if shape["width"] > 1 and not is_stream and fixed["logprobs"] is None:
         fixed["logprobs"] = 0
-    values = checks.sampling(form, {"max_tokens": PARAMETERS["max_new_tokens"].default}, **fixed)
+    values = checks.sampling(reader, {"max_tokens": PARAMETERS["max_new_tokens"].default}, **fixed)
     is_many = isinstance(body.get("inputs"), list)
     jobs = tuple(
-        _job(prompt, place, request_id, form, values, shape, is_many=is_many) for place, prompt in enumerate(prompts)
+        _job(prompt, place, request_id, reader, values, shape, is_many=is_many) for place, prompt in enumerate(prompts)
     )
-    name = "prompt_logprobs" if "prompt_logprobs" in form.given else "decoder_input_details"
-    checks.check_prompt_logprobs(jobs, desk, f"parameters.{name}")
+    name = "prompt_logprobs" if "prompt_logprobs" in reader.given else "decoder_input_details"
+    checks.check_prompt_logprobs(jobs, deployment, f"parameters.{name}")
     render: Renderer
     if is_stream:
-        render = Lines(jobs, is_tgi=desk.is_tgi, **flags)
+        render = Lines(jobs, is_tgi=deployment.is_tgi, **flags)
     else:
-        top = form.given.get("prompt_logprobs")
+        top = reader.given.get("prompt_logprobs")
         wholes = [Whole(job, returned=shape["returned"], prompt_logprobs=top, **flags) for job in jobs]
-        render = WholeList(wholes) if is_many or desk.is_tgi else wholes[0]
+        render = WholeList(wholes) if is_many or deployment.is_tgi else wholes[0]
     return ParsedRequest(
         dialect="standard",
         jobs=jobs,
         is_stream=is_stream,
         render=render,
         has_end=False,
-        shape="events" if desk.is_tgi else None,
+        shape="events" if deployment.is_tgi else None,
         unknown=unknown,
     )
 
@@ -76,28 +80,28 @@ def _job(
     prompt: str,
     place: int,
     request_id: str,
-    form: BodyReader,
+    reader: BodyReader,
     values: Mapping[str, Any],
     shape: Mapping[str, int],
     *,
     is_many: bool,
 ) -> Job:
     path = f"inputs[{place}]" if is_many else "inputs"
-    checks.check_length(prompt, form.desk, path)
-    ids = form.desk.template.encode(prompt, add_special_tokens=True)[-form.extra.get("truncate", 0) :]
+    checks.check_length(prompt, reader.deployment, path)
+    ids = reader.deployment.template.encode(prompt, add_special_tokens=True)[-reader.extra.get("truncate", 0) :]
     if not ids:
         raise BadField([Problem(path, f"{path} must have at least 1 token, got {echo(prompt)}")])
     own = dict(values)
-    copies = checks.spread(own, shape["width"], beams=shape["beams"])
+    copies = checks.expand_sequences(own, shape["width"], beams=shape["beams"])
     return Job(
         id=f"{request_id}-{place}" if is_many else request_id,
         prompt_ids=ids,
         prompt_text=prompt,
-        sampling=checks.seat(ids, own, form, path=path),
+        sampling=checks.fit_context(ids, own, reader, path=path),
         copies=copies,
         beams=shape["beams"],
-        length_penalty=form.own("length_penalty"),
-        stops_early=form.own("early_stopping"),
+        length_penalty=reader.get("length_penalty"),
+        stops_early=reader.get("early_stopping"),
     )
 
 
@@ -110,84 +114,86 @@ def _check_shape(body: Json) -> Json:
     return parameters
 
 
-def _check_inputs(inputs: object, form: BodyReader) -> list[str]:
-    most = form.desk.limits.max_prompts
+def _check_inputs(inputs: object, reader: BodyReader) -> list[str]:
+    most = reader.deployment.limits.max_prompts
     prompts: list[Any] = inputs if isinstance(inputs, list) else [inputs]
     if not prompts or len(prompts) > most:
-        form.wrong("inputs", f"must have at least 1 and at most {most} prompts, got {len(prompts)}")
+        reader.add_problem("inputs", f"must have at least 1 and at most {most} prompts, got {len(prompts)}")
         return []
     for place, prompt in enumerate(prompts):
         path = f"inputs[{place}]" if isinstance(inputs, list) else "inputs"
         if not isinstance(prompt, str):
             others = "" if isinstance(inputs, list) else " or an array of strings"
-            form.wrong(path, f"must be a string{others}, got {echo(prompt)}")
+            reader.add_problem(path, f"must be a string{others}, got {echo(prompt)}")
         elif not prompt:
-            form.wrong(path, "must not be empty")
+            reader.add_problem(path, "must not be empty")
     return prompts
 
 
-def _check_sequences(form: BodyReader, *, is_stream: bool) -> Mapping[str, int]:
+def _check_sequences(reader: BodyReader, *, is_stream: bool) -> Mapping[str, int]:
     """How many sequences run and come back: `n`, the best of `best_of`, or `num_beams` beams."""
-    given = {name: form.extra.get(name, 1) for name in ("n", "best_of", "num_beams")}
+    given = {name: reader.extra.get(name, 1) for name in ("n", "best_of", "num_beams")}
     for name in ("best_of", "num_beams"):
         if given[name] > 1 and is_stream:
-            form.wrong(f"parameters.{name}", f"must be 1 with stream true, got {given[name]}")
+            reader.add_problem(f"parameters.{name}", f"must be 1 with stream true, got {given[name]}")
         if given[name] > 1 and given["n"] > given[name]:
-            form.wrong("parameters.n", f"must be at most {name} = {given[name]}, got {given['n']}")
+            reader.add_problem("parameters.n", f"must be at most {name} = {given[name]}, got {given['n']}")
     if given["best_of"] > 1 and given["num_beams"] > 1:
-        form.wrong("parameters.num_beams", f"must be 1 with best_of = {given['best_of']}, got {given['num_beams']}")
+        reader.add_problem(
+            "parameters.num_beams", f"must be 1 with best_of = {given['best_of']}, got {given['num_beams']}"
+        )
     beams = given["num_beams"] if given["num_beams"] > 1 else 0
     width = max(given.values())
     return {"beams": beams, "width": width, "returned": given["n"] if given["n"] > 1 else width}
 
 
-def _check_stream(body: Json, form: BodyReader) -> bool:
+def _check_stream(body: Json, reader: BodyReader) -> bool:
     """The `stream` beside `inputs` counts, then the one among the parameters, then the deployment's way."""
-    beside = BodyReader(form.desk, problems=form.problems, unknown=form.unknown)
+    beside = BodyReader(reader.deployment, problems=reader.problems, unknown=reader.unknown)
     beside.read({name: value for name, value in body.items() if name in STANDARD}, STANDARD)
-    return bool(({"stream": form.desk.streams_by_default} | form.extra | beside.extra)["stream"])
+    return bool(({"stream": reader.deployment.streams_by_default} | reader.extra | beside.extra)["stream"])
 
 
-def _check_sampling(form: BodyReader, *, has_tokens: bool, has_details: bool) -> dict[str, Any]:
+def _check_sampling(reader: BodyReader, *, has_tokens: bool, has_details: bool) -> dict[str, Any]:
     """`do_sample` decides; where it is absent, asking for a way of sampling does."""
-    do_sample = form.own("do_sample")
+    do_sample = reader.get("do_sample")
     if do_sample is None:
-        do_sample = any(name in form.given or name in form.extra for name in SAMPLES)
+        do_sample = any(name in reader.given or name in reader.extra for name in SAMPLES)
     fixed: dict[str, Any] = {
-        "logprobs": max(form.own("logprobs") or 0, form.own("top_n_tokens")) if has_tokens else None
+        "logprobs": max(reader.get("logprobs") or 0, reader.get("top_n_tokens")) if has_tokens else None
     }
     if not do_sample:
         return fixed | {"temperature": 0.0}
-    if has_details and form.given.get("seed", checks.NO_SEED) == checks.NO_SEED:
+    if has_details and reader.given.get("seed", checks.NO_SEED) == checks.NO_SEED:
         fixed["seed"] = secrets.randbits(53)
     return fixed
 
 
-def _check_prefill(form: BodyReader, *, is_stream: bool, has_details: bool) -> dict[str, Any]:
+def _check_prefill(reader: BodyReader, *, is_stream: bool, has_details: bool) -> dict[str, Any]:
     """The prompt's own log-probabilities: they stand in the details of a whole answer."""
-    if form.own("decoder_input_details") and is_stream:
-        form.wrong("parameters.decoder_input_details", "must be false with stream true, got true")
-    top = form.given.get("prompt_logprobs")
+    if reader.get("decoder_input_details") and is_stream:
+        reader.add_problem("parameters.decoder_input_details", "must be false with stream true, got true")
+    top = reader.given.get("prompt_logprobs")
     if top is not None and is_stream:
-        form.wrong("parameters.prompt_logprobs", f"must be absent with stream true, got {top}")
-    if top is None and form.own("decoder_input_details"):
+        reader.add_problem("parameters.prompt_logprobs", f"must be absent with stream true, got {top}")
+    if top is None and reader.get("decoder_input_details"):
         top = 0
     return {"prompt_logprobs": top if has_details else None}
 
 
-def _check_typical(form: BodyReader) -> list[str]:
+def _check_typical(reader: BodyReader) -> list[str]:
     """The engine has no typical sampling; TGI's clients send it by default. So it is told, and refused where strict."""
-    if form.own("typical_p") == PARAMETERS["typical_p"].high:
+    if reader.get("typical_p") == PARAMETERS["typical_p"].high:
         return []
-    if form.desk.is_strict:
-        form.wrong("parameters.typical_p", f"must be 1: {UNTYPICAL}; got {form.own('typical_p')}")
+    if reader.deployment.is_strict:
+        reader.add_problem("parameters.typical_p", f"must be 1: {UNTYPICAL}; got {reader.get('typical_p')}")
     return [f"parameters.typical_p is ignored: {UNTYPICAL}"]
 
 
-def _without_details(form: BodyReader, *, is_stream: bool, has_details: bool) -> list[str]:
+def _without_details(reader: BodyReader, *, is_stream: bool, has_details: bool) -> list[str]:
     """What is asked for and shows in the details alone, which are not asked for."""
     hidden = {"decoder_input_details", "prompt_logprobs"} | (set() if is_stream else {"logprobs", "top_n_tokens"})
-    asked = sorted(name for name, value in (form.extra | form.given).items() if value and name in hidden)
+    asked = sorted(name for name, value in (reader.extra | reader.given).items() if value and name in hidden)
     return [] if has_details else [f"parameters.{name} is ignored: it needs details true" for name in asked]
 
 

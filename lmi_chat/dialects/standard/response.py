@@ -81,20 +81,20 @@ class Lines(TokenRenderer):
         self._states = [_begin(job, return_full_text=return_full_text) for job in jobs for _ in range(job.width)]
         self.is_quick = len(self._states) == 1
 
-    def piece(self, piece: Delta) -> Sequence[bytes]:
+    def delta(self, delta: Delta) -> Sequence[bytes]:
         """A line per token; the one that ends the sequence closes it, an end without a token has a line of its own."""
-        state = self._states[piece.index]
-        state.take(piece, is_shown=True)
-        tokens = [_token(token, text) for token, text in zip(piece.tokens, state.cut(piece), strict=True)]
-        if piece.finish is not None and not tokens:
-            tokens = [CLOSING_TOKEN | {"text": piece.text}]
+        state = self._states[delta.index]
+        state.take(delta, is_shown=True)
+        tokens = [_token(token, text) for token, text in zip(delta.tokens, state.cut(delta), strict=True)]
+        if delta.finish is not None and not tokens:
+            tokens = [CLOSING_TOKEN | {"text": delta.text}]
         lines: list[Json] = [
-            {"index": piece.index, "token": token, "generated_text": None, "details": None} for token in tokens
+            {"index": delta.index, "token": token, "generated_text": None, "details": None} for token in tokens
         ]
-        for line, token in zip(lines, piece.tokens, strict=False):
+        for line, token in zip(lines, delta.tokens, strict=False):
             if token.top:
                 line["top_tokens"] = _top(token)
-        if piece.finish is not None:
+        if delta.finish is not None:
             lines[-1]["generated_text"] = state.text
             if self._has_details:
                 lines[-1]["details"] = _ending(state) | {"input_length": len(state.job.prompt_ids)}
@@ -105,7 +105,7 @@ class Lines(TokenRenderer):
         self._states[0].take_token(spelled)
         return LINE % (token_id, spelled, number := dump(logprob), number)
 
-    def done(self, done: Finished) -> Sequence[bytes]:  # noqa: ARG002 the last line has gone with the last piece
+    def done(self, done: Finished) -> Sequence[bytes]:  # noqa: ARG002 the last line has gone with the last delta
         """Nothing more."""
         return ()
 
@@ -124,7 +124,7 @@ class Lines(TokenRenderer):
 
 
 class Whole:
-    """A whole answer to one prompt: the fold of the same pieces; of several sequences the likeliest comes first."""
+    """A whole answer to one prompt: the fold of the same deltas; of several sequences the likeliest comes first."""
 
     def __init__(
         self,
@@ -140,12 +140,12 @@ class Whole:
         self._prompt_logprobs = prompt_logprobs
         self._states = [_begin(job, return_full_text=return_full_text) for _ in range(job.width)]
 
-    def piece(self, piece: Delta) -> Sequence[bytes]:
-        """Keep the piece; nothing is sent yet."""
-        state = self._states[piece.index]
-        state.take(piece)
+    def delta(self, delta: Delta) -> Sequence[bytes]:
+        """Keep the delta; nothing is sent yet."""
+        state = self._states[delta.index]
+        state.take(delta)
         if self._has_details:
-            state.shares += state.cut(piece)
+            state.shares += state.cut(delta)
         return ()
 
     def done(self, done: Finished) -> Sequence[bytes]:
@@ -198,10 +198,10 @@ class WholeList:
         self._wholes = wholes
         self._places = [(whole, index) for whole in wholes for index in range(whole.job.width)]
 
-    def piece(self, piece: Delta) -> Sequence[bytes]:
-        """Hand the piece to its prompt's render."""
-        whole, index = self._places[piece.index]
-        return whole.piece(replace(piece, index=index))
+    def delta(self, delta: Delta) -> Sequence[bytes]:
+        """Hand the delta to its prompt's render."""
+        whole, index = self._places[delta.index]
+        return whole.delta(replace(delta, index=index))
 
     def done(self, done: Finished) -> Sequence[bytes]:
         """All documents as one array."""

@@ -64,7 +64,7 @@ class Vllm:
         return self._gauge.stepped_at
 
     @asynccontextmanager
-    async def run(self, job: Job, sink: Sink, lane: TokenSink | None = None) -> AsyncIterator[Run]:
+    async def run(self, job: Job, sink: Sink, token_sink: TokenSink | None = None) -> AsyncIterator[Run]:
         """See Engine.run."""
         if job.pooling:
             async with pooling.run(self._engine, job, sink) as pool:
@@ -77,7 +77,7 @@ class Vllm:
             return
         if job.sampling.guide:
             await self._guides.check(job.sampling.guide)
-        run = self._outputs(job, sink, lane)
+        run = self._outputs(job, sink, token_sink)
         prompt = {"type": "token", "prompt_token_ids": job.prompt_ids, "prompt": job.prompt_text}
         if job.cache_salt:
             prompt["cache_salt"] = job.cache_salt
@@ -92,15 +92,15 @@ class Vllm:
         finally:
             await run.leave()
 
-    def _outputs(self, job: Job, sink: Sink, lane: TokenSink | None) -> Outputs:
+    def _outputs(self, job: Job, sink: Sink, token_sink: TokenSink | None) -> Outputs:
         if (
-            lane is None
+            token_sink is None
             or self._plain is None
             or self._spelling is None
-            or not output_processor.is_plain(job.sampling, lane)
+            or not output_processor.is_plain(job.sampling, token_sink)
         ):
             return Outputs(job, sink, self._vocabulary)
-        return output_processor.FastRequest(job, sink, self._vocabulary, self._spelling, lane, self._plain)
+        return output_processor.FastRequest(job, sink, self._vocabulary, self._spelling, token_sink, self._plain)
 
     async def stop(self) -> None:
         """End EngineCore and its workers; vLLM's own wait is cut to what SIGTERM leaves us."""

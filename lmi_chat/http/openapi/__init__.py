@@ -59,33 +59,33 @@ EMBEDS: Json = {"embedding": ("input", "inputs")}
 """The dialects of either kind of model, and the keys that choose them."""
 
 
-def document(desk: Deployment, *, has_sessions: bool, has_async: bool) -> Json:
+def document(deployment: Deployment, *, has_sessions: bool, has_async: bool) -> Json:
     """The whole document, of this deployment and its bounds.
 
     Stored completions, sessions and asynchronous requests stand in it where they are on.
     """
-    if desk.space:
-        bodies, paths = {"EmbeddingRequest": requests.of_embedding(desk)}, _of_embedder(has_async=has_async)
+    if deployment.space:
+        bodies, paths = {"EmbeddingRequest": requests.of_embedding(deployment)}, _of_embedder(has_async=has_async)
     else:
-        bodies = _bodies(desk, has_sessions=has_sessions)
-        paths = _paths(has_sessions=has_sessions, has_store=desk.save is not None, has_async=has_async)
+        bodies = _bodies(deployment, has_sessions=has_sessions)
+        paths = _paths(has_sessions=has_sessions, has_store=deployment.save is not None, has_async=has_async)
     return {
         "openapi": "3.1.0",
         "info": {"title": "lmi-chat", "version": __version__, "license": {"name": "Apache-2.0"}},
         "paths": paths,
-        "components": {"schemas": bodies | answers.schemas(desk) | operators.SCHEMAS},
+        "components": {"schemas": bodies | answers.schemas(deployment) | operators.SCHEMAS},
     }
 
 
-def _bodies(desk: Deployment, *, has_sessions: bool) -> Json:
+def _bodies(deployment: Deployment, *, has_sessions: bool) -> Json:
     bodies = {
-        "ChatRequest": requests.of_chat(desk),
-        "StandardRequest": requests.of_standard(desk),
-        "CompletionRequest": requests.of_completion(desk),
+        "ChatRequest": requests.of_chat(deployment),
+        "StandardRequest": requests.of_standard(deployment),
+        "CompletionRequest": requests.of_completion(deployment),
     }
     if has_sessions:
-        bodies["SessionRequest"] = requests.of_session(desk)
-    if desk.save is not None:
+        bodies["SessionRequest"] = requests.of_session(deployment)
+    if deployment.save is not None:
         bodies["Metadata"] = record({"metadata": requests.METADATA}, ["metadata"])
     return bodies
 

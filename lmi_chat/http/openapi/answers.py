@@ -24,24 +24,24 @@ VECTOR: Json = {"anyOf": [array(NUMBER), TEXT | {"contentEncoding": "base64"}]}
 LOGPROB: Json = {"type": "number", "maximum": 0, "description": "natural logarithm; -9999.0 stands for -infinity"}
 
 
-def schemas(desk: Deployment) -> Json:
+def schemas(deployment: Deployment) -> Json:
     """All of them, by the names of components."""
     return {
-        "ChatCompletion": _chat(desk, "chat.completion") | {"description": "a whole chat completion"},
-        "ChatCompletionChunk": _chat(desk, "chat.completion.chunk") | {"description": "one piece of a stream"},
+        "ChatCompletion": _chat(deployment, "chat.completion") | {"description": "a whole chat completion"},
+        "ChatCompletionChunk": _chat(deployment, "chat.completion.chunk") | {"description": "one piece of a stream"},
         "ChatLogprobs": _chat_logprobs(),
         "PromptLogprobs": _prompt_logprobs(),
-        "Completion": _completion(desk),
+        "Completion": _completion(deployment),
         "Usage": _usage(),
         "Generation": _generation(),
         "Generations": array(ref("Generation")),
         "GenerationLine": _line(),
-        "GenerationErrorLine": _error_line(desk),
-        "Embeddings": _embeddings(desk),
+        "GenerationErrorLine": _error_line(deployment),
+        "Embeddings": _embeddings(deployment),
         "Vectors": array(VECTOR),
         "Session": answer({"result": TEXT}),
-        "OpenAIError": _openai_error(desk),
-        "LmiError": answer(_lmi_fields(desk)),
+        "OpenAIError": _openai_error(deployment),
+        "LmiError": answer(_lmi_fields(deployment)),
         "Accepted": answer({"InferenceId": TEXT}),
         "RuntimeError": answer({"Message": TEXT}),
         "ModelError": answer(
@@ -50,23 +50,29 @@ def schemas(desk: Deployment) -> Json:
     } | _others()
 
 
-def _embeddings(desk: Deployment) -> Json:
+def _embeddings(deployment: Deployment) -> Json:
     one = answer({"object": {"const": "embedding"}, "index": COUNT, "embedding": VECTOR})
     usage = answer({"prompt_tokens": COUNT, "total_tokens": COUNT})
-    return answer({"object": {"const": "list"}, "data": array(one), "model": {"const": desk.model}, "usage": usage})
+    return answer(
+        {"object": {"const": "list"}, "data": array(one), "model": {"const": deployment.model}, "usage": usage}
+    )
 
 
-def _words(desk: Deployment) -> list[str]:
-    words = {"stop", "length", "abort", "time_limit"} if desk.finish_words is None else set(desk.finish_words.values())
+def _words(deployment: Deployment) -> list[str]:
+    words = (
+        {"stop", "length", "abort", "time_limit"}
+        if deployment.finish_words is None
+        else set(deployment.finish_words.values())
+    )
     return sorted(words)
 
 
-def _head(kind: str, desk: Deployment) -> Json:
+def _head(kind: str, deployment: Deployment) -> Json:
     return {
         "id": TEXT,
         "object": {"const": kind},
         "created": COUNT,
-        "model": {"const": desk.model},
+        "model": {"const": deployment.model},
         "system_fingerprint": nullable(TEXT),
     }
 
@@ -80,7 +86,7 @@ def _usage() -> Json:
     return answer(counts | details)
 
 
-def _chat(desk: Deployment, kind: str) -> Json:
+def _chat(deployment: Deployment, kind: str) -> Json:
     text = {"role": {"const": "assistant"}, "content": TEXT}
     said = {"delta": record(text, ["content"])}
     if kind == "chat.completion":
@@ -89,7 +95,7 @@ def _chat(desk: Deployment, kind: str) -> Json:
         "index": COUNT,
         **said,
         "logprobs": {"anyOf": [ref("ChatLogprobs"), {"type": "null"}]},
-        "finish_reason": {"enum": _words(desk) if kind == "chat.completion" else [*_words(desk), None]},
+        "finish_reason": {"enum": _words(deployment) if kind == "chat.completion" else [*_words(deployment), None]},
         "stop_reason": STOP_REASON,
         "token_ids": IDS | {"description": "with return_token_ids"},
         "prompt_token_ids": IDS | {"description": "with return_token_ids"},
@@ -100,9 +106,9 @@ def _chat(desk: Deployment, kind: str) -> Json:
     body |= {"metadata": record({}) | {"additionalProperties": TEXT, "description": "of a stored completion"}}
     if kind == "chat.completion":
         body |= {"usage": ref("Usage"), "prompt_logprobs": ref("PromptLogprobs")}
-        return answer(_head(kind, desk) | body, ["metadata", "prompt_logprobs"])
+        return answer(_head(kind, deployment) | body, ["metadata", "prompt_logprobs"])
     del body["metadata"]
-    return answer(_head(kind, desk) | body, ["usage", "service_tier"])
+    return answer(_head(kind, deployment) | body, ["usage", "service_tier"])
 
 
 def _chat_logprobs() -> Json:
@@ -116,7 +122,7 @@ def _prompt_logprobs() -> Json:
     return array({"anyOf": [by_id, {"type": "null"}]}) | {"description": "null for the first token"}
 
 
-def _completion(desk: Deployment) -> Json:
+def _completion(deployment: Deployment) -> Json:
     known: Json = {"anyOf": [LOGPROB, {"type": "null"}]}
     tops = {"anyOf": [record({}) | {"additionalProperties": LOGPROB}, {"type": "null"}]}
     scores = {"tokens": array(TEXT), "token_logprobs": array(known), "top_logprobs": array(tops), "text_offset": IDS}
@@ -124,7 +130,7 @@ def _completion(desk: Deployment) -> Json:
         "index": COUNT,
         "text": TEXT,
         "logprobs": {"anyOf": [answer(scores), {"type": "null"}]},
-        "finish_reason": {"enum": [*_words(desk), None]},
+        "finish_reason": {"enum": [*_words(deployment), None]},
         "stop_reason": STOP_REASON,
         "prompt_logprobs": ref("PromptLogprobs"),
         "token_ids": IDS | {"description": "with return_token_ids"},
@@ -132,7 +138,7 @@ def _completion(desk: Deployment) -> Json:
     }
     optional = ["prompt_logprobs", "token_ids", "prompt_token_ids"]
     usage = {"anyOf": [ref("Usage"), {"type": "null"}]}
-    body = _head("text_completion", desk) | {"choices": array(answer(choice, optional)), "usage": usage}
+    body = _head("text_completion", deployment) | {"choices": array(answer(choice, optional)), "usage": usage}
     return answer(body, ["usage"]) | {"description": "a completion, or one piece of its stream"}
 
 
@@ -176,24 +182,24 @@ def _line() -> Json:
     return answer(line, ["top_tokens"]) | {"description": "one token; the last of a sequence has its whole text"}
 
 
-def _error_line(desk: Deployment) -> Json:
+def _error_line(deployment: Deployment) -> Json:
     token = {"id": {"const": -1}, "text": {"const": ""}, "log_prob": NUMBER, "special_token": {"const": True}}
     details = {"finish_reason": {"const": "error"}, "generated_tokens": COUNT}
     line = {"token": answer(token), "generated_text": TEXT, "details": answer(details)}
-    return answer(line | _lmi_fields(desk)) | {"description": "ends a stream that cannot be completed"}
+    return answer(line | _lmi_fields(deployment)) | {"description": "ends a stream that cannot be completed"}
 
 
-def _openai_error(desk: Deployment) -> Json:
+def _openai_error(deployment: Deployment) -> Json:
     fields = {"message": TEXT, "type": {"enum": list(KINDS)}, "param": nullable(TEXT), "code": TEXT}
-    return answer({"error": answer(fields)} | _tgi(desk), ["error_type"])
+    return answer({"error": answer(fields)} | _tgi(deployment), ["error_type"])
 
 
-def _lmi_fields(desk: Deployment) -> Json:
-    return {"error": TEXT, "code": INTEGER, "type": {"enum": list(KINDS)}, "param": nullable(TEXT)} | _tgi(desk)
+def _lmi_fields(deployment: Deployment) -> Json:
+    return {"error": TEXT, "code": INTEGER, "type": {"enum": list(KINDS)}, "param": nullable(TEXT)} | _tgi(deployment)
 
 
-def _tgi(desk: Deployment) -> Json:
-    return {"error_type": TEXT | {"description": "as TGI's clients know it"}} if desk.is_tgi else {}
+def _tgi(deployment: Deployment) -> Json:
+    return {"error_type": TEXT | {"description": "as TGI's clients know it"}} if deployment.is_tgi else {}
 
 
 def _page(item: Json) -> Json:

@@ -52,7 +52,7 @@ NULL: Json = {"type": "null"}
 UNSET: Json = {"enum": [False, None]}
 
 
-def field(known: Field, desk: Deployment) -> Json:
+def field(known: Field, deployment: Deployment) -> Json:
     """One field; the inside of a structure is its room's matter."""
     shown: Json = {"description": known.meaning}
     if known.default is not None:
@@ -68,76 +68,76 @@ def field(known: Field, desk: Deployment) -> Json:
         case "structure":
             pass
         case _:
-            shown |= _bounded(known, desk)
+            shown |= _bounded(known, deployment)
     return shown
 
 
-def _bounded(known: Field, desk: Deployment) -> Json:
-    low, high = known.low, known.top(desk.limits)
+def _bounded(known: Field, deployment: Deployment) -> Json:
+    low, high = known.low, known.top(deployment.limits)
     least, most = ("minLength", "maxLength") if known.kind == "string" else ("minimum", "maximum")
     bounds = {("exclusiveMinimum" if known.is_above_low else least): low, most: high}
     match known.kind:
         case "strings":
-            one = {"type": "string", "minLength": 1, "maxLength": desk.limits.max_stop_chars}
+            one = {"type": "string", "minLength": 1, "maxLength": deployment.limits.max_stop_chars}
             return {"anyOf": [one, {"type": "array", "items": one, "maxItems": high}, NULL]}
         case "token ids":
-            ids = {"type": "array", "items": _token(desk), "minItems": low or 0, "maxItems": high}
+            ids = {"type": "array", "items": _token(deployment), "minItems": low or 0, "maxItems": high}
             return {"anyOf": [ids, NULL]}
         case "bias":
             keys = {
                 "propertyNames": {"pattern": f"^[0-9]{{1,{TOKEN_DIGITS}}}$"},
-                "maxProperties": desk.limits.max_logit_bias,
+                "maxProperties": deployment.limits.max_logit_bias,
             }
             return {"type": ["object", "null"], "additionalProperties": {"type": "number"} | bounds} | keys
         case kind:
             return {"type": [kind, "null"]} | {name: bound for name, bound in bounds.items() if bound is not None}
 
 
-def _token(desk: Deployment) -> Json:
-    return {"type": "integer", "minimum": 0, "maximum": desk.vocabulary_tokens - 1}
+def _token(deployment: Deployment) -> Json:
+    return {"type": "integer", "minimum": 0, "maximum": deployment.vocabulary_tokens - 1}
 
 
-def _table(fields: Mapping[str, Field], desk: Deployment, insides: Json) -> Json:
+def _table(fields: Mapping[str, Field], deployment: Deployment, insides: Json) -> Json:
     """All fields of a table; `insides` has what is more to be said of some."""
-    return {name: field(known, desk) | insides.get(name, {}) for name, known in fields.items()}
+    return {name: field(known, deployment) | insides.get(name, {}) for name, known in fields.items()}
 
 
 ADAPTERS: Json = {"type": ["string", "array", "null"], "maxLength": 0, "maxItems": 0}
 """None is loaded, so that only what asks for none is answered."""
 
 
-def _shared(desk: Deployment) -> Json:
-    usage = record(_table(USAGE, desk, {}), is_closed=desk.is_strict)
-    return guides.openai(desk.limits, is_strict=desk.is_strict) | {
-        "model": {"examples": ["", *sorted(desk.names)]},
+def _shared(deployment: Deployment) -> Json:
+    usage = record(_table(USAGE, deployment, {}), is_closed=deployment.is_strict)
+    return guides.openai(deployment.limits, is_strict=deployment.is_strict) | {
+        "model": {"examples": ["", *sorted(deployment.names)]},
         "adapters": ADAPTERS,
         "stream_options": {"anyOf": [usage, NULL]},
         "cache_salt": {"pattern": r"^[^@/\\\x00]*$"},
     }
 
 
-def _streams(desk: Deployment) -> Json:
+def _streams(deployment: Deployment) -> Json:
     """What a body that streams looks like."""
-    if desk.streams_by_default:
+    if deployment.streams_by_default:
         return {"properties": {"stream": {"enum": [True, None]}}}
     return {"properties": {"stream": {"const": True}}, "required": ["stream"]}
 
 
-def _shared_rules(desk: Deployment) -> list[Json]:
+def _shared_rules(deployment: Deployment) -> list[Json]:
     plain = {"best_of": {"maximum": 1}, "use_beam_search": UNSET, "prompt_logprobs": NULL}
     return [
-        {"if": _streams(desk), "then": {"properties": plain}, "else": {"properties": {"stream_options": NULL}}},
+        {"if": _streams(deployment), "then": {"properties": plain}, "else": {"properties": {"stream_options": NULL}}},
         if_then({"best_of": {"minimum": 2, "type": "integer"}}, {"use_beam_search": UNSET}),
     ]
 
 
-def of_chat(desk: Deployment) -> Json:
+def of_chat(deployment: Deployment) -> Json:
     """A chat."""
     plain: Json = {"type": ["string", "number", "boolean", "null"], "maxLength": VARIABLE_CHARS}
-    variables = record(dict.fromkeys(sorted(desk.template_variables), plain)) | {"additionalProperties": False}
-    most = desk.limits.max_messages
-    insides = _shared(desk) | {
-        "messages": {"type": "array", "items": _message(desk), "minItems": 1, "maxItems": most},
+    variables = record(dict.fromkeys(sorted(deployment.template_variables), plain)) | {"additionalProperties": False}
+    most = deployment.limits.max_messages
+    insides = _shared(deployment) | {
+        "messages": {"type": "array", "items": _message(deployment), "minItems": 1, "maxItems": most},
         "metadata": METADATA,
         "modalities": {"enum": [["text"], None]},
         "audio": NULL,
@@ -146,19 +146,19 @@ def of_chat(desk: Deployment) -> Json:
     rules = [
         if_then({"top_logprobs": {"minimum": 1, "type": "integer"}}, {"logprobs": {"const": True}}, is_given=True),
         if_then({"continue_final_message": {"const": True}}, {"add_generation_prompt": UNSET}),
-        *_shared_rules(desk),
+        *_shared_rules(deployment),
     ]
-    return record(_table(CHAT, desk, insides), ["messages"], is_closed=desk.is_strict) | {"allOf": rules}
+    return record(_table(CHAT, deployment, insides), ["messages"], is_closed=deployment.is_strict) | {"allOf": rules}
 
 
-def _message(desk: Deployment) -> Json:
+def _message(deployment: Deployment) -> Json:
     """A message: its content is text, or for an assistant a refusal or the calls of tools."""
     parts = [
-        record({"type": {"const": kind}, name: TEXT}, ["type", name], is_closed=desk.is_strict)
+        record({"type": {"const": kind}, name: TEXT}, ["type", name], is_closed=deployment.is_strict)
         for kind, name in messages.PARTS.items()
     ]
     said = {"anyOf": [TEXT, {"type": "array", "items": {"anyOf": parts}, "minItems": 1}]}
-    unserved: Json = NULL if desk.is_strict else {}
+    unserved: Json = NULL if deployment.is_strict else {}
     properties: Json = {
         "role": {"enum": list(messages.ROLES)},
         "content": {"anyOf": [said, NULL]},
@@ -173,39 +173,44 @@ def _message(desk: Deployment) -> Json:
         {"properties": own | {"refusal": {"type": "string", "minLength": 1}}, "required": ["refusal"]},
         {"properties": own | {"tool_calls": {"type": "array", "minItems": 1}}, "required": ["tool_calls"]},
     ]
-    return record(properties, ["role"], is_closed=desk.is_strict) | {"anyOf": ways}
+    return record(properties, ["role"], is_closed=deployment.is_strict) | {"anyOf": ways}
 
 
-def _prompts(desk: Deployment, most: int) -> Json:
+def _prompts(deployment: Deployment, most: int) -> Json:
     """A text or token ids, or an array of these."""
-    one: list[Json] = [{"type": "string", "minLength": 1}, {"type": "array", "items": _token(desk), "minItems": 1}]
+    one: list[Json] = [
+        {"type": "string", "minLength": 1},
+        {"type": "array", "items": _token(deployment), "minItems": 1},
+    ]
     return {"anyOf": [*one, {"type": "array", "items": {"anyOf": one}, "minItems": 1, "maxItems": most}]}
 
 
-def of_embedding(desk: Deployment) -> Json:
+def of_embedding(deployment: Deployment) -> Json:
     """Texts to embed, as `input` or as `inputs`."""
-    shared, texts = _shared(desk), _prompts(desk, desk.limits.max_inputs)
-    shorter = desk.space.shorter if desk.space else ()
-    cut = {"anyOf": [{"enum": [-1]}, {"type": "integer", "minimum": 1, "maximum": desk.context_tokens}, NULL]}
+    shared, texts = _shared(deployment), _prompts(deployment, deployment.limits.max_inputs)
+    shorter = deployment.space.shorter if deployment.space else ()
+    cut = {"anyOf": [{"enum": [-1]}, {"type": "integer", "minimum": 1, "maximum": deployment.context_tokens}, NULL]}
     options: Json = {
         "dimensions": {"maximum": len(shorter)} if isinstance(shorter, range) else {"enum": [*shorter, None]},
         "truncate_prompt_tokens": cut,
         "cache_salt": shared["cache_salt"],
     }
-    inner = record(_table(POOLING, desk, options), is_closed=desk.is_strict)
+    inner = record(_table(POOLING, deployment, options), is_closed=deployment.is_strict)
     insides = options | {
         "parameters": {"anyOf": [inner, NULL]},
         **{name: shared[name] for name in ("model", "adapters")},
     }
-    whole = record(_table(EMBEDDING, desk, insides | {"input": texts, "inputs": texts}), is_closed=desk.is_strict)
+    whole = record(
+        _table(EMBEDDING, deployment, insides | {"input": texts, "inputs": texts}), is_closed=deployment.is_strict
+    )
     return whole | {"oneOf": [{"required": ["input"]}, {"required": ["inputs"]}]}
 
 
-def of_completion(desk: Deployment) -> Json:
+def of_completion(deployment: Deployment) -> Json:
     """A completion."""
-    most = min(COMPLETION["logprobs"].top(desk.limits) or 0, desk.limits.max_logprobs)
-    insides = _shared(desk) | {
-        "prompt": _prompts(desk, desk.limits.max_prompts),
+    most = min(COMPLETION["logprobs"].top(deployment.limits) or 0, deployment.limits.max_logprobs)
+    insides = _shared(deployment) | {
+        "prompt": _prompts(deployment, deployment.limits.max_prompts),
         "logprobs": {"maximum": most},
     }
     scored = {"use_beam_search": {"const": True}, "echo": {"const": True}}
@@ -213,37 +218,39 @@ def of_completion(desk: Deployment) -> Json:
         if_then({"max_tokens": {"const": 0}}, {"echo": {"const": True}}, is_given=True),
         if_then({"max_tokens": {"const": 0}}, {"min_tokens": {"enum": [0, None]}}),
         if_then(scored, {"logprobs": NULL}),
-        *_shared_rules(desk),
+        *_shared_rules(deployment),
     ]
-    return record(_table(COMPLETION, desk, insides), ["prompt"], is_closed=desk.is_strict) | {"allOf": rules}
+    return record(_table(COMPLETION, deployment, insides), ["prompt"], is_closed=deployment.is_strict) | {
+        "allOf": rules
+    }
 
 
-def of_standard(desk: Deployment) -> Json:
+def of_standard(deployment: Deployment) -> Json:
     """A standard request."""
-    forms = guides.openai(desk.limits, is_strict=desk.is_strict)
-    forms["grammar"] = guides.tgi(desk.limits, is_strict=desk.is_strict)
-    if desk.is_strict:
+    forms = guides.openai(deployment.limits, is_strict=deployment.is_strict)
+    forms["grammar"] = guides.tgi(deployment.limits, is_strict=deployment.is_strict)
+    if deployment.is_strict:
         forms["typical_p"] = {"enum": [1, None]}
     beams = if_then({"best_of": {"minimum": 2, "type": "integer"}}, {"num_beams": {"maximum": 1}})
-    inner = record(_table(PARAMETERS, desk, forms), is_closed=desk.is_strict) | {"allOf": [beams]}
+    inner = record(_table(PARAMETERS, deployment, forms), is_closed=deployment.is_strict) | {"allOf": [beams]}
     prompt = {"type": "string", "minLength": 1}
-    several = {"type": "array", "items": prompt, "minItems": 1, "maxItems": desk.limits.max_prompts}
+    several = {"type": "array", "items": prompt, "minItems": 1, "maxItems": deployment.limits.max_prompts}
     insides: Json = {
         "inputs": {"anyOf": [prompt, several]},
         "parameters": {"anyOf": [inner, NULL]},
-        "model": _shared(desk)["model"],
+        "model": _shared(deployment)["model"],
         "adapters": ADAPTERS,
     }
-    whole = record(_table(STANDARD, desk, insides), ["inputs"], is_closed=desk.is_strict)
-    return whole | {"allOf": [_standard_stream(desk)]}
+    whole = record(_table(STANDARD, deployment, insides), ["inputs"], is_closed=deployment.is_strict)
+    return whole | {"allOf": [_standard_stream(deployment)]}
 
 
-def _standard_stream(desk: Deployment) -> Json:
+def _standard_stream(deployment: Deployment) -> Json:
     """`stream` may stand in the body, where it counts first, or in `parameters`."""
     unset = {"properties": {"stream": NULL}}
-    inside = {"properties": {"parameters": _streams(desk) | {"type": "object"}}, "required": ["parameters"]}
+    inside = {"properties": {"parameters": _streams(deployment) | {"type": "object"}}, "required": ["parameters"]}
     ways = [{"properties": {"stream": {"const": True}}, "required": ["stream"]}, {"allOf": [unset, inside]}]
-    if desk.streams_by_default:
+    if deployment.streams_by_default:
         ways.append({"allOf": [unset, {"properties": {"parameters": NULL}}]})
     single = {
         "decoder_input_details": UNSET,
@@ -254,10 +261,10 @@ def _standard_stream(desk: Deployment) -> Json:
     return {"if": {"anyOf": ways}, "then": {"properties": {"parameters": {"properties": single}}}}
 
 
-def of_session(desk: Deployment) -> Json:
+def of_session(deployment: Deployment) -> Json:
     """Begin or end a session."""
-    kinds = {"requestType": {"enum": list(SESSION["requestType"].words)}, "model": _shared(desk)["model"]}
-    return record(_table(SESSION, desk, kinds), ["requestType"], is_closed=desk.is_strict)
+    kinds = {"requestType": {"enum": list(SESSION["requestType"].words)}, "model": _shared(deployment)["model"]}
+    return record(_table(SESSION, deployment, kinds), ["requestType"], is_closed=deployment.is_strict)
 
 
 def at_any_door(name: str, *keys: str) -> Json:

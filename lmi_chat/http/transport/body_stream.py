@@ -20,13 +20,13 @@ class BodyStream:
     Start and end of the response go through ASGI's `send`; the chunks between them through `write`.
     """
 
-    __slots__ = ("_is_open", "_is_raw", "_on_gone", "_push", "_way_out", "cycle", "is_gone")
+    __slots__ = ("_is_open", "_is_raw", "_on_gone", "_push", "_writer", "cycle", "is_gone")
 
     def __init__(self, cycle: RequestResponseCycle, line: ConnectionWriter) -> None:
         """Belong to the one answer of `cycle`, on the connection that is written through `line`."""
         self.is_gone = False  # the client cannot get this answer any more
         self.cycle = cycle
-        self._way_out = line
+        self._writer = line
         self._on_gone: Callable[[], object] | None = None
         self._push = line.push
         self._is_raw = False
@@ -46,7 +46,7 @@ class BodyStream:
     @property
     def backlog_bytes(self) -> int:
         """Bytes written here that the transport has not taken yet."""
-        return self._way_out.backlog_bytes
+        return self._writer.backlog_bytes
 
     def write(self, data: bytes) -> None:
         """Send `data` as one chunk (RFC 9112 section 7.1), or bare to HTTP/1.0; drop it when the client is gone.
@@ -71,7 +71,7 @@ class BodyStream:
         if cycle.scope["method"] != "HEAD":
             raise RuntimeError("write() belongs to a response with a body and without Content-Length.")
 
-    def lose(self) -> None:
+    def disconnect(self) -> None:
         """Say that the client is gone, and wake what waits for it; the connection's to call."""
         self.is_gone = True
         self._is_open = False

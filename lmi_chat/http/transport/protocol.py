@@ -53,7 +53,7 @@ class _Protocol(HttpToolsProtocol):
         self._is_feeding = False
         self._is_deaf = False  # input is read and thrown away
         self._held: tuple[RequestResponseCycle, ASGI3Application] | None = None
-        self._outlet: BodyStream | None = None  # of the request being answered
+        self._body_stream: BodyStream | None = None  # of the request being answered
         self._refusal: Error | None = None  # waits for the answer before it
         self._receive_timer: TimerHandle | None = None
         self._linger_timer: TimerHandle | None = None
@@ -61,13 +61,13 @@ class _Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         if self.burst is None or self.burst.loop is not self.loop:
             type(self).burst = WriteBatch(self.loop)
-        self._way_out = ConnectionWriter(transport, cast("WriteBatch", self.burst), self.edge)
-        self._way_out.on_close = self._hang_up
-        super().connection_made(self._way_out)
+        self._writer = ConnectionWriter(transport, cast("WriteBatch", self.burst), self.edge)
+        self._writer.on_close = self._hang_up
+        super().connection_made(self._writer)
         self._arm()
 
     def data_received(self, data: bytes) -> None:
-        """Parse in pieces, to see in time that a head has no end; start no request before all of `data` is valid.
+        """Parse in deltas, to see in time that a head has no end; start no request before all of `data` is valid.
 
         Nothing is logged here, unlike in uvicorn: a line for each bad request is a way to fill the disk.
         """
@@ -88,12 +88,12 @@ class _Protocol(HttpToolsProtocol):
         if self._phase is not _Phase.IDLE and self._receive_timer is None and not self._is_deaf:
             self._arm()
 
-    def _feed(self, piece: bytes | memoryview) -> None:
-        self._unframed_bytes += len(piece)
+    def _feed(self, delta: bytes | memoryview) -> None:
+        self._unframed_bytes += len(delta)
         try:
-            self.parser.feed_data(piece)
+            self.parser.feed_data(delta)
         except httptools.HttpParserUpgrade as stop:
-            self._ignore_upgrade(piece[stop.args[0] :])
+            self._ignore_upgrade(delta[stop.args[0] :])
         except httptools.HttpParserError as error:
             cause = error.__context__  # what one of our callbacks raised
             raise cause if isinstance(cause, BadHttp) else BadHttp("The request is not valid HTTP.") from None
@@ -176,12 +176,12 @@ class _Protocol(HttpToolsProtocol):
         if self._is_feeding:
             self._held = (cycle, app)
             return
-        self._outlet = BodyStream(cycle, self._way_out)
-        cast("dict[str, Any]", cycle.scope)["extensions"] = {OUTLET: self._outlet}
-        super()._start_asgi_task(cycle, self._outlet.wrap(app))
+        self._body_stream = BodyStream(cycle, self._writer)
+        cast("dict[str, Any]", cycle.scope)["extensions"] = {OUTLET: self._body_stream}
+        super()._start_asgi_task(cycle, self._body_stream.wrap(app))
 
     def on_response_complete(self) -> None:
-        self._outlet = None
+        self._body_stream = None
         super().on_response_complete()
         if self._phase is not _Phase.IDLE:
             self._unset_keepalive_if_required()  # the next request is on its way; its own timer runs
@@ -200,7 +200,7 @@ class _Protocol(HttpToolsProtocol):
     def _check_receive(self) -> None:
         self._receive_timer = None
         if self._phase is _Phase.IDLE:  # a fresh connection that brought nothing
-            self._way_out.close()
+            self._writer.close()
         elif self._phase is _Phase.BODY and self.cycle.response_started:
             return  # no 408 any more; the connection closes with the response
         elif self._is_excused or self._is_waiting_for_us() or self._window_bytes >= self.edge.receive_bytes:
@@ -219,26 +219,26 @@ class _Protocol(HttpToolsProtocol):
         self._disarm()
         self._held = None
         self.pipeline.clear()
-        outlet = self._outlet
-        if outlet is None:
+        body_stream = self._body_stream
+        if body_stream is None:
             self._send_refusal(error)
-        elif not outlet.cycle.more_body:
+        elif not body_stream.cycle.more_body:
             self._refusal = error
         else:  # it is this request's own body that is broken
-            self._outlet = None
-            outlet.lose()
-            if outlet.cycle.response_started:
-                self._way_out.abort()
+            self._body_stream = None
+            body_stream.disconnect()
+            if body_stream.cycle.response_started:
+                self._writer.abort()
             else:
                 self._send_refusal(error)
 
     def _send_refusal(self, error: Error) -> None:
-        self._way_out.write(render_refusal(error, self.server_state.default_headers))
-        self._way_out.close()
+        self._writer.write(render_refusal(error, self.server_state.default_headers))
+        self._writer.close()
 
     def _hang_up(self) -> None:
         """Close. With input unread the kernel would send RST, and the client lose the answer (RFC 9112 section 9.6)."""
-        transport = self._way_out.transport
+        transport = self._writer.transport
         is_unread = self._is_deaf or self._phase is not _Phase.IDLE or self.flow.read_paused
         self._is_deaf = True
         self._disarm()
@@ -253,29 +253,29 @@ class _Protocol(HttpToolsProtocol):
 
     def eof_received(self) -> None:
         """The client is gone, or sends nothing more; which of both, TCP does not tell. The transport closes itself."""
-        if self._outlet is None:
-            self._way_out.watch()
+        if self._body_stream is None:
+            self._writer.watch()
         else:
-            self._way_out.abort()
+            self._writer.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._way_out.lose()
+        self._writer.disconnect()
         self._disarm()
         self._unset_keepalive_if_required()
         if self._linger_timer is not None:
             self._linger_timer.cancel()
-        outlet, self._outlet = self._outlet, None
+        body_stream, self._body_stream = self._body_stream, None
         super().connection_lost(exc)
-        if outlet is not None:
-            outlet.lose()
+        if body_stream is not None:
+            body_stream.disconnect()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._way_out.pause()
+        self._writer.pause()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._way_out.resume()
+        self._writer.resume()
 
 
 def protocol_class(edge: ConnectionLimits) -> type[HttpToolsProtocol]:

@@ -55,7 +55,7 @@ class SendStream:
         self._pending.append(data)
         self.backlog_bytes += len(data)
         if self._is_sending and self.backlog_bytes > self._edge.backlog_bytes:
-            self.lose()
+            self.disconnect()
         elif self._has_room.is_set():
             self._has_room.clear()
             self._writer = asyncio.create_task(self._write())
@@ -74,12 +74,12 @@ class SendStream:
             async with asyncio.timeout(self._edge.write_stall_s):
                 await self._send(message)
         except OSError:  # ASGI's word for a client that is gone; TimeoutError is one too
-            self.lose()
+            self.disconnect()
         except Exception as error:  # noqa: BLE001 the server's own; the application's task raises it
             self._failure = error
-            self.lose()
+            self.disconnect()
 
-    def lose(self) -> None:
+    def disconnect(self) -> None:
         """Say that the client is gone, and wake what waits for it; a complete response has nothing to lose."""
         if self.is_gone or self._is_complete:
             return
@@ -102,7 +102,7 @@ class SendStream:
             return {"type": "http.disconnect"}
         message = await self._receive()
         if message["type"] == "http.disconnect":
-            self.lose()
+            self.disconnect()
         elif not message.get("more_body", False):
             self._watch = asyncio.create_task(self._listen())
         return message
@@ -110,7 +110,7 @@ class SendStream:
     async def _listen(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self.lose()
+        self.disconnect()
         self._left.set()
 
     async def send(self, message: Message) -> None:

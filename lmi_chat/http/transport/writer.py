@@ -23,16 +23,16 @@ class WriteBatch:
         self.loop = loop
         self._waiting: list[ConnectionWriter] = []
 
-    def add(self, way_out: "ConnectionWriter") -> None:
-        """Let `way_out` flush soon."""
+    def add(self, writer: "ConnectionWriter") -> None:
+        """Let `writer` flush soon."""
         if not self._waiting:
             self.loop.call_soon(self._flush)
-        self._waiting.append(way_out)
+        self._waiting.append(writer)
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for way_out in waiting:
-            way_out.flush()
+        for writer in waiting:
+            writer.flush()
 
 
 class ConnectionWriter(asyncio.Transport):
@@ -145,7 +145,7 @@ class ConnectionWriter(asyncio.Transport):
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
-    def lose(self) -> None:
+    def disconnect(self) -> None:
         """The connection is lost: nothing is written or waited for any more."""
         self._is_closing = True
         self._pending.clear()

@@ -19,7 +19,7 @@ from lmi_chat.errors import BadField, Bug, EngineDown, Error, NotFound, PromptTo
 from lmi_chat.fields import CHAT
 from lmi_chat.job import Delta, Finish, Finished, SamplingParams, Token, TokenLogprob
 from lmi_chat.limits import Limits
-from tests.support.fakes import END, ByteTokenizer, brief, desk, parse, piece, refusal, rendered, token
+from tests.support.fakes import END, ByteTokenizer, brief, delta, deployment, parse, refusal, rendered, token
 
 USER = {"role": "user", "content": "hi"}
 PROMPT = f"user\nhi{END}\nassistant\n"
@@ -70,7 +70,7 @@ def body(**fields: Any) -> Json:
 
 
 def ask(**fields: Any) -> ParsedRequest:
-    return parse(body(**fields), desk(), "1")
+    return parse(body(**fields), deployment(), "1")
 
 
 def refused(**fields: Any) -> Error:
@@ -78,7 +78,7 @@ def refused(**fields: Any) -> Error:
 
 
 def answer(*events: Any, fields: Json | None = None, **changes: Any) -> list[Any]:
-    return rendered(parse(body(**fields or {}), desk(**changes), "1").render, *events)
+    return rendered(parse(body(**fields or {}), deployment(**changes), "1").render, *events)
 
 
 def contents(chunks: list[Any], index: int = 0) -> str:
@@ -114,12 +114,12 @@ def test_null_is_absent(name: str) -> None:
     task, plain = ask(**{name: None}), ask()
     assert task.job == plain.job
     assert (task.is_stream, task.unknown, task.user) == (plain.is_stream, [], "")
-    assert parse(body(stream=None), desk(streams_by_default=True), "1").is_stream
+    assert parse(body(stream=None), deployment(streams_by_default=True), "1").is_stream
 
 
 def test_fields_beside_sampling() -> None:
     asked = body(priority=-3, cache_salt="salt", user="ada", stream=True, model="tiny", metadata={"a": "b"})
-    task = parse(asked, desk(has_priority=True), "1")
+    task = parse(asked, deployment(has_priority=True), "1")
     assert (task.job.priority, task.job.cache_salt, task.user, task.is_stream) == (-3, "salt", "ada", True)
     assert (task.unknown, task.metadata) == ([], {"a": "b"})
 
@@ -142,7 +142,7 @@ def test_top_logprobs(top: int | None, expected: int) -> None:
 
 def test_the_models_own_defaults_stand_below_the_request() -> None:
     defaults = {"temperature": 0.6, "top_p": 0.9, "max_tokens": 50}
-    sampling = parse(body(top_p=0.5), desk(defaults=defaults), "1").job.sampling
+    sampling = parse(body(top_p=0.5), deployment(defaults=defaults), "1").job.sampling
     assert (sampling.temperature, sampling.top_p, sampling.max_tokens) == (0.6, 0.5, 50)
 
 
@@ -174,7 +174,7 @@ def test_a_conversation_is_rendered_by_the_template() -> None:
     ]
     turns = ["system\nS", "user\na\nb", "assistant\n", "developer\nD", "tool\nT"]
     assert ask(messages=messages).job.prompt_text == "".join(turn + END + "\n" for turn in turns) + "assistant\n"
-    assert parse(body(), desk(chat_template="<{turns}>"), "1").job.prompt_text == f"<{PROMPT}>"
+    assert parse(body(), deployment(chat_template="<{turns}>"), "1").job.prompt_text == f"<{PROMPT}>"
 
 
 class Templated(ByteTokenizer):
@@ -210,12 +210,12 @@ def only_users(messages: list[dict[str, Any]]) -> str:
 )
 def test_parts_go_to_templates_that_know_them(source: Callable[[Any], str], prompt: str) -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    here = desk(template=Template(Templated(source)))
+    here = deployment(template=Template(Templated(source)))
     assert parse({"messages": [{"role": "user", "content": parts}]}, here, "1").job.prompt_text == prompt
 
 
 def test_a_turn_of_calls_needs_no_content() -> None:
-    here = desk(template=Template(Templated(lambda messages: str(messages[0].get("tool_calls")))))
+    here = deployment(template=Template(Templated(lambda messages: str(messages[0].get("tool_calls")))))
     call = {"role": "assistant", "content": None, "tool_calls": [7]}
     assert parse({"messages": [call]}, here, "1").job.prompt_text == "[7]"
     for other in (call | {"role": "user"}, call | {"content": 7}, call | {"tool_calls": []}):
@@ -431,7 +431,7 @@ def test_a_prompt_that_does_not_fit() -> None:
 
 
 def test_a_hopeless_prompt_is_refused_by_its_characters(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = desk()
+    here = deployment()
     monkeypatch.setattr(here.template, "encode", None)
     with pytest.raises(PromptTooLong, match="messages has 1000026 characters; 1024 tokens hold at most 10240"):
         parse(body(messages=[{"role": "user", "content": " " * 1_000_000}]), here, "1")
@@ -504,7 +504,7 @@ def test_a_key_in_trouble_is_told_with_the_one_that_it_was_misspelled_by() -> No
         "messages[0].contnet is not a known key; did you mean messages[0].content?"
     )
     with pytest.raises(Error, match=r"none of the keys .*requestType; did you mean messages by mesages\?"):
-        parse({"model": "tiny", "mesages": [USER]}, desk(), "1")
+        parse({"model": "tiny", "mesages": [USER]}, deployment(), "1")
 
 
 LMI_REPLY: Json = {
@@ -526,7 +526,7 @@ STORED = {"id": "chatcmpl-1-0", "role": "assistant", "content": "Paris.", "name"
 @pytest.mark.parametrize("reply", [LMI_REPLY, OPENAI_REPLY, STORED])
 def test_an_answer_comes_back_as_a_turn_without_a_word(reply: Json) -> None:
     """As LMI, OpenAI and this server's store give it; the template sees what is in it and no empty keys."""
-    here = desk(template=Template(Templated(json.dumps)), is_strict=True)
+    here = deployment(template=Template(Templated(json.dumps)), is_strict=True)
     task = parse({"messages": [USER, reply, USER]}, here, "1")
     assert task.unknown == []
     assert json.loads(task.job.prompt_text) == [USER, {"role": "assistant", "content": "Paris."}, USER]
@@ -543,7 +543,7 @@ def test_a_refusal_comes_back_as_what_was_said() -> None:
 
 def test_what_a_template_never_sees_cannot_reach_it() -> None:
     named = {"role": "user", "content": "a", "name": "Ann", "system": "override"}
-    task = parse({"messages": [named]}, desk(template=Template(Templated(json.dumps))), "1")
+    task = parse({"messages": [named]}, deployment(template=Template(Templated(json.dumps))), "1")
     assert json.loads(task.job.prompt_text) == [{"role": "user", "content": "a", "name": "Ann"}]
 
 
@@ -559,8 +559,8 @@ def test_two_kinds_of_request_in_one_body() -> None:
     error = refused(inputs="x")
     assert (error.param, error.message.split(":")[0]) == ("messages", "messages and inputs in one body")
     with pytest.raises(Error, match=r"none of the keys .*: messages, inputs, prompt, input, requestType"):
-        parse({"foo": 1}, desk(), "1")
-    assert parse(body(inputs="x"), desk(), "1", forced="chat").dialect == "chat"
+        parse({"foo": 1}, deployment(), "1")
+    assert parse(body(inputs="x"), deployment(), "1", forced="chat").dialect == "chat"
 
 
 @brief
@@ -568,7 +568,7 @@ def test_two_kinds_of_request_in_one_body() -> None:
 def test_any_body_gives_a_task_or_one_refusal(fields: Json, is_strict: bool) -> None:  # noqa: FBT001
     sent = body(**fields)
     with contextlib.suppress(Error):
-        task = parse(sent, desk(is_strict=is_strict), "1")
+        task = parse(sent, deployment(is_strict=is_strict), "1")
         assert task.job.sampling.max_tokens >= 1
         return
     refusal(sent, "chat", is_strict=is_strict)
@@ -578,7 +578,7 @@ def test_any_body_gives_a_task_or_one_refusal(fields: Json, is_strict: bool) -> 
 
 
 def test_a_whole_answer() -> None:
-    [reply] = answer(piece("Hel"), piece(""), piece("lo\n", finish="stop"), DONE)
+    [reply] = answer(delta("Hel"), delta(""), delta("lo\n", finish="stop"), DONE)
     assert reply["id"] == "chatcmpl-1"
     assert (reply["object"], reply["model"], reply["usage"]) == ("chat.completion", "tiny", USAGE)
     assert isinstance(reply["created"], int)
@@ -589,12 +589,12 @@ def test_a_whole_answer() -> None:
 
 
 def test_the_fingerprint_is_the_deployments() -> None:
-    assert answer(piece("x", finish="stop"), DONE, fingerprint="vllm-1")[0]["system_fingerprint"] == "vllm-1"
-    assert answer(piece("x", finish="stop"), DONE)[0]["system_fingerprint"] is None
+    assert answer(delta("x", finish="stop"), DONE, fingerprint="vllm-1")[0]["system_fingerprint"] == "vllm-1"
+    assert answer(delta("x", finish="stop"), DONE)[0]["system_fingerprint"] is None
 
 
 def test_a_stream() -> None:
-    chunks = answer(piece("Hel"), piece("lo"), piece("", finish="length"), DONE, fields={"stream": True})
+    chunks = answer(delta("Hel"), delta("lo"), delta("", finish="length"), DONE, fields={"stream": True})
     assert [chunk["choices"][0]["delta"] for chunk in chunks] == [
         {"role": "assistant", "content": "Hel"},
         {"content": "lo"},
@@ -615,13 +615,13 @@ def test_steps_without_text_send_nothing_until_the_end() -> None:
     [only] = answer(Delta(0, "", [256], finish=Finish("stop")), DONE, fields={"stream": True})
     assert only["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert only["choices"][0]["finish_reason"] == "stop"
-    [aborted] = answer(piece("a"), Delta(0, "", [], finish=Finish("abort")), fields={"stream": True})[1:]
+    [aborted] = answer(delta("a"), Delta(0, "", [], finish=Finish("abort")), fields={"stream": True})[1:]
     assert aborted["choices"][0]["finish_reason"] == "abort"
 
 
 @pytest.mark.parametrize("is_stream", [True, False])
 def test_sequences_are_kept_apart(is_stream: bool) -> None:  # noqa: FBT001
-    events = [piece("a"), piece("x", index=1), piece("b", finish="stop"), piece("y", index=1, finish="length"), DONE]
+    events = [delta("a"), delta("x", index=1), delta("b", finish="stop"), delta("y", index=1, finish="length"), DONE]
     replies = answer(*events, fields={"n": 2, "stream": is_stream})
     choices = [choice for reply in replies for choice in reply["choices"]]
     if is_stream:
@@ -635,11 +635,11 @@ def test_sequences_are_kept_apart(is_stream: bool) -> None:  # noqa: FBT001
 
 @pytest.mark.parametrize("is_stream", [True, False])
 def test_logprobs_of_every_token_with_its_own_bytes(is_stream: bool) -> None:  # noqa: FBT001
-    pieces = [
+    deltas = [
         Delta(0, "", [226], [token(b"\xe2", -0.25, [(b"\xe2", -0.25), (b"a", -9999.0)])]),
         Delta(0, "€!", [130, 172, 33], [token(b"\x82"), token(b"\xac"), token(b"!", -9999.0)], Finish("stop")),
     ]
-    replies = answer(*pieces, DONE, fields={"stream": is_stream, "logprobs": True, "top_logprobs": 2})
+    replies = answer(*deltas, DONE, fields={"stream": is_stream, "logprobs": True, "top_logprobs": 2})
     shown = [reply["choices"][0]["logprobs"]["content"] for reply in replies if reply["choices"]]
     assert [len(content) for content in shown] == ([1, 3] if is_stream else [4])
     tokens = [entry for content in shown for entry in content]
@@ -652,20 +652,20 @@ def test_logprobs_of_every_token_with_its_own_bytes(is_stream: bool) -> None:  #
 
 
 def test_logprobs_that_were_not_asked_for_are_not_shown() -> None:
-    assert answer(piece("x", finish="stop"), DONE)[0]["choices"][0]["logprobs"] is None
-    assert answer(piece("x"), piece("y"), fields={"stream": True})[1]["choices"][0]["logprobs"] is None
+    assert answer(delta("x", finish="stop"), DONE)[0]["choices"][0]["logprobs"] is None
+    assert answer(delta("x"), delta("y"), fields={"stream": True})[1]["choices"][0]["logprobs"] is None
 
 
 def test_usage_comes_last_if_it_was_asked_for() -> None:
     fields = {"stream": True, "stream_options": {"include_usage": True}}
-    *chunks, last = answer(piece("a"), piece("b"), piece("", finish="stop"), DONE, fields=fields)
+    *chunks, last = answer(delta("a"), delta("b"), delta("", finish="stop"), DONE, fields=fields)
     assert [chunk["usage"] for chunk in chunks] == [None, None, None]
     assert (last["choices"], last["usage"], last["id"]) == ([], USAGE, "chatcmpl-1")
 
 
 def test_usage_may_be_in_every_chunk() -> None:
     fields = {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
-    chunks = answer(piece("ab"), piece("c"), piece("", finish="stop"), DONE, fields=fields)
+    chunks = answer(delta("ab"), delta("c"), delta("", finish="stop"), DONE, fields=fields)
     assert [chunk["usage"]["completion_tokens"] for chunk in chunks] == [2, 3, 3, 3]
     assert chunks[0]["usage"]["total_tokens"] == PROMPT_TOKENS + 2
 
@@ -691,7 +691,7 @@ def test_words_for_an_end(finish: Finish, openai: str, lmi: str, is_stream: bool
 
 @pytest.mark.parametrize("fields", [{}, {"stream": True}])
 def test_an_error_in_place_of_the_rest(fields: Json) -> None:
-    [*_, last] = answer(piece("a"), EngineDown("the engine\nis gone"), fields=fields)
+    [*_, last] = answer(delta("a"), EngineDown("the engine\nis gone"), fields=fields)
     message = "the engine is gone"
     assert last == {"error": {"message": message, "type": "unavailable_error", "param": None, "code": "engine_down"}}
 
@@ -711,10 +711,10 @@ def test_our_own_mistakes_are_not_told() -> None:
 @brief
 @given(st.lists(st.text(max_size=6), min_size=1, max_size=8), st.booleans(), st.booleans())
 def test_the_stream_joined_is_the_whole_answer(texts: list[str], has_logprobs: bool, has_usage: bool) -> None:  # noqa: FBT001
-    pieces = [piece(text) for text in texts[:-1]] + [piece(texts[-1], finish="stop")]
+    deltas = [delta(text) for text in texts[:-1]] + [delta(texts[-1], finish="stop")]
     fields: Json = {"logprobs": has_logprobs}
-    [whole] = answer(*pieces, DONE, fields=fields)
-    chunks = answer(*pieces, DONE, fields=fields | {"stream": True, "stream_options": {"include_usage": has_usage}})
+    [whole] = answer(*deltas, DONE, fields=fields)
+    chunks = answer(*deltas, DONE, fields=fields | {"stream": True, "stream_options": {"include_usage": has_usage}})
     choice = whole["choices"][0]
     assert contents(chunks) == choice["message"]["content"] == "".join(texts)
     assert [end for chunk in chunks for each in chunk["choices"] if (end := each["finish_reason"])] == ["stop"]
@@ -736,7 +736,7 @@ def test_allowed_variables_reach_the_template() -> None:
         def apply_chat_template(self, conversation: Any, *args: Any, shout: str = "", **kwargs: Any) -> Any:
             return str(super().apply_chat_template(conversation, *args, **kwargs)) + shout
 
-    here = desk(template=Template(Shouting()), template_variables=frozenset({"shout"}))
+    here = deployment(template=Template(Shouting()), template_variables=frozenset({"shout"}))
     sent = body(chat_template_kwargs={"shout": "HEY"})
     assert parse(sent, here, "1").job.prompt_text == PROMPT + "HEY"
     for value in ("x" * 1025, ["x"], {"a": 1}):
@@ -778,7 +778,7 @@ PROMPT_TOKENS_TOLD = (
 
 def test_the_prompts_logprobs_as_vllm_tells_them() -> None:
     done = Finished(prompt_tokens=3, completion_tokens=1, prompt_logprobs=PROMPT_TOKENS_TOLD)
-    [reply] = answer(piece("x", finish="stop"), done, fields={"prompt_logprobs": 2})
+    [reply] = answer(delta("x", finish="stop"), done, fields={"prompt_logprobs": 2})
     assert reply["prompt_logprobs"] == [
         None,
         {
@@ -789,12 +789,12 @@ def test_the_prompts_logprobs_as_vllm_tells_them() -> None:
         {"105": {"logprob": -9999.0, "rank": 1, "decoded_token": "i"}},
     ]
     assert [list(position) for position in reply["prompt_logprobs"][1:]] == [["104", "120", "226"], ["105"]]
-    assert "prompt_logprobs" not in answer(piece("x", finish="stop"), done)[0]
+    assert "prompt_logprobs" not in answer(delta("x", finish="stop"), done)[0]
 
 
 def test_a_reply_holds_so_many_of_the_prompts_logprobs() -> None:
     limits = Limits(max_prompt_logprobs=PROMPT_TOKENS * 3)
-    assert parse(body(prompt_logprobs=2), desk(limits=limits), "1").job.sampling.prompt_logprobs == 2
+    assert parse(body(prompt_logprobs=2), deployment(limits=limits), "1").job.sampling.prompt_logprobs == 2
     error = refusal(body(prompt_logprobs=3), "chat", limits=limits)
     assert error.param == "prompt_logprobs"
     assert f"asks for {PROMPT_TOKENS * 4} log-probabilities" in error.message
@@ -803,7 +803,7 @@ def test_a_reply_holds_so_many_of_the_prompts_logprobs() -> None:
 
 def test_a_deployments_bound_on_the_prompt() -> None:
     def asked(most: int) -> ParsedRequest:
-        return parse(body(), desk(limits=Limits(max_input_tokens=most)), "1")
+        return parse(body(), deployment(limits=Limits(max_input_tokens=most)), "1")
 
     assert asked(PROMPT_TOKENS).job.prompt_text == PROMPT
     with pytest.raises(PromptTooLong, match=f"has {PROMPT_TOKENS} tokens; this deployment takes at most 18"):

@@ -19,7 +19,7 @@ from lmi_chat.fields import COMPLETION
 from lmi_chat.job import Delta, Finish, Finished, Job, SamplingParams, Token, TokenLogprob
 from lmi_chat.limits import Limits
 from tests.pipeline.test_pipeline import answered, opened
-from tests.support.fakes import END, END_ID, brief, desk, parse, piece, refusal, rendered, token
+from tests.support.fakes import END, END_ID, brief, delta, deployment, parse, refusal, rendered, token
 from tests.support.scripted import Step
 
 DONE = Finished(prompt_tokens=4, completion_tokens=3, cached_tokens=2)
@@ -71,11 +71,11 @@ def body(**fields: Any) -> Json:
 
 
 def ask(**fields: Any) -> ParsedRequest:
-    return parse(body(**fields), desk(), "1")
+    return parse(body(**fields), deployment(), "1")
 
 
 def answer(*events: Any, fields: Json | None = None, **changes: Any) -> list[Any]:
-    return rendered(parse(body(**fields or {}), desk(**changes), "1").render, *events)
+    return rendered(parse(body(**fields or {}), deployment(**changes), "1").render, *events)
 
 
 def texts(replies: list[Any]) -> dict[int, str]:
@@ -130,7 +130,7 @@ def test_what_reaches_the_job() -> None:
     assert (task.job.priority, task.job.cache_salt, task.job.length_penalty, task.user) == (-1, "s", 2.0, "u")
     assert (ask(n=3, temperature=0).job.copies, ask(n=3, use_beam_search=True).job.beams) == (3, 3)
     assert [text.split()[0] for text in task.unknown] == ["priority"]
-    assert parse(body(priority=1), desk(has_priority=True), "1").unknown == []
+    assert parse(body(priority=1), deployment(has_priority=True), "1").unknown == []
     assert ask(stream=True).is_stream
     assert ask(echo=True).job.sampling.prompt_logprobs is None
     assert ask(echo=True, logprobs=2).job.sampling.prompt_logprobs == 2
@@ -151,7 +151,7 @@ def test_what_reaches_the_job() -> None:
     ],
 )
 def test_prompts(prompt: Any, expected: list[str]) -> None:
-    jobs = parse({"prompt": prompt}, desk(), "1").jobs
+    jobs = parse({"prompt": prompt}, deployment(), "1").jobs
     assert [job.prompt_text for job in jobs] == expected
     sent = [prompt] if isinstance(prompt, str) or type(prompt[0]) is int else prompt
     assert [job.prompt_ids for job in jobs] == [list(one.encode()) if isinstance(one, str) else one for one in sent]
@@ -159,7 +159,7 @@ def test_prompts(prompt: Any, expected: list[str]) -> None:
 
 
 def test_special_tokens_are_added_to_text_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = desk()
+    here = deployment()
     monkeypatch.setattr(here.template, "encode", lambda text, add_special_tokens: [add_special_tokens, *text.encode()])
     assert parse(body(), here, "1").job.prompt_ids[0] is True
     assert parse(body(add_special_tokens=False), here, "1").job.prompt_ids[0] is False
@@ -260,11 +260,11 @@ def test_unknown_keys_and_other_names() -> None:
     assert isinstance(refusal(body(model="gpt2"), "completion"), NotFound)
     assert refusal(body(messages=[]), "").message.startswith("messages and prompt in one body")
     with pytest.raises(BadField, match="prompt must be a string"):
-        parse({}, desk(), "1", forced="completion")
+        parse({}, deployment(), "1", forced="completion")
 
 
 def test_a_prompt_without_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = desk()
+    here = deployment()
     monkeypatch.setattr(here.template, "encode", lambda _, add_special_tokens: [] if add_special_tokens else [1])
     with pytest.raises(BadField, match="prompt must have at least 1 token"):
         parse(body(), here, "1")
@@ -274,7 +274,7 @@ def test_a_prompt_without_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
 @given(ANY_BODY, st.booleans())
 def test_any_body_gives_a_task_or_one_refusal(sent: Json, is_strict: bool) -> None:  # noqa: FBT001
     with contextlib.suppress(Error):
-        task = parse(sent, desk(is_strict=is_strict), "1", forced="completion")
+        task = parse(sent, deployment(is_strict=is_strict), "1", forced="completion")
         assert all(job.sampling.max_tokens >= 1 and job.prompt_ids for job in task.jobs)
         return
     refusal(sent, "completion", is_strict=is_strict)
@@ -284,7 +284,7 @@ def test_any_body_gives_a_task_or_one_refusal(sent: Json, is_strict: bool) -> No
 
 
 def test_a_whole_answer() -> None:
-    [reply] = answer(piece("Hel"), Delta(0, "", []), piece("lo\n", finish="stop"), DONE, fingerprint="f")
+    [reply] = answer(delta("Hel"), Delta(0, "", []), delta("lo\n", finish="stop"), DONE, fingerprint="f")
     assert isinstance(reply.pop("created"), int)
     choice = {"index": 0, "text": "Hello\n", "logprobs": None, "finish_reason": "stop", "stop_reason": None}
     assert reply == {
@@ -298,7 +298,7 @@ def test_a_whole_answer() -> None:
 
 
 def test_a_stream() -> None:
-    events = [piece("Hel"), piece(""), piece('l"o'), piece("", finish="length"), DONE]
+    events = [delta("Hel"), delta(""), delta('l"o'), delta("", finish="length"), DONE]
     chunks = answer(*events, fields={"stream": True})
     plain = {"index": 0, "logprobs": None, "finish_reason": None, "stop_reason": None}
     assert [chunk["choices"] for chunk in chunks] == [
@@ -316,7 +316,7 @@ def test_a_stream() -> None:
 def test_usage_in_a_stream(continuous: bool) -> None:  # noqa: FBT001
     options = {"include_usage": True, "continuous_usage_stats": continuous}
     *chunks, last = answer(
-        piece("ab"), piece("c"), piece("", finish="stop"), DONE, fields={"stream": True, "stream_options": options}
+        delta("ab"), delta("c"), delta("", finish="stop"), DONE, fields={"stream": True, "stream_options": options}
     )
     assert (last["choices"], last["usage"]) == ([], USAGE)
     counts = [chunk["usage"] and chunk["usage"]["completion_tokens"] for chunk in chunks]
@@ -368,7 +368,7 @@ PROMPT = (None, token(b"n", -1.5, [(b"x", -0.5)]), token(b"c", -2.0), token(b"e"
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_echo(stream: bool) -> None:  # noqa: FBT001
-    events = [Delta(0, "", [32]), piece(" up"), piece("on", finish="stop"), DONE]
+    events = [Delta(0, "", [32]), delta(" up"), delta("on", finish="stop"), DONE]
     replies = answer(*events, fields={"echo": True, "stream": stream})
     assert texts(replies) == {0: "Once upon"}
     assert replies[0]["choices"][0]["text"] == ("Once" if stream else "Once upon")
@@ -377,7 +377,7 @@ def test_echo(stream: bool) -> None:  # noqa: FBT001
 @pytest.mark.parametrize("stream", [True, False])
 def test_echo_with_logprobs(stream: bool) -> None:  # noqa: FBT001
     first = Delta(0, " ", [32], [token(b" ", -0.75)], prompt=PROMPT)
-    replies = answer(first, piece("up", finish="stop"), DONE, fields={"echo": True, "logprobs": 1, "stream": stream})
+    replies = answer(first, delta("up", finish="stop"), DONE, fields={"echo": True, "logprobs": 1, "stream": stream})
     shown = scores(replies)
     assert texts(replies) == {0: "Once up"}
     assert shown["tokens"] == [*"Once up"]
@@ -417,7 +417,7 @@ def test_the_prompt_alone_is_scored(stream: bool, logprobs: int | None) -> None:
 def test_offsets_are_characters_of_the_text(
     prompt: str, ids: list[int], tokens: list[Any], offsets: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = desk()
+    here = deployment()
     monkeypatch.setattr(here.template, "encode", lambda _, add_special_tokens: ids if add_special_tokens else [])
     known = tuple(None if part is None else token(part) for part in tokens)
     render = parse({"prompt": prompt, "echo": True, "logprobs": 0}, here, "1").render
@@ -458,7 +458,7 @@ def test_the_prompts_logprobs_as_vllm_tells_them() -> None:
 def test_a_reply_holds_so_many_of_the_prompts_logprobs() -> None:
     limits = Limits(max_prompt_logprobs=16)
     fields: Json = {"prompt": ["abcd", "efgh"], "logprobs": 1, "echo": True}
-    assert len(parse(fields, desk(limits=limits), "1").jobs) == 2
+    assert len(parse(fields, deployment(limits=limits), "1").jobs) == 2
     error = refusal(fields | {"n": 2}, "completion", limits=limits)
     assert (error.param, "asks for 32 log-probabilities" in error.message) == ("logprobs", True)
     assert refusal(fields | {"prompt_logprobs": 2}, "completion", limits=limits).param == "prompt_logprobs"
@@ -486,7 +486,7 @@ def test_tokens_may_be_written_as_their_ids(stream: bool) -> None:  # noqa: FBT0
 
 @pytest.mark.parametrize("fields", [{}, {"stream": True}, {"max_tokens": 0, "echo": True}])
 def test_an_error_in_place_of_the_rest(fields: Json) -> None:
-    [*_, last] = answer(piece("a"), EngineDown("the engine\nis gone"), fields=fields)
+    [*_, last] = answer(delta("a"), EngineDown("the engine\nis gone"), fields=fields)
     message = "the engine is gone"
     assert last == {"error": {"message": message, "type": "unavailable_error", "param": None, "code": "engine_down"}}
 
@@ -494,12 +494,12 @@ def test_an_error_in_place_of_the_rest(fields: Json) -> None:
 @brief
 @given(st.lists(st.text(max_size=6), min_size=1, max_size=8), st.booleans(), st.booleans())
 def test_the_stream_joined_is_the_whole_answer(parts: list[str], has_logprobs: bool, echo: bool) -> None:  # noqa: FBT001
-    pieces = [piece(part) for part in parts[:-1]] + [piece(parts[-1], finish="stop")]
-    pieces[0].prompt = PROMPT
+    deltas = [delta(part) for part in parts[:-1]] + [delta(parts[-1], finish="stop")]
+    deltas[0].prompt = PROMPT
     fields: Json = {"logprobs": 1 if has_logprobs else None, "echo": echo}
     if not (has_logprobs and echo):
-        pieces[0].prompt = ()
-    [whole], chunks = (answer(*pieces, DONE, fields=fields | {"stream": stream}) for stream in (False, True))
+        deltas[0].prompt = ()
+    [whole], chunks = (answer(*deltas, DONE, fields=fields | {"stream": stream}) for stream in (False, True))
     assert texts(chunks) == texts([whole]) == {0: ("Once" if echo else "") + "".join(parts)}
     if has_logprobs:
         shown = scores([whole])

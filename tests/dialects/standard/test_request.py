@@ -15,7 +15,7 @@ from lmi_chat.errors import BadField, EngineDown, Error, NotFound, PromptTooLong
 from lmi_chat.fields import PARAMETERS
 from lmi_chat.job import Delta, Finish, Finished, SamplingParams, Token, TokenLogprob
 from lmi_chat.limits import Limits
-from tests.support.fakes import brief, desk, parse, piece, refusal, rendered, token
+from tests.support.fakes import brief, delta, deployment, parse, refusal, rendered, token
 
 DONE = Finished(prompt_tokens=4, completion_tokens=3, cached_tokens=2)
 GREEDY = {"temperature": 0.0}
@@ -61,7 +61,7 @@ def body(parameters: Any = None, **fields: Any) -> Json:
 
 
 def ask(parameters: Json | None = None, **fields: Any) -> ParsedRequest:
-    return parse(body(parameters, **fields), desk(), "1")
+    return parse(body(parameters, **fields), deployment(), "1")
 
 
 def sampling(**parameters: Any) -> SamplingParams:
@@ -76,7 +76,7 @@ def refused(parameters: Any = None, **fields: Any) -> Error:
 
 
 def answer(*events: Any, parameters: Json | None = None, stream: bool = False, **changes: Any) -> list[Any]:
-    return rendered(parse(body(parameters, stream=stream), desk(**changes), "1").render, *events)
+    return rendered(parse(body(parameters, stream=stream), deployment(**changes), "1").render, *events)
 
 
 def lines(*events: Any, **parameters: Any) -> list[Any]:
@@ -99,7 +99,7 @@ def lines(*events: Any, **parameters: Any) -> list[Any]:
     ],
 )
 def test_the_smallest_request(sent: Json) -> None:
-    task = parse(sent, desk(), "1")
+    task = parse(sent, deployment(), "1")
     assert (task.dialect, task.is_stream, task.has_end, task.unknown) == ("standard", False, False, [])
     assert (task.job.prompt_text, task.job.prompt_ids) == ("Once", list(b"Once"))
     assert task.job.sampling == SamplingParams(max_tokens=30, temperature=0.0)
@@ -157,7 +157,7 @@ def test_whether_to_sample(parameters: Json, temperature: float) -> None:
 
 
 def test_the_models_own_defaults_stand_below_the_request() -> None:
-    here = desk(defaults={"temperature": 0.6, "top_p": 0.9})
+    here = deployment(defaults={"temperature": 0.6, "top_p": 0.9})
     chosen = parse(body({"do_sample": True, "top_p": 0.5}), here, "1").job.sampling
     assert (chosen.temperature, chosen.top_p) == (0.6, 0.5)
     assert parse(body(), here, "1").job.sampling.temperature == 0.0
@@ -175,7 +175,7 @@ def test_the_models_own_defaults_stand_below_the_request() -> None:
     ],
 )
 def test_whether_to_stream(sent: Json, default: bool, expected: bool) -> None:  # noqa: FBT001
-    assert parse(sent, desk(streams_by_default=default), "1").is_stream is expected
+    assert parse(sent, deployment(streams_by_default=default), "1").is_stream is expected
 
 
 def test_tokens_are_asked_of_the_engine_only_where_they_are_shown() -> None:
@@ -197,7 +197,7 @@ def test_a_seed_is_chosen_where_it_will_be_reported() -> None:
 
 
 def test_the_prompt_gets_the_models_special_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = desk()
+    here = deployment()
     monkeypatch.setattr(here.template, "encode", lambda text, add_special_tokens: [add_special_tokens, *text.encode()])
     assert parse(body(), here, "1").job.prompt_ids == [True, *b"Once"]
     chat = parse({"messages": [{"role": "user", "content": "x"}]}, here, "1")
@@ -211,7 +211,7 @@ def test_the_prompt_is_kept_to_its_last_tokens() -> None:
 
 def test_an_answer_is_cut_to_what_has_room_unless_it_was_asked_for() -> None:
     prompt = "x" * 1004
-    assert parse({"inputs": prompt}, desk(), "1").job.sampling.max_tokens == 20
+    assert parse({"inputs": prompt}, deployment(), "1").job.sampling.max_tokens == 20
     error = refusal({"inputs": prompt, "parameters": {"max_new_tokens": 21}}, "standard")
     assert isinstance(error, PromptTooLong)
     assert error.param == "parameters.max_new_tokens"
@@ -339,14 +339,14 @@ def test_a_prompt_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     error = refused(inputs="x" * 1024)
     assert (error.status, error.code, error.param) == (400, "context_length_exceeded", "inputs")
     assert "inputs has 1024 tokens; the model's context holds 1024" in error.message
-    here = desk()
+    here = deployment()
     monkeypatch.setattr(here.template, "encode", None)
     with pytest.raises(PromptTooLong, match="inputs has 1000000 characters; 1024 tokens hold at most 10240"):
         parse({"inputs": " " * 1_000_000}, here, "1")
 
 
 def test_a_prompt_without_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = desk()
+    here = deployment()
     monkeypatch.setattr(here.template, "encode", lambda _, add_special_tokens: [] if add_special_tokens else [1])
     with pytest.raises(BadField, match="inputs must have at least 1 token"):
         parse(body(), here, "1")
@@ -355,14 +355,14 @@ def test_a_prompt_without_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("sent", [{}, {"parameters": {}}, {"inputs": None}])
 def test_a_forced_dialect_needs_its_key_too(sent: Json) -> None:
     with pytest.raises(BadField, match="inputs must be a string or an array of strings, got null"):
-        parse(sent, desk(), "1", forced="standard")
+        parse(sent, deployment(), "1", forced="standard")
 
 
 @brief
 @given(ANY_BODY, st.booleans())
 def test_any_body_gives_a_task_or_one_refusal(sent: Json, is_strict: bool) -> None:  # noqa: FBT001
     with contextlib.suppress(Error):
-        task = parse(sent, desk(is_strict=is_strict), "1")
+        task = parse(sent, deployment(is_strict=is_strict), "1")
         assert task.job.sampling.max_tokens >= 1
         return
     refusal(sent, "standard", is_strict=is_strict)
@@ -372,13 +372,13 @@ def test_any_body_gives_a_task_or_one_refusal(sent: Json, is_strict: bool) -> No
 
 
 def test_a_whole_answer() -> None:
-    events = [piece(" Par"), Delta(0, "", []), piece("is.\n", finish="length"), DONE]
+    events = [delta(" Par"), Delta(0, "", []), delta("is.\n", finish="length"), DONE]
     assert answer(*events) == [{"generated_text": " Paris.\n"}]
     assert answer(*events, parameters={"return_full_text": True}) == [{"generated_text": "Once Paris.\n"}]
 
 
 def test_a_whole_answer_with_details() -> None:
-    events = [Delta(0, "ab", [97, 98], [token(b"a", -0.25), token(b"b")]), piece("", b"", finish="stop"), DONE]
+    events = [Delta(0, "ab", [97, 98], [token(b"a", -0.25), token(b"b")]), delta("", b"", finish="stop"), DONE]
     [reply] = answer(*events, parameters={"details": True, "seed": 5})
     assert reply["generated_text"] == "ab"
     details = reply["details"]
@@ -397,7 +397,7 @@ def test_the_prompts_own_tokens() -> None:
     prompt = (None, Token(TokenLogprob(99, -1.5, b"c")), Token(TokenLogprob(226, -9999.0, b"\xe2")))
     done = Finished(prompt_tokens=3, completion_tokens=1, prompt_logprobs=prompt)
     parameters = {"details": True, "decoder_input_details": True}
-    [reply] = answer(piece("x", finish="stop"), done, parameters=parameters)
+    [reply] = answer(delta("x", finish="stop"), done, parameters=parameters)
     assert reply["details"]["prefill"] == [
         {"id": 99, "text": "c", "log_prob": -1.5, "logprob": -1.5},
         {"id": 226, "text": "\ufffd", "log_prob": -9999.0, "logprob": -9999.0},
@@ -407,7 +407,7 @@ def test_the_prompts_own_tokens() -> None:
 def test_the_prompts_logprobs_with_alternatives() -> None:
     prompt = (None, Token(TokenLogprob(99, -1.5, b"c"), (TokenLogprob(120, -0.5, b"x"),), 7))
     done = Finished(prompt_tokens=2, completion_tokens=1, prompt_logprobs=prompt)
-    [reply] = answer(piece("x", finish="stop"), done, parameters={"details": True, "prompt_logprobs": 1})
+    [reply] = answer(delta("x", finish="stop"), done, parameters={"details": True, "prompt_logprobs": 1})
     assert reply["details"]["prompt_logprobs"] == [
         None,
         {
@@ -416,14 +416,14 @@ def test_the_prompts_logprobs_with_alternatives() -> None:
         },
     ]
     assert [token["id"] for token in reply["details"]["prefill"]] == [99]
-    [plain] = answer(piece("x", finish="stop"), done, parameters={"details": True, "decoder_input_details": True})
+    [plain] = answer(delta("x", finish="stop"), done, parameters={"details": True, "decoder_input_details": True})
     assert "prompt_logprobs" not in plain["details"]
 
 
 def test_a_reply_holds_so_many_of_the_prompts_logprobs() -> None:
     limits = Limits(max_prompt_logprobs=8)
     parameters = {"details": True, "decoder_input_details": True}
-    assert parse({"inputs": ["abcd"] * 2, "parameters": parameters}, desk(limits=limits), "1").jobs
+    assert parse({"inputs": ["abcd"] * 2, "parameters": parameters}, deployment(limits=limits), "1").jobs
     error = refusal({"inputs": ["abcd"] * 3, "parameters": parameters}, "standard", limits=limits)
     assert (error.param, "asks for 12" in error.message) == ("parameters.decoder_input_details", True)
     asked = {"inputs": "abcd", "parameters": {"details": True, "prompt_logprobs": 2}}
@@ -453,7 +453,7 @@ def test_words_for_an_end(finish: Finish, word: str) -> None:
 
 
 def test_a_stream_is_a_line_per_token() -> None:
-    events = [piece("a", b"a"), piece("bc"), piece("d", finish="length"), DONE]
+    events = [delta("a", b"a"), delta("bc"), delta("d", finish="length"), DONE]
     shown = lines(*events)
     assert [line["token"]["text"] for line in shown] == ["a", "b", "c", "d"]
     assert [line["token"]["id"] for line in shown] == list(b"abcd")
@@ -469,19 +469,19 @@ def test_a_stream_is_a_line_per_token() -> None:
 
 
 def test_details_of_a_stream() -> None:
-    *_, last = lines(piece("ab"), piece("c", finish="stop", stop="c"), DONE, details=True, seed=5)
+    *_, last = lines(delta("ab"), delta("c", finish="stop", stop="c"), DONE, details=True, seed=5)
     expected = {"finish_reason": "stop_sequence", "generated_tokens": 3, "seed": 5, "input_length": 4}
     assert last["details"] == expected
 
 
 def test_text_that_is_held_back_does_not_hide_a_token() -> None:
-    shown = lines(piece("", b"5"), piece("5,", b","), piece("", b"6", finish="stop", stop="6"), DONE)
+    shown = lines(delta("", b"5"), delta("5,", b","), delta("", b"6", finish="stop", stop="6"), DONE)
     assert [(line["token"]["id"], line["token"]["text"]) for line in shown] == [(53, ""), (44, "5,"), (54, "")]
     assert shown[-1]["generated_text"] == "5,"
 
 
 @pytest.mark.parametrize(
-    ("pieces", "texts"),
+    ("deltas", "texts"),
     [
         ([("€", b"\xe2", b"\x82", b"\xac")], ["", "", "€"]),
         ([("", b"\xe2"), ("€a", b"\x82\xac", b"a")], ["", "€", "a"]),
@@ -492,8 +492,8 @@ def test_text_that_is_held_back_does_not_hide_a_token() -> None:
         ([("\ufffd", b"\xe2", b"a")], ["", "\ufffd"]),
     ],
 )
-def test_a_character_may_be_split_over_tokens(pieces: list[tuple[Any, ...]], texts: list[str]) -> None:
-    events = [piece(*each) for each in pieces]
+def test_a_character_may_be_split_over_tokens(deltas: list[tuple[Any, ...]], texts: list[str]) -> None:
+    events = [delta(*each) for each in deltas]
     assert [line["token"]["text"] for line in lines(*events)] == texts
     [reply] = answer(*events, DONE, parameters={"details": True})
     assert [each["text"] for each in reply["details"]["tokens"]] == texts
@@ -528,7 +528,7 @@ def test_the_likeliest_tokens() -> None:
 
 
 def test_an_error_in_place_of_the_rest() -> None:
-    [_, last] = lines(piece("a"), EngineDown("the engine\nis gone"))
+    [_, last] = lines(delta("a"), EngineDown("the engine\nis gone"))
     assert last == {
         "token": {"id": -1, "text": "", "log_prob": -1, "special_token": True},
         "generated_text": "a",
@@ -538,7 +538,7 @@ def test_an_error_in_place_of_the_rest() -> None:
         "type": "unavailable_error",
         "param": None,
     }
-    [whole] = answer(piece("a"), EngineDown("x"))
+    [whole] = answer(delta("a"), EngineDown("x"))
     assert whole == {"error": "x", "code": 503, "type": "unavailable_error", "param": None}
     assert standard.error_body(KeyError("/secret"))["error"] == "internal error"
 
@@ -550,19 +550,19 @@ def pieces_of_text(draw: st.DrawFn) -> list[Delta]:
     cuts = sorted({0, len(data), *draw(st.lists(st.integers(0, len(data)), max_size=12))})
     parts = [data[low:high] for low, high in pairwise(cuts)]
     ends = sorted({len(parts), *draw(st.lists(st.integers(1, len(parts)), max_size=6))})
-    pieces, told = [], ""
+    deltas, told = [], ""
     for low, high in pairwise([0, *ends]):
         so_far = b"".join(parts[:high]).decode("utf-8", "ignore")
-        pieces.append(piece(so_far.removeprefix(told), *parts[low:high], finish="stop" if high == len(parts) else None))
+        deltas.append(delta(so_far.removeprefix(told), *parts[low:high], finish="stop" if high == len(parts) else None))
         told = so_far
-    return pieces
+    return deltas
 
 
 @brief
 @given(pieces_of_text())
-def test_the_stream_joined_is_the_whole_answer(pieces: list[Delta]) -> None:
-    shown = lines(*pieces, DONE, details=True)
-    [whole] = answer(*pieces, DONE, parameters={"details": True})
+def test_the_stream_joined_is_the_whole_answer(deltas: list[Delta]) -> None:
+    shown = lines(*deltas, DONE, details=True)
+    [whole] = answer(*deltas, DONE, parameters={"details": True})
     joined = "".join(line["token"]["text"] for line in shown)
     assert joined == shown[-1]["generated_text"] == whole["generated_text"]
     assert [line["token"] for line in shown] == whole["details"]["tokens"]

@@ -44,19 +44,19 @@ class App:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         task = asyncio.current_task()
         assert task is not None
-        outlet = scope["extensions"]["lmi_chat.outlet"]
+        body_stream = scope["extensions"]["lmi_chat.outlet"]
         self.calls.append(scope["path"])
         self.headers.append(scope["headers"])
-        self.outlets.append(outlet)
+        self.outlets.append(body_stream)
 
         def on_gone() -> None:
             self.gone.append(scope["path"])
             task.cancel()
 
-        outlet.on_gone = on_gone
+        body_stream.on_gone = on_gone
         self.started.release()
         try:
-            await getattr(self, scope["path"].strip("/"))(outlet, receive, send)
+            await getattr(self, scope["path"].strip("/"))(body_stream, receive, send)
         finally:
             self.ended.release()
 
@@ -74,72 +74,72 @@ class App:
         await send({"type": "http.response.start", "status": status, "headers": length})
         await send({"type": "http.response.body", "body": body})
 
-    async def echo(self, _outlet: BodyStream, receive: Any, send: Any) -> None:
+    async def echo(self, _body_stream: BodyStream, receive: Any, send: Any) -> None:
         body = await self.read(receive)
         if body is not None:
             self.bodies.append(body)
             await self.answer(send, b"got " + body)
 
-    async def late(self, outlet: BodyStream, receive: Any, send: Any) -> None:
+    async def late(self, body_stream: BodyStream, receive: Any, send: Any) -> None:
         await asyncio.sleep(0.8)  # more than two windows, and a part of the third
-        await self.echo(outlet, receive, send)
+        await self.echo(body_stream, receive, send)
 
-    async def nap(self, outlet: BodyStream, receive: Any, send: Any) -> None:
+    async def nap(self, body_stream: BodyStream, receive: Any, send: Any) -> None:
         await asyncio.sleep(0.1)
-        await self.echo(outlet, receive, send)
+        await self.echo(body_stream, receive, send)
 
-    async def read_and_work(self, _outlet: BodyStream, receive: Any, send: Any) -> None:
+    async def read_and_work(self, _body_stream: BodyStream, receive: Any, send: Any) -> None:
         await self.read(receive)
         await asyncio.sleep(0.45)
         await self.answer(send, b"worked")
 
-    async def early(self, _outlet: BodyStream, _receive: Any, send: Any) -> None:
+    async def early(self, _body_stream: BodyStream, _receive: Any, send: Any) -> None:
         await asyncio.sleep(0.03)  # what has been sent piles up
         await self.answer(send, b"too large " * 100, 413)
 
-    async def wait(self, _outlet: BodyStream, receive: Any, _send: Any) -> None:
+    async def wait(self, _body_stream: BodyStream, receive: Any, _send: Any) -> None:
         await self.read(receive)
         await asyncio.sleep(30)
 
-    async def listen(self, outlet: BodyStream, receive: Any, _send: Any) -> None:
-        outlet.on_gone = None
+    async def listen(self, body_stream: BodyStream, receive: Any, _send: Any) -> None:
+        body_stream.on_gone = None
         await self.read(receive)
         self.bodies.append((await receive())["type"].encode())
 
-    async def stream(self, outlet: BodyStream, _receive: Any, send: Any) -> None:
+    async def stream(self, body_stream: BodyStream, _receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": CHUNKED})
         for number in range(5):
-            outlet.write(b"piece %d\n" % number)
-            outlet.write(b"")
+            body_stream.write(b"piece %d\n" % number)
+            body_stream.write(b"")
             await asyncio.sleep(0)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def endless(self, outlet: BodyStream, _receive: Any, send: Any) -> None:
+    async def endless(self, body_stream: BodyStream, _receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": CHUNKED})
         while True:
-            outlet.write(b"x" * 8000)
+            body_stream.write(b"x" * 8000)
             await asyncio.sleep(0.01)
 
-    async def burst(self, outlet: BodyStream, _receive: Any, send: Any) -> None:
+    async def burst(self, body_stream: BodyStream, _receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": CHUNKED})
         for number in range(150):
-            outlet.write(b"%1000d" % number)
+            body_stream.write(b"%1000d" % number)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def burst_later(self, _outlet: BodyStream, _receive: Any, send: Any) -> None:
+    async def burst_later(self, _body_stream: BodyStream, _receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": CHUNKED})
         await self.may_end.wait()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def silent(self, outlet: BodyStream, _receive: Any, send: Any) -> None:
+    async def silent(self, body_stream: BodyStream, _receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": CHUNKED})
-        outlet.write(b"first")
+        body_stream.write(b"first")
         await asyncio.sleep(30)
 
-    async def whole_100k(self, _outlet: BodyStream, _receive: Any, send: Any) -> None:
+    async def whole_100k(self, _body_stream: BodyStream, _receive: Any, send: Any) -> None:
         await self.answer(send, b"x" * 100_000)
 
-    async def whole_40k(self, _outlet: BodyStream, _receive: Any, send: Any) -> None:
+    async def whole_40k(self, _body_stream: BodyStream, _receive: Any, send: Any) -> None:
         await self.answer(send, b"x" * 40_000)
 
 
@@ -371,7 +371,7 @@ async def test_malformed_is_refused_byte_by_byte(raw: bytes) -> None:
         await asyncio.sleep(0)
     check_refusal(read_answers(wire.written())[-1], 400, "bad_http")
     assert wire.is_closed
-    wire.lose()
+    wire.disconnect()
 
 
 def test_host_is_needed(roomy: Site) -> None:
@@ -631,7 +631,7 @@ def test_only_the_answered_request_of_a_pipeline_is_told(roomy: Site) -> None:
         read_until(client, b"first\r\n")
     roomy.wait_idle()
     assert roomy.app.calls == ["/echo", "/silent"]
-    assert [outlet.is_gone for outlet in roomy.app.outlets] == [False, True]
+    assert [body_stream.is_gone for body_stream in roomy.app.outlets] == [False, True]
     assert len(roomy.app.gone) == 1
 
 
@@ -704,7 +704,7 @@ def test_kept_alive_and_pipelined_requests_are_answered_in_order(roomy: Site) ->
         client.sendall(post(b"/nap", b"two") + get(b"/stream") + post(b"/echo", b"three", b"Connection: close\r\n"))
         answers = [answer[2] for answer in read_answers(read_to_end(client))]
     assert answers == [b"got two", b"".join(b"piece %d\n" % number for number in range(5)), b"got three"]
-    assert len({id(outlet) for outlet in roomy.app.outlets}) == 4
+    assert len({id(body_stream) for body_stream in roomy.app.outlets}) == 4
 
 
 def test_expect_continue(roomy: Site) -> None:
@@ -882,11 +882,11 @@ class Wire:
             await asyncio.sleep(0)
         return self
 
-    def lose(self, exc: Exception | None = None) -> None:
+    def disconnect(self, exc: Exception | None = None) -> None:
         self.protocol.connection_lost(exc)
         vars(self.loop).pop("call_later", None)
 
-    async def outlet(self, raw: bytes) -> BodyStream:
+    async def body_stream(self, raw: bytes) -> BodyStream:
         self.protocol.data_received(raw)
         for _ in range(5):
             await asyncio.sleep(0)
@@ -906,61 +906,61 @@ async def test_cutting_changes_nothing() -> None:
         await asyncio.sleep(0.02)
         wire.protocol.data_received(raw[-8:])
         answers.add(wire.written())
-        wire.lose()
+        wire.disconnect()
     (whole,) = answers
     assert [answer[0] for answer in read_answers(whole)] == [200, 200, 200, 200, 400]
 
 
 async def test_what_is_written_in_one_go_goes_out_in_one_write_for_each_connection() -> None:
     wires = [Wire(), Wire()]
-    outlets = [await wire.outlet(get(b"/burst_later")) for wire in wires]
+    outlets = [await wire.body_stream(get(b"/burst_later")) for wire in wires]
     counts = [len(wire.pipe.writes) for wire in wires]
     for _ in range(3):
-        for outlet in outlets:
-            outlet.write(b"token")
+        for body_stream in outlets:
+            body_stream.write(b"token")
     assert [len(wire.pipe.writes) for wire in wires] == counts
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     for wire, count in zip(wires, counts, strict=True):
         assert wire.pipe.writes[count:] == [b"5\r\ntoken\r\n" * 3]
-    assert [outlet.backlog_bytes for outlet in outlets] == [0, 0]
+    assert [body_stream.backlog_bytes for body_stream in outlets] == [0, 0]
 
 
 async def test_more_in_one_go_than_may_wait_is_written_and_only_a_full_transport_ends_it() -> None:
     wire = Wire(ConnectionLimits(backlog_bytes=4096))
-    outlet = await wire.outlet(get(b"/burst_later"))
+    body_stream = await wire.body_stream(get(b"/burst_later"))
     for _ in range(5):
-        outlet.write(b"a" * 1000)
+        body_stream.write(b"a" * 1000)
     assert not wire.pipe.is_aborted
     await asyncio.sleep(0.01)
     assert wire.written().count(b"3e8\r\n") == 5
     wire.protocol.pause_writing()
     for _ in range(5):
-        outlet.write(b"a" * 1000)
+        body_stream.write(b"a" * 1000)
     assert wire.pipe.is_aborted
 
 
 async def test_backlog_goes_out_in_one_write_before_the_end() -> None:
     wire = Wire()
-    outlet = await wire.outlet(get(b"/burst_later"))
+    body_stream = await wire.body_stream(get(b"/burst_later"))
     wire.protocol.pause_writing()
     count = len(wire.pipe.writes)
-    outlet.write(b"a" * 10)
-    outlet.write(b"b")
-    assert outlet.backlog_bytes == 15 + 6
+    body_stream.write(b"a" * 10)
+    body_stream.write(b"b")
+    assert body_stream.backlog_bytes == 15 + 6
     wire.app.may_end.set()
     await asyncio.sleep(0.02)  # the end is being sent, and waits
     assert len(wire.pipe.writes) == count
     wire.protocol.resume_writing()
     assert wire.pipe.writes[count:] == [b"a\r\naaaaaaaaaa\r\n1\r\nb\r\n"]
-    assert outlet.backlog_bytes == 0
+    assert body_stream.backlog_bytes == 0
     wire.protocol.pause_writing()  # full again before the end has got its turn
-    outlet.write(b"c")
+    body_stream.write(b"c")
     await asyncio.sleep(0.01)
     wire.protocol.resume_writing()
     await asyncio.sleep(0.01)
     assert wire.written().endswith(b"1\r\nb\r\n1\r\nc\r\n0\r\n\r\n")
-    wire.lose()
+    wire.disconnect()
 
 
 @by_a_set_clock
@@ -980,7 +980,7 @@ async def test_progress_in_the_kernel_is_progress() -> None:
         for _ in range(2):  # the last progress was in the first of these windows
             await wire.after(30.1)
         assert wire.pipe.is_aborted
-        wire.lose()
+        wire.disconnect()
 
 
 @by_a_set_clock
@@ -996,7 +996,7 @@ async def test_a_head_may_take_receive_s_from_its_first_byte() -> None:
     for is_kept_alive in (False, True):
         wire = Wire(ConnectionLimits(receive_s=30))
         if is_kept_alive:
-            await wire.outlet(post(b"/echo", b"one"))
+            await wire.body_stream(post(b"/echo", b"one"))
             await wire.after(4)  # idle is not slow
         sent = wire.written()
         for byte in b"GET /echo?ab HTTP/1.1\r\nHost: ":
@@ -1006,13 +1006,13 @@ async def test_a_head_may_take_receive_s_from_its_first_byte() -> None:
         assert wire.written() == sent
         await wire.after(1.1)
         check_refusal(only(wire.written().removeprefix(sent)), 408, "receive_timeout")
-        wire.lose()
+        wire.disconnect()
 
 
 @by_a_set_clock
 async def test_a_body_brings_receive_bytes_in_each_window() -> None:
     wire = Wire(ConnectionLimits(receive_s=30, receive_bytes=1000))
-    await wire.outlet(post(b"/wait", b"x" * 9000)[:-9000])
+    await wire.body_stream(post(b"/wait", b"x" * 9000)[:-9000])
     for size in (1000, 5000, 1100):
         wire.protocol.data_received(b"x" * size)
         await wire.after(30.1)
@@ -1027,7 +1027,7 @@ async def test_a_body_brings_receive_bytes_in_each_window() -> None:
 @by_a_set_clock
 async def test_empty_lines_are_no_request() -> None:
     wire = Wire()
-    await wire.outlet(post(b"/echo", b"one"))
+    await wire.body_stream(post(b"/echo", b"one"))
     for _ in range(9):
         wire.protocol.data_received(b"\r\n")
         assert not (await wire.after(0.5)).pipe.is_left
@@ -1038,11 +1038,11 @@ async def test_empty_lines_are_no_request() -> None:
 @by_a_set_clock
 async def test_half_closed_is_gone_at_once() -> None:
     wire = Wire()
-    await wire.outlet(get(b"/silent"))
+    await wire.body_stream(get(b"/silent"))
     wire.protocol.pause_writing()
     wire.protocol.eof_received()
     assert wire.pipe.is_aborted
-    wire.lose()
+    wire.disconnect()
     assert wire.app.gone == ["/silent"]
 
 
@@ -1052,17 +1052,17 @@ async def test_who_takes_nothing_is_cut_off_after_write_stall_s() -> None:
     for path, more in ((b"/silent", b""), (b"/whole_100k", b"Connection: close\r\n")):
         wire = Wire(ConnectionLimits(write_stall_s=20))
         wire.pipe.unsent_bytes = 70_000
-        await wire.outlet(get(path, more))
+        await wire.body_stream(get(path, more))
         wire.protocol.pause_writing()
         assert not (await wire.after(19.9)).pipe.is_aborted
         assert (await wire.after(0.2)).pipe.is_aborted
-        wire.lose()
+        wire.disconnect()
 
 
 @by_a_set_clock
 async def test_unread_input_is_thrown_away_for_linger_s() -> None:
     wire = Wire(ConnectionLimits(linger_s=2))
-    await wire.outlet(post(b"/early", b"x" * 10_000)[:-9_000])
+    await wire.body_stream(post(b"/early", b"x" * 10_000)[:-9_000])
     await wire.after(0.1)
     assert only(wire.written())[0] == 413
     assert wire.pipe.is_closed
@@ -1074,33 +1074,33 @@ async def test_unread_input_is_thrown_away_for_linger_s() -> None:
 
 async def test_refused_body_is_answered_though_the_client_sends_no_more() -> None:
     wire = Wire()
-    await wire.outlet(POST.replace(b"echo", b"wait") + b"Transfer-Encoding: chunked\r\n\r\n")
+    await wire.body_stream(POST.replace(b"echo", b"wait") + b"Transfer-Encoding: chunked\r\n\r\n")
     wire.protocol.data_received(b"zz\r\n")
     check_refusal(only(wire.written()), 400, "bad_http")
     assert len(wire.app.gone) == 1
     wire.protocol.eof_received()
     assert not wire.pipe.is_aborted
-    wire.lose()
+    wire.disconnect()
     assert len(wire.app.gone) == 1
 
 
 async def test_write_outside_of_a_streamed_response_is_a_mistake() -> None:
     wire = Wire()
-    outlet = await wire.outlet(post(b"/wait", b""))
+    body_stream = await wire.body_stream(post(b"/wait", b""))
     with pytest.raises(RuntimeError, match="between"):
-        outlet.write(b"early")
-    wire.lose()
-    outlet.write(b"dropped")
+        body_stream.write(b"early")
+    wire.disconnect()
+    body_stream.write(b"dropped")
     await asyncio.sleep(0)
 
 
 async def test_on_gone_set_too_late_is_called_once() -> None:
     wire = Wire()
-    outlet = await wire.outlet(get(b"/wait"))
-    outlet.on_gone = None
-    wire.lose()
+    body_stream = await wire.body_stream(get(b"/wait"))
+    body_stream.on_gone = None
+    wire.disconnect()
     calls: list[int] = []
-    outlet.on_gone = lambda: calls.append(1)
+    body_stream.on_gone = lambda: calls.append(1)
     assert calls == [1]
     await asyncio.sleep(0)
     assert calls == [1]
@@ -1116,7 +1116,7 @@ async def test_timers_are_few_and_end_with_the_connection() -> None:
         wire.app.outlets[0].write(b"x")
     wire.protocol.pause_writing()
     assert len(wire.timers) == 3  # of the head, of the body, of the stalled write
-    wire.lose(ConnectionResetError())
+    wire.disconnect(ConnectionResetError())
     assert all(timer.cancelled() for timer in wire.timers)
     await asyncio.sleep(0.02)
 
@@ -1130,7 +1130,7 @@ async def test_no_timer_outlives_its_connection(raw: bytes, exc: Exception | Non
     wire.protocol.data_received(raw)
     await asyncio.sleep(0.05)
     assert not all(timer.cancelled() for timer in wire.timers)
-    wire.lose(exc)
+    wire.disconnect(exc)
     assert all(timer.cancelled() for timer in wire.timers)
 
 
@@ -1140,7 +1140,7 @@ async def test_idle_timer_does_not_cut_the_next_request() -> None:
     await asyncio.sleep(0.02)
     assert wire.app.bodies == [b""]
     assert [timer.cancelled() for timer in wire.timers] == [True, False, True]  # fresh, second head, idle
-    wire.lose()
+    wire.disconnect()
 
 
 async def test_requests_are_freed_without_the_collector() -> None:
@@ -1148,16 +1148,16 @@ async def test_requests_are_freed_without_the_collector() -> None:
     gc.collect()
     gc.disable()
     try:
-        await wire.outlet(get(b"/stream"))
+        await wire.body_stream(get(b"/stream"))
         await asyncio.sleep(0.02)
         reference = weakref.ref(wire.protocol.cycle)
         wire.app.outlets.clear()
-        await wire.outlet(get(b"/stream"))
+        await wire.body_stream(get(b"/stream"))
         await asyncio.sleep(0.02)
         assert reference() is None
     finally:
         gc.enable()
-        wire.lose()
+        wire.disconnect()
 
 
 def test_lost_connections_are_forgotten(roomy: Site) -> None:

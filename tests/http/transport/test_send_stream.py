@@ -22,7 +22,7 @@ from lmi_chat.http.transport.send_stream import SendStream
 from lmi_chat.limits import ConnectionLimits
 from lmi_chat.observability.startup import StartupProgress
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
-from tests.support.fakes import desk
+from tests.support.fakes import deployment
 from tests.support.scripted import Scripted, said, serving
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
@@ -52,7 +52,7 @@ def one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def opened(engine: Scripted, max_body_bytes: int = 2**20) -> Starlette:
     line = Pipeline(PipelineConfig())
-    await line.open(engine, desk())
+    await line.open(engine, deployment())
     return app.build(AppState(line=line, health=StartupProgress(), max_body_bytes=max_body_bytes))
 
 

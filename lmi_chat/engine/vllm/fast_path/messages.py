@@ -118,7 +118,7 @@ def first_logprob(scores: Scores | None) -> float | None:
     return value
 
 
-def fault() -> str:
+def incompatibility() -> str:
     """Where vLLM's structs are not as they are read here, or ""."""
     from dataclasses import fields
 

@@ -194,7 +194,7 @@ def install(engine: Any, gauge: Heartbeat, runs: dict[str, FastRequest]) -> None
 
     `runs` are its plain jobs (lanes.install), `gauge` is one of its loggers.
     """
-    fault = _fault(engine)
+    fault = _incompatibility(engine)
     if fault:
         log.warning("vLLM's own output loop runs, which costs more: %s", fault)
         return
@@ -203,7 +203,7 @@ def install(engine: Any, gauge: Heartbeat, runs: dict[str, FastRequest]) -> None
     engine._run_output_handler = engine.engine_core._ensure_output_queue_task = pump.start  # noqa: SLF001 vLLM's
 
 
-def _fault(engine: Any) -> str:
+def _incompatibility(engine: Any) -> str:
     """What is not as the pump needs it, or ""."""
     from vllm.v1.engine import core, core_client
 
@@ -233,7 +233,7 @@ def _fault(engine: Any) -> str:
         (core_client, ("_process_utility_output",)),
     )
     missing = [name for owner, names in needed for name in names if not hasattr(owner, name)]
-    if fault := messages.fault():
+    if fault := messages.incompatibility():
         return fault
     if missing:
         return f"{', '.join(missing)} is gone"

@@ -36,7 +36,7 @@ class FastRequest(Outputs):
         sink: Sink,
         vocabulary: Vocabulary,
         spelling: Detokenizer,
-        lane: TokenSink,
+        token_sink: TokenSink,
         runs: dict[str, "FastRequest"],
     ) -> None:
         """Enter `runs` with the first output, leave it with the last."""
@@ -44,7 +44,7 @@ class FastRequest(Outputs):
         self._text, self._table = spelling.begin(job.prompt_ids), spelling.table
         self.has_logprobs = job.sampling.logprobs is not None
         self._has_stop = job.sampling.include_stop_str_in_output
-        self._lane, self._is_folded = lane, lane.is_folded
+        self._token_sink, self._is_folded = token_sink, token_sink.is_folded
         self._folded: list[int] = []
         self._runs = runs
         self.request_id = ""
@@ -88,10 +88,10 @@ class FastRequest(Outputs):
         elif self.has_logprobs:
             self._sink(Delta(0, self._text.take(ids), ids, self._read_tokens(output)))
         elif spelled := self._text.spell(ids):
-            self._lane.token(ids[-1], spelled, 0.0)
+            self._token_sink.token(ids[-1], spelled, 0.0)
 
     def take_one(self, token_id: int, logprob: float) -> None:
-        """One token in mid-sequence. A piece for one without a text of its own, if its log-probability is shown."""
+        """One token in mid-sequence. A delta for one without a text of its own, if its log-probability is shown."""
         self.completion_tokens += 1
         if self._is_folded:
             self._folded.append(token_id)
@@ -104,7 +104,7 @@ class FastRequest(Outputs):
         if spelled is None:
             spelled = self._text.spell((token_id,))
         if spelled:
-            self._lane.token(token_id, spelled, max(NO_PROBABILITY, logprob))
+            self._token_sink.token(token_id, spelled, max(NO_PROBABILITY, logprob))
 
     def _read_tokens(self, output: Any) -> list[Token]:
         """As Outputs._tokens, before vLLM has made anything of it."""
@@ -126,11 +126,11 @@ class FastRequest(Outputs):
         self._sink(Delta(part.index, text, ids, self._tokens(part), finish, prompt))
 
 
-def is_plain(sampling: SamplingParams, lane: TokenSink) -> bool:
+def is_plain(sampling: SamplingParams, token_sink: TokenSink) -> bool:
     """Whether a job can go past vLLM's output objects. A folded answer keeps no log-probabilities."""
     if sampling.n != 1 or sampling.stop or sampling.prompt_logprobs is not None or not sampling.skip_special_tokens:
         return False
-    return sampling.logprobs is None or (sampling.logprobs == 0 and not lane.is_folded)
+    return sampling.logprobs is None or (sampling.logprobs == 0 and not token_sink.is_folded)
 
 
 class Clock:
@@ -196,7 +196,7 @@ def _processor() -> Any:
 
 def install(engine: Any) -> dict[str, FastRequest] | None:
     """Put the branch into an AsyncLLM that has not begun; gives its jobs, or None where it does not fit."""
-    fault = _fault(engine)
+    fault = _incompatibility(engine)
     if fault:
         log.warning("the fast branch is off, every request takes the general path: %s", fault)
         return None
@@ -206,7 +206,7 @@ def install(engine: Any) -> dict[str, FastRequest] | None:
     return processor.runs  # type: ignore[no-any-return]
 
 
-def _fault(engine: Any) -> str:
+def _incompatibility(engine: Any) -> str:
     """What of vLLM is not as the branch needs it, or ""."""
     from vllm.sampling_params import SamplingParams as VllmSamplingParams
     from vllm.v1.engine import EngineCoreOutput
