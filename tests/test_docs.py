@@ -81,11 +81,14 @@ def test_no_block_is_run_by_nothing() -> None:
 
 
 def notes_of(block: Block, folder: Path) -> list[list[str]]:
-    """The words of each call of make, docker and aws; `python` is this one, and the folder is the repository's."""
+    """The words of each call of make, docker and aws; `python` is this one, and the folder is the repository's.
+
+    One write a call: the two sides of a pipe run at once.
+    """
     log = folder / "log"
     log.touch()
     for name in ("make", "docker", "aws"):
-        script(folder / "bin" / name, f"printf '%s\\t' {name} \"$@\" >> {log}; echo >> {log}")
+        script(folder / "bin" / name, f"printf '%s\\n' \"$(printf '%s\\t' {name} \"$@\")\" >> {log}")
     script(folder / "bin" / "python", f'exec {sys.executable} "$@"')
     given = pages.environment(0) | {"PATH": f"{folder / 'bin'}:/usr/bin:/bin", "role": "arn:aws:iam::1:role/r"}
     words = ["bash", "-euo", "pipefail", "-c", block.code]

@@ -153,7 +153,7 @@ class Playing:
             await asyncio.sleep(3600)
 
     def _give(self, delta: Delta) -> None:
-        """A plain token in mid-sequence by the sink's `token`, looked up for each as the engine does; else the delta."""
+        """A plain token in mid-sequence by the sink's `token`, looked up for each as the engine does; else itself."""
         is_plain = len(delta.ids) == 1 and delta.text and not (delta.finish or self._is_first or delta.prompt)
         has_top = any(token.top for token in delta.tokens)
         self._is_first = False
