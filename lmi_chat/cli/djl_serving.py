@@ -6,7 +6,6 @@ What names our own entry point, and what brings formatters only, is served as `l
 
 import argparse
 import asyncio
-import contextlib
 import logging
 import os
 import signal
@@ -26,7 +25,6 @@ from lmi_chat.dialects.formatters import Formatters
 from lmi_chat.djl import custom_handler, formatters
 from lmi_chat.djl import handle as own_handle
 from lmi_chat.engine.vllm import arguments
-from lmi_chat.errors import Draining
 from lmi_chat.http import custom_handler as site
 from lmi_chat.observability.startup import StartupProgress
 from lmi_chat.server import bootstrap
@@ -140,14 +138,11 @@ async def _serve_foreign(configured: Settings, handler: custom_handler.Foreign) 
     try:
         await serve.until(stop, handler.load())
         if not stop.asked.is_set():
-            place.handler, place.closed_by = handler, None
+            place.handler, place.refusal = handler, None
             serve.say(f"ready after {health.seconds:.1f} s")
             await stop.asked.wait()
         serve.say(f"stopping: {place.active} running, up to {configured.drain_seconds:g} s for them")
-        place.closed_by = Draining("the server is shutting down")
-        if place.active:
-            with contextlib.suppress(TimeoutError):
-                await serve.until(stop, asyncio.wait_for(place.idle.wait(), configured.drain_seconds), is_hard=True)
+        await serve.until(stop, place.drain(configured.drain_seconds), is_hard=True)
         serve.say("stopped")
     finally:
         server.should_exit = True

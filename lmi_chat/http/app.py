@@ -1,7 +1,7 @@
-"""The HTTP surface: routes, and the one handler that turns an Error into a response. Answers are flow's matter."""
+"""Build the application around a pipeline: its routes, and the words of its errors."""
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,42 +13,33 @@ from starlette.routing import Route
 
 from lmi_chat import dialects
 from lmi_chat.codec import json_text
-from lmi_chat.errors import BadMethod, Bug, Error, NotFound
-from lmi_chat.http import admin, openapi, sagemaker, stored_completions
+from lmi_chat.errors import BadMethod, Error, NotFound
+from lmi_chat.http import admin, errors, openapi, ping, sagemaker, stored_completions
 from lmi_chat.http.endpoint import InferenceEndpoint
 from lmi_chat.http.state import AppState, RequestContext
 from lmi_chat.text import echo
 
 
-def _json(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(json_text.dump(value), status, headers, "application/json")
+def _json(value: object) -> Response:
+    return Response(json_text.dump(value), media_type="application/json")
 
 
-def _refusing(state: AppState) -> Callable[[Request, Exception], Awaitable[Response]]:
-    async def refuse(request: Request, error: Exception) -> Response:
-        """The one place where an Error becomes a response."""
+def _shape_of(state: AppState) -> errors.ShapeOf:
+    def shape_of(request: Request, error: Error) -> errors.Refusal:
+        """An Error in the words of the route, and of the request's dialect as far as that is known."""
         exchange: RequestContext | None = request.scope.get("lmi_chat.exchange")
         headers = {key.decode(): value.decode() for key, value in exchange.headers} if exchange else {}
-        if isinstance(error, HTTPException):
-            headers |= error.headers or {}
-            error = _of_route(request, error)
-        if not isinstance(error, Error):
-            error = Bug("internal error")
-        if error.retry_after_s is not None:
-            headers["Retry-After"] = str(error.retry_after_s)
-        if error.status in {413, 415} or error.code == "draining":
-            headers["Connection"] = "close"
         dialect = (exchange.call.dialect or exchange.call.forced or "") if exchange else ""
         body_of = partial(dialects.error_body, dialect=dialect, is_tgi=state.is_tgi)
         if request.url.path.startswith(sagemaker.PREFIX):
             status, kind, body = sagemaker.refusal(error, body_of, is_models=exchange is not None)
-            return _json(body, status, headers | {"x-amzn-errortype": kind})
-        return _json(body_of(error), error.status, headers)
+            return status, headers | {"x-amzn-errortype": kind}, body
+        return error.status, headers, body_of(error)
 
-    return refuse
+    return shape_of
 
 
-def _of_route(request: Request, error: HTTPException) -> Error:
+def _route_error(request: Request, error: HTTPException) -> Error:
     path = echo(request.url.path)
     if error.status_code == BadMethod.status:
         return BadMethod(f"{request.method} is no method of {path}")
@@ -62,7 +53,7 @@ def build(state: AppState) -> Starlette:
     completion = InferenceEndpoint(state, shape="events", forced="completion")
     embedding = InferenceEndpoint(state, shape="lines", forced="embedding")
     routes = [
-        Route("/ping", _ping(state), methods=["GET"]),
+        ping.route(state.line, state.health),
         Route("/invocations", lines, methods=post),
         Route("/predictions/{model}", lines, methods=post),
         Route("/models/{model}/invoke", lines, methods=post),
@@ -76,23 +67,7 @@ def build(state: AppState) -> Starlette:
         *admin.routes(state),
         Route("/openapi.json", _openapi(state), methods=["GET"]),
     ]
-    handlers: dict[Any, Any] = dict.fromkeys((Error, HTTPException, Exception), _refusing(state))
-    return Starlette(routes=routes, exception_handlers=handlers)
-
-
-def _ping(state: AppState) -> Callable[[Request], Any]:
-    async def ping(_: Request) -> Response:
-        """SageMaker's health check: 200 when requests are taken, else 503 with what the server is doing."""
-        refusal = state.line.refusal
-        if refusal is None and (seconds := state.line.stalled_s):
-            return _json({"status": "stalled", "active": state.line.active, "seconds": round(seconds, 1)}, 503)
-        if refusal is None:
-            return _json({"status": "ready", "active": state.line.active})
-        if refusal.code == "loading":
-            return _json({"status": "loading"} | state.health.report(), 503)
-        return _json({"status": refusal.code, "active": state.line.active}, 503)
-
-    return ping
+    return Starlette(routes=routes, exception_handlers=errors.handlers(_shape_of(state), _route_error))
 
 
 def _models(state: AppState) -> Callable[[Request], Any]:

@@ -1,7 +1,8 @@
 """DJL Serving's HTTP API in front of a model directory's own handler: headers become properties, the body a part."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
@@ -9,18 +10,17 @@ from urllib.parse import parse_qsl
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from lmi_chat.codec.json_text import dump
-from lmi_chat.errors import Bug, Draining, Error, Loading, TooLarge
+from lmi_chat.errors import Draining, Error, Loading
+from lmi_chat.http import errors, ping
 from lmi_chat.http.endpoint import read_body
 from lmi_chat.http.transport.body_stream import OUTLET
 from lmi_chat.http.transport.send_stream import AnyBodyStream, SendStream
 from lmi_chat.observability.startup import StartupProgress
 
-JSON = {"content-type": "application/json"}
 # The connection's own matter.
 HOP_HEADERS = frozenset({"connection", "content-length", "transfer-encoding"})
 
@@ -34,14 +34,40 @@ class Handler(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class Site:
-    """What the routes need; `handler` comes when it is loaded, `closed_by` says why nothing is taken."""
+    """What the routes need; `handler` comes when it is loaded, `refusal` says why nothing is taken."""
 
     health: StartupProgress
     max_body_bytes: int
     handler: Handler | None = None
-    closed_by: Error | None = field(default_factory=lambda: Loading("the handler is still loading; /ping says how far"))
+    refusal: Error | None = field(default_factory=lambda: Loading("the handler is still loading; /ping says how far"))
     active: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def stalled_s(self) -> float:
+        """Always 0: how far a handler is with an answer, nobody knows."""
+        return 0.0
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Handler]:
+        """Count a request that the handler answers. Raises why it does not."""
+        if self.refusal or self.handler is None:
+            raise self.refusal or Draining("the server is shutting down")
+        self.active += 1
+        self.idle.clear()
+        try:
+            yield self.handler
+        finally:
+            self.active -= 1
+            if not self.active:
+                self.idle.set()
+
+    async def drain(self, seconds: float) -> None:
+        """Take nothing more; wait up to `seconds` for what runs."""
+        self.refusal = Draining("the server is shutting down")
+        if self.active:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.idle.wait(), seconds)
 
 
 class Reply:
@@ -91,66 +117,46 @@ class Invoke:
         if body_stream is None:  # the server's protocol class is not ours
             await SendStream(receive, send).serve(self, scope)
             return
-        site, reply = self._site, Reply(send)
         task = asyncio.current_task()
         body_stream.on_gone = task.cancel if task else None
-        if site.closed_by or site.handler is None:
-            raise site.closed_by or Draining("the server is shutting down")
-        site.active += 1
-        site.idle.clear()
         try:
-            body = await read_body(scope, receive, site.max_body_bytes)
+            with self._site.running() as handler:
+                await self._answer(handler, Reply(send), scope, receive)
+        except asyncio.CancelledError:
+            if not body_stream.is_gone:
+                raise
+
+    async def _answer(self, handler: Handler, reply: Reply, scope: Scope, receive: Receive) -> None:
+        try:
+            body = await read_body(scope, receive, self._site.max_body_bytes)
             properties = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
             query = parse_qsl(scope["query_string"].decode("latin-1"))
             content = {name: value.encode() for name, value in query} | {"data": body}
-            await site.handler.answer(properties, content, reply)
-            await reply.end()
+            await handler.answer(properties, content, reply)
         except Error as error:
             if not reply.is_streaming:
                 raise
             await reply.send(dump(_body(error)) + b"\n")
-            await reply.end()
-        except asyncio.CancelledError:
-            if not body_stream.is_gone:
-                raise
-        finally:
-            site.active -= 1
-            if not site.active:
-                site.idle.set()
+        await reply.end()
 
 
 def _body(error: Error) -> dict[str, object]:
-    return {"code": error.status, "message": error.message, "error": error.message, "type": error.kind}
+    kind = {"type": error.kind} if error.kind else {}
+    return {"code": error.status, "message": error.message, "error": error.message, **kind}
 
 
-async def _refuse(_: Request, error: Exception) -> Response:
-    if isinstance(error, HTTPException):
-        body = {"code": error.status_code, "message": error.detail, "error": error.detail}
-        return Response(dump(body), error.status_code, {**(error.headers or {}), **JSON})
-    if not isinstance(error, Error):
-        error = Bug("internal error")
-    headers = dict(JSON)
-    if error.retry_after_s is not None:
-        headers["retry-after"] = str(error.retry_after_s)
-    if error.status == TooLarge.status:
-        headers["connection"] = "close"  # the rest of that body is not read
-    return Response(dump(_body(error)), error.status, headers)
+def _shape_of(_: Request, error: Error) -> errors.Refusal:
+    return error.status, {}, _body(error)
 
 
-def _ping(site: Site) -> Callable[[Request], Any]:
-    async def ping(_: Request) -> Response:
-        """200 when requests are taken."""
-        if site.closed_by is None:
-            return Response(dump({"status": "ready", "active": site.active}), headers=JSON)
-        report = site.health.report() if site.closed_by.code == "loading" else {"active": site.active}
-        return Response(dump({"status": site.closed_by.code} | report), 503, JSON)
-
-    return ping
+def _route_error(_: Request, error: HTTPException) -> Error:
+    refusal = Error(error.detail)
+    refusal.status, refusal.kind = error.status_code, ""
+    return refusal
 
 
 def build(site: Site) -> Starlette:
     """All routes of one model directory."""
     paths = ("/invocations", "/predictions/{model}", "/models/{model}/invoke", "/v1/chat/completions")
-    routes = [Route("/ping", _ping(site)), *(Route(path, Invoke(site), methods=["POST"]) for path in paths)]
-    handlers: dict[Any, Any] = {Error: _refuse, HTTPException: _refuse, Exception: _refuse}
-    return Starlette(routes=routes, exception_handlers=handlers)
+    routes = [ping.route(site, site.health), *(Route(path, Invoke(site), methods=["POST"]) for path in paths)]
+    return Starlette(routes=routes, exception_handlers=errors.handlers(_shape_of, _route_error))

@@ -63,7 +63,7 @@ async def model_directory(
     with handler.answered_by(await _opened(engine, config)):
         foreign = custom_handler.Foreign(module, {**(properties or {}), "model_dir": str(folder)}, deadline_s)
         await foreign.load()
-        place = site.Site(health=StartupProgress(), max_body_bytes=BODY_BYTES, handler=foreign, closed_by=None)
+        place = site.Site(health=StartupProgress(), max_body_bytes=BODY_BYTES, handler=foreign, refusal=None)
         yield site.build(place)
 
 

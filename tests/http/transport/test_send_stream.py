@@ -169,7 +169,7 @@ class Echo:
 
 @pytest.mark.parametrize("query", ["", "?stream=1", "?fault=refuse", "?stream=1&fault=late"])
 async def test_a_custom_handler_answers_under_any_server(query: str) -> None:
-    site = custom_handler.Site(health=StartupProgress(), max_body_bytes=10, handler=Echo(), closed_by=None)
+    site = custom_handler.Site(health=StartupProgress(), max_body_bytes=10, handler=Echo(), refusal=None)
     transport = httpx.ASGITransport(custom_handler.build(site))
     async with httpx.AsyncClient(transport=transport, base_url="http://t") as client:
         answer = await client.post("/invocations" + query, content=b"x", headers={"x-given": "1"})
