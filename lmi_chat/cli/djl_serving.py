@@ -8,7 +8,6 @@ import argparse
 import asyncio
 import logging
 import os
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -128,25 +127,14 @@ async def _serve_foreign(configured: Settings, handler: custom_handler.Foreign) 
     """Bind, load, serve, drain. Raises BadDirectory."""
     health = StartupProgress()
     place = site.Site(health=health, max_body_bytes=configured.max_request_size)
-    listener = serve.bind(configured)
-    server, stop = serve.server_of(configured, site.build(place)), serve.Stop()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(name, stop.signal)
-    serving = asyncio.create_task(server._serve(sockets=[listener]))  # noqa: SLF001 serve() would take the signals
-    port = listener.getsockname()[1]
-    serve.say(f"listening on http://{configured.host}:{port} (not ready yet)")
-    try:
+    async with serve.serving(configured, serve.bind(configured), site.build(place)) as stop:
         await serve.until(stop, handler.load())
         if not stop.asked.is_set():
             place.handler, place.refusal = handler, None
             serve.say(f"ready after {health.seconds:.1f} s")
             await stop.asked.wait()
-        serve.say(f"stopping: {place.active} running, up to {configured.drain_seconds:g} s for them")
-        await serve.until(stop, place.drain(configured.drain_seconds), is_hard=True)
+        await serve.drain(place, stop, configured.drain_seconds)
         serve.say("stopped")
-    finally:
-        server.should_exit = True
-        await asyncio.wait([serving], timeout=serve.CLOSE_S)
     return serve.STOPPED
 
 

@@ -7,8 +7,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine
-from typing import Any, NoReturn, TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import uvicorn
 from starlette.applications import Starlette
@@ -22,6 +22,7 @@ from lmi_chat.errors import EngineDown
 from lmi_chat.http import app
 from lmi_chat.http.state import AppState
 from lmi_chat.http.transport.protocol import protocol_class
+from lmi_chat.limits import ConnectionLimits
 from lmi_chat.observability import startup
 from lmi_chat.observability.startup import StartupProgress
 from lmi_chat.pipeline.pipeline import Pipeline
@@ -50,6 +51,17 @@ class Stop:
         (self.now if self.asked.is_set() else self.asked).set()
 
 
+class Drained(Protocol):
+    """What answers requests, and can be told to take no more."""
+
+    @property
+    def active(self) -> int:
+        """Requests that run."""
+
+    async def drain(self, seconds: float) -> None:
+        """Take nothing more; wait up to `seconds` for what runs."""
+
+
 def say(text: str) -> None:
     """One line for the person at the terminal."""
     sys.stderr.write(f"lmi-chat  {text}\n")
@@ -70,26 +82,40 @@ async def run(settings: Settings, hooks: Formatters | None = None) -> int:
     most = settings.max_request_size
     state = AppState(line=line, health=health, max_body_bytes=most, store=store, spool=spool)
     state.is_tgi = settings.tgi_compat
-    server = server_of(settings, app.build(state))
-    stop = Stop()
+    async with serving(settings, listener, app.build(state)) as stop:
+        processes = Processes()
+        try:
+            engine = await until(stop, bootstrap.load(settings, line, _announce(health), store))
+            if engine is None:
+                _leave(processes)
+            processes.note()
+            _say_ready(settings, health, line, listener.getsockname()[1])
+            code = await _watch(engine, line, stop, settings)
+            await until(stop, engine.stop(), is_hard=True)
+            return code
+        finally:
+            processes.end()
+
+
+@contextlib.asynccontextmanager
+async def serving(settings: Settings, listener: socket.socket, application: Starlette) -> AsyncIterator[Stop]:
+    """Serve `application` on `listener` until the block ends; what it is given hears the signals."""
+    stop, server = Stop(), server_of(settings.connection, application)
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.signal)
-    serving = asyncio.create_task(server._serve(sockets=[listener]))  # noqa: SLF001 serve() would take the signals
+    task = asyncio.create_task(server._serve(sockets=[listener]))  # noqa: SLF001 serve() would take the signals
     say(f"listening on http://{settings.host}:{listener.getsockname()[1]} (not ready yet)")
-    processes = Processes()
     try:
-        engine = await until(stop, bootstrap.load(settings, line, _announce(health), store))
-        if engine is None:
-            _leave(processes)
-        processes.note()
-        _say_ready(settings, health, line, listener.getsockname()[1])
-        code = await _watch(engine, line, stop, settings)
-        await until(stop, engine.stop(), is_hard=True)
-        return code
+        yield stop
     finally:
-        processes.end()
         server.should_exit = True
-        await asyncio.wait([serving], timeout=CLOSE_S)
+        await asyncio.wait([task], timeout=CLOSE_S)
+
+
+async def drain(served: Drained, stop: Stop, seconds: float) -> None:
+    """Take nothing more, and let what runs finish, unless a second signal ends it at once."""
+    say(f"stopping: {served.active} running, up to {seconds:g} s for them")
+    await until(stop, served.drain(seconds), is_hard=True)
 
 
 def _leave(processes: Processes) -> NoReturn:
@@ -121,8 +147,7 @@ async def _watch(engine: Engine, line: Pipeline, stop: Stop, settings: Settings)
             return FAILED
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.asked.wait(), WATCH_S)
-    say(f"stopping: {line.active} running, up to {settings.drain_seconds:g} s for them")
-    await until(stop, line.drain(settings.drain_seconds), is_hard=True)
+    await drain(line, stop, settings.drain_seconds)
     line.fail_all(EngineDown("the server was told to end at once"))
     say("stopped")
     return STOPPED
@@ -149,11 +174,11 @@ def bind(settings: Settings) -> socket.socket:
         raise BadSetting(f"port {settings.port} of {settings.host} cannot be taken: {error.strerror}") from error
 
 
-def server_of(settings: Settings, application: Starlette) -> uvicorn.Server:
-    """A server with the settings' limits on what a connection may cost."""
+def server_of(connection: ConnectionLimits, application: Starlette) -> uvicorn.Server:
+    """Build the server that everything is served by, with limits on what a connection may cost."""
     config = uvicorn.Config(
         application,
-        http=protocol_class(settings.connection),
+        http=protocol_class(connection),
         ws="none",
         loop="none",
         lifespan="off",
@@ -162,7 +187,7 @@ def server_of(settings: Settings, application: Starlette) -> uvicorn.Server:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=int(settings.connection.keep_alive_s),
+        timeout_keep_alive=int(connection.keep_alive_s),
     )
     return uvicorn.Server(config)
 

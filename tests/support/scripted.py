@@ -2,21 +2,21 @@
 
 import asyncio
 import contextlib
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import uvicorn
 import uvloop
 
 from lmi_chat.async_requests import AsyncRequests
 from lmi_chat.http import app
 from lmi_chat.http.state import AppState
-from lmi_chat.http.transport.protocol import protocol_class
 from lmi_chat.limits import ConnectionLimits
 from lmi_chat.observability.startup import StartupProgress
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
+from lmi_chat.server.process import server_of
 from lmi_chat.storage.completions import Completions
 from lmi_chat.testing import Script, Step, deployment, embedded, said, token
 from lmi_chat.testing import ScriptedEngine as Scripted
@@ -50,37 +50,27 @@ def serving(
     spool: Callable[[Pipeline], AsyncRequests] | None = None,
     **desk_changes: Any,
 ) -> Iterator[Service]:
-    """An HTTP server with the real protocol class around a scripted engine."""
+    """An HTTP server around a scripted engine; the server is the one of production."""
     engine, policy = engine or Scripted(), policy or PipelineConfig()
     state = AppState(line=Pipeline(policy), health=StartupProgress(), max_body_bytes=max_body_bytes, store=store)
     state.spool = spool(state.line) if spool else None
     state.is_tgi = desk_changes.get("is_tgi", False)
     desk_changes = {"save": store.save if store else None} | desk_changes
-    edge = ConnectionLimits(receive_s=2.0, write_stall_s=1.0)
-    config = uvicorn.Config(
-        app.build(state),
-        host="127.0.0.1",
-        port=0,
-        http=protocol_class(edge),
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-    )
-    server = uvicorn.Server(config)
+    server = server_of(ConnectionLimits(receive_s=2.0, write_stall_s=1.0), app.build(state))
+    listener = socket.create_server(("127.0.0.1", 0))
     loop = uvloop.new_event_loop()
 
     async def serve() -> None:
         if is_open:
             await state.line.open(engine, deployment(limits=policy.limits, space=engine.space, **desk_changes))
-        await server._serve()
+        await server._serve(sockets=[listener])
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
     thread.start()
     while not server.started:
         threading.Event().wait(0.005)
     try:
-        yield Service(server.servers[0].sockets[0].getsockname()[1], state.line, engine, state.health, loop)
+        yield Service(listener.getsockname()[1], state.line, engine, state.health, loop)
     finally:
         server.should_exit = server.force_exit = True
         thread.join(5)
