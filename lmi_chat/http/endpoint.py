@@ -161,11 +161,14 @@ class InferenceEndpoint:
             raise NotFound(f"model {echo(name)} is not served here", param="model")
 
 
-async def read_body(scope: Scope, receive: Receive, most: int) -> bytes:
-    """A request's body of at most `most` bytes. Raises TooLarge; CancelledError for a client that goes."""
+async def read_body(scope: Scope, receive: Receive, most: int, says: str = "") -> bytes:
+    """A request's body of at most `most` bytes. Raises TooLarge; CancelledError for a client that goes.
+
+    `says` is what is said of a larger one, in place of the general sentence.
+    """
     length = header(scope, b"content-length")
     if length.isdigit() and int(length) > most:
-        raise TooLarge(f"the body has {int(length)} bytes; at most {most} are read")
+        raise TooLarge(says or f"the body has {int(length)} bytes; at most {most} are read")
     parts: list[bytes] = []
     size = 0
     while True:
@@ -175,6 +178,6 @@ async def read_body(scope: Scope, receive: Receive, most: int) -> bytes:
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > most:
-            raise TooLarge(f"the body has more than {most} bytes")
+            raise TooLarge(says or f"the body has more than {most} bytes")
         if not message.get("more_body", False):
             return b"".join(parts)

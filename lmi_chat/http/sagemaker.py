@@ -20,7 +20,7 @@ from lmi_chat.async_requests.folder import Folder
 from lmi_chat.codec import eventstream, json_text
 from lmi_chat.codec.eventstream import EVENT_STREAM
 from lmi_chat.errors import BadField, Error, Problem, TimedOut, TooLarge
-from lmi_chat.http.endpoint import InferenceEndpoint, Reply, header
+from lmi_chat.http.endpoint import InferenceEndpoint, Reply, header, read_body
 from lmi_chat.http.state import AppState, Headers, RequestContext
 from lmi_chat.http.transport.send_stream import AnyBodyStream
 from lmi_chat.pipeline.pipeline import InferenceRequest
@@ -47,6 +47,7 @@ ASYNC_HEADERS = (
     *("invocationtimeoutseconds", "requestttlseconds"),
 )
 INLINE_BYTES = 128_000
+INLINE_SAYS = f"Body must have at most {INLINE_BYTES} bytes; use InputLocation for more"
 NAME_BYTES = 255  # of a file
 TIMEOUT_S, TTL_S = (1, 3600), (60, 21_600)
 ERROR_BYTES = 2048
@@ -113,7 +114,8 @@ class Later:
         check_head(request.scope)
         if self._state.spool is None:
             raise _bad("InvokeEndpointAsync", "is not served: option.async_folder is not set")
-        order = _order(request, await _read_inline(request), self._state.spool.folder)
+        body = await read_body(request.scope, request.receive, INLINE_BYTES, INLINE_SAYS)
+        order = _order(request, body, self._state.spool.folder)
         await self._state.spool.take(order)
         headers = {
             "X-Amzn-SageMaker-OutputLocation": self._state.spool.folder.url(order.output),
@@ -121,15 +123,6 @@ class Later:
             REQUEST_ID.decode(): order.call.id,
         }
         return Response(json_text.dump({"InferenceId": order.call.id}), 202, headers, "application/json")
-
-
-async def _read_inline(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > INLINE_BYTES:
-            raise TooLarge(f"Body must have at most {INLINE_BYTES} bytes; use InputLocation for more")
-    return bytes(body)
 
 
 def _order(request: Request, body: bytes, folder: Folder) -> AsyncRequest:

@@ -9,7 +9,8 @@ from starlette.routing import Route
 
 from lmi_chat.codec import json_text
 from lmi_chat.dialects.chat import stored
-from lmi_chat.errors import NotFound, TooLarge
+from lmi_chat.errors import NotFound
+from lmi_chat.http.endpoint import read_body
 from lmi_chat.pipeline.parsing import warning
 from lmi_chat.storage.completions import Completions
 
@@ -58,7 +59,8 @@ async def _get(request: Request, store: Completions) -> Response:
 
 async def _update(request: Request, store: Completions) -> Response:
     """POST …/{id} with new metadata."""
-    metadata, warnings = stored.parse_update(json_text.read(await _body(request)))
+    body = await read_body(request.scope, request.receive, BODY_BYTES, f"the body has more than {BODY_BYTES} bytes")
+    metadata, warnings = stored.parse_update(json_text.read(body))
     return _reply(stored.render_completion(await store.update(request.path_params["id"], metadata)), warnings)
 
 
@@ -74,12 +76,3 @@ async def _messages(request: Request, store: Completions) -> Response:
     kept = await store.get(request.path_params["id"])
     # a long chat takes a while to read
     return _reply(await asyncio.to_thread(stored.render_messages, kept, query), warnings)
-
-
-async def _body(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > BODY_BYTES:
-            raise TooLarge(f"the body has more than {BODY_BYTES} bytes")
-    return bytes(body)

@@ -1,6 +1,8 @@
 """OpenAI's routes of stored completions, over HTTP with a scripted engine."""
 
 import json
+import logging
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -168,6 +170,15 @@ def test_bad_updates(service: Service, body: bytes, status: int, words: str) -> 
     assert found[0] == status
     assert words in found[2]["error"]["message"]
     assert ask(service, "/" + answer["id"])[2]["metadata"] == {}
+
+
+def test_a_client_that_goes_in_its_body_is_no_error_of_ours(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    head = f"POST {PATH}/x HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", service.port)) as client:
+        client.sendall(head.encode() + b"{")
+        assert ask(service)[0] == 200
+    assert ask(service)[0] == 200  # so that the server has seen it go
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def test_delete(service: Service) -> None:
