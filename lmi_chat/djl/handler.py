@@ -25,7 +25,7 @@ from lmi_chat.djl import formatters, library
 from lmi_chat.djl.output_parts import Parts, refusal
 from lmi_chat.engine import Engine
 from lmi_chat.engine.vllm import arguments
-from lmi_chat.errors import BadField, Bug, EngineDown, Error, Problem
+from lmi_chat.errors import BadField, Bug, Error, Problem
 from lmi_chat.observability.record import RequestRecord
 from lmi_chat.pipeline.parsing import warning
 from lmi_chat.pipeline.pipeline import InferenceRequest, Pipeline
@@ -36,8 +36,6 @@ from lmi_chat.server.children import Processes
 if TYPE_CHECKING:
     from djl_python import Input, Output
 
-WATCH_S = 0.2
-LAST_WORDS_S = 0.5
 log = logging.getLogger(__name__)
 _lines: list[Pipeline] = []
 _tasks: set["asyncio.Task[None]"] = set()
@@ -95,7 +93,7 @@ async def _load(properties: Mapping[str, Any]) -> None:
     atexit.register(processes.end)
     engine = await bootstrap.load(settings, line, print, bootstrap.open_store(settings))
     processes.note()
-    watch = asyncio.create_task(_watch(engine, line, processes))
+    watch = asyncio.create_task(_end_with(engine, line, processes))
     _tasks.add(watch)
     _lines.append(line)
 
@@ -113,13 +111,11 @@ def _own_folder(properties: Mapping[str, Any]) -> str:
     return str(folder) if (folder / "config.json").is_file() else ""
 
 
-async def _watch(engine: Engine, line: Pipeline, processes: Processes) -> None:
+async def _end_with(engine: Engine, line: Pipeline, processes: Processes) -> None:
     """End this process with its engine, after the running answers have got their error."""
-    while not engine.is_dead:  # noqa: ASYNC110 the engine tells it by a flag only
-        await asyncio.sleep(WATCH_S)
+    await bootstrap.gone(engine, line)
     log.error("the engine is gone; ending, so that DJL starts a new process")
-    line.fail_all(EngineDown("the engine is gone"))
-    await asyncio.sleep(LAST_WORDS_S)
+    await asyncio.sleep(bootstrap.LAST_WORDS_S)
     processes.end()
     os._exit(1)
 

@@ -21,7 +21,7 @@ from lmi_chat.dialects.sequence import LMI_FINISH
 from lmi_chat.engine import Engine, Model
 from lmi_chat.engine.vllm import arguments
 from lmi_chat.engine.vllm import engine as engine_vllm
-from lmi_chat.errors import Error
+from lmi_chat.errors import EngineDown, Error
 from lmi_chat.observability import startup
 from lmi_chat.observability.access_log import LogWriter, RequestLog
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
@@ -49,6 +49,7 @@ TASKS: Mapping[str, Mapping[str, str]] = {
 TGI_NAMES = frozenset({"tgi", "dummy"})  # what TGI's clients write where they have no name
 
 STDOUT, STDERR = 1, 2
+WATCH_S, LAST_WORDS_S = 0.2, 0.5
 
 
 class StartFailed(Exception):
@@ -90,6 +91,17 @@ async def load(
         store.tidy()
     enter(startup.READY)
     return engine
+
+
+async def gone(engine: Engine, line: Pipeline) -> bool:
+    """Wait for the engine's end and fail its running answers; True, for who waits for something else too.
+
+    What has failed needs LAST_WORDS_S to reach its clients before the process ends.
+    """
+    while not engine.is_dead:  # noqa: ASYNC110 the engine tells it by a flag only
+        await asyncio.sleep(WATCH_S)
+    line.fail_all(EngineDown("the engine is gone"))
+    return True
 
 
 def _origins(settings: Settings, text: str) -> str:

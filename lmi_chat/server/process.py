@@ -30,7 +30,6 @@ from lmi_chat.server import bootstrap
 from lmi_chat.server.children import Processes
 
 STOPPED, FAILED = 0, 1
-WATCH_S = 0.2
 CLOSE_S = 2.0
 CHAT = '{"messages":[{"role":"user","content":"What is the capital of France?"}],"temperature":0}'
 EMBED = '{"input":["The capital of France is Paris."]}'
@@ -139,14 +138,10 @@ async def until(stop: Stop, work: Coroutine[Any, Any, Result], *, is_hard: bool 
 
 async def _watch(engine: Engine, line: Pipeline, stop: Stop, settings: Settings) -> int:
     """Wait for a signal or for the engine's end; then let running answers finish, or fail them."""
-    while not stop.asked.is_set():
-        if engine.is_dead:
-            say("the engine is gone; ending")
-            line.fail_all(EngineDown("the engine is gone"))
-            await asyncio.sleep(WATCH_S)
-            return FAILED
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.asked.wait(), WATCH_S)
+    if await until(stop, bootstrap.gone(engine, line)):
+        say("the engine is gone; ending")
+        await asyncio.sleep(bootstrap.LAST_WORDS_S)
+        return FAILED
     await drain(line, stop, settings.drain_seconds)
     line.fail_all(EngineDown("the server was told to end at once"))
     say("stopped")

@@ -172,7 +172,7 @@ async def test_the_load_reads_what_djl_has_merged_then_other_servers_names(
         pass
 
     monkeypatch.setattr("lmi_chat.server.bootstrap.load", load)
-    monkeypatch.setattr(handler, "_watch", watch)
+    monkeypatch.setattr(handler, "_end_with", watch)
     monkeypatch.setattr("lmi_chat.server.children.Processes.note", lambda _: None)
     properties = {"max_n": "3", "tool_call_parser": "hermes", "rolling_batch": "disable", "nobodys": "1"}
     for more in (properties, properties, {"model_id": "hub/a"}):

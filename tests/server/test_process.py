@@ -1,10 +1,18 @@
-"""A stop while the engine is loaded."""
+"""How a server process ends: a stop while the engine is loaded, the engine's end, a stop while it answers."""
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from lmi_chat.config.settings import read
+from lmi_chat.server import bootstrap, process
+from lmi_chat.server.process import FAILED, STOPPED, Stop
+from tests.pipeline.test_pipeline import STREAM, answered, breaking, opened
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,3 +40,30 @@ def test_a_stop_while_loading_ends_at_once(tmp_path: Path) -> None:
             assert server.wait(20) == 0
         finally:
             server.kill()
+
+
+@pytest.mark.parametrize("is_dead", [True, False], ids=["the engine's end", "a signal"])
+async def test_what_ends_a_server_ends_its_answers(
+    is_dead: bool,  # noqa: FBT001
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bootstrap, "WATCH_S", 0.01)
+    monkeypatch.setattr(bootstrap, "LAST_WORDS_S", 0.01)
+    line, engine = await opened(lambda job: breaking(3600.0)(job))
+    running = asyncio.create_task(answered(line, STREAM))
+    while not line.active:
+        await asyncio.sleep(0)
+    stop, settings = Stop(), read({"drain_seconds": "0.05"}, {}, None, {})
+    watch = asyncio.create_task(process._watch(engine, line, stop, settings))
+    await asyncio.sleep(0.03)
+    assert not watch.done()
+    if is_dead:
+        engine.is_dead = True
+    else:
+        stop.signal()
+    assert await watch == (FAILED if is_dead else STOPPED)
+    assert (b'"code":"engine_down"' if is_dead else b'"code":"draining"') in (await running).data
+    said = capsys.readouterr().err.splitlines()
+    ends = ["lmi-chat  stopping: 1 running, up to 0.05 s for them", "lmi-chat  stopped"]
+    assert said == (["lmi-chat  the engine is gone; ending"] if is_dead else ends)
