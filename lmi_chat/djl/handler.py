@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 import sys
-import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,10 +25,9 @@ from lmi_chat.djl.output_parts import Parts, refusal
 from lmi_chat.engine import Engine
 from lmi_chat.engine.vllm import arguments
 from lmi_chat.errors import BadField, Bug, Error, Problem
-from lmi_chat.observability.record import RequestRecord
 from lmi_chat.pipeline.parsing import warning
 from lmi_chat.pipeline.pipeline import InferenceRequest, Pipeline
-from lmi_chat.pipeline.request import REQUEST_ID
+from lmi_chat.pipeline.request import of_headers
 from lmi_chat.server import bootstrap
 from lmi_chat.server.children import Processes
 
@@ -165,20 +163,8 @@ def _no_adapters() -> "Output":
 
 def _call(inputs: "Input") -> InferenceRequest:
     """Headers arrive as properties with the caller's casing; a client can set any of them."""
-    headers = {name.lower(): text for name, text in inputs.get_properties().items() if isinstance(text, str)}
-    asked = headers.get("x-amzn-sagemaker-inference-id") or headers.get("x-request-id", "")
-    request_id = asked if REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
-    return InferenceRequest(
-        body=b"" if inputs.is_empty() else bytes(inputs.get_as_bytes()),
-        id=request_id,
-        record=RequestRecord(id=request_id),
-        content_type=headers.get("content-type", ""),
-        content_encoding=headers.get("content-encoding", "").strip().lower(),
-        session_id=headers.get("x-amzn-sagemaker-session-id", "").strip(),
-        accept=headers.get("x-amzn-sagemaker-accept") or headers.get("accept", ""),
-        adapter=headers.get("x-amzn-sagemaker-adapter-identifier", "").strip(),
-        target_model=headers.get("x-amzn-sagemaker-target-model", ""),
-    )
+    headers = {name.lower().encode(): text for name, text in inputs.get_properties().items() if isinstance(text, str)}
+    return of_headers(headers, body=b"" if inputs.is_empty() else bytes(inputs.get_as_bytes()))
 
 
 __all__ = ["handle", "register_adapter", "unregister_adapter", "update_adapter"]

@@ -1,7 +1,6 @@
 """Carry an inference route's body to the pipeline and its reply to the connection."""
 
 import asyncio
-import os
 import re
 from collections.abc import Mapping
 from typing import ClassVar
@@ -14,17 +13,14 @@ from lmi_chat.http.state import AppState, Headers, RequestContext
 from lmi_chat.http.transport.body_stream import OUTLET
 from lmi_chat.http.transport.send_stream import AnyBodyStream, SendStream
 from lmi_chat.pipeline.parsing import warning
-from lmi_chat.pipeline.pipeline import InferenceRequest
-from lmi_chat.pipeline.request import REQUEST_ID
+from lmi_chat.pipeline.request import REQUEST_ID, of_headers
 from lmi_chat.text import echo
 
-INFERENCE_ID, ATTRIBUTES = "X-Amzn-SageMaker-Inference-Id", "X-Amzn-SageMaker-Custom-Attributes"
 VISIBLE: Mapping[str, tuple[re.Pattern[str], int]] = {
-    INFERENCE_ID: (REQUEST_ID, 128),
-    ATTRIBUTES: (re.compile(r"[ -~]{1,1024}"), 1024),
+    "X-Amzn-SageMaker-Inference-Id": (REQUEST_ID, 128),
+    "X-Amzn-SageMaker-Custom-Attributes": (re.compile(r"[ -~]{1,1024}"), 1024),
 }
 """Headers that are taken unchanged, what they may be and how long."""
-ID_BYTES = 16
 
 
 class Reply:
@@ -129,26 +125,9 @@ class InferenceEndpoint:
 
     def exchange(self, scope: Scope, given: Mapping[bytes, str]) -> RequestContext:  # noqa: ARG002 other doors read it
         """A request's head as the line takes it, by its headers `given`, and what its reply repeats."""
-        named = visible(given, INFERENCE_ID)
-        asked = named or given.get(b"x-request-id", "")
-        request_id = asked if asked and REQUEST_ID.fullmatch(asked) else os.urandom(ID_BYTES).hex()
-        call = InferenceRequest(
-            body=b"",
-            id=request_id,
-            content_type=given.get(b"content-type", ""),
-            content_encoding=given.get(b"content-encoding", "").strip().lower(),
-            accept=given.get(b"x-amzn-sagemaker-accept") or given.get(b"accept", ""),
-            session_id=given.get(b"x-amzn-sagemaker-session-id", "").strip(),
-            route_shape=self._shape,
-            forced=self._forced,
-            adapter=given.get(b"x-amzn-sagemaker-adapter-identifier", "").strip(),
-            target_model=given.get(b"x-amzn-sagemaker-target-model", ""),
-        )
-        call.record.id = request_id
-        headers: Headers = [(b"x-request-id", request_id.encode())]
-        for name, text in ((INFERENCE_ID, named), (ATTRIBUTES, visible(given, ATTRIBUTES))):
-            if text:
-                headers.append((name.lower().encode(), text.encode()))
+        call = of_headers(given, route_shape=self._shape, forced=self._forced)
+        headers: Headers = [(b"x-request-id", call.id.encode())]
+        headers += [(name.lower().encode(), text.encode()) for name in VISIBLE if (text := visible(given, name))]
         return RequestContext(call, headers)
 
     def _check_name(self, scope: Scope) -> None:

@@ -23,7 +23,7 @@ from lmi_chat.errors import BadField, Error, Problem, TimedOut, TooLarge
 from lmi_chat.http.endpoint import InferenceEndpoint, Reply, header, read_body
 from lmi_chat.http.state import AppState, Headers, RequestContext
 from lmi_chat.http.transport.send_stream import AnyBodyStream
-from lmi_chat.pipeline.pipeline import InferenceRequest
+from lmi_chat.pipeline.request import INFERENCE_ID, of_headers
 from lmi_chat.text import echo, one_line
 
 PREFIX = "/endpoints/"
@@ -46,6 +46,8 @@ ASYNC_HEADERS = (
     *("inputlocation", "filename", "s3outputpathextension", "inference-id", "content-type", "accept"),
     *("invocationtimeoutseconds", "requestttlseconds"),
 )
+ASYNC_OWN = {INFERENCE_ID: "inference-id", b"content-type": "content-type", b"accept": "accept"}
+"""The headers of the request that is answered later."""
 INLINE_BYTES = 128_000
 INLINE_SAYS = f"Body must have at most {INLINE_BYTES} bytes; use InputLocation for more"
 NAME_BYTES = 255  # of a file
@@ -134,13 +136,8 @@ def _order(request: Request, body: bytes, folder: Folder) -> AsyncRequest:
     path = PurePosixPath(given["s3outputpathextension"].lstrip("/"))
     if ".." in path.parts or any(len(part) > NAME_BYTES for part in path.parts):
         raise _bad("S3OutputPathExtension", f"must have parts of at most {NAME_BYTES} characters, and no ..")
-    call = InferenceRequest(
-        body=body,
-        id=given["inference-id"] or uuid.uuid4().hex,
-        content_type=given["content-type"],
-        accept=given["accept"],
-        deadline_s=_seconds(given["invocationtimeoutseconds"], "InvocationTimeoutSeconds", *TIMEOUT_S),
-    )
+    call = of_headers({name: given[own] for name, own in ASYNC_OWN.items()}, body=body)
+    call.deadline_s = _seconds(given["invocationtimeoutseconds"], "InvocationTimeoutSeconds", *TIMEOUT_S)
     return AsyncRequest(
         call=call,
         source=folder.parts(location) if location else None,

@@ -1,6 +1,8 @@
-"""Say what a surface (HTTP, DJL) hands to the pipeline."""
+"""Say what a surface (HTTP, DJL) hands to the pipeline, and make it of a request's headers."""
 
+import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lmi_chat.codec.framing import Shape
@@ -8,6 +10,9 @@ from lmi_chat.observability.record import RequestRecord
 
 REQUEST_ID = re.compile(r"[!-~](?:[ -~]{0,126}[!-~])?")
 """What a caller may name a request: up to 128 visible ASCII characters, blanks within."""
+
+INFERENCE_ID = b"x-amzn-sagemaker-inference-id"
+ID_BYTES = 16
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,3 +38,24 @@ class InferenceRequest:
     warnings: list[str] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
     record: RequestRecord = field(default_factory=RequestRecord)
+
+
+def of_headers(
+    headers: Mapping[bytes, str], *, body: bytes = b"", route_shape: Shape = "lines", forced: str | None = None
+) -> InferenceRequest:
+    """The request that `headers`, names in lower case, ask for; `route_shape` and `forced` are the route's own."""
+    asked = (headers.get(INFERENCE_ID, ""), headers.get(b"x-request-id", ""))
+    request_id = next((text for text in asked if text and REQUEST_ID.fullmatch(text)), "") or os.urandom(ID_BYTES).hex()
+    return InferenceRequest(
+        body=body,
+        id=request_id,
+        content_type=headers.get(b"content-type", ""),
+        content_encoding=headers.get(b"content-encoding", "").strip().lower(),
+        accept=headers.get(b"x-amzn-sagemaker-accept") or headers.get(b"accept", ""),
+        session_id=headers.get(b"x-amzn-sagemaker-session-id", "").strip(),
+        adapter=headers.get(b"x-amzn-sagemaker-adapter-identifier", "").strip(),
+        target_model=headers.get(b"x-amzn-sagemaker-target-model", ""),
+        route_shape=route_shape,
+        forced=forced,
+        record=RequestRecord(id=request_id),
+    )
