@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import javaproperties
 import uvloop
 
 from lmi_chat.cli import main as cli
@@ -23,14 +22,13 @@ from lmi_chat.config.sources import BadSetting
 from lmi_chat.dialects.formatters import Formatters
 from lmi_chat.djl import custom_handler, formatters
 from lmi_chat.djl import handle as own_handle
-from lmi_chat.engine.vllm import arguments
 from lmi_chat.http import custom_handler as site
 from lmi_chat.observability.startup import StartupProgress
 from lmi_chat.server import bootstrap
 from lmi_chat.server import process as serve
+from lmi_chat.server.configuration import configure
 from lmi_chat.text import one_line
 
-PROPERTIES = "serving.properties"
 OWN_ENTRY = "lmi_chat.djl"
 # LMI's own handlers, in whose place ours stands.
 LMI_ENTRIES = ("djl_python.lmi_vllm", "djl_python.huggingface", "djl_python.lmi_trtllm")
@@ -67,24 +65,13 @@ def _folder(named: str | None) -> Path:
     return folder.resolve()
 
 
-def read_properties(folder: Path) -> dict[str, str]:
-    """What DJL hands to a handler: `option.name` as `name`, the rest as it is. Raises BadSetting."""
-    path = folder / PROPERTIES
-    if not path.is_file():
-        return {}
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            given = javaproperties.load(file)
-    except (OSError, ValueError) as error:
-        raise BadSetting(f"{path} cannot be read: {one_line(str(error), 200)}") from error
-    return {name.removeprefix("option."): text for name, text in given.items()}
-
-
 def _run(folder: Path, pairs: dict[str, str]) -> int:
     options = {name.removeprefix(OPTION).lower(): text for name, text in os.environ.items() if name.startswith(OPTION)}
-    properties = options | read_properties(folder)  # the file is the stronger one, as in DJL
+    path = folder / sources.PROPERTIES if (folder / sources.PROPERTIES).is_file() else None
+    in_file = sources.from_properties(path)[0] if path else []
+    properties = options | {each.name: each.text for each in in_file}  # the file is the stronger one, as in DJL
     if (engine := properties.get("engine", ENGINE)) != ENGINE:
-        raise BadSetting(f"{folder / PROPERTIES}: engine must be {ENGINE}, got {one_line(engine, 40)}")
+        raise BadSetting(f"{folder / sources.PROPERTIES}: engine must be {ENGINE}, got {one_line(engine, 40)}")
     entry = (
         properties.get("entryPoint")
         or properties.get("entrypoint")
@@ -94,7 +81,7 @@ def _run(folder: Path, pairs: dict[str, str]) -> int:
         entry = formatters.ENTRY if (folder / formatters.ENTRY).is_file() else OWN_ENTRY
     module = custom_handler.load(folder, entry)
     if getattr(module, custom_handler.HANDLE, own_handle) is own_handle:
-        return cli.serve_settings(_own_settings(folder, pairs), find_hooks(folder))
+        return cli.serve_settings(configure(pairs, path, folder=folder), find_hooks(folder))
     configured = _foreign_settings(properties, pairs)
     logging.basicConfig(level=configured.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     given = properties | pairs | {"model_dir": str(folder)}
@@ -106,15 +93,6 @@ def _run(folder: Path, pairs: dict[str, str]) -> int:
 def find_hooks(folder: Path) -> Formatters:
     """A directory's formatters, and those of its adapters. Raises BadDirectory."""
     return replace(formatters.of_folder(folder), adapters=formatters.of_adapters(folder))
-
-
-def _own_settings(folder: Path, pairs: dict[str, str]) -> Settings:
-    path = folder / PROPERTIES if (folder / PROPERTIES).is_file() else None
-    environment = sources.environment()
-    if (folder / "config.json").is_file() and not any(map(environment.get, sources.MODEL_VARIABLES)):
-        pairs = {"model_id": str(folder), **pairs}
-    kinds, defaults = arguments.kinds(), arguments.defaults()
-    return settings.read(pairs, environment, path, kinds, defaults, gpus=arguments.gpus())
 
 
 def _foreign_settings(properties: Mapping[str, str], pairs: dict[str, str]) -> Settings:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from lmi_chat import __version__
 from lmi_chat.cli import chat, invoke
 from lmi_chat.config import describe, settings, sources
-from lmi_chat.engine.vllm import arguments
 from lmi_chat.server import default_model
+from lmi_chat.server.configuration import configure
 
 if TYPE_CHECKING:
     from lmi_chat.dialects.formatters import Formatters
@@ -74,11 +74,9 @@ def pairs(words: Sequence[str]) -> dict[str, str]:
 
 
 def _configure(properties: str, pairs: dict[str, str]) -> settings.Settings:
-    environment = sources.environment()
-    folder = pairs.get("model_id") or next(filter(None, map(environment.get, sources.MODEL_VARIABLES)), "")
-    path = sources.find_properties(properties, folder)
-    kinds, defaults = arguments.kinds(), arguments.defaults()
-    return settings.read(pairs, environment, path, kinds, defaults, gpus=arguments.gpus())
+    variables = map(sources.environment().get, sources.MODEL_VARIABLES)
+    folder = pairs.get("model_id") or next(filter(None, variables), "")
+    return configure(pairs, sources.find_properties(properties, folder))
 
 
 def _explain(configured: settings.Settings, *, is_json: bool) -> int:

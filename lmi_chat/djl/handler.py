@@ -15,21 +15,18 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmi_chat.config.aliases import NOT_YET, RENAMED
 from lmi_chat.config.describe import warnings
-from lmi_chat.config.settings import OWN, read
-from lmi_chat.config.sources import OWN_PREFIXES, environment
 from lmi_chat.dialects.formatters import Formatters
 from lmi_chat.djl import formatters, library
 from lmi_chat.djl.output_parts import Parts, refusal
 from lmi_chat.engine import Engine
-from lmi_chat.engine.vllm import arguments
 from lmi_chat.errors import BadField, Bug, Error, Problem
 from lmi_chat.pipeline.parsing import warning
 from lmi_chat.pipeline.pipeline import InferenceRequest, Pipeline
 from lmi_chat.pipeline.request import of_headers
 from lmi_chat.server import bootstrap
 from lmi_chat.server.children import Processes
+from lmi_chat.server.configuration import configure_merged
 
 if TYPE_CHECKING:
     from djl_python import Input, Output
@@ -73,17 +70,8 @@ async def unregister_adapter(inputs: "Input") -> "Output":  # noqa: ARG001 DJL's
 
 
 async def _load(properties: Mapping[str, Any]) -> None:
-    """DJL has merged OPTION_X and serving.properties; what is neither ours nor the engine's is DJL's own."""
     library.load()  # a start fails better than every answer
-    kinds = arguments.kinds()
-    known = OWN.keys() | RENAMED.keys() | NOT_YET.keys() | kinds.keys()
-    given = {name: text for name, text in properties.items() if name in known and isinstance(text, str)}
-    if folder := _own_folder(properties):
-        given.setdefault("model_id", folder)
-    others = {name: text for name, text in environment().items() if not name.startswith(OWN_PREFIXES)}
-    settings = read(
-        given, others, None, kinds, arguments.defaults(), gpus=arguments.gpus(), origin="DJL Serving's properties"
-    )
+    settings = configure_merged(properties, "DJL Serving's properties")
     for text in warnings(settings):
         sys.stderr.write(f"note: {text}\n")
     line = Pipeline(bootstrap.policy(settings, hooks(properties)))
@@ -102,11 +90,6 @@ def hooks(properties: Mapping[str, Any]) -> Formatters:
     functions = {name: function if callable(function) else None for name, function in found.items()}
     adapters = formatters.of_adapters(Path(properties["model_dir"])) if "model_dir" in properties else {}
     return Formatters(read=functions["input_formatter"], write=functions["output_formatter"], adapters=adapters)
-
-
-def _own_folder(properties: Mapping[str, Any]) -> str:
-    folder = Path(properties.get("model_dir", ""))
-    return str(folder) if (folder / "config.json").is_file() else ""
 
 
 async def _end_with(engine: Engine, line: Pipeline, processes: Processes) -> None:

@@ -249,6 +249,9 @@ def test_ping_and_unknown_paths(plain: Runner) -> None:
         ("import no_such_module\n", "", "entry point model.py does not load"),
         ("", "engine=PyTorch\n", "engine must be Python, got PyTorch"),
         ("", "option.entryPoint=other.py\n", "there is no entry point"),
+        ("", "\ufeffengine=Python\noption.entryPoint=other.py\n", "there is no entry point"),
+        ("", "a=1\nb=\\u12\n", "serving.properties:2: it cannot be read"),
+        ("", "#" * 2**20 + "\n", "serving.properties is larger than 1048576 bytes"),
     ],
 )
 def test_a_directory_that_cannot_be_served_is_told_in_a_sentence(
