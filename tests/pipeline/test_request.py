@@ -27,11 +27,11 @@ def test_every_header_has_its_field() -> None:
 
 
 @pytest.mark.parametrize(
-    ("named", "proxys", "expected"),
+    ("named", "by_proxy", "expected"),
     [("mine/2 b", "p", "mine/2 b"), ("", "p", "p"), ("é", "p", "p"), (" ", "p", "p"), ("x" * 129, "p", "p")],
 )
-def test_the_callers_id_then_the_proxys(named: str, proxys: str, expected: str) -> None:
-    headers = given(x_amzn_sagemaker_inference_id=named, x_request_id=proxys)
+def test_the_callers_id_then_one_by_a_proxy(named: str, by_proxy: str, expected: str) -> None:
+    headers = given(x_amzn_sagemaker_inference_id=named, x_request_id=by_proxy)
     assert of_headers(headers).id == expected
 
 

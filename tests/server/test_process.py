@@ -5,14 +5,20 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
-from lmi_chat.config.settings import read
+from lmi_chat.config.settings import Settings, read
+from lmi_chat.observability import startup
+from lmi_chat.pipeline.pipeline import Pipeline
 from lmi_chat.server import bootstrap, process
 from lmi_chat.server.process import FAILED, STOPPED, Stop
-from tests.pipeline.test_pipeline import STREAM, answered, breaking, opened
+from tests.pipeline.test_pipeline import CHAT, STREAM, answered, breaking, opened
+from tests.support.fakes import deployment
+from tests.support.scripted import Scripted, said
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,14 +34,14 @@ def test_a_stop_while_loading_ends_at_once(tmp_path: Path) -> None:
         [*words, "--model-id", str(tmp_path)], stderr=subprocess.PIPE, text=True, env=environment
     ) as server:
         assert server.stderr is not None
-        said = []
+        heard = []
         for line in server.stderr:
-            said.append(line)
+            heard.append(line)
             if "importing the engine" in line:
                 server.send_signal(signal.SIGTERM)
                 break
         else:
-            raise AssertionError("".join(said))
+            raise AssertionError("".join(heard))
         try:
             assert server.wait(20) == 0
         finally:
@@ -64,6 +70,37 @@ async def test_what_ends_a_server_ends_its_answers(
         stop.signal()
     assert await watch == (FAILED if is_dead else STOPPED)
     assert (b'"code":"engine_down"' if is_dead else b'"code":"draining"') in (await running).data
-    said = capsys.readouterr().err.splitlines()
+    lines = capsys.readouterr().err.splitlines()
     ends = ["lmi-chat  stopping: 1 running, up to 0.05 s for them", "lmi-chat  stopped"]
-    assert said == (["lmi-chat  the engine is gone; ending"] if is_dead else ends)
+    assert lines == (["lmi-chat  the engine is gone; ending"] if is_dead else ends)
+
+
+async def test_a_server_from_its_port_to_its_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All but the engine is production's: the port, the routes, the signal, what is said, the exit code."""
+    engine = Scripted(said("Hello!"))
+
+    async def load(_settings: Settings, line: Pipeline, enter: Callable[[str], None], _store: object) -> Scripted:
+        enter(startup.FIRST_TOKEN)
+        await line.open(engine, deployment())
+        enter(startup.READY)
+        return engine
+
+    monkeypatch.setattr(bootstrap, "load", load)
+    for name in ("note", "end"):  # of this process's children the tests have some, too
+        monkeypatch.setattr(f"lmi_chat.server.children.Processes.{name}", lambda _: None)
+    settings = read({"host": "127.0.0.1", "port": "0", "access_log": "off"}, {}, None, {})
+    running, text = asyncio.create_task(process.run(settings)), ""
+    while "ready after" not in text:
+        await asyncio.sleep(0.01)
+        text += capsys.readouterr().err
+    port = text.partition("http://127.0.0.1:")[2].partition(" ")[0]
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as ask:
+        assert (await ask.get("/ping")).json() == {"status": "ready", "active": 0}
+        answer = await ask.post("/invocations", json=CHAT)
+    assert answer.json()["choices"][0]["message"]["content"] == "Hello!"
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await running == STOPPED
+    ends = ["lmi-chat  stopping: 0 running, up to 25 s for them", "lmi-chat  stopped"]
+    assert capsys.readouterr().err.splitlines() == ends
