@@ -1,4 +1,4 @@
-"""The chat-template adapter: messages → prompt text → token ids. The only file that touches a tokenizer or Jinja.
+"""Render messages by the chat template and tokenise prompts; the only module that touches Jinja.
 
 A template is configuration: it comes with the model or from `option.chat_template`, never from a request. It runs in
 transformers' immutable sandbox. Text that spells a special token (`<|im_end|>`) is read as that token, as the model's

@@ -1,4 +1,4 @@
-"""The nouns in the middle: what the engine is asked for (Job) and what it gives back (Delta, Embedding, Finished).
+"""Define the nouns in the middle: the Job that an engine is asked for, and its events Delta, Embedding, Finished.
 
 No engine, HTTP or dialect names: inside the house there is one vocabulary.
 """

@@ -1,4 +1,4 @@
-"""Asynchronous requests: taken now, answered through the same line when there is room, the answer left in a file.
+"""Accept asynchronous requests, run them through the pipeline when there is room, and write each answer to a file.
 
 What waits is kept in memory and ends with the process; a drain waits for it like for everything that was accepted.
 """

@@ -1,4 +1,4 @@
-"""A folder in which requests may name files, and nothing outside of it: no `..`, no symbolic link, no other scheme."""
+"""Read and write the files that requests name below one folder: no `..`, no symbolic link, no other scheme."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""`lmi-chat chat`: a conversation at the terminal, or line by line from a pipe."""
+"""Hold a conversation at the terminal, or line by line from a pipe: `lmi-chat chat`."""
 
 import argparse
 import contextlib

@@ -1,4 +1,4 @@
-"""`lmi-chat invoke`: one request from a file or stdin; the answer is printed as it comes, the exit code tells how."""
+"""Send one request from a file or stdin, print the answer as it comes, exit 1 on an error: `lmi-chat invoke`."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""Whom the client asks: a URL by the standard library, or a SageMaker endpoint by boto3 where that is installed."""
+"""Send request bodies to a URL (standard library) or to a SageMaker endpoint (boto3, where it is installed)."""
 
 import argparse
 import contextlib

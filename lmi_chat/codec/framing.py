@@ -1,4 +1,4 @@
-"""Framing: payloads → bytes on the wire. Pure functions; what the payloads say is a dialect's matter.
+"""Frame payloads as bytes for the wire; pure functions that know no dialect.
 
 Lines are JSON Lines; events are server-sent events (WHATWG HTML, "Server-sent events"). AWS event-stream messages
 (Smithy, "Amazon Event Stream specification") wrap the bytes of any of these; they are written here because the

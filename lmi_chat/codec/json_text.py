@@ -1,4 +1,4 @@
-"""Bytes → checked object, object → bytes that cannot fail. JSON (RFC 8259) only; no field names live here.
+"""Parse JSON (RFC 8259) into checked objects, and write objects as JSON that never fails; no field names live here.
 
 Duplicate keys: the last one wins, as in every peer. U+0000 in a string is text like any other.
 """

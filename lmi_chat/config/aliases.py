@@ -1,4 +1,4 @@
-"""Names that other servers and platforms use for a deployment's settings → the key that they stand for here. Data only.
+"""Map the names that other servers and platforms use for settings to the keys that they stand for here; data only.
 
 Sources: LMI's configuration guide and container entry point (djl-serving), DJL Serving's server and model keys, AWS's
 vLLM container (`SM_VLLM_*` are vllm serve's arguments), TGI's launcher and its SageMaker entry point, SageMaker's own

@@ -1,4 +1,4 @@
-"""Settings for people and programs to read: every value with where it came from, and the documentation's tables."""
+"""Print settings as text and JSON, each value with its origin, and the tables of the documentation."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A name as it was given → the key that it stands for: ours, the engine's, one that sets nothing, or none."""
+"""Resolve a given name to its key: ours, the engine's, one that sets nothing, or none."""
 
 from collections.abc import Iterable, Mapping
 

@@ -1,4 +1,4 @@
-"""One table of keys → one frozen Settings, each value with its origin.
+"""Check all keys against one table and build one frozen Settings, each value with its origin.
 
 The table is the fields of Settings: name, type, bounds, default, meaning. Sources, strongest first: command line,
 environment (`OPTION_X`, `SERVING_X`), `serving.properties`, names of other servers (aliases.py), defaults.

@@ -1,4 +1,4 @@
-"""Where settings come from: each source → Given, a key as it was written, its text, and where it stood."""
+"""Read each source of settings into RawSettings: a key as it was written, its text, and its origin."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The parts of an asynchronous answer as DJL's Python engine reads them: pairs of texts, big-endian.
+"""Encode the parts of an asynchronous answer as DJL's Python engine reads them: pairs of texts, big-endian.
 
 i16 number of pairs, then for each pair key and value as i32 length and UTF-8. The pairs: `data`, `last` ("True" or
 "False"), and for a refusal `code` and `error`. (DJL Serving, engines/python: AsyncRequestManager, binary_encode.)

@@ -1,4 +1,4 @@
-"""The seam: what the line needs of an engine. A new engine is one file beside this one; nothing above it changes."""
+"""Declare the protocol of an engine; a new one is a folder beside this file, and nothing above changes."""
 
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager

@@ -1,4 +1,4 @@
-"""Beam search on top of any engine: each step asks it for one token and its alternatives per beam, all at once.
+"""Run beam search on any engine: each step asks it for one token and its alternatives per beam, all at once.
 
 The prefix cache makes a step cheap. Scores are the sum of log-probabilities ÷ length ** length_penalty.
 """

@@ -1,4 +1,4 @@
-"""What the platform and its operators ask for beside answers: figures, batch transform's parameters, adapters."""
+"""Serve the platform's and operators' routes: metrics, batch transform's parameters, adapters."""
 
 import re
 from collections.abc import Awaitable, Callable, Mapping

@@ -1,4 +1,4 @@
-"""The HTTP surface: routes, and the one handler that turns an Error into a response. Answers are flow's matter."""
+"""Build the HTTP application: its routes, and the one handler that turns an Error into a response."""
 
 import time
 from collections.abc import Awaitable, Callable

@@ -1,4 +1,4 @@
-"""Hold what the routes share, and what is known of one request."""
+"""Hold the state that the routes share, and the context of one request."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""The routes of stored chat completions. What they mean stands in dialects/stored.py, how they are kept in store.py."""
+"""Route the requests for stored chat completions: read by dialects/chat/stored.py, kept by storage/completions.py."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence

@@ -1,4 +1,4 @@
-"""Collect what is known of one request, for its log line and its metrics."""
+"""Collect the facts of one request, for its log line and its metrics."""
 
 import time
 from collections.abc import Mapping, Sequence

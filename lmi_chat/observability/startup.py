@@ -1,4 +1,4 @@
-"""How the server is: what it is doing while it starts, and whether work may be sent. `/ping` prints it."""
+"""Track the phases of the start and their times, for `/ping`."""
 
 import time
 from dataclasses import dataclass, field

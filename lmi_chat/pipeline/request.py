@@ -1,4 +1,4 @@
-"""Say what a surface (HTTP, DJL) hands to the pipeline."""
+"""Declare the request that a surface (HTTP, DJL) hands to the pipeline."""
 
 import re
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Engine arguments before the engine is imported: their names, and what we choose where nothing is configured.
+"""List the engine's arguments before it is imported, and choose those that nothing configures.
 
 vLLM takes 12 s to import, a typing mistake should not: the names are read from its source text.
 """

@@ -1,4 +1,4 @@
-"""vLLM behind the seam: the only file that imports it, and only inside `load`, because the import takes 12 s.
+"""Run vLLM behind the Engine protocol; vLLM is imported inside `load` only, because the import takes 12 s.
 
 The general path: vLLM's own `AsyncLLM.add_request`, whose output collector hands each output straight to the job's sink
 (no task is woken per token); what is plain goes past it (fast_path). Leans on: `add_request` returning the collector,

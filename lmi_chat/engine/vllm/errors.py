@@ -1,4 +1,4 @@
-"""What vLLM raises, in our words."""
+"""Translate the exceptions that vLLM raises into Errors."""
 
 import logging
 

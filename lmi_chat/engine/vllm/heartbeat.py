@@ -1,4 +1,4 @@
-"""What vLLM's scheduler says after each step, taken where vLLM logs it: that the engine goes on."""
+"""Note when the engine last took a step, from the statistics that vLLM's scheduler logs."""
 
 import time
 from typing import Any

@@ -1,4 +1,4 @@
-"""Compute what the KV cache can use: room for every sequence that may run, each as long as the context.
+"""Compute the memory that the KV cache can use: room for every sequence that may run, each as long as the context.
 
 The engine takes the whole of what it is allowed, and on a CPU it writes zeros into all of it at the start.
 """

@@ -1,4 +1,4 @@
-"""Prompts → vectors, on vLLM's pooling runner: one output per prompt, which is all of its answer.
+"""Embed prompts on vLLM's pooling runner: one output per prompt is its whole answer.
 
 Leans on: `add_request` taking PoolingParams with the task "embed", and its output carrying a tensor on the CPU.
 """

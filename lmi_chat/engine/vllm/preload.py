@@ -1,4 +1,4 @@
-"""Importing the engine without holding up the other threads, of which one answers `/ping`.
+"""Import the engine without holding up the other threads, one of which answers `/ping`.
 
 Measured on 2 cores: of the import's 10 s the longest holds of the interpreter lock are the collector's passes over
 everything imported so far (up to 0.7 s each), and loading PyTorch's libraries (0.4 s).

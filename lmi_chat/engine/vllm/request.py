@@ -1,4 +1,4 @@
-"""vLLM's outputs of one job → events: the general way, in which vLLM makes the text."""
+"""Turn vLLM's outputs of one job into events: the general path, on which vLLM makes the text."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Our sampling values in vLLM's words. vLLM is imported inside the functions only, see vllm.py."""
+"""Translate SamplingParams into vLLM's; vLLM is imported inside the functions only, see engine.py."""
 
 from functools import cache
 from typing import Any

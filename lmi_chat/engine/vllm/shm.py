@@ -1,4 +1,4 @@
-"""vLLM's queues between processes, for a container with little shared memory.
+"""Shrink vLLM's queues between processes, for a container with little shared memory.
 
 vLLM reserves 240 MiB of /dev/shm for what a worker answers, whatever the model; a container has 64 MiB unless it is
 started with `--shm-size`, which SageMaker does not. vLLM imports this file in each worker, before that queue is made,

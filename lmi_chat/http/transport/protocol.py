@@ -1,4 +1,4 @@
-"""The way in of a connection: counts, times and refuses what arrives. No routes, no bodies' meaning.
+"""Read one connection: count, time and refuse the bytes that arrive; no routes, no meaning of bodies.
 
 Built on uvicorn's `HttpToolsProtocol`, whose cycle still writes the start and the end of each response (RFC 9112).
 """

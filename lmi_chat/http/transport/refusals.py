@@ -1,4 +1,4 @@
-"""Refuse what never becomes a request: its errors and their whole response."""
+"""Refuse bytes that never become a request: the errors and their whole response."""
 
 import json
 from collections.abc import Iterable

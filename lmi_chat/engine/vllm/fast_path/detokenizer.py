@@ -1,4 +1,4 @@
-"""Token ids → text as they come, from a table wherever that is exact, else by the tokenizer's own stream.
+"""Decode token ids as they come, from a table wherever that is exact, else by the tokenizer's own stream.
 
 Leans on what tokenizers' `DecodeStream` does: it gives text as soon as what it has decodes to more than before and
 does not end in U+FFFD. So a token that stands for whole characters gives the same text after any other such token, and

@@ -1,4 +1,4 @@
-"""The engine's messages, read no further than a plain token needs: vLLM's structs have 18 fields for each.
+"""Decode of the engine's messages only the fields that a plain token needs: vLLM's structs have 18 for each.
 
 Each output is left as bytes until it is known whose it is; what is no plain token is then decoded by vLLM's own types.
 `fault` compares names and order with vLLM's structs, so that a field which moved is not read as another.

@@ -1,4 +1,4 @@
-"""What the engine's core sends, taken off its socket without a task: vLLM's two loops in one function.
+"""Read the engine core's socket from the event loop, without a task: vLLM's two loops in one function.
 
 vLLM reads the socket in one asyncio task and works in another, which costs a step two wake-ups and zmq's own events:
 more than half of what the step costs at one stream. Here the event loop calls `_work` when the socket has something,

@@ -1,4 +1,4 @@
-"""The fast branch: the tokens of plain jobs go from the engine's message to the answer, past vLLM's output objects.
+"""Carry the tokens of plain requests from the engine's messages to the answer, past vLLM's output objects.
 
 A plain job is one sequence whose text nothing has to look at: no stop strings, no alternatives, no prompt's
 log-probabilities, special tokens left out. Its first output and its last go the general way, as does any that carries

@@ -1,4 +1,4 @@
-"""vLLM's own figures, told in full where there is more to tell than tokens, and every PERIOD_S at the latest.
+"""Update vLLM's metrics: all of them every PERIOD_S and at other steps, the three that change at plain tokens.
 
 A full record sets some forty of them, which costs a step of a few streams more than its tokens do. A step that brought
 plain tokens alone changes three; the others are states (running, waiting, cache in use) whose last value counts.
