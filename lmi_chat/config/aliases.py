@@ -15,7 +15,7 @@ def _same(text: str) -> str:
 
 
 def _from_mib(text: str) -> str:
-    """Mebibytes → bytes; 0 is SageMaker's word for no limit and sets nothing."""
+    """Convert mebibytes to bytes; 0, SageMaker's word for no limit, sets nothing."""
     return str(int(text) * 2**20 or "") if text.isdecimal() else text
 
 

@@ -19,7 +19,7 @@ Answer = Callable[[Request, Completions], Awaitable[Response]]
 
 
 def routes(store: Completions | None) -> list[Route]:
-    """OpenAI's routes; without a store each says that there is none."""
+    """List OpenAI's routes; without a store each answers that there is none."""
     one = PATH + "/{id}"
     table: list[tuple[str, str, Answer]] = [
         (PATH, "GET", _page),

@@ -18,7 +18,7 @@ LIBRARIES = ("libtorch_global_deps.so", "libtorch_cpu.so", "libtorch_cuda.so")
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Import heavy packages inside: the collector rests, and at the end what they left is never looked at again."""
+    """Import heavy packages in this context: the garbage collector rests, and never looks at what they left."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -31,7 +31,7 @@ def importing() -> Iterator[None]:
 
 
 def _load_libraries() -> None:
-    """Load PyTorch's libraries by a foreign call, which gives the interpreter lock away, unlike the import's own."""
+    """Load PyTorch's libraries by a foreign call, which releases the interpreter lock, unlike the import's own."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return

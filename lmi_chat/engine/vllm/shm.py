@@ -13,7 +13,7 @@ from vllm.v1.executor import multiproc_executor
 
 
 class Small:
-    """What vLLM mixes into the worker's class; it adds nothing."""
+    """A class for vLLM to mix into the worker's; it adds nothing."""
 
 
 class _Queue(multiproc_executor.MessageQueue):
