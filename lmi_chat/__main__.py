@@ -1,4 +1,4 @@
-"""`python -m lmi_chat`."""
+"""Run the command `lmi-chat`, as `python -m lmi_chat`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The chat-template adapter: messages → prompt text → token ids. The only file that touches a tokenizer or Jinja.
+"""Render messages by the chat template and tokenise prompts; the only module that touches Jinja.
 
 A template is configuration: it comes with the model or from `option.chat_template`, never from a request. It runs in
 transformers' immutable sandbox. Text that spells a special token (`<|im_end|>`) is read as that token, as the model's
@@ -25,7 +25,7 @@ TRIAL = [
 
 
 class Tokenizer(Protocol):
-    """What is used of a transformers tokenizer."""
+    """The methods of a transformers tokenizer that are used here."""
 
     chat_template: Any
     all_special_ids: list[int]
@@ -72,7 +72,7 @@ class Template:
         continue_final_message: bool = False,
         variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """Checked messages → prompt text. Raises BadField when there is no template or it refuses these messages."""
+        """Render checked messages as the prompt. Raises BadField without a template, or where it refuses them."""
         if not self.has_chat:
             text = "messages cannot be served: the model has no chat template; set option.chat_template, or use inputs"
             raise BadField([Problem("messages", text)])
@@ -89,13 +89,13 @@ class Template:
         return text
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Text → token ids; `add_special_tokens` for plain prompts, not for rendered chats."""
+        """Tokenise a text; `add_special_tokens` for plain prompts, not for rendered chats."""
         return self._encode(text, add_special_tokens)
 
     def encode_part(self, text: str, most: int, *, is_end: bool = False, add_special_tokens: bool) -> list[int]:
-        """As `encode`, of the first part of `text` that gives at most `most` tokens, special ones included.
+        """Tokenise the first part of `text` that gives at most `most` tokens, special ones included.
 
-        `is_end`: of its last part. Only with a Rust tokenizer are special tokens set around the part.
+        `is_end`: the last part instead. Only with a Rust tokenizer are special tokens set around the part.
         """
         if self._backend is None:
             whole = self._encode(text, add_special_tokens)
@@ -107,7 +107,7 @@ class Template:
         return ids[:most]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Token ids → text, with the special tokens' own spelling."""
+        """Decode token ids to text, special tokens included."""
         return self.tokenizer.decode(ids, skip_special_tokens=False)
 
     def _apply(
@@ -157,7 +157,7 @@ class Template:
         return PROBE in text and "'type'" not in text and '"type"' not in text
 
     def _find_short(self) -> "_Short | None":
-        """The short way to a prompt, if there is one and it leads to the same as transformers' own on every trial."""
+        """Return a `_Short` if it renders every trial as transformers' own `apply_chat_template` does."""
         try:
             short = _Short.of(self.tokenizer, self._source)
             for count, has_head in ((1, True), (1, False), (len(TRIAL), True)):
@@ -176,21 +176,21 @@ class Template:
 
 
 class _Short:
-    """What `apply_chat_template` comes to for one whole chat, without what it looks up again for each.
+    """`apply_chat_template` with its lookups per call done once.
 
-    Those are the template among the tokenizer's, the special tokens' spellings, and Jinja's globals, which it chains
+    They are the template among the tokenizer's, the special tokens' spellings, and Jinja's globals, which it chains
     and copies: two thirds of its time for a short chat. The template is transformers' own, compiled in its sandbox.
     """
 
     def __init__(self, template: Any, variables: Mapping[str, Any], own: frozenset[str]) -> None:
-        """`own`: variables that `apply_chat_template` takes for arguments of its own, which this way has not."""
+        """`own`: variables that `apply_chat_template` takes as arguments of its own; they are not supported here."""
         self.own = own
         self._context, self._root, self._join = template.new_context, template.root_render_func, template.environment
         self._fixed = {**template.globals, "tools": None, "documents": None, **variables}
 
     @classmethod
     def of(cls, tokenizer: Any, source: str | None) -> "_Short | None":
-        """None for a tokenizer that is none of transformers', and for a transformers that is built in another way."""
+        """Build one; None for a tokenizer of another library, and for a transformers that is built differently."""
         base: Any = next((kind for kind in type(tokenizer).__mro__ if kind.__name__ == "PreTrainedTokenizerBase"), None)
         if base is None:
             return None
@@ -204,7 +204,7 @@ class _Short:
     def render(
         self, messages: list[dict[str, Any]], variables: Mapping[str, Any], *, add_generation_prompt: bool
     ) -> str:
-        """Messages → prompt text. Raises what the template raises."""
+        """Render messages as the prompt. Raises what the template raises."""
         given = {
             **self._fixed,
             **variables,
@@ -215,21 +215,21 @@ class _Short:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What a template may raise over a conversation it cannot render."""
+    """List the exceptions that a template may raise over a conversation it cannot render."""
     from jinja2 import TemplateError  # here so that the wire runs in tests without Jinja
 
     return (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError)
 
 
 def _encoder(tokenizer: Tokenizer, backend: Any) -> Callable[[str, bool], list[int]]:
-    """The shortest way to ids: the Rust tokenizer where there is one (it is safe to share between threads)."""
+    """Return the fastest encoder: the Rust tokenizer where there is one (it is safe to share between threads)."""
     if backend is None:
         return lambda text, special: tokenizer.encode(text, add_special_tokens=special)
     return lambda text, special: backend.encode(text, add_special_tokens=special).ids
 
 
 def _backend(tokenizer: Tokenizer) -> Any:
-    """The Rust tokenizer, or None. Its file may ask for padding and truncation, which are for training."""
+    """Return the Rust tokenizer, or None, without the padding and truncation that its file may ask for in training."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None and (backend.padding or backend.truncation):
         backend = copy.copy(backend)

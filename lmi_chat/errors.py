@@ -1,4 +1,4 @@
-"""Every refusal and failure that a caller can meet. Each class owns its status, kind, code and whether a retry is free.
+"""Define every refusal and failure that a caller can meet: status, kind, code, and whether a retry is free.
 
 No HTTP, engine or dialect names live here; a dialect renders an Error in its own shape.
 """

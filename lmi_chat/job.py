@@ -1,6 +1,6 @@
-"""The nouns in the middle: what the engine is asked for (Job) and what it gives back (Delta, Embedding, Finished).
+"""Define the nouns in the middle: the Job that an engine is asked for, and its events Delta, Embedding, Finished.
 
-No engine, HTTP or dialect names: inside the house there is one vocabulary.
+No names of an engine, of HTTP or of a dialect stand here: the inside has one vocabulary.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ GuideKind = Literal["json", "regex", "choice", "grammar", "json_object"]
 
 @dataclass(frozen=True, slots=True)
 class OutputConstraint:
-    """What the generated text must fit, whichever way it was asked for.
+    """The form that the generated text must fit, whichever field asked for it.
 
     `value` is a JSON Schema's text, a regex, the choices, a grammar (EBNF or Lark) or "" for any JSON object; `path` is
     the field that asked, for an error's sake.
@@ -65,7 +65,7 @@ class PoolingParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddingSpec:
-    """Where an embedding model's vectors lie: their `dimensions`, and the `shorter` ones that it can also give.
+    """The `dimensions` of an embedding model's vectors, and the `shorter` ones that it can also give.
 
     Only a Matryoshka model has shorter ones. `is_lower_case`: texts are put in lower case before they are tokenised.
     """
@@ -81,7 +81,7 @@ class Job:
 
     `copies`: equal greedy sequences run once and are given so many times. `beams`: beam search of that width, with
     `length_penalty`, which ends with the first `beams` sequences that do if it `stops_early`; 0 for ordinary sampling.
-    `pooling`: no text is wanted but a vector, and `sampling` says nothing.
+    `pooling`: a vector is wanted, no text, and `sampling` has no effect.
     """
 
     id: str
@@ -134,7 +134,7 @@ class Finish:
 
 @dataclass(slots=True)
 class Delta:
-    """What one sequence gained in one engine step.
+    """The tokens and text that one sequence gained in one engine step.
 
     `text` may be empty although there are ids (part of a character, or text held back for a stop string), and may
     belong to several ids at once. `tokens` has one entry per id if log-probabilities were asked for, else it is empty.
@@ -151,14 +151,14 @@ class Delta:
 
 @dataclass(slots=True)
 class Embedding(Delta):
-    """What a job with `pooling` gives, all at once: finite little-endian float32 numbers, and no text."""
+    """The one vector of a job with `pooling`: finite little-endian float32 numbers."""
 
     values: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Where a job's time went, in seconds: waiting in the engine, to its first token, from there to its last."""
+    """A job's times in seconds: waiting in the engine, to its first token, from there to its last."""
 
     queue_s: float
     prefill_s: float
@@ -188,12 +188,12 @@ Sink = Callable[[Event], None]
 
 @dataclass(slots=True)
 class TokenSink:
-    """What an answer needs of a job's tokens, so that the engine can leave out what it does not.
+    """Takes the tokens between a sequence's first and last without a Delta for each.
 
-    `token` takes a token of the only sequence in place of its delta: id, text as JSON writes it without quotes, never
-    empty, and log-probability. Where none is asked for, the text may be of several tokens, and those without text are
-    left out; where they are, such tokens come as deltas. So do always the first and the last. It may be replaced at
-    any time. `is_folded`: nothing is wanted before the end, and one delta may have all.
+    `token` is called once per token of the only sequence: id, text as JSON writes it without quotes, never empty, and
+    log-probability. With logprobs: exactly one token with text; those without come as Deltas. Without: possibly several
+    tokens joined; tokens without text are skipped. It may be replaced at any time, so it is looked up at each token.
+    `is_folded`: nothing is wanted before the end, and one Delta may have all.
     """
 
     token: Callable[[int, bytes, float], None]

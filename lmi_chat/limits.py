@@ -1,4 +1,4 @@
-"""Hold what a deployment limits: one request, one connection, the pipeline, the store; each with default and bounds.
+"""Define the limits of one request, one connection, the pipeline and the store, with default and bounds.
 
 A limit has two readers that do not import each other: the folder that keeps it, and `config`, which nests these classes
 in its Settings and shows their fields as flat keys. So its default stands below both, here and nowhere else. A field

@@ -1,27 +1,19 @@
-"""The documents of the fields are the code's own tables."""
+"""docs/fields.md is the code's own tables, and each word in it on what works has its tests."""
 
 import ast
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 from lmi_chat.fields import CHAT, DIALECTS, USAGE, table
+from tests.support.fields_page import BEHAVIOURS, DATA, PAGE, printed
 
 ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
-SECTIONS = (DOCS / "compatibility.md").read_text().split("\n## ")[1:]
-COMPATIBLE = [
-    [cell.strip() for cell in line.strip("|").split(" | ")]
-    for section in SECTIONS
-    for line in section.splitlines()
-    if line.startswith("| ") and not line.endswith("| tests |")
-]
 
 
-def test_the_table_of_fields_is_the_codes_own() -> None:
-    assert f"<!-- fields -->\n{table()}\n<!-- /fields -->" in (DOCS / "fields.md").read_text()
+def test_the_page_is_printed_from_the_table_and_the_tests() -> None:
+    assert printed(PAGE.read_text()) == PAGE.read_text(), "python -m tests.support.fields_page"
 
 
 def test_every_field_of_every_dialect_has_a_row() -> None:
@@ -73,32 +65,42 @@ def functions(path: str) -> frozenset[str]:
     return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
-@pytest.mark.parametrize("row", COMPATIBLE, ids=lambda row: f"{row[0]} {row[1]}"[:60])
-def test_every_row_of_compatibility_names_tests_that_are_there(row: list[str]) -> None:
-    assert len(row) == 4
-    assert all(row)
-    tests = [name.strip("`") for name in row[3].split(" ")]
-    assert tests
-    for name in tests:
-        path, _, function = name.partition("::")
-        assert function.startswith("test_")
-        assert function in functions(path), name
+TESTS = sorted(
+    {name for dialect in DIALECTS for name in DATA[dialect]["tests"]}
+    | {name for row in BEHAVIOURS for name in row["tests"]}
+)
 
 
-def rows_of(dialect: str) -> Mapping[str, str]:
-    """What is said of each of a dialect's fields."""
-    count = sum(line.startswith("| `") for line in SECTIONS[0].splitlines())
-    return {row[0].strip("`"): row[2] for row in COMPATIBLE[:count] if row[1] == dialect}
+@pytest.mark.parametrize("name", TESTS)
+def test_what_shows_that_something_works_is_there(name: str) -> None:
+    path, _, function = name.partition("::")
+    assert function.startswith("test_")
+    assert function in functions(path)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_every_field_has_a_row_that_says_whether_it_works(dialect: str) -> None:
+def test_every_field_is_shown_to_work(dialect: str) -> None:
+    assert DATA.keys() == DIALECTS.keys()
     fields = {name: field for fields in DIALECTS[dialect] for name, field in fields.items()}
-    inner = {f"stream_options.{name}": field for name, field in USAGE.items() if "stream_options" in fields}
-    rows = rows_of(dialect)
-    assert rows.keys() == (fields | inner).keys()
-    for name, field in (fields | inner).items():
-        if field.kind == "refused":
-            assert rows[name] == f"400: {field.meaning}"
-        else:
-            assert rows[name].startswith(("yes", "`", "400: the served model"))
+    works, tests = DATA[dialect].get("works", {}), DATA[dialect]["tests"]
+    assert {name for names in tests.values() for name in names} == fields.keys()
+    assert works.keys() <= {name for name, field in fields.items() if field.kind != "refused"}
+    assert all(said.startswith(("yes", "`", "400: the served model")) for said in works.values())
+
+
+def test_every_other_behaviour_is_shown_to_work() -> None:
+    assert all(row["what"] and row["where"] and row["tests"] and row.get("works", "yes") for row in BEHAVIOURS)
+    for dialect, tables in DIALECTS.items():
+        shown = {row["what"] for row in BEHAVIOURS if dialect in row["where"].split(", ")}
+        if any("stream_options" in fields for fields in tables):
+            assert {f"`stream_options.{name}`" for name in USAGE} <= shown
+
+
+def test_a_field_that_works_otherwise_in_one_dialect_has_two_rows() -> None:
+    rows = [row.split(" | ") for row in PAGE.read_text().splitlines() if row.startswith("| `priority` ")]
+    assert [row[5] for row in rows] == ["chat, completion", "embedding"]
+    assert rows[0][:5] == rows[1][:5]
+
+
+def test_what_is_refused_says_why_where_it_says_whether_it_works() -> None:
+    assert "| `tools` | null, `[]` |  |  |  | chat | 400: is not served by this version |" in PAGE.read_text()

@@ -1,6 +1,6 @@
-"""Asynchronous requests: taken now, answered through the same line when there is room, the answer left in a file.
+"""Accept asynchronous requests, run them through the pipeline when there is room, and write each answer to a file.
 
-What waits is kept in memory and ends with the process; a drain waits for it like for everything that was accepted.
+What waits is kept in memory and ends with the process; draining waits for it, as for any accepted request.
 """
 
 import asyncio
@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AsyncRequest:
-    """One request: its call, the file its body stands in (None: `call.body` is it), where to leave what comes of it.
+    """One request: `call`, the file that holds its body (None: `call.body`), the files for its answer or its error.
 
-    `wait_s` is how long it may wait for its turn; the time of its answer is the call's own.
+    `wait_s` is how long it may wait to be started; the time of its answer is the call's own.
     """
 
     call: InferenceRequest
@@ -34,7 +34,7 @@ class AsyncRequest:
 
 
 class DocumentBuffer:
-    """flow's Out as one document."""
+    """A ResponseSink that collects the answer as one document."""
 
     def __init__(self) -> None:
         """Empty."""
@@ -42,36 +42,36 @@ class DocumentBuffer:
         self.error: Error | None = None
 
     async def whole(self, body: bytes, content_type: str) -> None:  # noqa: ARG002 a file has no type
-        """One document."""
+        """Take the whole answer."""
         self.data += body
 
     async def start(self, content_type: str) -> None:
-        """A stream begins: its frames, one after the other, are the document."""
+        """Begin a stream; the document is its frames, joined."""
 
     def write(self, data: bytes) -> None:
-        """One frame."""
+        """Add a frame."""
         self.data += data
 
     def fail(self, error: Error, frame: bytes) -> None:  # noqa: ARG002 the failure has a document of its own
-        """The stream is broken."""
+        """Note that the stream failed."""
         self.error = error
 
     async def end(self) -> None:
-        """The document is complete."""
+        """Do nothing: the document is complete."""
 
 
 class AsyncRequests:
     """All asynchronous requests of one server."""
 
     def __init__(self, line: Pipeline, folder: Folder, *, most: int, at_once: int, max_body_bytes: int) -> None:
-        """At most `most` are held, `at_once` of them (whose bodies are in memory) are asked of the line at a time."""
+        """Hold at most `most` requests; `at_once` of them, with their bodies in memory, are in the pipeline."""
         self.folder = folder
         self._line, self._most, self._max_body_bytes = line, most, max_body_bytes
         self._gate = asyncio.Semaphore(at_once)
         self._held: set[asyncio.Task[None]] = set()
 
     async def take(self, order: AsyncRequest) -> None:
-        """Accept it. Raises the line's refusal, Busy, and for a file that cannot be read BadField and TooLarge."""
+        """Accept a request. Raises the pipeline's refusal, Busy, and for an unreadable file BadField or TooLarge."""
         if order.source is not None:
             await asyncio.to_thread(self.folder.check, order.source, self._max_body_bytes)
         if self._line.refusal:
@@ -101,7 +101,7 @@ class AsyncRequests:
             await self._leave(order.failure, json_text.dump(dialects.error_body(sheet.error, order.call.dialect)))
 
     async def _leave(self, place: Parts, data: bytes) -> bool:
-        """Write a document; whether that could be done."""
+        """Write a document; False where the disk refuses."""
         try:
             await asyncio.to_thread(self.folder.write, place, data)
         except OSError:
@@ -110,10 +110,10 @@ class AsyncRequests:
         return True
 
     async def _ask(self, order: AsyncRequest, sheet: DocumentBuffer) -> None:
-        """Wait for a turn, then for a place in the line, both within `wait_s`."""
+        """Run the request when the pipeline has room. Raises TimedOut where it was not started within `wait_s`."""
         loop = asyncio.get_running_loop()
         until = loop.time() + order.wait_s
-        expired = TimedOut(f"the request has waited for {order.wait_s:g} s, and no longer")
+        expired = TimedOut(f"the request was not started within {order.wait_s:g} s")
         try:
             async with asyncio.timeout_at(until):
                 await self._gate.acquire()

@@ -1,4 +1,4 @@
-"""A folder in which requests may name files, and nothing outside of it: no `..`, no symbolic link, no other scheme."""
+"""Read and write the files that requests name below one folder: no `..`, no symbolic link, no other scheme."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ class Folder:
         self._given, self.path = path.absolute(), path.resolve()
 
     def parts(self, location: str) -> Parts:
-        """A file:// URL → the path below the folder. Raises BadField."""
+        """Split a file:// URL into the path below the folder. Raises BadField."""
         try:
             url = urlsplit(location)
         except ValueError:
@@ -38,15 +38,15 @@ class Folder:
         return parts
 
     def url(self, parts: Parts) -> str:
-        """The file:// URL of a file."""
+        """Return the file:// URL of a file."""
         return self.path.joinpath(*parts).as_uri()
 
     def check(self, parts: Parts, most: int) -> None:
-        """Raises BadField if it is no regular file, TooLarge if it has more than `most` bytes."""
+        """Check a file. Raises BadField if it is no regular file, TooLarge if it has more than `most` bytes."""
         os.close(self._open(parts, most))
 
     def read(self, parts: Parts, most: int) -> bytes:
-        """The file's bytes. Raises as `check`."""
+        """Read the bytes of a file. Raises as `check`."""
         with os.fdopen(self._open(parts, most), "rb") as file:
             data = file.read(most + 1)
         if len(data) > most:  # it has grown meanwhile
@@ -54,7 +54,7 @@ class Folder:
         return data
 
     def write(self, parts: Parts, data: bytes) -> None:
-        """Make or replace the file, at once as a whole; folders on the way are made. Raises OSError."""
+        """Create or replace a file atomically, with the folders above it. Raises OSError."""
         name = f".{parts[-1][:64]}.{uuid.uuid4().hex}"
         with self._folder_of(parts, is_made=True) as folder:
             file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=folder)
@@ -82,7 +82,7 @@ class Folder:
 
     @contextlib.contextmanager
     def _folder_of(self, parts: Parts, *, is_made: bool = False) -> Iterator[int]:
-        """The folder that the last part stands in, opened step by step: no link is followed on the way."""
+        """Open the folder of the last part, one part at a time, without following links."""
         here = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             for part in parts[:-1]:

@@ -1,4 +1,4 @@
-"""`lmi-chat chat`: a conversation at the terminal, or line by line from a pipe."""
+"""Hold a conversation at the terminal, or line by line from a pipe: `lmi-chat chat`."""
 
 import argparse
 import contextlib
@@ -21,7 +21,7 @@ Message = dict[str, str]
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """The command's arguments."""
+    """Add the command's arguments."""
     command = commands.add_parser("chat", help="talk to a server or an endpoint", epilog="/help lists what it obeys")
     add_arguments(command)
     command.add_argument("--system", default="", metavar="TEXT", help="a system message")
@@ -31,7 +31,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 
 def run(given: argparse.Namespace) -> int:
-    """Talk until the end of the input; gives the exit code."""
+    """Talk until the end of the input; return the exit code."""
     try:
         remote = find(given, path="/chat/completions")
     except Failed as error:
@@ -56,7 +56,7 @@ def run(given: argparse.Namespace) -> int:
 
 
 def _read(*, is_terminal: bool) -> str | None:
-    """The next line; None at the end."""
+    """Read the next line; None at the end."""
     while True:
         try:
             return input("> " if is_terminal else "").strip()
@@ -79,7 +79,7 @@ class Talk:
         self._said: list[Message] = []
 
     def obey(self, line: str) -> bool:
-        """A command, or something to say. False when it ends here. Raises Failed, OSError."""
+        """Run a command or send a message; False ends the conversation. Raises Failed, OSError."""
         if not line.startswith("/"):
             if line:
                 self._say(line)
@@ -110,7 +110,7 @@ class Talk:
         sys.stderr.write(f"{len(self._messages)} messages are in {path}\n")
 
     def _say(self, text: str) -> None:
-        """One turn: its answer is shown as it comes, and kept as far as it came. A turn without one is forgotten."""
+        """Send one message, show its answer as it comes and keep it; a turn without an answer is dropped."""
         self._said.append({"role": "user", "content": text})
         body = json.dumps({"messages": self._messages, "stream": True, **self._options}).encode()
         heard: list[str] = []
@@ -132,7 +132,7 @@ class Talk:
 
 
 def read(answer: Answer) -> Iterator[str]:
-    """The text of an answer: JSON lines, server-sent events or one document. Raises Failed for an error in it."""
+    """Read the text of an answer: JSON lines, server-sent events or one document. Raises Failed for an error in it."""
     is_finished = False
     for line in _lines(answer):
         told = line.removeprefix(b"data:").strip()
@@ -169,7 +169,7 @@ def _refused(status: int, message: str) -> str:
 
 
 def _message(told: Any) -> str:
-    """The words of an error, whichever shape it has."""
+    """Return the message of an error, whichever shape it has."""
     error = told.get("error", told) if isinstance(told, dict) else told
     if isinstance(error, dict):
         error = error.get("message") or error.get("Message") or error

@@ -1,4 +1,4 @@
-"""The command `djl-serving`: serve a DJL Serving model directory, with or without code of its own, without Java.
+"""Serve a DJL Serving model directory without Java, with or without code of its own: the command `djl-serving`.
 
 What names our own entry point, and what brings formatters only, is served as `lmi-chat serve` does. Any other
 `handle(inputs)` is called as DJL's Python engine calls it.

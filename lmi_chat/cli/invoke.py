@@ -1,4 +1,4 @@
-"""`lmi-chat invoke`: one request from a file or stdin; the answer is printed as it comes, the exit code tells how."""
+"""Send one request from a file or stdin, print the answer as it comes, exit 1 on an error: `lmi-chat invoke`."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ TAIL_BYTES = 65_536
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """The command's arguments."""
+    """Add the command's arguments."""
     command = commands.add_parser("invoke", help="send one request, print the answer as it comes", epilog=EXIT_CODES)
     add_arguments(command)
     command.add_argument("file", nargs="?", default="-", help="the request's body; - or nothing: from stdin")
@@ -26,7 +26,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 
 def run(given: argparse.Namespace) -> int:
-    """Ask and print; gives the exit code."""
+    """Send the request and print the answer; return the exit code."""
     try:
         body = sys.stdin.buffer.read() if given.file == "-" else Path(given.file).read_bytes()
     except OSError as error:
@@ -65,7 +65,7 @@ def _exit_code(status: int, tail: bytes) -> int:
 
 
 def _is_error(tail: bytes) -> bool:
-    """Whether the last line or event is an error, which is how a stream ends that cannot be completed."""
+    """Whether the last line or event is an error: how a stream ends that cannot be completed."""
     last = tail.rstrip().rpartition(b"\n")[2].removeprefix(b"data:").strip()
     try:
         told = json.loads(last)

@@ -1,4 +1,4 @@
-"""The command line: serve · chat · invoke · explain-config · fetch-model."""
+"""Parse the command line and run serve, chat, invoke, explain-config or fetch-model."""
 
 import argparse
 import asyncio

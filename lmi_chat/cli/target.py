@@ -1,4 +1,4 @@
-"""Whom the client asks: a URL by the standard library, or a SageMaker endpoint by boto3 where that is installed."""
+"""Send request bodies to a URL (standard library) or to a SageMaker endpoint (boto3, where it is installed)."""
 
 import argparse
 import contextlib
@@ -16,12 +16,12 @@ OK = 200
 
 
 class Failed(Exception):
-    """No answer, or none to its end; one sentence."""
+    """There is no complete answer; the message is one sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Status, content type, and the body as it comes; its chunks raise Failed when it breaks off."""
+    """Status, content type and chunks of an answer; iterating raises Failed when it breaks off."""
 
     status: int
     content_type: str
@@ -29,22 +29,22 @@ class Answer:
 
 
 class Remote(Protocol):
-    """Something that takes a request body."""
+    """A server or endpoint that answers a request body."""
 
     def post(self, body: bytes, content_type: str, accept: str) -> contextlib.AbstractContextManager[Answer]:
-        """Ask; leaving the context hangs up. Raises Failed."""
+        """Send the body; leaving the context closes the connection. Raises Failed."""
 
 
 class Url:
     """A server by its address."""
 
     def __init__(self, url: SplitResult, headers: dict[str, str], timeout_s: float) -> None:
-        """POST to `url` with `headers` more; `timeout_s` without a byte is the end."""
+        """POST to `url` with additional `headers`; give up after `timeout_s` without a byte."""
         self._url, self._headers, self._timeout_s = url, headers, timeout_s
 
     @contextlib.contextmanager
     def post(self, body: bytes, content_type: str, accept: str) -> Iterator[Answer]:
-        """As Remote."""
+        """See Remote.post."""
         url = self._url
         kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
         connection = kind(url.hostname or "", url.port, timeout=self._timeout_s)
@@ -75,7 +75,7 @@ def _why(error: Exception) -> str:
 
 
 class Endpoint:
-    """An endpoint on SageMaker; region, keys and address are boto3's own matter."""
+    """An endpoint on SageMaker; boto3 finds region, keys and address."""
 
     def __init__(self, name: str, timeout_s: float) -> None:
         """Raises Failed without boto3, or without a region."""
@@ -94,7 +94,7 @@ class Endpoint:
 
     @contextlib.contextmanager
     def post(self, body: bytes, content_type: str, accept: str) -> Iterator[Answer]:
-        """As Remote; the response stream is used if the body asks for one."""
+        """See Remote.post; the response stream is used if the body asks for one."""
         asked = {"EndpointName": self._name, "ContentType": content_type, "Accept": accept, "Body": body}
         ask = self._streamed if _is_stream(body) else self._whole
         try:
@@ -124,7 +124,7 @@ class Endpoint:
             stream.close()
 
     def _refusal(self, error: Any) -> Answer:
-        """What the model itself answered, where the platform hands it on."""
+        """Return the model's own answer, where the platform passes it on."""
         response = error.response
         if "OriginalStatusCode" not in response:
             raise Failed(f"endpoint {self._name}: {error}") from None
@@ -141,14 +141,14 @@ def _is_stream(body: bytes) -> bool:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What names the remote, for both commands."""
+    """Add the arguments that name the remote, for both commands."""
     parser.add_argument("target", help="a URL (its path /invocations if it has none), or a SageMaker endpoint's name")
     parser.add_argument("--header", action="append", default=[], metavar="NAME:VALUE", help="sent too; URLs only")
     parser.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS", help="without a byte")
 
 
 def find(given: argparse.Namespace, path: str = "") -> Remote:
-    """The remote that the arguments name; `path` follows a URL that ends in /v1. Raises Failed."""
+    """Return the remote that the arguments name; `path` is appended to a URL that ends in /v1. Raises Failed."""
     if ENDPOINT.fullmatch(given.target):
         return Endpoint(given.target, given.timeout)
     try:

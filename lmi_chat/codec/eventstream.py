@@ -13,14 +13,14 @@ TEXT = 7  # the type of a header whose value is text
 
 
 def message(headers: bytes, payload: bytes) -> bytes:
-    """One AWS event-stream message: lengths, their CRC-32, headers, payload, the CRC-32 of all that."""
+    """Build one message: lengths, their CRC-32, headers, payload, the CRC-32 of all that."""
     lengths = pack(">II", 16 + len(headers) + len(payload), len(headers))
     body = b"".join((lengths, pack(">I", crc32(lengths)), headers, payload))
     return body + pack(">I", crc32(body))
 
 
 def header(name: str, value: str) -> bytes:
-    """A header whose value is text, of at most 255 and 65,535 bytes."""
+    """Build a header of text; name and value have at most 255 and 65,535 bytes."""
     name_bytes, value_bytes = name.encode(), value.encode()
     return pack(">B", len(name_bytes)) + name_bytes + pack(">BH", TEXT, len(value_bytes)) + value_bytes
 
@@ -33,7 +33,7 @@ PART_HEADERS = (
 
 
 def parts(data: bytes) -> Iterator[bytes]:
-    """`data` as SageMaker's PayloadPart messages, of at most PART_BYTES each."""
+    """Split `data` into SageMaker's PayloadPart messages, of at most PART_BYTES each."""
     if len(data) <= PART_BYTES:
         yield message(PART_HEADERS, data)
         return
@@ -42,6 +42,6 @@ def parts(data: bytes) -> Iterator[bytes]:
 
 
 def exception(kind: str, payload: bytes) -> bytes:
-    """A message that the client raises: `kind` is a shape of the service's model, `payload` its members as JSON."""
+    """Build a message that the client raises: `kind` is a shape of the service's model, `payload` its JSON."""
     headers = header(":exception-type", kind) + header(":content-type", "application/json")
     return message(headers + header(":message-type", "exception"), payload)

@@ -1,4 +1,4 @@
-"""Framing: payloads → bytes on the wire. Pure functions; what the payloads say is a dialect's matter.
+"""Frame payloads as bytes for the wire; pure functions that know no dialect.
 
 Lines are JSON Lines; events are server-sent events (WHATWG HTML, "Server-sent events"). AWS event-stream messages
 (Smithy, "Amazon Event Stream specification") wrap the bytes of any of these; they are written here because the
@@ -36,7 +36,7 @@ FORMATTERS: dict[str, Shape] = {"json": "document", "jsonlines": "lines", "sse":
 
 
 def choose(accept: str, formatter: str, route_default: Shape) -> Shape:
-    """The shape of a stream: the Accept header, else the deployment's formatter, else the route's own.
+    """Choose the shape of a stream: the Accept header's, else the deployment's formatter, else the route's own.
 
     `accept` is the header's text ("" when absent); a type that is no stream's (application/json) decides nothing.
     """
@@ -49,7 +49,7 @@ def choose(accept: str, formatter: str, route_default: Shape) -> Shape:
 
 
 def framing(shape: Shape, *, has_end: bool) -> Framing:
-    """The framing for a shape; `has_end` says that the dialect closes its events with `[DONE]`."""
+    """Return the framing for a shape; `has_end`: the dialect closes its events with `[DONE]`."""
     if shape == "lines":
         return LINES
     if shape == "events":

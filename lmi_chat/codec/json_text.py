@@ -1,4 +1,4 @@
-"""Bytes → checked object, object → bytes that cannot fail. JSON (RFC 8259) only; no field names live here.
+"""Parse JSON (RFC 8259) into checked objects, and write objects as JSON that never fails; no field names live here.
 
 Duplicate keys: the last one wins, as in every peer. U+0000 in a string is text like any other.
 """
@@ -70,12 +70,12 @@ def dump(value: object) -> bytes:
 
 
 def unescape(spelled: bytes) -> str:
-    """What stands between the quotes of a JSON string → text."""
+    """Decode the characters between the quotes of a JSON string."""
     return str(orjson.loads(b'"%b"' % spelled))
 
 
 def floats(values: bytes) -> bytes:
-    """Little-endian float32 numbers, all finite → a JSON array, each in the fewest digits that give it back."""
+    """Write finite little-endian float32 numbers as a JSON array, each in the fewest digits that give it back."""
     import numpy as np  # here so that the wire runs in tests without it
 
     return orjson.dumps(np.frombuffer(values, "<f4"), option=orjson.OPT_SERIALIZE_NUMPY)
@@ -131,7 +131,7 @@ def _too_many(body: bytes, brackets: int, depth: int, lengths: Mapping[str, int]
 
 
 def _explain(body: bytes, error: orjson.JSONDecodeError, depth: int) -> NoReturn:
-    """Turn a parser's refusal into the caller's words: encoding, depth, a field's value, or syntax at an offset.
+    """Explain a parser's refusal to the caller: encoding, depth, a field's value, or syntax at an offset.
 
     Bodies above EXPLAINED_BYTES get the offset alone: finding the field would take seconds.
     """
@@ -197,7 +197,7 @@ def _parse_float(digits: str) -> float | _OutOfRange:
 
 
 def text(body: bytes) -> str:
-    """A plain text body. Raises BadEncoding."""
+    """Decode a plain text body. Raises BadEncoding."""
     if body.startswith(codecs.BOM_UTF8):
         raise BadEncoding("the body begins with a byte order mark; send UTF-8 without one")
     try:

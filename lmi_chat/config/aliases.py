@@ -1,4 +1,4 @@
-"""Names that other servers and platforms use for a deployment's settings → the key that they stand for here. Data only.
+"""Map the names that other servers and platforms use for settings to the keys that they stand for here; data only.
 
 Sources: LMI's configuration guide and container entry point (djl-serving), DJL Serving's server and model keys, AWS's
 vLLM container (`SM_VLLM_*` are vllm serve's arguments), TGI's launcher and its SageMaker entry point, SageMaker's own
@@ -15,7 +15,7 @@ def _same(text: str) -> str:
 
 
 def _from_mib(text: str) -> str:
-    """Mebibytes → bytes; 0 is SageMaker's word for no limit and sets nothing."""
+    """Convert mebibytes to bytes; 0, SageMaker's word for no limit, sets nothing."""
     return str(int(text) * 2**20 or "") if text.isdecimal() else text
 
 

@@ -1,4 +1,4 @@
-"""Settings for people and programs to read: every value with where it came from, and the documentation's tables."""
+"""Print settings as text and JSON, each value with its origin, and the tables of the documentation."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ SHOWN_BYTES = 200
 
 
 def as_text(settings: Settings) -> str:
-    """Every value with where it came from, as text in three columns; then what was given and sets nothing."""
+    """Print every value with its origin, in three columns, then what was given and sets nothing."""
     rows = [(name, _shown(value), origin) for name, value, origin in _values(settings)]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     lines = [f"{name:<{widths[0]}}  {value:<{widths[1]}}  {origin}" for name, value, origin in rows]
@@ -24,7 +24,7 @@ def as_text(settings: Settings) -> str:
 
 
 def as_json(settings: Settings) -> str:
-    """The same as one JSON document: `settings` and `without_effect`."""
+    """Print the same as one JSON document: `settings` and `without_effect`."""
     values = [{"key": name, "value": value, "origin": origin} for name, value, origin in _values(settings)]
     notes = [_described(note) for note in settings.notes]
     return json.dumps({"settings": values, "without_effect": notes}, indent=1, ensure_ascii=False)
@@ -42,7 +42,7 @@ def _described(note: IgnoredSetting) -> Mapping[str, object]:
 
 
 def warnings(settings: Settings) -> list[str]:
-    """A line for each thing given that somebody may expect to do something, and that does not."""
+    """Return a line for each given thing that somebody may expect to have an effect, and that has none."""
     return [
         f"{note.given.origin}: {note.given.name} = {note.given.shown}: {note.why}"
         for note in settings.notes

@@ -1,4 +1,4 @@
-"""A name as it was given → the key that it stands for: ours, the engine's, one that sets nothing, or none."""
+"""Resolve a given name to its key: ours, the engine's, one that sets nothing, or none."""
 
 from collections.abc import Iterable, Mapping
 
@@ -9,7 +9,7 @@ from lmi_chat.text import one_line
 
 
 class KeyResolver:
-    """Every key that can be given, and what a key that was given means."""
+    """All keys that can be given, by every name that they have."""
 
     def __init__(self, own: Iterable[str], engine_kinds: Mapping[str, str], gpus: int) -> None:
         """`own` are the keys of the table; see settings.read for the others."""
@@ -20,7 +20,7 @@ class KeyResolver:
         self._by_folded = {_folded(name): name for name in names}
 
     def resolve(self, given: RawSetting) -> RawSetting | IgnoredSetting:
-        """The key under its one name, its value checked where that is possible here. Raises BadSetting."""
+        """Return the setting under its one name, its value checked where that is possible here. Raises BadSetting."""
         written = self._by_folded.get(_folded(given.name), "")
         name, text = RENAMED.get(written, written), given.text
         if not name and (name := self._negated(given.name)):
@@ -76,5 +76,5 @@ def _value(name: str, text: str) -> str:
 
 
 def bad(given: RawSetting, wanted: str) -> BadSetting:
-    """A value that is not possible."""
+    """Build the error for an impossible value."""
     return BadSetting(f"{given.origin}: {given.name} must be {wanted}, got {given.shown!r}")

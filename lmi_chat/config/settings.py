@@ -1,4 +1,4 @@
-"""One table of keys → one frozen Settings, each value with its origin.
+"""Check all keys against one table and build one frozen Settings, each value with its origin.
 
 The table is the fields of Settings: name, type, bounds, default, meaning. Sources, strongest first: command line,
 environment (`OPTION_X`, `SERVING_X`), `serving.properties`, names of other servers (aliases.py), defaults.
@@ -127,7 +127,7 @@ class Settings(BaseModel):
     notes: tuple[IgnoredSetting, ...] = ()
 
     def values(self) -> Mapping[str, object]:
-        """Every key's value."""
+        """Return the value of every key."""
         fields = self.model_dump(by_alias=True, exclude={"engine", "origins", "notes"})
         return {
             key: value
@@ -138,7 +138,7 @@ class Settings(BaseModel):
 
 
 def _table() -> Iterator[tuple[str, str, Row]]:
-    """Each key, the nested field of Settings that it stands in ("": none), and its row."""
+    """Return each key with the nested field of Settings that it stands in ("": none), and its row."""
     schema = Settings.model_json_schema()
     for name, row in schema["properties"].items():
         nested = schema["$defs"][row["$ref"].rpartition("/")[2]]["properties"] if "$ref" in row else {}
@@ -197,7 +197,7 @@ def read(
 
 
 def _one_source(source: Iterable[RawSetting], keys: KeyResolver, noted: list[IgnoredSetting]) -> dict[str, RawSetting]:
-    """Its keys under their one name; what sets nothing goes to `noted`. Raises BadSetting where two disagree."""
+    """Resolve one source's keys; what sets nothing goes to `noted`. Raises BadSetting where two disagree."""
     mine: dict[str, RawSetting] = {}
     written: dict[str, RawSetting] = {}
     for given in source:
@@ -217,7 +217,7 @@ def _twice(given: RawSetting, other: RawSetting) -> BadSetting:
 
 
 def _spelt(given: RawSetting) -> object:
-    """The text as its type has it: words may be written in capitals."""
+    """Normalise the text by its type: words may be written in capitals."""
     row = OWN[given.name]
     if row["type"] == "boolean":
         return {"true": True, "false": False}.get(given.text.lower(), given.text)
@@ -225,7 +225,7 @@ def _spelt(given: RawSetting) -> object:
 
 
 def _wanted(row: Row, error: ErrorDetails) -> str:
-    """What a value must be that is not."""
+    """Describe what a bad value must be."""
     if row["type"] == "boolean":
         return "one of true, false"
     if "enum" in row:

@@ -1,4 +1,4 @@
-"""Where settings come from: each source → Given, a key as it was written, its text, and where it stood."""
+"""Read each source of settings into RawSettings: a key as it was written, its text, and its origin."""
 
 import os
 import re
@@ -24,12 +24,12 @@ HIDDEN = "(hidden)"
 
 
 class BadSetting(Exception):
-    """A key that is not known or a value that is not possible; one sentence, which stops the start."""
+    """An unknown key or an impossible value; one sentence, which stops the start."""
 
 
 @dataclass(frozen=True, slots=True)
 class RawSetting:
-    """One key as a source gives it: its name there, its text, and where it stood."""
+    """One key as a source gives it: its name there, its text, and its origin."""
 
     name: str
     text: str
@@ -37,13 +37,13 @@ class RawSetting:
 
     @property
     def shown(self) -> str:
-        """The text for eyes and logs: short, on one line, and hidden where it is a secret."""
+        """The text for logs: short, on one line, and hidden where it is a secret."""
         return HIDDEN if is_secret(self.name, self.text) else one_line(self.text, 80)
 
 
 @dataclass(frozen=True, slots=True)
 class IgnoredSetting:
-    """Something given that sets nothing: what, and why. `is_warning`: somebody may expect that it does."""
+    """A given key that sets nothing, and why. `is_warning`: somebody may expect an effect."""
 
     given: RawSetting
     why: str
@@ -56,7 +56,7 @@ def is_secret(name: str, text: str = "") -> bool:
 
 
 def find_properties(named: str, folder: str) -> Path | None:
-    """The file to read: the named one, else the model folder's, else the working folder's. Raises BadSetting."""
+    """Find the file to read: the named one, else the model folder's, else the working folder's. Raises BadSetting."""
     if named:
         path = Path(named)
         if not path.is_file():
@@ -67,14 +67,14 @@ def find_properties(named: str, folder: str) -> Path | None:
 
 
 def from_environment(environment: Mapping[str, str]) -> Iterator[RawSetting]:
-    """`OPTION_X` and `SERVING_X`."""
+    """Read `OPTION_X` and `SERVING_X`."""
     for variable, text in environment.items():
         if variable.startswith(OWN_PREFIXES):
             yield RawSetting(variable.partition("_")[2], text, _variable(variable))
 
 
 def from_family(family: AliasGroup, environment: Mapping[str, str]) -> Iterator[RawSetting]:
-    """A family's variables; those that are empty set nothing, as in the other servers' entry points."""
+    """Read a group's variables; empty ones set nothing, as in the other servers' entry points."""
     for name in family.names:
         text = name.read(environment.get(name.variable, "").strip())
         if text:
@@ -90,7 +90,7 @@ def _variable(name: str) -> str:
 
 
 def from_properties(path: Path) -> tuple[list[RawSetting], list[IgnoredSetting]]:
-    """The file's keys, each with its line. Of a key that stands twice the last one counts, as in Java, with a note.
+    """Read the file's keys, each with its line. Of a key that stands twice the last counts, as in Java, with a note.
 
     Raises BadSetting.
     """
@@ -113,7 +113,7 @@ def from_properties(path: Path) -> tuple[list[RawSetting], list[IgnoredSetting]]
 
 
 def _text(path: Path) -> str:
-    """The file's text: UTF-8, with or without a byte order mark, of bounded size. Raises BadSetting."""
+    """Read the file: UTF-8, with or without a byte order mark, of bounded size. Raises BadSetting."""
     try:
         with path.open("rb") as file:
             data = file.read(PROPERTIES_BYTES + 1)
@@ -129,7 +129,7 @@ def _text(path: Path) -> str:
 
 
 def notes(environment: Mapping[str, str]) -> Iterator[IgnoredSetting]:
-    """Variables that other servers know and that set nothing here, and names that look like a slip."""
+    """List variables that other servers know and that set nothing here, and names that look like a slip."""
     known = {name.variable for family in FAMILIES for name in family.names}
     for variable, text in environment.items():
         given = RawSetting(variable, text, _variable(variable))
@@ -144,5 +144,5 @@ def notes(environment: Mapping[str, str]) -> Iterator[IgnoredSetting]:
 
 
 def environment() -> Mapping[str, str]:
-    """The process's environment."""
+    """Return the process's environment."""
     return os.environ

@@ -1,4 +1,4 @@
-"""A model directory's own handler, called as DJL's Python engine calls it. No HTTP: properties and parts in, bytes out.
+"""Call a model directory's own handler as DJL's Python engine does; no HTTP: properties and parts in, bytes out.
 
 A handler that is a plain function answers one request at a time, as it does in DJL; one that is `async` many at once.
 """

@@ -1,4 +1,4 @@
-"""`handle(Input)` as DJL's asynchronous Python engine calls it.
+"""Answer `handle(Input)`, the function that DJL's asynchronous Python engine calls.
 
 The first call is an empty Input that carries the properties: the load. Every other call gives a generator of Outputs,
 each with one part. The generator never raises and always ends with a last part. No word comes when a client goes, so

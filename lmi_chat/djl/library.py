@@ -16,7 +16,7 @@ MISSING = (
 
 
 def load() -> "ModuleType":
-    """Give the package, with Input, Output and PairList. Raises ModuleNotFoundError."""
+    """Return the package, with Input, Output and PairList. Raises ModuleNotFoundError."""
     try:
         import djl_python
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""The parts of an asynchronous answer as DJL's Python engine reads them: pairs of texts, big-endian.
+"""Encode the parts of an asynchronous answer as DJL's Python engine reads them: pairs of texts, big-endian.
 
 i16 number of pairs, then for each pair key and value as i32 length and UTF-8. The pairs: `data`, `last` ("True" or
 "False"), and for a refusal `code` and `error`. (DJL Serving, engines/python: AsyncRequestManager, binary_encode.)
@@ -15,24 +15,24 @@ PART_BYTES = 8 * 1024 * 1024
 
 
 def part(data: bytes, *, is_last: bool) -> bytes:
-    """One part that carries `data`, which is UTF-8 by itself."""
+    """Encode one part that carries `data`, which is complete UTF-8."""
     last = b"\0\0\0\4last\0\0\0\4True" if is_last else b"\0\0\0\4last\0\0\0\5False"
     return b"\0\2\0\0\0\4data" + struct.pack(">i", len(data)) + data + last
 
 
 def refusal(error: Error) -> bytes:
-    """The part that ends an answer with an error: DJL makes {"code", "error"} of it, and the status line."""
+    """Encode the part that ends an answer with an error: DJL makes {"code", "error"} and the status line of it."""
     return pairs((("data", ""), ("last", "True"), ("code", str(error.status)), ("error", error.message)))
 
 
 def pairs(texts: Iterable[tuple[str, str]]) -> bytes:
-    """Pairs of texts → a part."""
+    """Encode pairs of texts as a part."""
     encoded = [_text(name) + _text(text) for name, text in texts]
     return struct.pack(">h", len(encoded)) + b"".join(encoded)
 
 
 def read(encoded: bytes) -> dict[str, str]:
-    """A part → its pairs. Raises ValueError for anything else."""
+    """Decode a part into its pairs. Raises ValueError for anything else."""
     try:
         (count,) = struct.unpack_from(">h", encoded)
         at, texts = 2, []
@@ -53,7 +53,7 @@ def _text(text: str) -> bytes:
 
 
 def split(data: bytes, most: int = PART_BYTES) -> Iterator[bytes]:
-    """`data`, which is UTF-8, in deltas of at most `most` bytes (at least 4) that end between characters."""
+    """Split `data`, which is UTF-8, into pieces of at most `most` bytes (at least 4) that end between characters."""
     at = 0
     while len(data) - at > most:
         end = at + most
@@ -65,7 +65,7 @@ def split(data: bytes, most: int = PART_BYTES) -> Iterator[bytes]:
 
 
 class Parts:
-    """flow's Out as a queue of encoded parts; the last one is followed by None."""
+    """A ResponseSink that queues encoded parts; the last one is followed by None."""
 
     def __init__(self) -> None:
         """Empty; `content_type` is known with the first part."""
@@ -74,7 +74,7 @@ class Parts:
         self.get = self._waiting.get
 
     async def whole(self, body: bytes, content_type: str) -> None:
-        """One document."""
+        """Queue the whole answer."""
         self.content_type = content_type
         deltas = list(split(body))
         for number, delta in enumerate(deltas, 1):
@@ -82,24 +82,24 @@ class Parts:
         self._waiting.put_nowait(None)
 
     async def start(self, content_type: str) -> None:
-        """A stream begins."""
+        """Begin a stream."""
         self.content_type = content_type
 
     def write(self, data: bytes) -> None:
-        """One frame, or several parts of one that DJL would not take."""
+        """Queue one frame; one that is too large for DJL as several parts."""
         for delta in split(data):
             self._waiting.put_nowait(part(delta, is_last=False))
 
     def fail(self, error: Error, frame: bytes) -> None:  # noqa: ARG002 the frame says it
-        """A stream's last frame, of an error."""
+        """Queue a stream's last frame, of an error."""
         self.write(frame)
 
     async def end(self) -> None:
-        """The stream is over."""
+        """End the stream."""
         self._waiting.put_nowait(part(b"", is_last=True))
         self._waiting.put_nowait(None)
 
     def refuse(self, error: Error) -> None:
-        """Nothing was sent; this error is the answer."""
+        """Answer with an error; nothing was sent before."""
         self._waiting.put_nowait(refusal(error))
         self._waiting.put_nowait(None)

@@ -1,4 +1,4 @@
-"""The seam: what the line needs of an engine. A new engine is one file beside this one; nothing above it changes."""
+"""Declare the protocol of an engine; a new one is a folder beside this file, and nothing above changes."""
 
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
@@ -11,9 +11,9 @@ from lmi_chat.job import EmbeddingSpec, Job, Sink, TokenSink
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """What is served.
+    """The served model.
 
-    `names` may be asked for; `defaults` are its own SamplingParams, named as there; `end_ids` end a sequence;
+    `names`: accepted model names; `defaults`: its own SamplingParams, named as there; `end_ids` end a sequence;
     `has_priority`: a job's priority counts, and is not passed over in silence; `space`: it embeds and writes no text.
     """
 
@@ -35,7 +35,7 @@ class Run(Protocol):
 
     @property
     def completion_tokens(self) -> int:
-        """Tokens generated so far, of all sequences."""
+        """Count the tokens generated so far, of all sequences."""
 
     def cut(self) -> None:
         """End the job now with what there is: open sequences finish by `time_limit`, then Finished. Returns at once."""
@@ -46,15 +46,15 @@ class Engine(Protocol):
 
     @property
     def model(self) -> Model:
-        """What it serves."""
+        """The model that it serves."""
 
     @property
     def is_dead(self) -> bool:
-        """The engine is gone for good: nothing will run on it again."""
+        """Whether the engine is gone for good: nothing will run on it again."""
 
     @property
     def stepped_at(self) -> float:
-        """When it last took a step, on the monotonic clock in seconds."""
+        """Time of its last step, on the monotonic clock in seconds."""
 
     def run(self, job: Job, sink: Sink, token_sink: TokenSink | None = None) -> AbstractAsyncContextManager[Run]:
         """Start `job`; its events go to `sink`, from the event loop, until Finished or an Error.
@@ -64,4 +64,4 @@ class Engine(Protocol):
         """
 
     async def stop(self) -> None:
-        """End the engine's processes; none is left behind."""
+        """End all of the engine's processes."""

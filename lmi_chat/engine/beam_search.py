@@ -1,4 +1,4 @@
-"""Beam search on top of any engine: each step asks it for one token and its alternatives per beam, all at once.
+"""Run beam search on any engine: each step asks it for one token and its alternatives per beam, all at once.
 
 The prefix cache makes a step cheap. Scores are the sum of log-probabilities ÷ length ** length_penalty.
 """
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Beam:
-    """One way on: its tokens so far, the sum of their log-probabilities, and how it ended, if it did.
+    """One candidate sequence: its tokens, the sum of their log-probabilities, and how it ended, if it did.
 
     `stop` is the stop string or stop token id that ended it, None for end-of-sequence.
     """
@@ -32,7 +32,7 @@ class Beam:
     def with_choice(
         self, choice: TokenLogprob, top: tuple[TokenLogprob, ...], job: Job, ends: frozenset[int]
     ) -> "Beam":
-        """One token more, of the likeliest `top`; `ends` and the job's stop tokens end it."""
+        """Append one token of the likeliest `top`; `ends` and the job's stop tokens end the beam."""
         token = Token(choice, top[: job.sampling.logprobs or 0])
         is_stop = choice.id in job.sampling.stop_token_ids
         is_ended = is_stop or choice.id in ends
@@ -40,13 +40,13 @@ class Beam:
         return Beam((*self.tokens, token), self.logprob + choice.logprob, is_ended, stop)
 
     def text(self, *, has_special: bool = False) -> str:
-        """What it says so far; the token that ends it is not part of that."""
+        """Decode its text so far, without the token that ends it."""
         own = self.tokens[:-1] if self.is_ended and not isinstance(self.stop, str) else self.tokens
         said = b"".join(token.choice.bytes for token in own if has_special or not token.choice.is_special)
         return said.decode("utf-8", "replace")
 
     def checked(self, job: Job) -> "Beam":
-        """Itself, or ended by one of the job's stop strings."""
+        """Return itself, or itself ended by one of the job's stop strings."""
         if self.is_ended or not job.sampling.stop or len(self.tokens) <= job.sampling.min_tokens:
             return self
         text = self.text(has_special=not job.sampling.skip_special_tokens)
@@ -54,14 +54,14 @@ class Beam:
         return self if found is None else replace(self, is_ended=True, stop=found)
 
     def score(self, penalty: float) -> float:
-        """Higher is better; a token that ends the sequence does not count as length."""
+        """Score higher for a better beam; a token that ends the sequence does not count as length."""
         length = max(len(self.tokens) - (self.is_ended and not isinstance(self.stop, str)), 1)
         return float(self.logprob / length**penalty)
 
 
 @dataclass(slots=True)
 class Search:
-    """A search from outside: the job's Run. A cut takes effect after the step that is being taken."""
+    """The Run of a beam search. A cut takes effect after the current step."""
 
     completion_tokens: int = 0  # of the sequences that are still looked at
     is_cut: bool = False
@@ -83,7 +83,7 @@ async def run(engine_run: EngineRun, job: Job, sink: Sink, ends: frozenset[int])
 
 
 async def _tell(engine_run: EngineRun, job: Job, sink: Sink, ends: frozenset[int], search: Search) -> None:
-    """Search and give what was found, or why nothing was; a failure of any kind ends this job alone."""
+    """Search and send the result or the Error; a failure of any kind ends this job alone."""
     try:
         await _give(engine_run, job, sink, ends, search)
     except Error as error:
@@ -94,7 +94,7 @@ async def _tell(engine_run: EngineRun, job: Job, sink: Sink, ends: frozenset[int
 
 
 async def _give(engine_run: EngineRun, job: Job, sink: Sink, ends: frozenset[int], search: Search) -> None:
-    """Search, then give each sequence as one delta, the best one first. Raises what the engine says."""
+    """Search, then send each sequence as one delta, the best one first. Raises the engine's Error."""
     cached = [0]
 
     async def step(one: Job) -> Token:
@@ -137,7 +137,7 @@ async def _search(
 
 
 def _sorted_out(grown: list[Beam], job: Job, *, is_early: bool) -> tuple[list[Beam], list[Beam]]:
-    """The likeliest that go on, and those among the likeliest that have ended; `is_early`: none may end yet."""
+    """Split the likeliest beams into those that go on and those that have ended; `is_early`: none may end yet."""
     live, ended = list[Beam](), list[Beam]()
     for place, beam in enumerate(sorted(grown, key=lambda beam: -beam.logprob)):
         if place >= 2 * job.beams and len(live) == job.beams:
@@ -151,7 +151,7 @@ def _sorted_out(grown: list[Beam], job: Job, *, is_early: bool) -> tuple[list[Be
 
 
 def _is_settled(live: list[Beam], ended: list[Beam], job: Job) -> bool:
-    """Enough sequences have ended, and none that goes on is better than the worst of them."""
+    """Whether enough beams have ended, and none that goes on is better than the worst of them."""
     scores = sorted((beam.score(job.length_penalty) for beam in ended), reverse=True)
     if len(scores) < job.beams:
         return False
@@ -183,7 +183,7 @@ async def _one_token(engine_run: EngineRun, job: Job) -> tuple[Token, int]:
 
 
 def _finish(beam: Beam, job: Job, *, is_cut: bool) -> Finish:
-    """Why it ended; where the search was cut, what might have gone on."""
+    """Name the reason of its end: its own, the cut, or the length."""
     if beam.is_ended:
         return Finish("stop", beam.stop)
     return Finish("time_limit" if is_cut and len(beam.tokens) < job.sampling.max_tokens else "length")

@@ -1,1 +1,1 @@
-"""HTTP: routes and transport only. What a request means is decided in `flow` and `dialects`."""
+"""Route and carry HTTP; the meaning of a request is decided in `pipeline` and `dialects`."""

@@ -1,4 +1,4 @@
-"""What the platform and its operators ask for beside answers: figures, batch transform's parameters, adapters."""
+"""Serve the platform's and operators' routes: metrics, batch transform's parameters, adapters."""
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -23,7 +23,7 @@ Answer = Callable[[AppState, Request], Awaitable[Response]]
 
 
 def routes(state: AppState) -> list[Route]:
-    """Figures, parameters and adapters; adapters also below their model."""
+    """List the routes of metrics, parameters and adapters; adapters also below their model."""
     table: list[tuple[str, str, Answer]] = [
         ("/metrics", "GET", _metrics),
         ("/server/metrics", "GET", _metrics),
@@ -52,14 +52,14 @@ def _json(value: object) -> Response:
 
 
 async def _metrics(state: AppState, _: Request) -> Response:
-    """The engine's figures and ours, in Prometheus' text format."""
+    """Print the engine's metrics and ours, in Prometheus' text format."""
     metrics.RUNNING.set(state.line.active - state.line.waiting)
     metrics.WAITING.set(state.line.waiting)
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
 async def _parameters(state: AppState, _: Request) -> Response:
-    """What batch transform asks before it begins, by what the engine runs at once and the largest body.
+    """Answer batch transform's question before it begins: how many requests at once, and the largest body.
 
     Chat records are small, so that in SageMaker's product of both the payload gives way, down to 1 MB.
     """

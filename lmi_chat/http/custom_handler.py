@@ -1,4 +1,4 @@
-"""DJL Serving's HTTP API in front of a model directory's own handler: headers become properties, the body a part."""
+"""Serve DJL Serving's HTTP API before a model directory's own handler: headers become properties, the body a part."""
 
 import asyncio
 import contextlib

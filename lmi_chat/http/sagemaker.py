@@ -1,4 +1,4 @@
-"""SageMaker's runtime API on this server: what an unmodified `boto3.client("sagemaker-runtime")` asks for and is told.
+"""Serve SageMaker's runtime API to an unmodified `boto3.client("sagemaker-runtime")`.
 
 The platform wraps a container's errors itself, so this happens below /endpoints/ only. Source of names, statuses and
 patterns: the service model that botocore brings (sagemaker-runtime, 2017-05-13). The signature is not looked at.

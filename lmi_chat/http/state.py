@@ -1,4 +1,4 @@
-"""Hold what the routes share, and what is known of one request."""
+"""Hold the state that the routes share, and the context of one request."""
 
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ Headers = list[tuple[bytes, bytes]]
 
 @dataclass(slots=True, kw_only=True)
 class AppState:
-    """What the routes need."""
+    """The state that the routes share."""
 
     line: Pipeline
     health: StartupProgress
@@ -24,7 +24,7 @@ class AppState:
 
 @dataclass(slots=True)
 class RequestContext:
-    """One request and its reply's common headers."""
+    """One request with the common headers of its reply."""
 
     call: InferenceRequest
     headers: Headers = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""The routes of stored chat completions. What they mean stands in dialects/stored.py, how they are kept in store.py."""
+"""Route the requests for stored chat completions: read by dialects/chat/stored.py, kept by storage/completions.py."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,7 +20,7 @@ Answer = Callable[[Request, Completions], Awaitable[Response]]
 
 
 def routes(store: Completions | None) -> list[Route]:
-    """OpenAI's routes; without a store each says that there is none."""
+    """List OpenAI's routes; without a store each answers that there is none."""
     one = PATH + "/{id}"
     table: list[tuple[str, str, Answer]] = [
         (PATH, "GET", _page),

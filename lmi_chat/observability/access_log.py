@@ -17,18 +17,18 @@ LINES_WAITING_MOST = 8192
 
 
 class RequestLog:
-    """Takes each request's record at its end: figures always, a line where one is wanted."""
+    """Logs each finished request and updates its metrics."""
 
     def __init__(
         self, write: Callable[[bytes], None] | None = None, *, has_requests: bool = True, has_metrics: bool = False
     ) -> None:
-        """Lines go to `write` (None: there are none): with a request's fields, with CloudWatch's metrics, or both."""
+        """Send lines to `write` (None: none): with a request's fields, with CloudWatch's metrics, or both."""
         self._write = write if has_requests or has_metrics else None
         self._has_requests, self._has_metrics = has_requests, has_metrics
 
     @contextmanager
     def recording(self, record: RequestRecord) -> Iterator[None]:
-        """Tell of a request when it ends, however it does; what is raised passes through."""
+        """Record the request when the block exits; exceptions propagate."""
         try:
             yield
         except Error as error:
@@ -55,10 +55,10 @@ class RequestLog:
 
 
 class LogWriter:
-    """Lines to a file descriptor, by a thread: a reader that stalls or a full disk costs lines, never time."""
+    """Writes lines to a file descriptor by a thread: a reader that stalls or a full disk costs lines, never time."""
 
     def __init__(self, descriptor: int, *, most: int = LINES_WAITING_MOST) -> None:
-        """At most `most` lines wait; more are dropped and counted. The thread begins with the first line."""
+        """Hold at most `most` lines; more are dropped and counted. The thread begins with the first line."""
         self._descriptor, self._most = descriptor, most
         self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -74,7 +74,7 @@ class LogWriter:
             self._thread.start()
 
     def close(self, seconds: float = 1.0) -> None:
-        """Write what waits, up to `seconds`."""
+        """Write the waiting lines, for up to `seconds`."""
         if self._thread is not None:
             self._lines.put(None)
             self._thread.join(seconds)

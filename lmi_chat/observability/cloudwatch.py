@@ -22,7 +22,7 @@ EMBEDDED: Mapping[str, str] = {
 
 
 def embedded(line: dict[str, Any], *, keeps_all: bool = True) -> dict[str, Any]:
-    """A log line as CloudWatch reads metrics out of it; without `keeps_all` it is these alone.
+    """Add to a log line the metrics that CloudWatch reads out of it; without `keeps_all` these are alone.
 
     Metrics that have no value are not named, since each name must point to a number.
     """

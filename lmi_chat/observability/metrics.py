@@ -10,28 +10,30 @@ SHORT_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 TOKEN_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2)
 LONG_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 240, 480)
 
-REQUESTS = Counter("lmi_chat_requests", "Requests by dialect and status; 499: the client went", ["dialect", "status"])
-REFUSED = Counter("lmi_chat_errors", "Requests that ended with an error, by its code", ["code"])
-RUNNING = Gauge("lmi_chat_running", "Requests that have a seat at the engine")
-WAITING = Gauge("lmi_chat_waiting", "Requests that wait for one")
-PROMPT_TOKENS = Counter("lmi_chat_prompt_tokens", "Tokens of prompts")
-COMPLETION_TOKENS = Counter("lmi_chat_completion_tokens", "Tokens generated")
-CACHED_TOKENS = Counter("lmi_chat_cached_tokens", "Tokens of prompts that the prefix cache had")
+REQUESTS = Counter(
+    "lmi_chat_requests", "Requests by dialect and status (499: the client disconnected)", ["dialect", "status"]
+)
+REFUSED = Counter("lmi_chat_errors", "Requests that ended in an error, by code", ["code"])
+RUNNING = Gauge("lmi_chat_running", "Requests admitted to the engine")
+WAITING = Gauge("lmi_chat_waiting", "Requests waiting for admission")
+PROMPT_TOKENS = Counter("lmi_chat_prompt_tokens", "Prompt tokens")
+COMPLETION_TOKENS = Counter("lmi_chat_completion_tokens", "Generated tokens")
+CACHED_TOKENS = Counter("lmi_chat_cached_tokens", "Prompt tokens found in the prefix cache")
 IGNORED_KEYS = Counter(
-    "lmi_chat_ignored_keys", "Keys of requests that were ignored, as X-LMI-Chat-Warning names them", ["dialect"]
+    "lmi_chat_ignored_keys", "Ignored keys of request bodies, as X-LMI-Chat-Warning names them", ["dialect"]
 )
-QUEUE = Histogram("lmi_chat_queue_seconds", "Waiting for a seat and in the engine", buckets=SHORT_S)
-TTFT = Histogram("lmi_chat_ttft_seconds", "Arrival to the first token", buckets=SHORT_S)
-INTER_TOKEN = Histogram("lmi_chat_inter_token_seconds", "Between two tokens, mean of each request", buckets=TOKEN_S)
-TOTAL = Histogram("lmi_chat_request_seconds", "Arrival to the end of the answer", buckets=LONG_S)
-STORE_FAILURES = Counter(
-    "lmi_chat_store_failures", "Operations on the store of completions that failed or were dropped"
+QUEUE = Histogram("lmi_chat_queue_seconds", "Seconds of waiting, for admission and in the engine", buckets=SHORT_S)
+TTFT = Histogram("lmi_chat_ttft_seconds", "Seconds from arrival to the first token", buckets=SHORT_S)
+INTER_TOKEN = Histogram(
+    "lmi_chat_inter_token_seconds", "Mean seconds between two tokens, of each request", buckets=TOKEN_S
 )
-LINES_LOST = Counter("lmi_chat_log_lines_lost", "Log lines that the disk or their reader did not take in time")
+TOTAL = Histogram("lmi_chat_request_seconds", "Seconds from arrival to the end of the answer", buckets=LONG_S)
+STORE_FAILURES = Counter("lmi_chat_store_failures", "Operations on stored completions that failed or were dropped")
+LINES_LOST = Counter("lmi_chat_log_lines_lost", "Log lines dropped because the disk or their reader was too slow")
 
 
 def count_request(record: RequestRecord, total_s: float) -> None:
-    """Count a request that has ended, after `total_s` seconds, in all the figures it belongs to."""
+    """Count a request that ended after `total_s` seconds in each metric that it has a value for."""
     _requests(record.dialect or "none", record.status).inc()
     TOTAL.observe(total_s)
     if record.error is not None:

@@ -1,4 +1,4 @@
-"""Collect what is known of one request, for its log line and its metrics."""
+"""Collect the facts of one request, for its log line and its metrics."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,10 @@ CLIENT_GONE = 499
 
 @dataclass(slots=True, kw_only=True)
 class RequestRecord:
-    """One request as the log tells it; times in seconds, None where it never came so far.
+    """The facts of one request; times in seconds, None where it never came so far.
 
-    `queue_s`: waiting, for a seat and in the engine. `prefill_s`: the engine's first step on it to the first token.
-    `decode_s`: first token to last. `seated_s`: arrival to its seat. `ttft_s`: arrival to the first token.
+    `queue_s`: waiting, for admission and in the engine. `prefill_s`: the engine's first step on it to the first token.
+    `decode_s`: first token to last. `seated_s`: arrival to admission. `ttft_s`: arrival to the first token.
     `width`: sequences.
     """
 
@@ -43,17 +43,17 @@ class RequestRecord:
 
     @property
     def age_s(self) -> float:
-        """Since its arrival."""
+        """Seconds since its arrival."""
         return time.monotonic() - self.began
 
     def fail(self, error: Error, *, has_begun: bool = False) -> None:
-        """It ends with `error`; `has_begun`: as the last frame of a stream, whose status was sent before."""
+        """Note that it ended in `error`; `has_begun`: as the last frame of a stream, whose status was sent before."""
         self.error = error.code
         if not has_begun:
             self.status = error.status
 
     def line(self, total_s: float) -> dict[str, Any]:
-        """The log line's fields."""
+        """Return the fields of the log line."""
         return {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "id": self.id,

@@ -1,4 +1,4 @@
-"""How the server is: what it is doing while it starts, and whether work may be sent. `/ping` prints it."""
+"""Track the phases of the start and their times, for `/ping`."""
 
 import time
 from dataclasses import dataclass, field
@@ -29,14 +29,14 @@ class StartupProgress:
 
     @property
     def seconds(self) -> float:
-        """Since the process began to start."""
+        """Seconds since the process began to start."""
         return time.monotonic() - self.began
 
     @property
     def progress(self) -> float:
-        """Which part of the start is behind: 0 to 1, by phases."""
+        """The part of the start that is done: 0 to 1, by phases."""
         return ORDER[self.phase] / ORDER[READY]
 
     def report(self) -> dict[str, object]:
-        """What `/ping` shows while the server is not ready."""
+        """Return the fields that `/ping` shows while the server is not ready."""
         return {"phase": self.phase, "progress": round(self.progress, 2), "seconds": round(self.seconds, 1)}

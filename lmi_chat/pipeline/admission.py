@@ -1,4 +1,4 @@
-"""Admission: who may go to the engine now, who waits, and in which order. No HTTP, no engine.
+"""Decide which requests go to the engine now, which wait, and in which order; no HTTP, no engine.
 
 Whoever holds the fewest seats is next, and among equals users take turns, so that one user's flood does not starve
 another's single request. Within one user it is first come, first served. Where priorities count, they go before that.

@@ -1,4 +1,4 @@
-"""Say where a surface takes the frames of an answer."""
+"""Declare where a surface takes the frames of an answer."""
 
 from typing import Protocol
 

@@ -1,4 +1,4 @@
-"""The way in: a surface's call → the task it asks for. All parsing stands here and below; no engine, no slot."""
+"""Parse and check an InferenceRequest into a ParsedRequest; all parsing stands here and below: no engine, no slot."""
 
 from collections.abc import Sequence
 

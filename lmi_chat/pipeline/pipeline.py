@@ -1,4 +1,4 @@
-"""The line itself: admit → parse → run → render → frame. Slots, deadlines, cancellation stand here; no HTTP, no vLLM.
+"""Run every request: parse, admit, generate, render, frame. Slots, deadlines, cancelling; no HTTP, no vLLM.
 
     bytes → wire.read → dialect → Job → engine.run(job) → Delta … Finished → render → framing → bytes
 

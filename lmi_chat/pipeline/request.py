@@ -1,4 +1,4 @@
-"""Say what a surface (HTTP, DJL) hands to the pipeline, and make it of a request's headers."""
+"""Declare the request that a surface (HTTP, DJL) hands to the pipeline, and make it of headers."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Events in, frames out: the answers of one request's jobs, on their way to the client."""
+"""Turn the engine events of one request into response frames and send them."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""From settings to an open line: model, engine, template, canary. Both surfaces, HTTP and DJL, begin with it."""
+"""Open a pipeline from settings: model, engine, template, canary. Both surfaces, HTTP and DJL, begin with it."""
 
 import asyncio
 import atexit

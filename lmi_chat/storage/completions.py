@@ -1,4 +1,4 @@
-"""Stored completions: one thread does all work on their file in order, so that a read sees every save before it.
+"""Store completions in a file, on one thread that works in order, so that a read sees every save before it.
 
 Nothing here waits on the event loop, and no fault of the disk reaches an answer: it costs a log line, a count, and the
 completion that was to be kept. What the bytes say is a dialect's matter.

@@ -1,4 +1,4 @@
-"""The file of stored completions: what is kept, and the SQLite that keeps it. Who may wait for it is store.py's matter.
+"""Read and write the SQLite file of stored completions; completions.py decides who waits for it.
 
 All functions but `connect` belong into a transaction. They raise sqlite3.Error, and NotFound where an id is unknown.
 """

@@ -1,4 +1,4 @@
-"""Sessions: conversations that the server holds, so that a request need only bring its new turn. No HTTP here.
+"""Hold conversations in memory, so that a request need only bring its new turn; no HTTP here.
 
 They live in memory, end at a fixed time after they began, and are bounded in number and bytes: the oldest go first.
 """

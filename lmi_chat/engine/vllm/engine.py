@@ -1,4 +1,4 @@
-"""vLLM behind the seam: the only file that imports it, and only inside `load`, because the import takes 12 s.
+"""Run vLLM behind the Engine protocol; vLLM is imported inside `load` only, because the import takes 12 s.
 
 The general path: vLLM's own `AsyncLLM.add_request`, whose output collector hands each output straight to the job's sink
 (no task is woken per token); what is plain goes past it (fast_path). Leans on: `add_request` returning the collector,
@@ -45,7 +45,7 @@ class Vllm:
         tried: trials.Guides,
         plain: dict[str, output_processor.FastRequest] | None,
     ) -> None:
-        """Serve `model` by `engine`; use `load`. `plain`: the jobs of the fast branch, or None where it is off."""
+        """Serve `model` by `engine`; use `load`. `plain`: the requests of the fast branch, or None where it is off."""
         self.model = model
         self._engine = engine
         self._gauge = gauge
@@ -55,12 +55,12 @@ class Vllm:
 
     @property
     def is_dead(self) -> bool:
-        """The engine's process or its output loop is gone."""
+        """Whether the engine's process or its output loop is gone."""
         return bool(self._engine.errored)
 
     @property
     def stepped_at(self) -> float:
-        """When the scheduler last told of a step."""
+        """Time of the last step that the scheduler reported."""
         return self._gauge.stepped_at
 
     @asynccontextmanager
@@ -103,7 +103,7 @@ class Vllm:
         return output_processor.FastRequest(job, sink, self._vocabulary, self._spelling, token_sink, self._plain)
 
     async def stop(self) -> None:
-        """End EngineCore and its workers; vLLM's own wait is cut to what SIGTERM leaves us."""
+        """End EngineCore and its workers; vLLM's own wait is cut to the time that SIGTERM leaves."""
         self._guides.stop()
         await asyncio.to_thread(self._engine.shutdown, STOP_S)
 
@@ -120,8 +120,8 @@ def load(
 ) -> Vllm:
     """Import vLLM, start its processes and wait until the weights are in. Blocks for tens of seconds: use a thread.
 
-    `arguments` are engine arguments by name, values as text; `names` are the served names, the first one is answered
-    with. `has_fast_branch`: plain requests may take it. `fits_cache`: kv_cache_memory_bytes is an upper bound, and the
+    `arguments` are engine arguments by name, values as text; `names`: accepted model names; replies carry the first.
+    `has_fast_branch`: plain requests may take it. `fits_cache`: kv_cache_memory_bytes is an upper bound, and the
     cache takes less where it can use less. `addresses` (vLLM's client_addresses) are those of an engine that runs
     already. Raises StartFailed.
     """
@@ -168,7 +168,7 @@ def load(
 
 
 def _choose_backend(args: Any) -> None:
-    """The one that guides are tried with. Raises StartFailed where another is configured."""
+    """Choose the backend that constraints are tried with. Raises StartFailed where another is configured."""
     config = args.structured_outputs_config
     if config.backend not in {"auto", trials.BACKEND}:
         text = f"structured_outputs_config.backend must be auto or {trials.BACKEND}"
@@ -177,7 +177,7 @@ def _choose_backend(args: Any) -> None:
 
 
 def _parse(arguments: Mapping[str, str]) -> Any:
-    """Arguments as text → vLLM's own parser, which knows each one's type and choices."""
+    """Parse arguments by vLLM's own parser, which knows each one's type and choices."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -213,7 +213,7 @@ def _describe(engine: Any, names: tuple[str, ...]) -> Model:
 
 
 def _end_ids(engine: Any) -> frozenset[int]:
-    """The tokenizer's end of sequence, and those of the model's generation_config.json."""
+    """Collect the tokenizer's end of sequence and those of the model's generation_config.json."""
     named = engine.model_config.try_get_generation_config().get("eos_token_id")
     several = named if isinstance(named, list) else [named]
     return frozenset(token for token in (engine.get_tokenizer().eos_token_id, *several) if token is not None)

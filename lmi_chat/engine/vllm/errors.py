@@ -1,4 +1,4 @@
-"""What vLLM raises, in our words."""
+"""Translate the exceptions that vLLM raises into Errors."""
 
 import logging
 
@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 def translate(error: BaseException) -> Error:
-    """What the engine raised, in our words: gone, the request's own fault, or full. Details go to the log."""
+    """Translate an exception of the engine: gone, the request's own fault, or full. Details go to the log."""
     from vllm.exceptions import VLLMClientError
     from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -29,7 +29,7 @@ def translate(error: BaseException) -> Error:
 
 
 def given_up(sampling: SamplingParams) -> Error:
-    """Why the engine gave up: it chose a token that the guide forbids, since other fields forbid all the rest."""
+    """Explain why the engine gave up: the constraint allows only tokens that other fields forbid."""
     guide = sampling.guide
     others = [name for name in FORBIDDING if getattr(sampling, name)]
     if guide is None or not others:

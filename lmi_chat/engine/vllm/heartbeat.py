@@ -1,4 +1,4 @@
-"""What vLLM's scheduler says after each step, taken where vLLM logs it: that the engine goes on."""
+"""Note when the engine last took a step, from the statistics that vLLM's scheduler logs."""
 
 import time
 from typing import Any
@@ -8,20 +8,20 @@ class Heartbeat:
     """vLLM's stat logger and, called, its own factory."""
 
     def __init__(self) -> None:
-        """No step was seen yet."""
+        """Begin with no step seen."""
         self.stepped_at = time.monotonic()
 
     def __call__(self, config: object, engine_index: int = 0) -> "Heartbeat":  # noqa: ARG002 vLLM's factory signature
-        """Be the factory of the one logger."""
+        """Return itself, as the factory of the one logger."""
         return self
 
     def record(self, scheduler_stats: Any, iteration_stats: Any, **_: object) -> None:  # noqa: ARG002 vLLM's signature
-        """A step was taken."""
+        """Note the time of a step."""
         if scheduler_stats is not None:
             self.stepped_at = time.monotonic()
 
     def log_engine_initialized(self) -> None:
-        """Nothing to log."""
+        """Log nothing."""
 
     def log(self) -> None:
         """Nothing to log."""

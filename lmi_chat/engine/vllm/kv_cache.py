@@ -1,4 +1,4 @@
-"""Compute what the KV cache can use: room for every sequence that may run, each as long as the context.
+"""Compute the memory that the KV cache can use: room for every sequence that may run, each as long as the context.
 
 The engine takes the whole of what it is allowed, and on a CPU it writes zeros into all of it at the start.
 """
@@ -9,14 +9,14 @@ PLAIN_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
 def fit(config: Any) -> None:
-    """Lower the cache of `config`, a VllmConfig with a size, to what it can use; where that is unknown it stays."""
+    """Lower the cache size of `config`, a VllmConfig, to the size that it can use; where that is unknown it stays."""
     needed = bytes_needed(config)
     if needed is not None:
         config.cache_config.kv_cache_memory_bytes = min(config.cache_config.kv_cache_memory_bytes, needed)
 
 
 def bytes_needed(config: Any) -> int | None:
-    """Bytes in each worker for max_num_seqs × max_model_len tokens, in whole blocks; `config` is a VllmConfig.
+    """Count the bytes in each worker for max_num_seqs × max_model_len tokens, in whole blocks, by a VllmConfig.
 
     None where a layer may hold something else than one key and one value for each of its heads and tokens: the engine
     then lays the cache out in groups of layers, by rules of its own.
@@ -32,7 +32,7 @@ def bytes_needed(config: Any) -> int | None:
 
 
 def _is_even(model: Any) -> bool:
-    """All layers are attention of one kind and size."""
+    """Whether all layers are attention of one kind and size."""
     kinds = getattr(model.hf_text_config, "layer_types", None) or ()
     others = model.use_mla or model.is_hybrid or model.is_attention_free or model.is_encoder_decoder or model.has_noops
     return len(set(kinds)) <= 1 and not others and model.model_arch_config.per_layer_overrides is None

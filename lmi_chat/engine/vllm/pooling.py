@@ -1,4 +1,4 @@
-"""Prompts → vectors, on vLLM's pooling runner: one output per prompt, which is all of its answer.
+"""Embed prompts on vLLM's pooling runner: one output per prompt is its whole answer.
 
 Leans on: `add_request` taking PoolingParams with the task "embed", and its output carrying a tensor on the CPU.
 """
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def space(config: Any) -> EmbeddingSpec | None:
-    """What vLLM's ModelConfig says of the model's vectors; None for a model that generates."""
+    """Read the EmbeddingSpec from vLLM's ModelConfig; None for a model that generates."""
     if config.runner_type != "pooling":
         return None
     dimensions = config.embedding_size
@@ -63,7 +63,7 @@ def _params(pooling: PoolingParams | None) -> Any:
 
 
 class _Run:
-    """vLLM's one output of a job → its events. No token is generated, so that there is nothing to cut it to."""
+    """The Run of an embedding: vLLM's one output becomes its events. No token is generated, so there is no cut."""
 
     completion_tokens = 0
 

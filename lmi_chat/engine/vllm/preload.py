@@ -1,4 +1,4 @@
-"""Importing the engine without holding up the other threads, of which one answers `/ping`.
+"""Import the engine without holding up the other threads, one of which answers `/ping`.
 
 Measured on 2 cores: of the import's 10 s the longest holds of the interpreter lock are the collector's passes over
 everything imported so far (up to 0.7 s each), and loading PyTorch's libraries (0.4 s).
@@ -18,7 +18,7 @@ LIBRARIES = ("libtorch_global_deps.so", "libtorch_cpu.so", "libtorch_cuda.so")
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Import heavy packages inside: the collector rests, and at the end what they left is never looked at again."""
+    """Import heavy packages in this context: the garbage collector rests, and never looks at what they left."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -31,7 +31,7 @@ def importing() -> Iterator[None]:
 
 
 def _load_libraries() -> None:
-    """Load PyTorch's libraries by a foreign call, which gives the interpreter lock away, unlike the import's own."""
+    """Load PyTorch's libraries by a foreign call, which releases the interpreter lock, unlike the import's own."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return

@@ -1,4 +1,4 @@
-"""vLLM's outputs of one job → events: the general way, in which vLLM makes the text."""
+"""Turn vLLM's outputs of one job into events: the general path, on which vLLM makes the text."""
 
 import asyncio
 import logging
@@ -14,12 +14,12 @@ log = logging.getLogger(__name__)
 
 
 class Outputs:
-    """vLLM's outputs of one job → events. `has_text`: vLLM makes their text."""
+    """Turns vLLM's outputs of one job into events. `has_text`: vLLM makes their text."""
 
     has_text: ClassVar[bool] = True
 
     def __init__(self, job: Job, sink: Sink, vocabulary: Vocabulary) -> None:
-        """Give the events of `job` to `sink`."""
+        """Send the events of `job` to `sink`."""
         self._sink, self._sampling = sink, job.sampling
         self._vocabulary = vocabulary
         self._top, self._prompt_top = job.sampling.logprobs, job.sampling.prompt_logprobs or 0
@@ -31,7 +31,7 @@ class Outputs:
         self.abort: Callable[[], Coroutine[Any, Any, None]]
 
     def begin(self, collector: Any, abort: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Take from now on what vLLM puts into `collector`, and first what it has put there already."""
+        """Take the outputs that vLLM has put into `collector`, then each further one as it comes."""
         self.abort = abort
         collector.put = self.put
         if collector.output is not None:
@@ -43,7 +43,7 @@ class Outputs:
             self._cutting = asyncio.create_task(self.abort())
 
     async def leave(self) -> None:
-        """Take the job off the engine if it is not over; returns when the engine has been told."""
+        """Take the job off the engine if it is not over; returns when the engine has been asked to."""
         if not self.is_over:
             self.is_over = True
             await asyncio.shield(self.abort())
@@ -64,7 +64,7 @@ class Outputs:
             self.fail()
 
     def fail(self) -> None:
-        """End the job, of which something could not be rendered, on the engine too."""
+        """End the job with an error, on the engine too."""
         if self._cutting is None:
             self._cutting = asyncio.create_task(self.abort())
         self._end(Bug("internal error while the answer was written"))
@@ -112,7 +112,7 @@ class Outputs:
         return Finish(reason, part.stop_reason)
 
     def _token(self, token_id: int, entry: Mapping[int, Any], top: int) -> Token:
-        """`entry` holds the chosen token and the `top` likeliest, each with its rank from 1."""
+        """Build a Token; `entry` holds the chosen token and the `top` likeliest, each with its rank from 1."""
         ranked = sorted((item for item in entry.items() if item[1].rank <= top), key=lambda item: item[1].rank)
         choices = tuple(self._vocabulary.choice(other, logprob.logprob) for other, logprob in ranked)
         own = entry[token_id]
@@ -126,7 +126,7 @@ class Outputs:
 
 
 def _times(stats: Any) -> Times | None:
-    """Marks that vLLM keeps of a request, in seconds of the engine's clock; 0 where it came to none."""
+    """Compute a request's Times from vLLM's timestamps, in seconds of the engine's clock; 0 where one is missing."""
     if stats is None or not stats.first_token_ts:
         return None
     return Times(

@@ -1,4 +1,4 @@
-"""Our sampling values in vLLM's words. vLLM is imported inside the functions only, see vllm.py."""
+"""Translate SamplingParams into vLLM's; vLLM is imported inside the functions only, see engine.py."""
 
 from functools import cache
 from typing import Any
@@ -8,7 +8,7 @@ from lmi_chat.job import SamplingParams
 
 
 def params(sampling: SamplingParams, *, has_text: bool = True) -> Any:
-    """SamplingParams, in deltas; a guide in it must have been tried (trials.py). `has_text`: vLLM makes the text."""
+    """Build vLLM's SamplingParams; a constraint must have been tried (trials.py). `has_text`: vLLM makes the text."""
     from vllm.sampling_params import RequestOutputKind
     from vllm.sampling_params import SamplingParams as VllmSamplingParams
 
@@ -45,7 +45,7 @@ def params(sampling: SamplingParams, *, has_text: bool = True) -> Any:
 
 @cache
 def _tried() -> Any:
-    """SamplingParams that do not parse their guide again.
+    """Build the class of SamplingParams that do not parse their constraint again.
 
     vLLM would on the event loop, where a pattern that compiles in 1 s costs 0.1 s each time it is sent. Should vLLM
     rename the method, it checks again: slower, not wrong.
@@ -54,6 +54,6 @@ def _tried() -> Any:
 
     class Tried(VllmSamplingParams):
         def _validate_structured_outputs(self, *_: object) -> None:
-            """trials.py has done it, elsewhere."""
+            """Do nothing: trials.py has done it."""
 
     return Tried

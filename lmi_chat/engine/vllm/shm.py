@@ -1,4 +1,4 @@
-"""vLLM's queues between processes, for a container with little shared memory.
+"""Shrink vLLM's queues between processes, for a container with little shared memory.
 
 vLLM reserves 240 MiB of /dev/shm for what a worker answers, whatever the model; a container has 64 MiB unless it is
 started with `--shm-size`, which SageMaker does not. vLLM imports this file in each worker, before that queue is made,
@@ -13,7 +13,7 @@ from vllm.v1.executor import multiproc_executor
 
 
 class Small:
-    """What vLLM mixes into the worker's class; it adds nothing."""
+    """A class for vLLM to mix into the worker's; it adds nothing."""
 
 
 class _Queue(multiproc_executor.MessageQueue):

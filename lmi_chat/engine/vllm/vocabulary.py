@@ -1,4 +1,4 @@
-"""Token id → the bytes it stands for, from the tokenizer's own vocabulary, built once per model."""
+"""Look up the bytes of a token id, in a table built once per model from the tokenizer's vocabulary."""
 
 import json
 import re

@@ -15,20 +15,20 @@ SIZES = [b"%x\r\n" % size for size in range(4096)]
 
 
 class BodyStream:
-    """Where one request's streamed answer goes out; found at `scope["extensions"]["lmi_chat.outlet"]`.
+    """Writes one request's streamed answer; found at `scope["extensions"]["lmi_chat.outlet"]`.
 
     Start and end of the response go through ASGI's `send`; the chunks between them through `write`.
     """
 
     __slots__ = ("_is_open", "_is_raw", "_on_gone", "_push", "_writer", "cycle", "is_gone")
 
-    def __init__(self, cycle: RequestResponseCycle, line: ConnectionWriter) -> None:
-        """Belong to the one answer of `cycle`, on the connection that is written through `line`."""
+    def __init__(self, cycle: RequestResponseCycle, writer: ConnectionWriter) -> None:
+        """Belong to the one answer of `cycle`, on the connection of `writer`."""
         self.is_gone = False  # the client cannot get this answer any more
         self.cycle = cycle
-        self._writer = line
+        self._writer = writer
         self._on_gone: Callable[[], object] | None = None
-        self._push = line.push
+        self._push = writer.push
         self._is_raw = False
         self._is_open = False  # between the start and the end of a response with a body of unknown length
 
@@ -62,7 +62,7 @@ class BodyStream:
             self._push((SIZES[size] if size < len(SIZES) else b"%x\r\n" % size) + data + b"\r\n")
 
     def _check(self, data: bytes) -> None:
-        """Raises RuntimeError for what cannot be written; the rest is dropped."""
+        """Raises RuntimeError for a chunk that cannot be written; the rest is dropped."""
         cycle = self.cycle
         if self.is_gone or not data:
             return
@@ -72,7 +72,7 @@ class BodyStream:
             raise RuntimeError("write() belongs to a response with a body and without Content-Length.")
 
     def disconnect(self) -> None:
-        """Say that the client is gone, and wake what waits for it; the connection's to call."""
+        """Note that the client is gone and wake who waits for it; called by the connection."""
         self.is_gone = True
         self._is_open = False
         self.cycle.disconnected = True
@@ -85,7 +85,7 @@ class BodyStream:
             callback()
 
     async def _send(self, message: ASGISendEvent) -> None:
-        """As uvicorn's, plus two things it leaves out: early answers close, HTTP/1.0 has no chunks (section 6.1)."""
+        """Send as uvicorn does, plus what it leaves out: early answers close, HTTP/1.0 has no chunks (section 6.1)."""
         cycle = self.cycle
         if message["type"] == "http.response.start":
             if cycle.more_body:
@@ -101,7 +101,7 @@ class BodyStream:
         self._is_open = is_body and not self.is_gone and (bool(cycle.chunked_encoding) or self._is_raw)
 
     def wrap(self, app: ASGI3Application) -> ASGI3Application:
-        """`app` with our `send`, and whose cancelling for a gone client is no error; the connection's to call."""
+        """Wrap `app` with our `send`; its cancelling for a gone client is no error. Called by the connection."""
 
         async def answer(scope: Scope, receive: ASGIReceiveCallable, _send: ASGISendCallable) -> None:
             try:

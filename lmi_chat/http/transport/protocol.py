@@ -1,4 +1,4 @@
-"""The way in of a connection: counts, times and refuses what arrives. No routes, no bodies' meaning.
+"""Read one connection: count, time and refuse the bytes that arrive; no routes, no meaning of bodies.
 
 Built on uvicorn's `HttpToolsProtocol`, whose cycle still writes the start and the end of each response (RFC 9112).
 """
@@ -25,7 +25,7 @@ PIPELINE_MAX = 16  # requests queued behind the one being answered
 
 
 class _Phase(enum.Enum):
-    """What the parser waits for."""
+    """The part of a request that the parser waits for."""
 
     IDLE = enum.auto()
     HEAD = enum.auto()
@@ -33,7 +33,7 @@ class _Phase(enum.Enum):
 
 
 class _Protocol(HttpToolsProtocol):
-    """The way in: counts, times and refuses what arrives; uvicorn makes requests of the rest."""
+    """Counts, times and refuses the bytes that arrive; uvicorn makes requests of the rest."""
 
     edge: ClassVar[ConnectionLimits]
     burst: ClassVar[WriteBatch | None] = None  # of all connections
@@ -67,7 +67,7 @@ class _Protocol(HttpToolsProtocol):
         self._arm()
 
     def data_received(self, data: bytes) -> None:
-        """Parse in deltas, to see in time that a head has no end; start no request before all of `data` is valid.
+        """Parse in pieces, to see in time that a head has no end; start no request before all of `data` is valid.
 
         Nothing is logged here, unlike in uvicorn: a line for each bad request is a way to fill the disk.
         """
@@ -210,11 +210,11 @@ class _Protocol(HttpToolsProtocol):
             self._refuse(ReceiveTimeout("The request came too slowly."))
 
     def _is_waiting_for_us(self) -> bool:
-        """The client may not send: we do not read, or it waits for our 100 Continue."""
+        """Whether the client cannot send: we do not read, or it waits for our 100 Continue."""
         return self.flow.read_paused or (self._phase is _Phase.BODY and self.cycle.waiting_for_100_continue)
 
     def _refuse(self, error: Error) -> None:
-        """Answer `error` and close, after the answer under way; what has not started yet is trusted no more."""
+        """Answer `error` and close, after the answer under way; later requests on this connection are dropped."""
         self._is_deaf = True
         self._disarm()
         self._held = None
@@ -279,7 +279,7 @@ class _Protocol(HttpToolsProtocol):
 
 
 def protocol_class(edge: ConnectionLimits) -> type[HttpToolsProtocol]:
-    """The class for `uvicorn.Config(http=...)` that serves each connection within `edge`."""
+    """Build the class for `uvicorn.Config(http=...)` that serves each connection within `edge`."""
 
     class Bounded(_Protocol):
         pass

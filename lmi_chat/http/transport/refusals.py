@@ -1,4 +1,4 @@
-"""Refuse what never becomes a request: its errors and their whole response."""
+"""Refuse bytes that never become a request: the errors and their whole response."""
 
 import json
 from collections.abc import Iterable
@@ -33,7 +33,7 @@ class ReceiveTimeout(BadHttp):
 
 
 def render_refusal(error: Error, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The whole response to a request that never became one, with `headers` and Connection: close."""
+    """Render the whole response, with `headers` and Connection: close."""
     fields = {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}
     body = json.dumps({"error": fields}).encode()
     lines = [b"%b: %b\r\n" % pair for pair in headers]

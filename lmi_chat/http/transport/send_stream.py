@@ -10,7 +10,7 @@ from lmi_chat.limits import ConnectionLimits
 
 
 class SendStream:
-    """Stands in for BodyStream where the server's protocol class is another: the same interface, one more task.
+    """Takes the place of BodyStream under another protocol class: the same interface, one more task.
 
     What is written waits in a bounded buffer until the server's `send` takes it. A client that leaves, by `receive`'s
     word or by `send`'s, that lets the buffer run over or takes nothing for `write_stall_s`, is gone.
@@ -61,7 +61,7 @@ class SendStream:
             self._writer = asyncio.create_task(self._write())
 
     async def _write(self) -> None:
-        """Send what waits, in as few messages as the server's pace allows."""
+        """Send the buffer, in as few messages as the server's pace allows."""
         while self._pending:
             data, self._pending, self.backlog_bytes = b"".join(self._pending), [], 0
             self._is_sending = True
@@ -80,7 +80,7 @@ class SendStream:
             self.disconnect()
 
     def disconnect(self) -> None:
-        """Say that the client is gone, and wake what waits for it; a complete response has nothing to lose."""
+        """Note that the client is gone and wake who waits for it; nothing is lost of a complete response."""
         if self.is_gone or self._is_complete:
             return
         self.is_gone = True
@@ -96,7 +96,7 @@ class SendStream:
             callback()
 
     async def receive(self) -> Message:
-        """As the server's; once the body is complete, a watch of our own listens for the client's leaving."""
+        """Receive from the server; once the body is complete, wait here for the client to leave."""
         if self._watch is not None:
             await self._left.wait()
             return {"type": "http.disconnect"}
@@ -114,7 +114,7 @@ class SendStream:
         self._left.set()
 
     async def send(self, message: Message) -> None:
-        """As the server's, behind all that was written."""
+        """Send to the server, after all that was written."""
         await self._has_room.wait()
         if self.is_gone:
             return
@@ -128,7 +128,7 @@ class SendStream:
         """Answer one request by `app`, which finds this where a BodyStream would be. Raises what `send` did.
 
         A client that is gone cancels `app`, which is no error: the response then ends without its last message, and
-        the server tells by its own means that it is incomplete.
+        the server shows by its own means that it is incomplete.
         """
         given = scope.get("extensions")
         scope["extensions"] = {**(given or {}), OUTLET: self}

@@ -14,9 +14,9 @@ from lmi_chat.limits import ConnectionLimits
 
 
 class WriteBatch:
-    """Connections that have something to send once what is being done now is done: one write for each of them.
+    """Collects writes during one event-loop turn and flushes each connection once.
 
-    The engine's messages are worked off all that there are at once, so that a server which falls behind writes less.
+    All of the engine's waiting messages are taken in one turn, so a server that falls behind writes less often.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -36,7 +36,7 @@ class WriteBatch:
 
 
 class ConnectionWriter(asyncio.Transport):
-    """The way out of a connection, which uvicorn takes for its transport: order, backlog, stalls and closing."""
+    """Writes to a connection, as uvicorn's transport: order, backlog, stalls and closing."""
 
     def __init__(self, transport: asyncio.Transport, burst: WriteBatch, edge: ConnectionLimits) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class ConnectionWriter(asyncio.Transport):
         self._unsent_bytes = 0
 
     def push(self, chunk: bytes) -> None:
-        """Write soon, or keep for later while the transport is full; over the limit the connection is aborted."""
+        """Write at the end of this turn, or later while the transport is full; abort the connection over the limit."""
         if self._is_closing:
             return
         if not self._pending and not self._is_paused:
@@ -66,7 +66,7 @@ class ConnectionWriter(asyncio.Transport):
                 self.abort()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Write for uvicorn, behind all that was pushed."""
+        """Write for uvicorn, after all that was pushed."""
         if self._is_closing:
             return
         if self._pending:
@@ -76,7 +76,7 @@ class ConnectionWriter(asyncio.Transport):
             self.transport.write(data)
 
     def flush(self) -> None:
-        """Write what waits, unless the transport is full."""
+        """Write the backlog, unless the transport is full."""
         if not self._is_paused and not self._is_closing:
             self._flush()
 
@@ -88,19 +88,19 @@ class ConnectionWriter(asyncio.Transport):
             self.transport.write(joined)
 
     def pause(self) -> None:
-        """The transport is full."""
+        """Note that the transport is full."""
         self._is_paused = True
         self.watch()
 
     def resume(self) -> None:
-        """The transport has room again."""
+        """Note that the transport has room again, and write the backlog."""
         self._is_paused = False
         if not self._is_closing:
             self._unwatch()
             self._flush()
 
     def watch(self) -> None:
-        """From now on the client must take something in each `write_stall_s`, or it is cut off."""
+        """Cut the client off from now on if it takes nothing for `write_stall_s`."""
         if self._stall is None:
             self._unsent_bytes = self._measure()
             self._stall = self._loop.call_later(self._edge.write_stall_s, self._check_stall)
@@ -119,7 +119,7 @@ class ConnectionWriter(asyncio.Transport):
             self.abort()
 
     def _measure(self) -> int:
-        """Bytes not taken yet, the kernel's included: a slow reader's progress may show nowhere else for a minute."""
+        """Count the bytes not taken yet, the kernel's too: a slow reader's progress may show only there for a while."""
         size = self.transport.get_write_buffer_size()
         try:
             queue = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
@@ -128,7 +128,7 @@ class ConnectionWriter(asyncio.Transport):
         return size + int(struct.unpack("i", queue)[0])
 
     def close(self) -> None:
-        """Send what is left, then close."""
+        """Send the backlog, then close."""
         if not self._is_closing:
             self._flush()
             self._is_closing = True
@@ -136,7 +136,7 @@ class ConnectionWriter(asyncio.Transport):
             self.on_close()
 
     def abort(self) -> None:
-        """Reset the connection: an end in the middle must not look like one, nor the kernel keep what is unsent."""
+        """Reset the connection: a broken answer must not look complete, nor the kernel keep unsent bytes."""
         self._is_closing = True
         self._pending.clear()
         raw = self.transport.get_extra_info("socket")
@@ -146,7 +146,7 @@ class ConnectionWriter(asyncio.Transport):
         self.transport.abort()
 
     def disconnect(self) -> None:
-        """The connection is lost: nothing is written or waited for any more."""
+        """Note that the connection is lost: nothing is written or waited for any more."""
         self._is_closing = True
         self._pending.clear()
         self.backlog_bytes = 0
@@ -154,7 +154,7 @@ class ConnectionWriter(asyncio.Transport):
         self.on_close = self.transport.close  # no cycle of references for the collector
 
     def is_closing(self) -> bool:
-        """Nothing more is taken."""
+        """Whether nothing more is taken."""
         return self._is_closing or self.transport.is_closing()
 
     def pause_reading(self) -> None:

@@ -1,4 +1,4 @@
-"""Token ids → text as they come, from a table wherever that is exact, else by the tokenizer's own stream.
+"""Decode token ids as they come, from a table wherever that is exact, else by the tokenizer's own stream.
 
 Leans on what tokenizers' `DecodeStream` does: it gives text as soon as what it has decodes to more than before and
 does not end in U+FFFD. So a token that stands for whole characters gives the same text after any other such token, and
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Table(dict[int, bytes | None]):
-    """Token id → its text as JSON writes it, without quotes; b"" for one that is not shown, None for a part.
+    """Token ids with their text as JSON writes it, without quotes; b"" for one that is not shown, None for a part.
 
     Filled as tokens come: the whole vocabulary would hold up the start.
     """
@@ -48,7 +48,7 @@ class Table(dict[int, bytes | None]):
 
 
 class Detokenizer:
-    """How one tokenizer's tokens become text, special ones left out."""
+    """Decodes one tokenizer's tokens to text, special ones left out."""
 
     def __init__(self, backend: Any, *, anchor: int, parts: frozenset[int], has_bytes: bool) -> None:
         """`has_bytes`: each token stands for bytes, and a text is what they are together."""
@@ -56,11 +56,11 @@ class Detokenizer:
         self.table = Table(backend, anchor, parts)
 
     def begin(self, prompt_ids: Sequence[int]) -> "Text":
-        """The text of a sequence that follows a prompt."""
+        """Begin the text of a sequence that follows a prompt."""
         return Text(self, None if self._is_clean(prompt_ids) else self.stream(prompt_ids))
 
     def _is_clean(self, prompt_ids: Sequence[int]) -> bool:
-        """The prompt's text ends with a whole character."""
+        """Whether the prompt's text ends with a whole character."""
         for token_id in reversed(prompt_ids):
             spelled = self.table[token_id]
             if spelled is None or spelled:
@@ -68,17 +68,17 @@ class Detokenizer:
         return self.has_bytes
 
     def stream(self, ids: Sequence[int] | None = None) -> Any:
-        """The tokenizer's own stream, behind `ids` (None: behind whole characters)."""
+        """Begin the tokenizer's own stream after `ids` (None: after whole characters)."""
         from tokenizers.decoders import DecodeStream
 
         return DecodeStream(ids=[self._anchor] if ids is None else list(ids), skip_special_tokens=True)
 
     def bytes_of(self, token_id: int) -> bytes:
-        """What a byte-level token stands for."""
+        """Return the bytes of a byte-level token."""
         return byte_level(self._backend.id_to_token(token_id))
 
     def step(self, stream: Any, token_id: int) -> tuple[Any, str]:
-        """The next text of `stream`, and the stream to go on with: bytes that are no text may break one."""
+        """Return the next text of `stream`, and the stream to go on with: bytes that are no text may break one."""
         try:
             return stream, stream.step(self._backend, token_id) or ""
         except Exception as error:
@@ -96,17 +96,17 @@ class Text:
     __slots__ = ("_held", "_spelling", "_stream", "is_clean")
 
     def __init__(self, spelling: Detokenizer, stream: Any) -> None:
-        """Begin behind whole characters, or with what `stream` has."""
+        """Begin after whole characters, or with the state of `stream`."""
         self._spelling, self._stream = spelling, stream
         self._held = b""
         self.is_clean = stream is None
 
     def take(self, ids: Sequence[int]) -> str:
-        """What `ids` add; "" as long as a character is not whole."""
+        """Return the text that `ids` add; "" as long as a character is not whole."""
         return unescape(self.spell(ids))
 
     def spell(self, ids: Sequence[int]) -> bytes:
-        """As `take`, as JSON writes it, without quotes."""
+        """Return the same as JSON writes it, without quotes."""
         return b"".join([self._next(token_id) for token_id in ids])
 
     def _next(self, token_id: int) -> bytes:
@@ -124,7 +124,7 @@ class Text:
         return dump(text)[1:-1]
 
     def _hold(self, token_id: int | None) -> bytes:
-        """The same for tokens that are bytes; None: one that is not shown."""
+        """Collect tokens that are bytes until they are whole characters; None: one that is not shown."""
         self._held += b"" if token_id is None else self._spelling.bytes_of(token_id)
         text = self._held.decode("utf-8", "replace")
         self.is_clean = not text.endswith(INCOMPLETE)
@@ -135,7 +135,7 @@ class Text:
 
 
 def of(tokenizer: Tokenizer) -> Detokenizer | None:
-    """The spelling of a tokenizer whose tokens have a text of their own; None for another."""
+    """Return the Detokenizer of a tokenizer whose tokens have a text of their own; None for another."""
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or backend.decoder is None:
         return None
@@ -155,7 +155,7 @@ def of(tokenizer: Tokenizer) -> Detokenizer | None:
 
 
 def _is_llama(kinds: set[str], steps: Sequence[dict[str, Any]]) -> bool:
-    """Llama's decoder: U+2581 is a space, `<0xNN>` a byte, and only the first space of all goes."""
+    """Whether this is Llama's decoder: U+2581 is a space, `<0xNN>` a byte, and only the very first space is dropped."""
     if kinds - LLAMA or "Replace" not in kinds:
         return False
     for step in steps:

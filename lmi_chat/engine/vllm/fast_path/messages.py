@@ -1,7 +1,7 @@
-"""The engine's messages, read no further than a plain token needs: vLLM's structs have 18 fields for each.
+"""Decode of the engine's messages only the fields that a plain token needs: vLLM's structs have 18 for each.
 
 Each output is left as bytes until it is known whose it is; what is no plain token is then decoded by vLLM's own types.
-`fault` compares names and order with vLLM's structs, so that a field which moved is not read as another.
+`incompatibility` compares names and order with vLLM's structs, so that a field which moved is not read as another.
 """
 
 from struct import unpack_from
@@ -44,7 +44,7 @@ class Token(Struct, array_like=True, gc=False):
 
 
 class Step(Struct, array_like=True, gc=False):
-    """EngineCoreOutputs: what one step of the engine gave."""
+    """EngineCoreOutputs: the outputs of one engine step."""
 
     engine_index: int = 0
     outputs: list[Raw] = []
@@ -58,7 +58,7 @@ class Step(Struct, array_like=True, gc=False):
 
 
 class Prefix(Struct, gc=False):
-    """PrefixCacheStats: what a step adds."""
+    """PrefixCacheStats: the counts that a step adds."""
 
     reset: bool = False
     requests: int = 0
@@ -80,7 +80,7 @@ class Told(Struct, gc=False):
 
     @property
     def is_quiet(self) -> bool:
-        """Nothing of it would be missed."""
+        """Whether it can be skipped without a loss."""
         prefix = self.prefix_cache_stats
         return not (
             prefix.requests
@@ -106,12 +106,12 @@ step, token, told = Decoder(Step).decode, Decoder(Token).decode, Decoder(Told).d
 
 
 def is_given(raw: Raw) -> bool:
-    """Whether there is anything but null."""
+    """Whether the value is not null."""
     return raw != NIL
 
 
 def first_logprob(scores: Scores | None) -> float | None:
-    """The sampled token's own, of the first row; None where it is not in this frame."""
+    """Read the sampled token's log-probability from the first row; None where it is not in this frame."""
     if scores is None or type(scores.logprobs.data) is not Ext or scores.logprobs.dtype != FLOAT:
         return None
     value: float = unpack_from("<f", scores.logprobs.data.data)[0]
@@ -119,7 +119,7 @@ def first_logprob(scores: Scores | None) -> float | None:
 
 
 def incompatibility() -> str:
-    """Where vLLM's structs are not as they are read here, or ""."""
+    """Name where vLLM's structs are not as they are read here, or ""."""
     from dataclasses import fields
 
     from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs

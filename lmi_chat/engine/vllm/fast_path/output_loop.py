@@ -1,4 +1,4 @@
-"""What the engine's core sends, taken off its socket without a task: vLLM's two loops in one function.
+"""Read the engine core's socket from the event loop, without a task: vLLM's two loops in one function.
 
 vLLM reads the socket in one asyncio task and works in another, which costs a step two wake-ups and zmq's own events:
 more than half of what the step costs at one stream. Here the event loop calls `_work` when the socket has something,
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class _Sent:
-    """What need not be waited for."""
+    """An awaitable that is complete: nothing needs to be waited for."""
 
     def __await__(self) -> Generator[Any, Any, None]:
         return
@@ -72,7 +72,7 @@ class Pump:
         self._aborts: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        """Begin, from the event loop; again and again is no harm."""
+        """Begin, from the event loop; a further call does nothing."""
         if self._over is not None:
             return
         self._loop = asyncio.get_running_loop()
@@ -83,7 +83,7 @@ class Pump:
         self._wake()
 
     def send(self, message: Sequence[Any], engine: bytes) -> Awaitable[Any]:
-        """A request to the engine's core, in place of the client's `_send_input_message`; there is room for it."""
+        """Send a request to the engine's core, in place of the client's `_send_input_message`; the socket has room."""
         self._core.ensure_alive()
         try:
             self._requests.send(engine, SNDMORE | NOBLOCK)
@@ -96,19 +96,19 @@ class Pump:
         return SENT
 
     def _stop(self, over: "asyncio.Future[None]") -> None:
-        """By vLLM, which cancels what it takes for its task when it ends, and when the engine's process has ended."""
+        """Stop; vLLM calls it as its task's `cancel` when it ends or the engine's process has ended."""
         self._loop.remove_reader(self._descriptor)
         if over.cancelled():
             self._engine.output_processor.propagate_error(self._dead())
 
     def _wake(self) -> None:
-        """The socket may have something; it tells so once, and then not before it was read empty."""
+        """Work off the socket, which becomes readable once, and then not again before it was read empty."""
         if not self._is_due:
             self._is_due = True
             self._work()
 
     def _work(self) -> None:
-        """Work off what there is, for BURST_S; what is left has its turn after what else is due."""
+        """Take messages for BURST_S; the rest is left for after the loop's other callbacks."""
         if self._over is None or self._over.done():
             return
         end = time.perf_counter() + BURST_S
@@ -125,7 +125,7 @@ class Pump:
         self._is_due = False
 
     def _step(self) -> bool:
-        """One message, or a part of one that is long; False when there is none."""
+        """Take one message, or a part of a long one; False when there is none."""
         if self._parts:
             self._take(*self._parts.pop())
             return True
@@ -153,7 +153,7 @@ class Pump:
         return True
 
     def _take(self, step: messages.Step, outputs: list[Raw] | None, frames: list[Any]) -> None:
-        """A part of a message; None: what there is to say at its end."""
+        """Take a part of a message; `outputs` None: record the step, at the message's end."""
         if outputs is None:
             self._ledger.tell(step, self._stats, is_plain=self._is_plain)
             return
@@ -172,7 +172,7 @@ class Pump:
             task.add_done_callback(self._aborts.discard)
 
     def _take_plain(self, raw: Raw) -> bool:
-        """Whether an output was one token of a plain job, which has it now."""
+        """Hand an output to its plain request if it is one token; whether it was."""
         token = messages.token(raw)
         run = self._runs.get(token.request_id)
         ids = token.new_token_ids
@@ -192,7 +192,7 @@ class Pump:
 def install(engine: Any, gauge: Heartbeat, runs: dict[str, FastRequest]) -> None:
     """Take the place of the loops of an AsyncLLM that has not begun, if it is of the plain kind.
 
-    `runs` are its plain jobs (lanes.install), `gauge` is one of its loggers.
+    `runs` are its plain requests (output_processor.install), `gauge` is one of its loggers.
     """
     fault = _incompatibility(engine)
     if fault:
@@ -204,7 +204,7 @@ def install(engine: Any, gauge: Heartbeat, runs: dict[str, FastRequest]) -> None
 
 
 def _incompatibility(engine: Any) -> str:
-    """What is not as the pump needs it, or ""."""
+    """Name the part of vLLM that the loop cannot use, or ""."""
     from vllm.v1.engine import core, core_client
 
     client = engine.engine_core

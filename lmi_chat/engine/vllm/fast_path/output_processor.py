@@ -1,8 +1,8 @@
-"""The fast branch: the tokens of plain jobs go from the engine's message to the answer, past vLLM's output objects.
+"""Carry the tokens of plain requests from the engine's messages to the answer, past vLLM's output objects.
 
-A plain job is one sequence whose text nothing has to look at: no stop strings, no alternatives, no prompt's
-log-probabilities, special tokens left out. Its first output and its last go the general way, as does any that carries
-more than tokens; between them a token costs a look into two tables and the write.
+A plain request: one sequence, no stop strings, no alternatives, no prompt logprobs, special tokens left out.
+Its first output and its last take the general path, as does any that carries more than tokens; between them a token
+costs a look into two tables and the write.
 
 Leans on: `OutputProcessor.process_outputs` being handed the engine's outputs step by step, `request_states` with
 vLLM's marks of each request, `detokenize=False` leaving text alone. `install` looks whether that holds.
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class FastRequest(Outputs):
-    """One plain job. `request_id` is vLLM's own, by which its outputs come."""
+    """One plain request. `request_id` is vLLM's own, by which its outputs come."""
 
     has_text = False
 
@@ -70,7 +70,7 @@ class FastRequest(Outputs):
         await super().leave()
 
     def take(self, output: Any) -> None:
-        """Tokens in mid-sequence, from vLLM's EngineCoreOutput; a failure here ends this job alone."""
+        """Take tokens in mid-sequence from vLLM's EngineCoreOutput; a failure here ends this job alone."""
         try:
             self._take_tokens(output)
         except Exception:
@@ -91,7 +91,7 @@ class FastRequest(Outputs):
             self._token_sink.token(ids[-1], spelled, 0.0)
 
     def take_one(self, token_id: int, logprob: float) -> None:
-        """One token in mid-sequence. A delta for one without a text of its own, if its log-probability is shown."""
+        """Take one token in mid-sequence; one without text becomes a Delta if its log-probability is shown."""
         self.completion_tokens += 1
         if self._is_folded:
             self._folded.append(token_id)
@@ -107,7 +107,7 @@ class FastRequest(Outputs):
             self._token_sink.token(token_id, spelled, max(NO_PROBABILITY, logprob))
 
     def _read_tokens(self, output: Any) -> list[Token]:
-        """As Outputs._tokens, before vLLM has made anything of it."""
+        """Read tokens as Outputs._tokens does, from vLLM's raw output."""
         rows, ranks = output.new_logprobs.logprobs, output.new_logprobs.sampled_token_ranks.tolist()
         choice = self._vocabulary.choice
         return [
@@ -116,7 +116,7 @@ class FastRequest(Outputs):
         ]
 
     def _give(self, part: Any, prompt: tuple[Token | None, ...]) -> None:
-        """As Outputs._give, with our own text: the token that ends a sequence has none."""
+        """See Outputs; the text is our own: the token that ends a sequence has none."""
         ids, finish = self._folded + list(part.token_ids), self._finish(part)
         if self._is_folded and finish is None:
             self._folded = ids
@@ -134,10 +134,10 @@ def is_plain(sampling: SamplingParams, token_sink: TokenSink) -> bool:
 
 
 class Clock:
-    """The engine's clock at this step and at the one before, in its own seconds."""
+    """The engine's clock at this step and at the previous one, in its own seconds."""
 
     def __init__(self) -> None:
-        """No step was taken."""
+        """Begin before the first step."""
         self.step_at = self.last_step_at = 0.0
 
     def enter(self, step_at: float) -> None:
@@ -146,7 +146,7 @@ class Clock:
             self.last_step_at, self.step_at = self.step_at, step_at
 
     def count(self, tokens: int, stats: Any) -> None:
-        """Plain tokens into vLLM's IterationStats; their gap but once: they all waited for the same step."""
+        """Add plain tokens to vLLM's IterationStats; their gap only once, since they all waited for the same step."""
         if stats is None or not tokens:
             return
         stats.num_generation_tokens += tokens
@@ -157,11 +157,11 @@ class Clock:
 
 @cache
 def _processor() -> Any:
-    """The OutputProcessor of vLLM with the branch; imported here because the import takes seconds."""
+    """Build the subclass of vLLM's OutputProcessor; imported here because the import takes seconds."""
     from vllm.v1.engine.output_processor import OutputProcessor
 
     class Lanes(OutputProcessor):
-        """`runs`: the plain jobs under way."""
+        """`runs`: the plain requests under way."""
 
         runs: dict[str, FastRequest]
         clock: Clock
@@ -169,7 +169,7 @@ def _processor() -> Any:
         def process_outputs(
             self, engine_core_outputs: Any, engine_core_timestamp: Any = None, iteration_stats: Any = None, **more: Any
         ) -> Any:
-            """Plain tokens to their jobs; all else as vLLM does it."""
+            """Hand plain tokens to their requests; leave all else to vLLM."""
             self.clock.enter(engine_core_timestamp)
             runs, others, tokens = self.runs, [], 0
             for output in engine_core_outputs:
@@ -195,7 +195,7 @@ def _processor() -> Any:
 
 
 def install(engine: Any) -> dict[str, FastRequest] | None:
-    """Put the branch into an AsyncLLM that has not begun; gives its jobs, or None where it does not fit."""
+    """Put the branch into an AsyncLLM that has not begun; return its requests, or None where it does not fit."""
     fault = _incompatibility(engine)
     if fault:
         log.warning("the fast branch is off, every request takes the general path: %s", fault)
@@ -207,7 +207,7 @@ def install(engine: Any) -> dict[str, FastRequest] | None:
 
 
 def _incompatibility(engine: Any) -> str:
-    """What of vLLM is not as the branch needs it, or ""."""
+    """Name the part of vLLM that the branch cannot use, or ""."""
     from vllm.sampling_params import SamplingParams as VllmSamplingParams
     from vllm.v1.engine import EngineCoreOutput
     from vllm.v1.engine.output_processor import OutputProcessor

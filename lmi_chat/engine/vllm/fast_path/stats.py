@@ -1,4 +1,4 @@
-"""vLLM's own figures, told in full where there is more to tell than tokens, and every PERIOD_S at the latest.
+"""Update vLLM's metrics: all of them every PERIOD_S and at other steps, the three that change at plain tokens.
 
 A full record sets some forty of them, which costs a step of a few streams more than its tokens do. A step that brought
 plain tokens alone changes three; the others are states (running, waiting, cache in use) whose last value counts.
@@ -16,10 +16,10 @@ FIGURES = ("counter_generation_tokens", "histogram_iteration_tokens", "histogram
 
 
 class Ledger:
-    """Where steps are told of."""
+    """Records each engine step."""
 
     def __init__(self, engine: Any, gauge: Heartbeat) -> None:
-        """Tell the loggers of `engine`, an AsyncLLM, of which `gauge` is one."""
+        """Record to the loggers of `engine`, an AsyncLLM, of which `gauge` is one."""
         from msgspec.msgpack import Decoder
         from vllm.v1.metrics.stats import SchedulerStats
 
@@ -29,7 +29,7 @@ class Ledger:
         self._due = 0.0
 
     def tell(self, step: messages.Step, stats: Any, *, is_plain: bool) -> None:
-        """At a step's end: vLLM's IterationStats of it, and whether it brought plain tokens alone."""
+        """Record a step at its end; `stats`: vLLM's IterationStats; `is_plain`: it brought plain tokens alone."""
         if not messages.is_given(step.scheduler_stats):
             self._record(step, None, stats)
             return
@@ -59,7 +59,7 @@ class Ledger:
 
 
 def _few(manager: Any) -> tuple[Callable[[float], object], ...] | None:
-    """How the three are told; None where a logger is there that may want every step."""
+    """Return the three metrics; None where another logger may want every step."""
     from vllm.v1.metrics.loggers import LoggingStatLogger, PerEngineStatLoggerAdapter, PrometheusStatLogger
 
     if manager is None:

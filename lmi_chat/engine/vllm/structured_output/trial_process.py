@@ -1,4 +1,4 @@
-"""Try guides out in a process of its own, `python -m` this module, started and read by trials.py.
+"""Compile and try output constraints in a process of its own, `python -m` this module, driven by trials.py.
 
 It loads llguidance once and forks for every guide, so a trial can be killed by the kernel in the midst of native code
 (a thread cannot), costs no new start, and takes its memory and its crashes with it. One line of JSON in, one out:

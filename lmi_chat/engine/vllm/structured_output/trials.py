@@ -1,4 +1,4 @@
-"""Guides before the engine sees them: each new one is tried out in a process of its own, and its verdict is kept.
+"""Compile each new schema or grammar in a separate process that can be killed, and cache the verdict.
 
 vLLM looks at a guide twice: `SamplingParams.verify` on the event loop, then EngineCore compiles it and asks it at every
 step which tokens may come. Neither can be stopped. Two choices make that safe:
