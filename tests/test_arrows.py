@@ -1,4 +1,4 @@
-"""HOUSE.md, "Direction": no arrow points backwards, and each outer library has one owner."""
+"""Check the direction of imports: no arrow points backwards, and each outer library has one owner."""
 
 import ast
 import subprocess

@@ -1,4 +1,4 @@
-"""Check HOUSE.md, "Writing": the first line of a module is a verb and its object, in plain English."""
+"""Check the style of writing: the first line of a module is a verb and its object, in plain English."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""Read a deployment's settings with what the engine brings: its names, their types and its defaults on this machine."""
+"""Read a deployment's settings with the engine's own names, their types and its defaults on this machine."""
 
 from collections.abc import Mapping
 from pathlib import Path
