@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 
 class Progress:
-    """How far a delta of work is: one bar on a terminal, elsewhere a line with seconds for each finished phase.
+    """Shows progress as one bar on a terminal, elsewhere as a line with seconds for each finished phase.
 
     `phases` are the names of its parts, each with the share of the bar that it takes (its usual seconds).
     """
