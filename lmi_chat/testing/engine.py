@@ -146,13 +146,13 @@ class Playing:
             elif isinstance(step, Delta):
                 self.completion_tokens += len(step.ids)
                 self._open -= {step.index} if step.finish else set()
-                self._give(step)
+                self._send(step)
             elif isinstance(step, Finished | Error):
                 self._sink(step)
         if not any(isinstance(step, Finished | Error) for step in steps):
             await asyncio.sleep(3600)
 
-    def _give(self, delta: Delta) -> None:
+    def _send(self, delta: Delta) -> None:
         """Send a plain token by `TokenSink.token`, looked up at each as the engine does; anything else as its Delta."""
         is_plain = len(delta.ids) == 1 and delta.text and not (delta.finish or self._is_first or delta.prompt)
         has_top = any(token.top for token in delta.tokens)
