@@ -93,7 +93,7 @@ class AsyncRequests:
         except Error as error:
             document.error = error
         except Exception:
-            log.exception("asynchronous request %s", request.call.id)
+            log.exception("asynchronous request %s failed", request.call.id)
             document.error = Bug("internal error")
         if document.error is None and not await self._write(request.output, bytes(document.data)):
             document.error = Bug("the answer could not be written to its output location")
