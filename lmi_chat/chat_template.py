@@ -34,16 +34,16 @@ class Tokenizer(Protocol):
         """Render messages by a Jinja template."""
 
     def encode(self, text: str, **kwargs: Any) -> list[int]:
-        """Text → token ids."""
+        """Tokenise a text."""
 
     def decode(self, token_ids: Sequence[int], **kwargs: Any) -> str:
-        """Token ids → text."""
+        """Decode token ids."""
 
     def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str | None]:
-        """Token ids → the vocabulary's spelling."""
+        """Return the vocabulary's spelling of token ids."""
 
     def get_vocab(self) -> dict[str, int]:
-        """The vocabulary: spelling → id."""
+        """Return the vocabulary, spelling → id."""
 
 
 class BadTemplate(Exception):

@@ -99,7 +99,7 @@ class BadMethod(Error):
 
 
 class Conflict(Error):
-    """What is asked for is busy with another request."""
+    """The session is busy with another request."""
 
     status, kind, code = 409, "invalid_request_error", "conflict"
     is_retry_free = True
@@ -172,4 +172,4 @@ class TimedOut(Error):
 
 
 class Bug(Error):
-    """Our own mistake; the log has the details, the caller has the request's id."""
+    """A mistake of this server; the log has the details, the caller has the request's id."""

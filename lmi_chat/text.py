@@ -9,7 +9,7 @@ CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))
 
 
 def one_line(text: str, limit: int = MESSAGE_BYTES) -> str:
-    """`text` on one line, encodable and free of control characters (DJL puts it into the HTTP status line).
+    """Put `text` on one line, encodable and free of control characters (DJL puts it into the HTTP status line).
 
     `limit` is in bytes as JSON writes them: UTF-8, with a backslash before quotes and backslashes.
     """
@@ -22,7 +22,7 @@ def one_line(text: str, limit: int = MESSAGE_BYTES) -> str:
 
 
 def echo(value: object) -> str:
-    """The caller's value as an error may repeat it: short, on one line, in JSON's words."""
+    """Write the caller's value as an error may repeat it: short, on one line, as JSON."""
     match value:
         case None:
             return "null"

@@ -63,44 +63,46 @@ class DocumentBuffer:
 class AsyncRequests:
     """All asynchronous requests of one server."""
 
-    def __init__(self, line: Pipeline, folder: Folder, *, most: int, at_once: int, max_body_bytes: int) -> None:
+    def __init__(self, pipeline: Pipeline, folder: Folder, *, most: int, at_once: int, max_body_bytes: int) -> None:
         """Hold at most `most` requests; `at_once` of them, with their bodies in memory, are in the pipeline."""
         self.folder = folder
-        self._line, self._most, self._max_body_bytes = line, most, max_body_bytes
+        self._pipeline, self._most, self._max_body_bytes = pipeline, most, max_body_bytes
         self._gate = asyncio.Semaphore(at_once)
         self._held: set[asyncio.Task[None]] = set()
 
-    async def take(self, order: AsyncRequest) -> None:
+    async def take(self, request: AsyncRequest) -> None:
         """Accept a request. Raises the pipeline's refusal, Busy, and for an unreadable file BadField or TooLarge."""
-        if order.source is not None:
-            await asyncio.to_thread(self.folder.check, order.source, self._max_body_bytes)
-        if self._line.refusal:
-            raise self._line.refusal
+        if request.source is not None:
+            await asyncio.to_thread(self.folder.check, request.source, self._max_body_bytes)
+        if self._pipeline.refusal:
+            raise self._pipeline.refusal
         if len(self._held) >= self._most:
             raise Busy(f"all {self._most} places for asynchronous requests are taken; send the request again later")
-        order.call.is_promised = True
+        request.call.is_promised = True
         promise = ExitStack()
-        promise.enter_context(self._line.promise())
-        task = asyncio.create_task(self._answer(order))
+        promise.enter_context(self._pipeline.promise())
+        task = asyncio.create_task(self._answer(request))
         self._held.add(task)
         task.add_done_callback(self._held.discard)
         task.add_done_callback(lambda _: promise.close())
 
-    async def _answer(self, order: AsyncRequest) -> None:
-        sheet = DocumentBuffer()
+    async def _answer(self, request: AsyncRequest) -> None:
+        document = DocumentBuffer()
         try:
-            await self._ask(order, sheet)
+            await self._run(request, document)
         except Error as error:
-            sheet.error = error
+            document.error = error
         except Exception:
-            log.exception("asynchronous request %s", order.call.id)
-            sheet.error = Bug("internal error")
-        if sheet.error is None and not await self._leave(order.output, bytes(sheet.data)):
-            sheet.error = Bug("the answer could not be written to its output location")
-        if sheet.error is not None:
-            await self._leave(order.failure, json_text.dump(dialects.error_body(sheet.error, order.call.dialect)))
+            log.exception("asynchronous request %s failed", request.call.id)
+            document.error = Bug("internal error")
+        if document.error is None and not await self._write(request.output, bytes(document.data)):
+            document.error = Bug("the answer could not be written to its output location")
+        if document.error is not None:
+            await self._write(
+                request.failure, json_text.dump(dialects.error_body(document.error, request.call.dialect))
+            )
 
-    async def _leave(self, place: Parts, data: bytes) -> bool:
+    async def _write(self, place: Parts, data: bytes) -> bool:
         """Write a document; False where the disk refuses."""
         try:
             await asyncio.to_thread(self.folder.write, place, data)
@@ -109,27 +111,27 @@ class AsyncRequests:
             return False
         return True
 
-    async def _ask(self, order: AsyncRequest, sheet: DocumentBuffer) -> None:
+    async def _run(self, request: AsyncRequest, document: DocumentBuffer) -> None:
         """Run the request when the pipeline has room. Raises TimedOut where it was not started within `wait_s`."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + order.wait_s
-        expired = TimedOut(f"the request was not started within {order.wait_s:g} s")
+        until = loop.time() + request.wait_s
+        expired = TimedOut(f"the request was not started within {request.wait_s:g} s")
         try:
             async with asyncio.timeout_at(until):
                 await self._gate.acquire()
         except TimeoutError:
             raise expired from None
         try:
-            if order.source is not None:
-                read = partial(self.folder.read, order.source, self._max_body_bytes)
-                order.call.body = await asyncio.to_thread(read)
+            if request.source is not None:
+                read = partial(self.folder.read, request.source, self._max_body_bytes)
+                request.call.body = await asyncio.to_thread(read)
             while True:
                 try:
-                    return await self._line.answer(order.call, sheet)
+                    return await self._pipeline.answer(request.call, document)
                 except Busy:
                     if loop.time() >= until:
                         raise expired from None
                     await asyncio.sleep(BUSY_S)
         finally:
-            order.call.body = b""
+            request.call.body = b""
             self._gate.release()

@@ -82,7 +82,7 @@ class Talk:
         """Run a command or send a message; False ends the conversation. Raises Failed, OSError."""
         if not line.startswith("/"):
             if line:
-                self._say(line)
+                self._send(line)
             return True
         word, _, rest = line.partition(" ")
         match word:
@@ -109,7 +109,7 @@ class Talk:
         path.write_text(json.dumps(body, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         sys.stderr.write(f"{len(self._messages)} messages are in {path}\n")
 
-    def _say(self, text: str) -> None:
+    def _send(self, text: str) -> None:
         """Send one message, show its answer as it comes and keep it; a turn without an answer is dropped."""
         self._said.append({"role": "user", "content": text})
         body = json.dumps({"messages": self._messages, "stream": True, **self._options}).encode()
@@ -135,13 +135,13 @@ def read(answer: Answer) -> Iterator[str]:
     """Read the text of an answer: JSON lines, server-sent events or one document. Raises Failed for an error in it."""
     is_finished = False
     for line in _lines(answer):
-        told = line.removeprefix(b"data:").strip()
-        if not told or told.startswith(b":") or told == b"[DONE]":
+        payload = line.removeprefix(b"data:").strip()
+        if not payload or payload.startswith(b":") or payload == b"[DONE]":
             continue
         try:
-            chunk = json.loads(told)
+            chunk = json.loads(payload)
         except ValueError:
-            raise Failed(_refused(answer.status, told.decode("utf-8", "replace"))) from None
+            raise Failed(_refused(answer.status, payload.decode("utf-8", "replace"))) from None
         if answer.status != OK or not isinstance(chunk, dict) or "error" in chunk:
             raise Failed(_refused(answer.status, _message(chunk)))
         for choice in chunk.get("choices") or ():
@@ -168,9 +168,9 @@ def _refused(status: int, message: str) -> str:
     return message if status == OK else f"{status}: {message}"
 
 
-def _message(told: Any) -> str:
+def _message(document: Any) -> str:
     """Return the message of an error, whichever shape it has."""
-    error = told.get("error", told) if isinstance(told, dict) else told
+    error = document.get("error", document) if isinstance(document, dict) else document
     if isinstance(error, dict):
         error = error.get("message") or error.get("Message") or error
     return str(error)[:2000]

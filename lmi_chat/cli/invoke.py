@@ -68,7 +68,7 @@ def _is_error(tail: bytes) -> bool:
     """Whether the last line or event is an error: how a stream ends that cannot be completed."""
     last = tail.rstrip().rpartition(b"\n")[2].removeprefix(b"data:").strip()
     try:
-        told = json.loads(last)
+        document = json.loads(last)
     except ValueError:
         return False
-    return isinstance(told, dict) and "error" in told
+    return isinstance(document, dict) and "error" in document

@@ -75,17 +75,17 @@ class Search:
 async def run(engine_run: EngineRun, job: Job, sink: Sink, ends: frozenset[int]) -> AsyncIterator[Search]:
     """Search for `job.beams` sequences; `ends` are the model's own token ids that end one. See Engine.run."""
     search = Search()
-    task = asyncio.create_task(_tell(engine_run, job, sink, ends, search))
+    task = asyncio.create_task(_run(engine_run, job, sink, ends, search))
     try:
         yield search
     finally:
         task.cancel()
 
 
-async def _tell(engine_run: EngineRun, job: Job, sink: Sink, ends: frozenset[int], search: Search) -> None:
+async def _run(engine_run: EngineRun, job: Job, sink: Sink, ends: frozenset[int], search: Search) -> None:
     """Search and send the result or the Error; a failure of any kind ends this job alone."""
     try:
-        await _give(engine_run, job, sink, ends, search)
+        await _send(engine_run, job, sink, ends, search)
     except Error as error:
         sink(error)
     except Exception:
@@ -93,7 +93,7 @@ async def _tell(engine_run: EngineRun, job: Job, sink: Sink, ends: frozenset[int
         sink(Bug("internal error while the answer was searched"))
 
 
-async def _give(engine_run: EngineRun, job: Job, sink: Sink, ends: frozenset[int], search: Search) -> None:
+async def _send(engine_run: EngineRun, job: Job, sink: Sink, ends: frozenset[int], search: Search) -> None:
     """Search, then send each sequence as one delta, the best one first. Raises the engine's Error."""
     cached = [0]
 

@@ -41,9 +41,9 @@ class RequestLog:
             record.fail(Error(str(error)))
             raise
         finally:
-            self._tell(record)
+            self._record(record)
 
-    def _tell(self, record: RequestRecord) -> None:
+    def _record(self, record: RequestRecord) -> None:
         total_s = record.age_s
         count_request(record, total_s)
         if self._write is None:

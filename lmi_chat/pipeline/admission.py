@@ -1,7 +1,8 @@
 """Decide which requests go to the engine now, which wait, and in which order; no HTTP, no engine.
 
-Whoever holds the fewest seats is next, and among equals users take turns, so that one user's flood does not starve
-another's single request. Within one user it is first come, first served. Where priorities count, they go before that.
+A seat is one sequence's place in the engine. The user who holds the fewest is next, and among equals users take turns,
+so that one user's flood does not starve another's single request. Within one user it is first come, first served. Where
+priorities count, they go before that.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ class _Wish:
 
 
 class AdmissionQueue:
-    """So many sequences may be in the engine at once, so many requests may wait beyond them.
+    """Limits sequences in the engine and requests in the queue.
 
     One named user holds at most `share` seats, so that another's first request finds one free.
     """
@@ -38,7 +39,7 @@ class AdmissionQueue:
     async def acquire(
         self, user: str, count: int, priority: int = 0, *, wait_s: float | None = None
     ) -> AsyncIterator[None]:
-        """Hold seats for `count` sequences (at most all there are), after waiting one's turn. Raises Busy.
+        """Wait for seats for `count` sequences (at most all there are) and hold them in the block. Raises Busy.
 
         `user` "" is nobody in particular: it takes its turn like a user, but has no share. Of those who wait, a lower
         `priority` goes first; nobody waits for longer than `wait_s`.
@@ -65,7 +66,7 @@ class AdmissionQueue:
         return bool(user) and self._held[user] > 0 and self._held[user] + count > self._share
 
     def _is_someone_next(self) -> bool:
-        """Somebody waits for seats, not for a share: a newcomer must not pass."""
+        """Whether somebody waits for seats, not for a share: a newcomer must not pass."""
         return any(not self._is_over_share(user, wishes[0].count) for user, wishes in self._waiting.items())
 
     def _seat(self, user: str, count: int) -> None:
@@ -99,7 +100,7 @@ class AdmissionQueue:
             raise
 
     def _admit(self) -> None:
-        """Let in whoever is next, as long as there is room; a big request at the head is waited for."""
+        """Admit who is next, as long as there is room; a big request at the head is waited for."""
         while (user := self._next_user()) is not None:
             wish = self._waiting[user][0]
             if wish.admitted.cancelled():  # its task has not run yet to say so
@@ -114,7 +115,7 @@ class AdmissionQueue:
             wish.admitted.set_result(None)
 
     def _next_user(self) -> str | None:
-        """Of those not held back by a share, the lowest priority, then the fewest seats, then who is first in turn."""
+        """Choose, of those within their share, the lowest priority, then the fewest seats, then the first in turn."""
         users = (user for user, wishes in self._waiting.items() if not self._is_over_share(user, wishes[0].count))
         return min(users, key=lambda user: (self._waiting[user][0].priority, self._held[user]), default=None)
 

@@ -6,7 +6,7 @@ from lmi_chat.errors import Error
 
 
 class ResponseSink(Protocol):
-    """Where an answer goes: HTTP, DJL, a test."""
+    """Takes an answer: HTTP, DJL, a test."""
 
     async def whole(self, body: bytes, content_type: str) -> None:
         """Send one document."""
@@ -18,7 +18,7 @@ class ResponseSink(Protocol):
         """Send one frame of a stream; returns at once and never fails for a client that is gone."""
 
     def fail(self, error: Error, frame: bytes) -> None:
-        """Send a stream's last frame, by which its dialect tells the error; otherwise as `write`."""
+        """Send a stream's last frame, which carries the error; otherwise as `write`."""
 
     async def end(self) -> None:
         """End the stream."""

@@ -18,86 +18,86 @@ WARNING_CHARS = 1024
 
 
 def warning(texts: Sequence[str]) -> str:
-    """The header X-LMI-Chat-Warning: what is to be said, in one bounded line of ASCII."""
+    """Write the header X-LMI-Chat-Warning: all `texts` in one bounded line of ASCII."""
     return one_line("; ".join(texts), WARNING_CHARS).encode("ascii", "backslashreplace").decode()
 
 
 def parse(
-    call: InferenceRequest,
+    request: InferenceRequest,
     session: Session | None,
     deployment: Deployment,
     sessions: Sessions | None,
     limits: Limits,
-    hooks: Formatters,
+    formatters: Formatters,
 ) -> ParsedRequest | bytes:
-    """Bytes → ParsedRequest, or the document that answers what needs no engine (opening or closing a session).
+    """Parse a body into a ParsedRequest, or into its answer if no engine is needed (opening or closing a session).
 
-    Fills in the call's dialect, warnings, headers and record. Raises an Error that names the field.
+    Fills in the request's dialect, warnings, headers and record. Raises an Error that names the field.
     """
     try:
-        return _parse(call, session, deployment, sessions, limits, hooks)
+        return _parse(request, session, deployment, sessions, limits, formatters)
     finally:
-        call.record.ignored = [text.partition(" ")[0] for text in call.warnings if " is ignored" in text]
+        request.record.ignored = [text.partition(" ")[0] for text in request.warnings if " is ignored" in text]
 
 
 def _parse(
-    call: InferenceRequest,
+    request: InferenceRequest,
     session: Session | None,
     deployment: Deployment,
     sessions: Sessions | None,
     limits: Limits,
-    hooks: Formatters,
+    formatters: Formatters,
 ) -> ParsedRequest | bytes:
-    body = _read(call, limits)
-    hooks = hooks.of(call.adapter or body.get("adapters"))
-    body = hooks.body(body, deployment.template.tokenizer)
-    dialect = dialects.choose(body, call.forced, deployment)
-    call.dialect = call.record.dialect = dialect.name
-    call.record.model = deployment.model
-    _check_target(call, deployment)
+    body = _read(request, limits)
+    formatters = formatters.of(request.adapter or body.get("adapters"))
+    body = formatters.body(body, deployment.template.tokenizer)
+    dialect = dialects.choose(body, request.forced, deployment)
+    request.dialect = request.record.dialect = dialect.name
+    request.record.model = deployment.model
+    _check_target(request, deployment)
     if dialect.parse is None:
-        document, headers, call.warnings = dialects.session.answer(body, deployment, sessions, call.session_id)
-        call.headers |= headers
+        document, headers, request.warnings = dialects.session.answer(body, deployment, sessions, request.session_id)
+        request.headers |= headers
         return document
-    adapter.check(body, call.adapter, deployment)
-    is_new = call.session_id == NEW
-    if call.dialect == "chat" and sessions is not None and (is_new or session is not None):
+    adapter.check(body, request.adapter, deployment)
+    is_new = request.session_id == NEW
+    if request.dialect == "chat" and sessions is not None and (is_new or session is not None):
         session = session or sessions.draft()
-        task = dialects.session.parse_chat(body, deployment, call.id, session, sessions)
+        parsed = dialects.session.parse_chat(body, deployment, request.id, session, sessions)
         if is_new:
-            call.headers |= dialects.session.headers_of_new(sessions.hold(session))
+            request.headers |= dialects.session.headers_of_new(sessions.add(session))
     else:
-        task = dialect.parse(body, deployment, call.id)
-    call.warnings = task.unknown
-    task.render = hooks.render(task.render)
-    _note(task, call.record)
-    return task
+        parsed = dialect.parse(body, deployment, request.id)
+    request.warnings = parsed.unknown
+    parsed.render = formatters.render(parsed.render)
+    _note(parsed, request.record)
+    return parsed
 
 
-def _check_target(call: InferenceRequest, deployment: Deployment) -> None:
-    """A multi-model endpoint names the model it wants; here there is one. Raises NotFound."""
-    if call.target_model and call.target_model not in deployment.names:
-        raise NotFound(f"model {echo(call.target_model)} is not served here", param="X-Amzn-SageMaker-Target-Model")
+def _check_target(request: InferenceRequest, deployment: Deployment) -> None:
+    """Check the model that a multi-model endpoint names; here there is one. Raises NotFound."""
+    if request.target_model and request.target_model not in deployment.names:
+        raise NotFound(f"model {echo(request.target_model)} is not served here", param="X-Amzn-SageMaker-Target-Model")
 
 
-def _read(call: InferenceRequest, limits: Limits) -> json_text.Json:
-    if call.content_encoding not in ("", "identity"):
+def _read(request: InferenceRequest, limits: Limits) -> json_text.Json:
+    if request.content_encoding not in ("", "identity"):
         raise BadMedia("content-encoding must be absent or identity; send the body uncompressed")
-    media, _, rest = call.content_type.partition(";")
+    media, _, rest = request.content_type.partition(";")
     charset = rest.partition("charset=")[2].strip().strip('"').lower()
     if charset not in ("", "utf-8", "utf8"):
         raise BadMedia("the charset of content-type must be utf-8")
     match media.strip().lower():
         case "" | "application/json":
             lengths = {"messages": limits.max_messages, "prompt": limits.max_prompts, "input": limits.max_inputs}
-            return json_text.read(call.body, depth=limits.max_json_depth, lengths=lengths)
-        case "text/plain" if call.forced in (None, "standard"):
-            return {"inputs": json_text.text(call.body)}
+            return json_text.read(request.body, depth=limits.max_json_depth, lengths=lengths)
+        case "text/plain" if request.forced in (None, "standard"):
+            return {"inputs": json_text.text(request.body)}
         case _:
             raise BadMedia("content-type must be application/json or text/plain")
 
 
-def _note(task: ParsedRequest, record: RequestRecord) -> None:
-    """What the log tells of a request that was understood."""
-    record.user, record.metadata, record.is_stream = task.user, task.metadata, task.is_stream
-    record.prompt_tokens = sum(len(job.prompt_ids) for job in task.jobs)
+def _note(parsed: ParsedRequest, record: RequestRecord) -> None:
+    """Record the facts of a parsed request, for the log."""
+    record.user, record.metadata, record.is_stream = parsed.user, parsed.metadata, parsed.is_stream
+    record.prompt_tokens = sum(len(job.prompt_ids) for job in parsed.jobs)

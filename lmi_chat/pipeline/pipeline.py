@@ -1,8 +1,8 @@
 """Run every request: parse, admit, generate, render, frame. Slots, deadlines, cancelling; no HTTP, no vLLM.
 
-    bytes → wire.read → dialect → Job → engine.run(job) → Delta … Finished → render → framing → bytes
+    bytes → json_text.read → dialect → Job → engine.run(job) → Delta … Finished → render → framing → bytes
 
-A whole answer is the same line: its render gives one payload at the end. The slot and the engine's request belong to
+A whole answer takes the same path: its render gives one payload at the end. The slot and the engine's request belong to
 one `async with`, so a client that goes, a deadline and a failure all leave by the same door.
 """
 
@@ -39,21 +39,21 @@ CANARY, PROOF = "The capital of France is", SamplingParams(temperature=0.0, max_
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineConfig(PipelineLimits):
-    """What the deployment has decided: its limits, and what it hands to every request."""
+    """The deployment's limits, and its sessions, formatters and log."""
 
     output_formatter: str = ""
     sessions: Sessions | None = None
     limits: Limits = field(default_factory=Limits)
-    hooks: Formatters = field(default_factory=Formatters)
+    formatters: Formatters = field(default_factory=Formatters)
     request_log: RequestLog = field(default_factory=RequestLog)
 
 
 class Pipeline:
-    """All requests of one served model."""
+    """Runs all requests of one served model."""
 
-    def __init__(self, policy: PipelineConfig) -> None:
-        """Start closed: every request is told that the model is loading until `open` is called."""
-        self._policy = policy
+    def __init__(self, config: PipelineConfig) -> None:
+        """Begin closed: every request is refused with Loading until `open` is called."""
+        self._config = config
         self._engine: Engine | None = None
         self._deployment: Deployment | None = None
         self._admission: AdmissionQueue | None = None
@@ -67,53 +67,53 @@ class Pipeline:
 
     @property
     def active(self) -> int:
-        """Requests that hold a slot."""
+        """Count the requests that hold a slot."""
         return len(self._active)
 
     @property
     def waiting(self) -> int:
-        """Those of them that wait for a seat at the engine."""
+        """Count those of them that wait for admission."""
         return self._admission.queued if self._admission else 0
 
     @property
     def max_running(self) -> int:
-        """Sequences that the engine runs at once. Raises Loading before `open`."""
+        """The number of sequences that the engine runs at once. Raises Loading before `open`."""
         if self._engine is None:
             raise self._closed_by
         return self._engine.model.max_running
 
     @property
     def stalled_s(self) -> float:
-        """Seconds since the engine's last step, if work waits for longer than it may; else 0."""
+        """Seconds since the engine's last step, where that is longer than allowed with requests pending; else 0."""
         if self._engine is None or not self._active:
             return 0.0
         idle_s = time.monotonic() - max(self._engine.stepped_at, self._busy_since)
-        return idle_s if idle_s > self._policy.stall_s else 0.0
+        return idle_s if idle_s > self._config.stall_s else 0.0
 
     @property
     def request_log(self) -> RequestLog:
-        """Where requests are told of."""
-        return self._policy.request_log
+        """The log of finished requests."""
+        return self._config.request_log
 
     @property
     def refusal(self) -> Error | None:
-        """Why no request is taken, or None when the line is open."""
+        """The Error that every request is refused with, or None when the pipeline is open."""
         if self._engine is None or self._deployment is None:
             return self._closed_by
         if self._engine.is_dead:
             return EngineDown("the engine is gone; this server is ending")
         return self._closed_by if isinstance(self._closed_by, Draining) else None
 
-    def _check_open(self, call: InferenceRequest) -> None:
-        """Raises the refusal; what was promised before a drain is still taken while the drain lasts."""
+    def _check_open(self, request: InferenceRequest) -> None:
+        """Raise the refusal; requests promised before a drain are still accepted while it lasts."""
         refusal = self.refusal
-        if refusal and not (call.is_promised and isinstance(refusal, Draining) and not self._is_over):
+        if refusal and not (request.is_promised and isinstance(refusal, Draining) and not self._is_over):
             raise refusal
 
     @property
     def has_sessions(self) -> bool:
-        """Whether conversations can be held here."""
-        return self._policy.sessions is not None
+        """Whether sessions are on."""
+        return self._config.sessions is not None
 
     @property
     def deployment(self) -> Deployment:
@@ -127,112 +127,114 @@ class Pipeline:
         ids = deployment.template.encode(CANARY, add_special_tokens=True)
         pooling = PoolingParams() if engine.model.space else None
         job = Job(id="canary", prompt_ids=ids, prompt_text=CANARY, sampling=PROOF, pooling=pooling)
-        delivery = ResponseStream(_Silence(), framing.DOCUMENT, (job,))
-        async with engine.run(job, delivery.put):
-            await delivery.over()
+        response = ResponseStream(_Silence(), framing.DOCUMENT, (job,))
+        async with engine.run(job, response.put):
+            await response.over()
         running = engine.model.max_running
         spare = max(SPARE_LEAST, running // SPARE_PART)
         share = running - max(1, running // RESERVED_PART) if running > 1 else None
-        self._admission = AdmissionQueue(running + spare, self._policy.queue, share)
+        self._admission = AdmissionQueue(running + spare, self._config.queue, share)
         self._engine, self._deployment = engine, deployment
 
-    async def answer(self, call: InferenceRequest, out: ResponseSink) -> None:
+    async def answer(self, request: InferenceRequest, out: ResponseSink) -> None:
         """Answer one request. Raises an Error when nothing was sent yet; after that errors are frames."""
-        with self._turn(call) as session:
-            task = await self._intake(call, session)
-            if not call.is_promised:  # that is asked again when it finds no seat
-                call.body = b""
-            if isinstance(task, bytes):
-                await out.whole(task, framing.DOCUMENT.content_type)
+        with self._turn(request) as session:
+            parsed = await self._parse(request, session)
+            if not request.is_promised:  # that is asked again when it finds no seat
+                request.body = b""
+            if isinstance(parsed, bytes):
+                await out.whole(parsed, framing.DOCUMENT.content_type)
             else:
-                await self._give(task, call, out)
+                await self._respond(parsed, request, out)
 
-    async def _give(self, task: ParsedRequest, call: InferenceRequest, out: ResponseSink) -> None:
-        """Run a task's jobs and send what comes of them."""
-        shape = framing.choose(call.accept, self._policy.output_formatter, task.shape or call.route_shape)
-        framed = framing.framing(shape if task.is_stream else "document", has_end=task.has_end)
-        delivery = ResponseStream(task.render, framed, task.jobs)
-        seconds = call.deadline_s or self._policy.deadline_s
+    async def _respond(self, parsed: ParsedRequest, request: InferenceRequest, out: ResponseSink) -> None:
+        """Run the jobs of a parsed request and send their answer."""
+        shape = framing.choose(request.accept, self._config.output_formatter, parsed.shape or request.route_shape)
+        framed = framing.framing(shape if parsed.is_stream else "document", has_end=parsed.has_end)
+        response = ResponseStream(parsed.render, framed, parsed.jobs)
+        seconds = request.deadline_s or self._config.deadline_s
         try:
             async with asyncio.timeout(seconds):
-                async with self._slot(task, call, delivery) as engine, contextlib.AsyncExitStack() as runs:
-                    call.body = b""
-                    token_sink = delivery.token_sink(is_stream=task.is_stream)
-                    for job, sink in zip(task.jobs, delivery.sinks(), strict=True):
-                        delivery.runs.append(await runs.enter_async_context(engine.run(job, sink, token_sink)))
-                    await delivery.begun()
-                    if task.is_stream:
+                async with self._slot(parsed, request, response) as engine, contextlib.AsyncExitStack() as runs:
+                    request.body = b""
+                    token_sink = response.token_sink(is_stream=parsed.is_stream)
+                    for job, sink in zip(parsed.jobs, response.sinks(), strict=True):
+                        response.runs.append(await runs.enter_async_context(engine.run(job, sink, token_sink)))
+                    await response.begun()
+                    if parsed.is_stream:
                         await out.start(framed.content_type)
-                        delivery.send_by(out.write, out.fail)
-                        await delivery.over()
+                        response.send_by(out.write, out.fail)
+                        await response.over()
         except TimeoutError:
-            delivery.put(TimedOut(f"the answer was not complete within {seconds:g} s"))
-            if not delivery.is_sending:
+            response.put(TimedOut(f"the answer was not complete within {seconds:g} s"))
+            if not response.is_sending:
                 raise TimedOut(f"no answer within {seconds:g} s") from None
         finally:
-            delivery.tell(call.record)
-        if task.is_stream:
+            response.fill_record(request.record)
+        if parsed.is_stream:
             await out.end()
         else:
-            await out.whole(delivery.document(), framed.content_type)
+            await out.whole(response.document(), framed.content_type)
 
     @contextlib.contextmanager
-    def _turn(self, call: InferenceRequest) -> Iterator[Session | None]:
-        """The session that the call belongs to, held for its answer. Raises BadField, Conflict."""
-        if not call.session_id or call.session_id == NEW:
+    def _turn(self, request: InferenceRequest) -> Iterator[Session | None]:
+        """Hold the session that the request belongs to for its answer. Raises BadField, Conflict."""
+        if not request.session_id or request.session_id == NEW:
             yield None
             return
-        if self._policy.sessions is None:
+        if self._config.sessions is None:
             text = "session: sessions are off (option.enable_stateful_sessions)"
             raise BadField([Problem("session", text)])
-        session = self._policy.sessions.get(call.session_id)
+        session = self._config.sessions.get(request.session_id)
         with session.turn():
             yield session
 
-    async def _intake(self, call: InferenceRequest, session: Session | None) -> ParsedRequest | bytes:
-        """Read the bytes. All parsing ends here, before a slot is taken; what is long is read off the event loop.
+    async def _parse(self, request: InferenceRequest, session: Session | None) -> ParsedRequest | bytes:
+        """Parse the body; all parsing ends here, before a slot is taken. Long work is done in a thread.
 
-        That is a long body, and a session's turn, whose prompt is all that was said before.
-        What needs no engine, opening or closing a session, is answered at once: its document.
+        That is a long body, and a session's turn, whose prompt is the whole conversation.
+        A request that needs no engine, opening or closing a session, gives its answer, a document.
         """
-        self._check_open(call)
-        if len(call.body) <= INLINE_BYTES and session is None and not self._policy.hooks.can_read:
-            return self._parse(call, session)
-        return await asyncio.to_thread(self._parse, call, session)
+        self._check_open(request)
+        if len(request.body) <= INLINE_BYTES and session is None and not self._config.formatters.can_read:
+            return self._parse_body(request, session)
+        return await asyncio.to_thread(self._parse_body, request, session)
 
-    def _parse(self, call: InferenceRequest, session: Session | None) -> ParsedRequest | bytes:
-        policy = self._policy
-        return parsing.parse(call, session, self.deployment, policy.sessions, policy.limits, policy.hooks)
+    def _parse_body(self, request: InferenceRequest, session: Session | None) -> ParsedRequest | bytes:
+        config = self._config
+        return parsing.parse(request, session, self.deployment, config.sessions, config.limits, config.formatters)
 
     @contextlib.asynccontextmanager
     async def _slot(
-        self, task: ParsedRequest, call: InferenceRequest, delivery: ResponseStream
+        self, parsed: ParsedRequest, request: InferenceRequest, response: ResponseStream
     ) -> AsyncIterator[Engine]:
-        """Count as running until the end; wait for one's turn at the engine. Raises Busy."""
-        self._check_open(call)
+        """Count as running until the end; wait for admission to the engine. Raises Busy."""
+        self._check_open(request)
         if self._engine is None or self._admission is None:
             raise self._closed_by
         if not self._active:
             self._busy_since = time.monotonic()
-        self._active.add(delivery)
+        self._active.add(response)
         self._idle.clear()
         try:
-            priority = task.job.priority if self._engine.model.has_priority else 0
-            limit_s = None if call.is_promised else self._policy.finish_before_s or None
-            began_s = call.record.age_s
+            priority = parsed.job.priority if self._engine.model.has_priority else 0
+            limit_s = None if request.is_promised else self._config.finish_before_s or None
+            began_s = request.record.age_s
             wait_s = None if limit_s is None else limit_s - began_s
-            async with self._admission.acquire(task.user, sum(job.width for job in task.jobs), priority, wait_s=wait_s):
-                call.record.seated_s = call.record.age_s
-                call.record.queue_s = call.record.seated_s - began_s
-                with delivery.limited(limit_s, call.record):
+            async with self._admission.acquire(
+                parsed.user, sum(job.width for job in parsed.jobs), priority, wait_s=wait_s
+            ):
+                request.record.seated_s = request.record.age_s
+                request.record.queue_s = request.record.seated_s - began_s
+                with response.limited(limit_s, request.record):
                     yield self._engine
         finally:
-            self._active.discard(delivery)
+            self._active.discard(response)
             self._settle()
 
     @contextlib.contextmanager
     def promise(self) -> Iterator[None]:
-        """Work accepted for later: a drain waits for it as for what runs; its calls are `is_promised`."""
+        """Let a drain wait for this block as for a running request; its requests are `is_promised`."""
         self._promised += 1
         self._idle.clear()
         try:
@@ -246,7 +248,7 @@ class Pipeline:
             self._idle.set()
 
     async def drain(self, seconds: float) -> None:
-        """Take nothing more; wait up to `seconds` for what runs, then end the rest with an error of its own."""
+        """Refuse new requests; wait up to `seconds` for the running ones, then end the rest with CutOff."""
         self._closed_by = Draining("the server is shutting down")
         try:
             async with asyncio.timeout(seconds):
@@ -258,12 +260,12 @@ class Pipeline:
 
     def fail_all(self, error: Error) -> None:
         """End every running answer with `error`."""
-        for delivery in list(self._active):
-            delivery.put(error)
+        for response in list(self._active):
+            response.put(error)
 
 
 class _Silence:
-    """The canary's render: nobody reads it."""
+    """Renders nothing: nobody reads the canary's answer."""
 
     def delta(self, delta: Delta) -> Sequence[bytes]:  # noqa: ARG002
         return ()

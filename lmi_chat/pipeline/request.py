@@ -19,7 +19,7 @@ ID_BYTES = 16
 class InferenceRequest:
     """One request as a surface hands it in. `dialect` is filled in as soon as it is known, for an error's shape.
 
-    `record` begins with the call, so that its clock runs from the request's arrival.
+    `record` is made with it, so that its clock runs from the request's arrival.
     """
 
     body: bytes

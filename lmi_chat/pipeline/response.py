@@ -17,7 +17,7 @@ from lmi_chat.observability.record import RequestRecord
 
 
 class State(Enum):
-    """Where an answer is: whether anything of it was sent, and whether its jobs have ended.
+    """The state of an answer: whether anything of it was sent, and whether its jobs have ended.
 
     A stream goes WAITING → SENDING → OVER; one whose jobs end before it could begin, WAITING → READY → OVER. A whole
     answer goes WAITING → READY and is fetched as a document.
@@ -34,7 +34,7 @@ class State(Enum):
 
 
 class ResponseStream:
-    """Events in, frames out: where an engine's event becomes bytes, without a task switch.
+    """Turns an engine's events into frames, without a task switch.
 
     Frames wait here until the answer has begun on the wire; from then on each goes straight to `write`. Where frames
     and tokens go follows from the state alone and is set in one place, `_enter`, so that no token has to ask for it.
@@ -58,7 +58,7 @@ class ResponseStream:
         self._enter(State.WAITING)
 
     def sinks(self) -> list[Sink]:
-        """One for each job. A single plain job's is `put` itself."""
+        """Return a sink for each job; a single job's is `put` itself."""
         if len(self._jobs) == 1 and self._jobs[0].copies == 1:
             return [self.put]
         starts = itertools.accumulate((job.width for job in self._jobs), initial=0)
@@ -67,13 +67,13 @@ class ResponseStream:
 
     @property
     def is_sending(self) -> bool:
-        """Something of the answer is on the wire: an error is a frame from now on."""
+        """Whether a part of the answer was sent: an error is a frame from now on."""
         return self.state.has_begun
 
     def _enter(self, state: State) -> None:
-        """The only place that says where frames and tokens go, by the state."""
+        """Set where frames and tokens go, by the state; nothing else does."""
         self.state = state
-        write: Callable[[bytes], None] = self._hold
+        write: Callable[[bytes], None] = self._add
         token: Callable[[int, bytes, float], None] = self._put_token
         if state is State.SENDING:
             write = self._send
@@ -88,13 +88,13 @@ class ResponseStream:
             self._begun.set()
             self._over.set()
 
-    def _hold(self, data: bytes) -> None:
+    def _add(self, data: bytes) -> None:
         """Hold a frame until the answer may begin on the wire."""
         self._waiting.append(data)
         self._begun.set()
 
     def token_sink(self, *, is_stream: bool) -> TokenSink | None:
-        """What the answer needs of each job's tokens; None: every delta."""
+        """Return the TokenSink for each job; None: the answer needs every Delta."""
         if not is_stream:
             return TokenSink(self._put_token, is_folded=True)
         if len(self._jobs) > 1 or self._jobs[0].copies > 1:
@@ -105,11 +105,11 @@ class ResponseStream:
         return self._token_sink
 
     def _put_token(self, token_id: int, spelled: bytes, logprob: float) -> None:
-        """As `put`, of a token in mid-answer; what comes after the end is not written."""
+        """Take a token in mid-answer, as `put` does a Delta."""
         self._write(self._head + self._quick.token(token_id, spelled, logprob) + self._tail)
 
     def _put_part(self, place: int, start: int, event: Event) -> None:
-        """An event of one job among several: sequences count through all of them, its end is a part of the end."""
+        """Take an event of one job among several: sequences count through all, its end is a part of the end."""
         job = self._jobs[place]
         match event:
             case Delta():
@@ -158,7 +158,7 @@ class ResponseStream:
             raise self._error
 
     def send_by(self, write: Callable[[bytes], None], fail: Callable[[Error, bytes], None]) -> None:
-        """The answer has begun on the wire: send what waits, then every frame as it comes, and an error by `fail`."""
+        """Send the waiting frames, then every frame as it comes, by `write`, and an error by `fail`."""
         for data in self._waiting:
             write(data)
         self._waiting.clear()
@@ -178,7 +178,7 @@ class ResponseStream:
 
     @contextlib.contextmanager
     def limited(self, limit_s: float | None, record: RequestRecord) -> Iterator[None]:
-        """Let the answer end `limit_s` after the request's arrival, with what there is then; None: at its own end."""
+        """Cut the answer at `limit_s` after the request's arrival, with the text that it has then; None: never."""
         if limit_s is None:
             yield
             return
@@ -190,15 +190,15 @@ class ResponseStream:
             timer.cancel()
 
     def _cut(self, error: Error) -> None:
-        """Let the answer end now; `error` if there is nothing of it."""
+        """Cut the answer now, or end it with `error` if it has no token."""
         if not any(run.completion_tokens for run in self.runs):
             self.put(error)
             return
         for run in self.runs:
             run.cut()
 
-    def tell(self, record: RequestRecord) -> None:
-        """What became of the request, for the log."""
+    def fill_record(self, record: RequestRecord) -> None:
+        """Record the outcome of the request, for the log."""
         done = self._done
         record.width = sum(job.width for job in self._jobs)
         record.completion_tokens = sum(
@@ -216,7 +216,7 @@ class ResponseStream:
             record.ttft_s = record.seated_s + done.times.queue_s + done.times.prefill_s
 
     def document(self) -> bytes:
-        """The whole answer."""
+        """Return the whole answer."""
         return b"".join(self._waiting)
 
 
@@ -231,7 +231,7 @@ def _drop_token(token_id: int, spelled: bytes, logprob: float) -> None:
 def _between(
     ends: tuple[bytes, bytes], framing: Framing, write: Callable[[bytes], None]
 ) -> Callable[[int, bytes, float], None]:
-    """The shortest way of a token to the wire: its text between bytes that are always the same."""
+    """Build the fastest function for a token: it writes the text between constant bytes."""
     head, tail = framing.head + ends[0], ends[1] + framing.tail
 
     def token(_token_id: int, spelled: bytes, _logprob: float) -> None:
@@ -254,7 +254,7 @@ def _sum(dones: Sequence[Finished]) -> Finished:
 
 
 def _slowest(times: Sequence[Times]) -> Times | None:
-    """The slowest of jobs that run side by side, for each of the three."""
+    """Return the slowest of jobs that run side by side, for each of the three times."""
     if not times:
         return None
     return Times(

@@ -53,13 +53,13 @@ WATCH_S, LAST_WORDS_S = 0.2, 0.5
 
 
 class StartFailed(Exception):
-    """The model could not be served; one sentence."""
+    """The model could not be served; the message is one sentence."""
 
 
 async def load(
-    settings: Settings, line: Pipeline, enter: Callable[[str], None], store: Completions | None = None
+    settings: Settings, pipeline: Pipeline, enter: Callable[[str], None], store: Completions | None = None
 ) -> Engine:
-    """Start the engine and open `line`; `enter` is told each phase as it begins. Raises StartFailed."""
+    """Start the engine and open `pipeline`; `enter` is called with each phase as it begins. Raises StartFailed."""
     folder = await _model_folder(settings, enter)
     names = _names(settings, folder)
     # a beam search asks the engine for twice as many alternatives as it has beams
@@ -71,7 +71,7 @@ async def load(
     arguments.prepare_environment(given, _safe_ports(settings))
     loop = asyncio.get_running_loop()
 
-    def told(phase: str) -> None:
+    def enter_soon(phase: str) -> None:
         loop.call_soon_threadsafe(enter, phase)
 
     try:
@@ -79,10 +79,10 @@ async def load(
         load_engine = partial(
             engine_vllm.load, guide_compile_s=seconds, has_fast_branch=is_fast, fits_cache=bool(cache)
         )
-        engine = await asyncio.to_thread(load_engine, given, names, told)
+        engine = await asyncio.to_thread(load_engine, given, names, enter_soon)
         deployment = _deployment(settings, engine.model, store)
         enter(startup.FIRST_EMBEDDING if engine.model.space else startup.FIRST_TOKEN)
-        await line.open(engine, deployment)
+        await pipeline.open(engine, deployment)
     except engine_vllm.StartFailed as error:
         raise StartFailed(f"{error}{_origins(settings, str(error))}") from error
     except (BadTemplate, Error) as error:
@@ -105,20 +105,20 @@ async def gone(engine: Engine, line: Pipeline) -> bool:
 
 
 def _origins(settings: Settings, text: str) -> str:
-    """Where the engine's settings that `text` speaks of were given, in brackets."""
+    """List the origins of the engine's settings that `text` names, in brackets."""
     words = set(re.findall(r"[a-z_]+", text.replace("-", "_")))
     named = [f"{name}: {settings.origins[name]}" for name in settings.engine if words & {name, f"__{name}"}]
     return f" ({'; '.join(named)})" if named else ""
 
 
 def _safe_ports(settings: Settings) -> list[int]:
-    """What SageMaker leaves to a container beside the port that it asks on."""
+    """Return the ports that SageMaker leaves to a container beside the one that it sends requests to."""
     low, _, high = settings.safe_port_range.partition("-")
     return [port for port in range(int(low), int(high) + 1) if port != settings.port] if low else []
 
 
 def _of_task(settings: Settings) -> Mapping[str, str]:
-    """LMI's `task` in the engine's words. Raises BadSetting where these are given too and say otherwise."""
+    """Translate LMI's `task` into engine arguments. Raises BadSetting where these are given too and disagree."""
     chosen = TASKS[settings.task]
     for name, value in chosen.items():
         if settings.engine.get(name, value) != value:
@@ -128,7 +128,7 @@ def _of_task(settings: Settings) -> Mapping[str, str]:
 
 
 def _default_cache(settings: Settings, folder: str) -> Mapping[str, str]:
-    """The most that the engine's cache may take, as its argument; none where somebody sets it, or the engine does."""
+    """Choose the most that the engine's cache may take; nothing where somebody, or the engine, sets it."""
     if settings.origins.get(arguments.CACHE) != arguments.CACHE_ORIGIN:
         return {}
     share = int(settings.engine[arguments.CACHE])
@@ -137,7 +137,7 @@ def _default_cache(settings: Settings, folder: str) -> Mapping[str, str]:
 
 
 async def _model_folder(settings: Settings, enter: Callable[[str], None]) -> str:
-    """The model to serve: the configured one, else SageMaker's folder, else the embedded one, fetched once."""
+    """Find the model to serve: the configured one, else SageMaker's folder, else the default one, fetched once."""
     if settings.model_id:
         return settings.model_id
     if (MODEL_FOLDER / "config.json").is_file():
@@ -163,7 +163,7 @@ def _names(settings: Settings, folder: str) -> tuple[str, ...]:
 
 
 def open_store(settings: Settings) -> Completions | None:
-    """The store of completions, if one is configured. Raises BadSetting for a file that can never be one."""
+    """Open the stored completions, if a file is configured. Raises BadSetting for a file that can never be one."""
     if not settings.store:
         return None
     path = Path(settings.store)
@@ -174,15 +174,15 @@ def open_store(settings: Settings) -> Completions | None:
     return store
 
 
-def open_spool(settings: Settings, line: Pipeline) -> AsyncRequests | None:
-    """Where asynchronous requests wait, if a folder is configured. Raises BadSetting."""
+def open_spool(settings: Settings, pipeline: Pipeline) -> AsyncRequests | None:
+    """Open the asynchronous requests, if a folder is configured. Raises BadSetting."""
     if not settings.async_folder:
         return None
     path = Path(settings.async_folder)
     if not path.is_dir():
         raise BadSetting(f"async_folder must be a folder that exists, got {one_line(settings.async_folder, 200)}")
     most, at_once = settings.async_queue_size, settings.async_concurrency
-    return AsyncRequests(line, Folder(path), most=most, at_once=at_once, max_body_bytes=settings.max_request_size)
+    return AsyncRequests(pipeline, Folder(path), most=most, at_once=at_once, max_body_bytes=settings.max_request_size)
 
 
 def _deployment(settings: Settings, model: Model, store: Completions | None) -> Deployment:
@@ -211,19 +211,19 @@ def _deployment(settings: Settings, model: Model, store: Completions | None) -> 
 
 
 def policy(settings: Settings, hooks: Formatters | None = None) -> PipelineConfig:
-    """What the line decides about admission and time; `hooks` are the deployment's own formatters."""
+    """Build the pipeline's configuration; `hooks` are the deployment's own formatters."""
     return PipelineConfig(
         **asdict(settings.pipeline),
         output_formatter=settings.output_formatter,
         sessions=_sessions(settings),
         limits=settings.limits,
-        hooks=hooks or Formatters(),
+        formatters=hooks or Formatters(),
         request_log=_request_log(settings),
     )
 
 
 def _request_log(settings: Settings) -> RequestLog:
-    """Requests are told of on standard output, or standard error; CloudWatch's metrics need no other line."""
+    """Open the request log on standard output or standard error; CloudWatch's metrics go into the same lines."""
     has_requests = settings.access_log != "off"
     if not has_requests and not settings.cloudwatch_emf:
         return RequestLog()

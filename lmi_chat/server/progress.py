@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 
 class Progress:
-    """How far a delta of work is: one bar on a terminal, elsewhere a line with seconds for each finished phase.
+    """Shows progress as one bar on a terminal, elsewhere as a line with seconds for each finished phase.
 
     `phases` are the names of its parts, each with the share of the bar that it takes (its usual seconds).
     """
@@ -20,7 +20,7 @@ class Progress:
         self._done = 0.0
         self._weight = 0.0
 
-    def say(self, sentence: str) -> None:
+    def print_status(self, sentence: str) -> None:
         """Write one sentence on its own line."""
         self._stream.write(sentence + "\n")
         self._stream.flush()
@@ -55,7 +55,7 @@ class Progress:
         self.reach(1)
         self._done += self._weight
         if self._bar is None:
-            self.say(f"  {name:<9}{time.monotonic() - begun:3.0f} s")
+            self.print_status(f"  {name:<9}{time.monotonic() - begun:3.0f} s")
 
     def reach(self, share: float) -> None:
         """Set how much of the phase is done, from 0 to 1."""

@@ -1,7 +1,7 @@
 """Store completions in a file, on one thread that works in order, so that a read sees every save before it.
 
 Nothing here waits on the event loop, and no fault of the disk reaches an answer: it costs a log line, a count, and the
-completion that was to be kept. What the bytes say is a dialect's matter.
+completion that was to be kept. The bytes belong to a dialect.
 """
 
 import asyncio
@@ -57,11 +57,11 @@ class Completions:
         self._quiet_until = 0.0
 
     def save(self, kept: StoredCompletion) -> None:
-        """Keep a completion. Returns at once and never fails; one of the same id is replaced."""
+        """Store a completion. Returns at once and never fails; one of the same id is replaced."""
         self._submit(_Work(partial(completions_db.insert, kept, self._max_bytes), kept.bytes))
 
     def tidy(self) -> None:
-        """Drop what is too old or too much, as is done after each save too; a fault of the disk shows in the log."""
+        """Delete old completions and those over the limit, as each save does too; a fault of the disk is logged."""
         self._submit(_Work(lambda _: None))
 
     async def page(self, query: Query) -> Page:
@@ -69,11 +69,11 @@ class Completions:
         return await self._ask(partial(completions_db.page, query), is_read=True)
 
     async def get(self, completion_id: str) -> StoredCompletion:
-        """One completion. Raises NotFound, Unavailable."""
+        """Return one completion. Raises NotFound, Unavailable."""
         return await self._ask(partial(completions_db.get, completion_id), is_read=True)
 
     async def update(self, completion_id: str, metadata: Mapping[str, str]) -> StoredCompletion:
-        """Replace the metadata of one completion and give it. Raises NotFound, Unavailable."""
+        """Replace the metadata of one completion and return it. Raises NotFound, Unavailable."""
         return await self._ask(partial(completions_db.update, completion_id, metadata))
 
     async def delete(self, completion_id: str) -> None:
@@ -81,7 +81,7 @@ class Completions:
         await self._ask(partial(completions_db.delete, completion_id))
 
     def close(self, seconds: float = 2.0) -> None:
-        """Do what waits, up to `seconds`, and end the thread."""
+        """Do the waiting work, for up to `seconds`, and end the thread."""
         with self._lock:
             self._is_closed = True
             thread = self._thread
@@ -118,7 +118,7 @@ class Completions:
         return True
 
     def _run(self) -> None:
-        """The thread: one work after the other."""
+        """Run the thread: one work after the other."""
         try:
             while (work := self._next()) is not None:
                 with self._lock:
@@ -172,7 +172,7 @@ class Completions:
                 log.debug("the store's file did not close: %s", error)
 
     def _fail(self, why: str) -> None:
-        """Count each failure, tell of one in LOG_S."""
+        """Count each failure, log one in LOG_S."""
         STORE_FAILURES.inc()
         now = time.monotonic()
         if now >= self._quiet_until:

@@ -42,13 +42,13 @@ class StoredCompletion:
 
     @property
     def bytes(self) -> int:
-        """Its size, nearly."""
+        """Its approximate size."""
         return len(self.document) + len(self.messages)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """Which ones to list: after the one with id `after`, in the order in which they were kept or against it."""
+    """The completions to list: after the id `after`, in the order in which they were stored or against it."""
 
     model: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -59,14 +59,14 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a query found, and whether there is more behind it."""
+    """The completions that a query found, and whether there are more."""
 
     found: Sequence[StoredCompletion]
     has_more: bool
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open the file, which is made if it is not there. Raises sqlite3.Error, OSError."""
+    """Open or create the file. Raises sqlite3.Error, OSError."""
     path.touch(mode=0o600)  # conversations are nobody else's; SQLite's own files beside it take its mode
     db = sqlite3.connect(path, timeout=LOCK_S, isolation_level=None)
     try:
@@ -81,7 +81,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def insert(kept: StoredCompletion, max_bytes: int, db: sqlite3.Connection) -> None:
-    """Keep one, in place of another of its id."""
+    """Store one, in place of another of its id."""
     if kept.bytes > max_bytes // 2:
         raise sqlite3.DataError(f"{kept.id} has {kept.bytes} bytes, more than half of all that is kept")
     db.execute("DELETE FROM completions WHERE id = ?", (kept.id,))
@@ -96,7 +96,7 @@ def _insert_pairs(db: sqlite3.Connection, place: int | None, metadata: Mapping[s
 
 
 def trim(db: sqlite3.Connection, horizon: float, max_bytes: int) -> None:
-    """Drop what was kept before `horizon` (Unix seconds), then the oldest until `max_bytes` are used or one is left."""
+    """Delete those stored before `horizon` (Unix seconds), then the oldest until at most `max_bytes` are used."""
     db.execute("DELETE FROM completions WHERE kept_at < ?", (horizon,))
     ends = ("SELECT min(place) FROM completions", "SELECT max(place) FROM completions")
     oldest = f"DELETE FROM completions WHERE place = ({ends[0]}) AND place < ({ends[1]})"  # noqa: S608
@@ -126,14 +126,14 @@ def _place(db: sqlite3.Connection, completion_id: str, param: str | None = None)
 
 
 def get(completion_id: str, db: sqlite3.Connection) -> StoredCompletion:
-    """One with all that is kept of it."""
+    """Return one with its messages."""
     place = _place(db, completion_id)
     columns = "id, model, document, messages, metadata"
     return _kept(db.execute(f"SELECT {columns} FROM completions WHERE place = ?", (place,)).fetchone())  # noqa: S608
 
 
 def page(query: Query, db: sqlite3.Connection) -> Page:
-    """Those that `query` asks for, without their messages."""
+    """Return those that `query` asks for, without their messages."""
     wanted, values = ["1"], list[Any]()
     if query.model is not None:
         wanted.append("model = ?")
@@ -151,7 +151,7 @@ def page(query: Query, db: sqlite3.Connection) -> Page:
 
 
 def update(completion_id: str, metadata: Mapping[str, str], db: sqlite3.Connection) -> StoredCompletion:
-    """Replace the metadata of one, and give it."""
+    """Replace the metadata of one, and return it."""
     place = _place(db, completion_id)
     db.execute("UPDATE completions SET metadata = ? WHERE place = ?", (orjson.dumps(dict(metadata)), place))
     db.execute("DELETE FROM pairs WHERE place = ?", (place,))
@@ -160,5 +160,5 @@ def update(completion_id: str, metadata: Mapping[str, str], db: sqlite3.Connecti
 
 
 def delete(completion_id: str, db: sqlite3.Connection) -> None:
-    """Drop one."""
+    """Delete one."""
     db.execute("DELETE FROM completions WHERE place = ?", (_place(db, completion_id),))

@@ -29,7 +29,7 @@ class Session:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Hold the session for one answer. Raises Conflict while another one is given."""
+        """Hold the session for one answer. Raises Conflict while it answers another request."""
         if self.is_answering:
             raise Conflict(f"session {self.id} is answering another request; send one turn at a time")
         self.is_answering = True
@@ -39,7 +39,7 @@ class Session:
             self.is_answering = False
 
     def with_turn(self, messages: Sequence[Message]) -> list[Message]:
-        """The whole conversation: `messages` are its next turn, or all of it once more."""
+        """Return the whole conversation: `messages` are its next turn, or all of it once more."""
         held = len(self.messages)
         if held and _said(messages[:held]) == _said(self.messages):
             return list(messages)
@@ -47,7 +47,7 @@ class Session:
 
 
 def _said(messages: Sequence[Any]) -> list[tuple[Any, Any]]:
-    """What makes a message the same one: clients send theirs back with keys added."""
+    """Return the parts of a message that identify it: clients send theirs back with keys added."""
     return [(one.get("role"), one.get("content")) if isinstance(one, dict) else (None, one) for one in messages]
 
 
@@ -61,15 +61,15 @@ class Sessions:
         self.bytes = 0
 
     def open(self) -> Session:
-        """Begin one."""
-        return self.hold(self.draft())
+        """Open a session."""
+        return self.add(self.draft())
 
     def draft(self) -> Session:
-        """One that begins when it is held."""
+        """Make a session that begins with `add`."""
         return Session(id=str(uuid.uuid4()), expires_at=time.time() + self._seconds)
 
-    def hold(self, session: Session) -> Session:
-        """Let a draft begin; the oldest makes room."""
+    def add(self, session: Session) -> Session:
+        """Add a draft; the oldest session makes room."""
         self._forget_expired()
         while len(self._held) >= self._most:
             self._drop(next(iter(self._held.values())))
@@ -77,7 +77,7 @@ class Sessions:
         return session
 
     def get(self, session_id: str) -> Session:
-        """The one of that id. Raises BadField for one that is unknown, closed or expired."""
+        """Return a session by its id. Raises BadField for one that is unknown, closed or expired."""
         self._forget_expired()
         session = self._held.get(session_id)
         if session is None:
@@ -86,13 +86,13 @@ class Sessions:
         return session
 
     def close(self, session_id: str) -> Session:
-        """End it. Raises BadField as `get`."""
+        """Close a session. Raises BadField as `get`."""
         session = self.get(session_id)
         self._drop(session)
         return session
 
-    def keep(self, session: Session, messages: list[Message]) -> None:
-        """Let `messages` be the conversation so far; the oldest sessions make room for it."""
+    def store(self, session: Session, messages: list[Message]) -> None:
+        """Store `messages` as the conversation so far; the oldest sessions make room for it."""
         if session.id not in self._held:
             return
         size = len(dump(messages))

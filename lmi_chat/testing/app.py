@@ -25,7 +25,7 @@ BODY_BYTES = 2**20
 
 
 def deployment(*, chat_template: str | None = TURNS, **changes: Any) -> Deployment:
-    """The deployment that dialects see around ScriptedEngine: "tiny" (also "lmi"), 1,024 tokens of context."""
+    """Build the deployment that dialects see around ScriptedEngine: "tiny" (also "lmi"), 1,024 tokens of context."""
     values: dict[str, Any] = {
         "model": "tiny",
         "names": frozenset({"tiny", "lmi"}),
@@ -37,7 +37,7 @@ def deployment(*, chat_template: str | None = TURNS, **changes: Any) -> Deployme
 
 
 async def application(engine: ScriptedEngine, config: PipelineConfig | None = None, **changes: Any) -> Application:
-    """All routes of a server whose engine is `engine`, ready; `changes` are the deployment's."""
+    """Build all routes of a ready server on `engine`; `changes` are the deployment's."""
     return _routes(await _opened(engine, config or PipelineConfig(), **changes))
 
 
@@ -49,14 +49,14 @@ async def model_directory(
     *,
     deadline_s: float = 480.0,
 ) -> AsyncIterator[Application]:
-    """A model directory as `djl-serving` serves it: by its model.py's formatters, or by the `handle` that stands there.
+    """Build a model directory's server as `djl-serving` does: by its model.py's formatters, or by its `handle`.
 
     `engine` answers, and so it does where a handler calls `lmi_chat.djl.handle`. `properties` are given to a handler
     of its own when it is loaded, which may take `deadline_s` seconds for one answer.
     Raises BadDirectory.
     """
-    module, hooks = _load(Path(folder))
-    config = PipelineConfig(hooks=hooks)
+    module, found = _load(Path(folder))
+    config = PipelineConfig(formatters=found)
     if module is None or getattr(module, custom_handler.HANDLE, handler.handle) is handler.handle:
         yield await application(engine, config)
         return
@@ -69,9 +69,9 @@ async def model_directory(
 
 def _load(folder: Path) -> tuple[ModuleType | None, Formatters]:
     folder = folder.resolve()
-    hooks = replace(formatters.of_folder(folder), adapters=formatters.of_adapters(folder))
+    found = replace(formatters.of_folder(folder), adapters=formatters.of_adapters(folder))
     has_entry = (folder / formatters.ENTRY).is_file()
-    return (custom_handler.load(folder, formatters.ENTRY) if has_entry else None), hooks
+    return (custom_handler.load(folder, formatters.ENTRY) if has_entry else None), found
 
 
 async def _opened(engine: Engine, config: PipelineConfig, **changes: Any) -> Pipeline:

@@ -36,12 +36,12 @@ Script = Callable[[Job], Sequence[Step]]
 
 
 def token(character: str, logprob: float = -0.5) -> Token:
-    """A character with its log-probability."""
+    """Build a token of a character with its log-probability."""
     return Token(TokenLogprob(ord(character) % 256, logprob, character.encode()))
 
 
 def said(text: str, *, gap_s: float = 0.0) -> Script:
-    """The script of a plain answer: a token per character, each after `gap_s` seconds, then the end."""
+    """Write the script of a plain answer: a token per character, each after `gap_s` seconds, then the end."""
 
     def script(job: Job) -> Sequence[Step]:
         has_tokens = job.sampling.logprobs is not None
@@ -58,7 +58,7 @@ def said(text: str, *, gap_s: float = 0.0) -> Script:
 
 
 def embedded(job: Job) -> Sequence[Step]:
-    """Four numbers: the prompt's first token and length, the dimensions asked for, whether it is normalised."""
+    """Embed a prompt as four numbers: first token, length, dimensions asked for, whether it is normalised."""
     pooling = job.pooling or PoolingParams()
     numbers = (job.prompt_ids[0], len(job.prompt_ids), pooling.dimensions or 0, pooling.is_normalized is not False)
     vector = Embedding(0, "", [], values=struct.pack("<4f", *numbers))
@@ -69,7 +69,7 @@ def embedded(job: Job) -> Sequence[Step]:
 class ScriptedEngine:
     """Plays `script` for each job, of a model called "tiny" or "lmi" with ByteTokenizer and 1,024 tokens of context.
 
-    `jobs` are all that it was asked, `running` counts those that run, `left_early` those that were taken off before
+    `jobs` are all that it was given, `running` counts those that run, `left_early` those that were taken off before
     their end. `space`: the model embeds. `uses_token_sink` False: every token is a delta.
     `is_dead` may be set.
     """
@@ -86,7 +86,7 @@ class ScriptedEngine:
 
     @property
     def model(self) -> Model:
-        """What it serves."""
+        """The model that it serves."""
         return Model(
             name="tiny",
             names=frozenset({"tiny", "lmi"}),
@@ -100,11 +100,11 @@ class ScriptedEngine:
 
     @property
     def stepped_at(self) -> float:
-        """When it last took a step: `last_step_at`, which stays as it is set."""
+        """Time of its last step: `last_step_at`, which stays as it is set."""
         return self.last_step_at
 
     async def stop(self) -> None:
-        """Be dead from now on."""
+        """Die: `is_dead` is true from now on."""
         self.is_dead = True
 
     @contextlib.asynccontextmanager
@@ -130,7 +130,7 @@ class Playing:
     """A job that runs."""
 
     def __init__(self, job: Job, sink: Sink, token_sink: TokenSink | None) -> None:
-        """Not playing yet."""
+        """Begin before the first step."""
         self._job, self._sink = job, sink
         self._token_sink = token_sink if token_sink and not token_sink.is_folded and job.sampling.n == 1 else None
         self._is_first = True
@@ -146,14 +146,14 @@ class Playing:
             elif isinstance(step, Delta):
                 self.completion_tokens += len(step.ids)
                 self._open -= {step.index} if step.finish else set()
-                self._give(step)
+                self._send(step)
             elif isinstance(step, Finished | Error):
                 self._sink(step)
         if not any(isinstance(step, Finished | Error) for step in steps):
             await asyncio.sleep(3600)
 
-    def _give(self, delta: Delta) -> None:
-        """A plain token in mid-sequence by the sink's `token`, looked up for each as the engine does; else itself."""
+    def _send(self, delta: Delta) -> None:
+        """Send a plain token by `TokenSink.token`, looked up at each as the engine does; anything else as its Delta."""
         is_plain = len(delta.ids) == 1 and delta.text and not (delta.finish or self._is_first or delta.prompt)
         has_top = any(token.top for token in delta.tokens)
         self._is_first = False
@@ -164,7 +164,7 @@ class Playing:
             self._sink(delta)
 
     def cut(self) -> None:
-        """End now, with what there is."""
+        """End now, with the tokens so far."""
         if self.task.done():
             return
         self.task.cancel()

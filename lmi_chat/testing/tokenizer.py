@@ -26,7 +26,7 @@ class _Encoding:
 
 
 class _Backend:
-    """What is used of the `tokenizers` library: encoding, and the decoder's state, which tells the spelling."""
+    """The used part of the `tokenizers` library: encoding, and the decoder's state, which shows the spelling."""
 
     decoder = _Decoder()
     padding = truncation = None
@@ -35,7 +35,7 @@ class _Backend:
         self._tokenizer = tokenizer
 
     def encode(self, text: str, **kwargs: Any) -> Any:
-        """Text → an encoding with its ids."""
+        """Tokenise a text into an encoding."""
         return _Encoding(self._tokenizer.encode(text, **kwargs))
 
     def num_special_tokens_to_add(self, **_: bool) -> int:
@@ -66,7 +66,7 @@ class ByteTokenizer:
         continue_final_message: bool = False,
         **_: Any,
     ) -> str | list[int]:
-        """Messages → prompt text, or its token ids."""
+        """Render messages as the prompt, or as its token ids."""
         if add_generation_prompt and continue_final_message:
             raise ValueError("continue_final_message and add_generation_prompt are not compatible")
         text = "\n".join(message["role"] + "\n" + message["content"] + END for message in conversation)
@@ -78,21 +78,21 @@ class ByteTokenizer:
         return self.encode(prompt) if tokenize else prompt
 
     def encode(self, text: str, **_: Any) -> list[int]:
-        """Text → token ids."""
+        """Tokenise a text."""
         parts = re.split(f"({re.escape(END)})", text)
         return [token for part in parts for token in ([END_ID] if part == END else part.encode())]
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False, **_: Any) -> str:
-        """Token ids → text."""
+        """Decode token ids."""
         special = b"" if skip_special_tokens else END.encode()
         data = b"".join(special if token == END_ID else bytes([token]) for token in token_ids)
         return data.decode("utf-8", "replace")
 
     def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str | None]:
-        """Token ids → the vocabulary's spelling."""
+        """Return the vocabulary's spelling of token ids."""
         words = {token: word for word, token in self.get_vocab().items()}
         return [words.get(token) for token in ids]
 
     def get_vocab(self) -> dict[str, int]:
-        """The vocabulary: spelling → id."""
+        """Return the vocabulary, spelling → id."""
         return {f"<0x{byte:02X}>": byte for byte in range(256)} | {END: END_ID}

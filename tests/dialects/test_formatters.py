@@ -33,7 +33,7 @@ async def test_the_input_formatter_reads_the_decoded_body() -> None:
         seen.append(tokenizer.decode)
         return {"messages": [{"role": "user", "content": body["question"]}], "temperature": body.get("heat", 0)}
 
-    line, engine = await opened(hooks=Formatters(read=read))
+    line, engine = await opened(formatters=Formatters(read=read))
     await answered(line, {"question": "why?"})
     assert "why?" in engine.jobs[-1].prompt_text
     assert len(seen) == 1
@@ -51,7 +51,7 @@ async def test_an_adapters_own_formatters_are_its_requests() -> None:
         return {name: value for name, value in body.items() if name != "adapters"}
 
     own = Formatters(read=plain, write=constant({"by": "french"}))
-    line, _ = await opened(hooks=Formatters(write=constant({"by": "base"}), adapters={"french": own}))
+    line, _ = await opened(formatters=Formatters(write=constant({"by": "base"}), adapters={"french": own}))
     assert json.loads((await answered(line, CHAT)).data) == {"by": "base"}
     assert json.loads((await answered(line, {**CHAT, "adapters": "french"})).data) == {"by": "french"}
     with pytest.raises(NotFound, match="german"):
@@ -59,18 +59,18 @@ async def test_an_adapters_own_formatters_are_its_requests() -> None:
 
 
 async def test_what_an_input_formatter_gives_must_be_a_body() -> None:
-    line, _ = await opened(hooks=Formatters(read=lambda body, **_: [body]))
+    line, _ = await opened(formatters=Formatters(read=lambda body, **_: [body]))
     with pytest.raises(HookFailed, match="must give a dict, got list"):
         await answered(line, CHAT)
-    line, _ = await opened(hooks=Formatters(read=lambda _, **__: {}))
+    line, _ = await opened(formatters=Formatters(read=lambda _, **__: {}))
     with pytest.raises(BadJson, match="none of the keys"):
         await answered(line, CHAT)
 
 
 async def test_the_output_formatter_writes_a_whole_answer_and_each_chunk() -> None:
-    line, _ = await opened(hooks=Formatters(write=numbered()))
+    line, _ = await opened(formatters=Formatters(write=numbered()))
     assert json.loads((await answered(line, CHAT)).data) == {"number": 1, "was": "chat.completion"}
-    line, _ = await opened(hooks=Formatters(write=numbered()))
+    line, _ = await opened(formatters=Formatters(write=numbered()))
     out = await answered(line, STREAM, "text/event-stream")
     events = out.data.split(b"\n\n")
     assert [json.loads(event.removeprefix(b"data: ")) for event in events[:-2]] == [
@@ -80,11 +80,13 @@ async def test_the_output_formatter_writes_a_whole_answer_and_each_chunk() -> No
 
 
 async def test_an_output_formatter_may_give_a_line_of_text() -> None:
-    line, _ = await opened(hooks=Formatters(write=lambda payload: payload["choices"][0]["delta"]["content"] + "\n"))
+    line, _ = await opened(
+        formatters=Formatters(write=lambda payload: payload["choices"][0]["delta"]["content"] + "\n")
+    )
     assert (await answered(line, STREAM)).data == b"H\ne\nl\nl\no\n!\n"
     bad: object
     for bad, why in (("a\nb", "one line"), (7, "got int")):
-        line, engine = await opened(hooks=Formatters(write=constant(bad)))
+        line, engine = await opened(formatters=Formatters(write=constant(bad)))
         with pytest.raises(HookFailed, match=why):
             await answered(line, STREAM)
         assert (line.active, engine.running) == (0, 0)
@@ -96,7 +98,7 @@ async def test_an_output_formatter_that_fails_ends_the_stream_with_its_words() -
             raise RuntimeError("no o")
         return payload
 
-    line, engine = await opened(hooks=Formatters(write=write))
+    line, engine = await opened(formatters=Formatters(write=write))
     out = await answered(line, STREAM, "text/event-stream")
     events = out.data.split(b"\n\n")[:-1]
     error = json.loads(events[-1].removeprefix(b"data: "))["error"]

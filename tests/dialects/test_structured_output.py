@@ -255,7 +255,7 @@ def test_unknown_keys_of_structured_outputs_are_told() -> None:
 
 async def test_a_model_without_a_fast_tokenizer_takes_no_guide() -> None:
     with pytest.raises(BadField, match="guided_regex needs a fast tokenizer"):
-        await trials.Guides(2.0, None).check(OutputConstraint("regex", "a", "guided_regex"))
+        await trials.Trials(2.0, None).check(OutputConstraint("regex", "a", "guided_regex"))
 
 
 @pytest.mark.parametrize(

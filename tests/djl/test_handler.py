@@ -136,7 +136,7 @@ async def test_formatters_are_djls_properties(engine: Scripted, monkeypatch: pyt
     assert found.read is not None
     assert found.write is None
     hooks = Formatters(read=lambda body, **_: {"inputs": body["question"]}, write=lambda answer: {"said": answer})
-    outputs = await told(engine, monkeypatch, asked({"question": "x"}), PipelineConfig(hooks=hooks))
+    outputs = await told(engine, monkeypatch, asked({"question": "x"}), PipelineConfig(formatters=hooks))
     assert json.loads(body(outputs)) == {"said": {"generated_text": "Hello!"}}
 
 

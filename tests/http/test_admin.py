@@ -323,7 +323,7 @@ def test_nothing_generated_in_time_is_504_and_no_seat_in_time_503() -> None:
             connection.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
         while service.line.active < 2:
             time.sleep(0.005)
-        service.line._policy = PipelineConfig(finish_before_s=0.1, queue=4)
+        service.line._config = PipelineConfig(finish_before_s=0.1, queue=4)
         status, headers, answer = post(service, CHAT)
         assert (status, answer["error"]["code"], headers["retry-after"]) == (503, "busy", "1")
         assert answer["error"]["message"].startswith("no seat came free within 0.1 s")

@@ -271,7 +271,7 @@ async def test_a_short_body_is_read_on_the_loop_and_a_sessions_turn_is_not() -> 
             return super().encode(text, **kwargs)
 
     sessions = Sessions(seconds=60.0, most=1)
-    session = sessions.hold(sessions.draft())
+    session = sessions.add(sessions.draft())
     line = Pipeline(PipelineConfig(sessions=sessions))
     await line.open(Scripted(said("Hello!")), deployment(template=Template(Watched())))
     on_loop.clear()

@@ -21,7 +21,7 @@ from lmi_chat.engine import Model
 from lmi_chat.engine.vllm.engine import Vllm
 from lmi_chat.engine.vllm.fast_path import output_processor
 from lmi_chat.engine.vllm.heartbeat import Heartbeat
-from lmi_chat.engine.vllm.structured_output.trials import Guides
+from lmi_chat.engine.vllm.structured_output.trials import Trials
 from lmi_chat.errors import Error
 from lmi_chat.pipeline.pipeline import InferenceRequest, Pipeline, PipelineConfig
 
@@ -170,7 +170,7 @@ async def _line(tokenizer: Any, *, is_fast: bool) -> tuple[Pipeline, Core]:
         vocabulary_tokens=len(tokenizer),
     )
     line = Pipeline(PipelineConfig())
-    await line.open(Vllm(core, model, Heartbeat(), cast("Guides", None), plain), deployment)  # no guide comes here
+    await line.open(Vllm(core, model, Heartbeat(), cast("Trials", None), plain), deployment)  # no guide comes here
     core.taken.clear()
     return line, core
 

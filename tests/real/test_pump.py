@@ -70,7 +70,7 @@ def test_a_step_that_adds_to_a_figure_is_not_quiet() -> None:
     from vllm.v1.metrics.stats import PrefixCacheStats
 
     def quiet(**told: Any) -> bool:
-        return messages.told(messages.step(sent(told=told)).scheduler_stats).is_quiet
+        return messages.scheduler_stats(messages.step(sent(told=told)).scheduler_stats).is_quiet
 
     assert quiet()
     assert quiet(num_running_reqs=64, kv_cache_usage=0.5, step_counter=9)

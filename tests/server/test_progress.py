@@ -19,7 +19,7 @@ def test_a_log_gets_one_line_for_each_finished_phase() -> None:
         for name in ("download", "convert"):
             with progress.phase(name):
                 progress.reach(0.5)
-        progress.say("done")
+        progress.print_status("done")
     assert stream.getvalue().splitlines() == ["  download   0 s", "  convert    0 s", "done"]
 
 

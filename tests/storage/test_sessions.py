@@ -119,8 +119,8 @@ async def test_expiry_number_and_bytes_are_bounded(monkeypatch: pytest.MonkeyPat
             sessions.get(session_id)
     small = Sessions(seconds=60, most=10, most_bytes=100)
     one, two = small.open(), small.open()
-    small.keep(one, [{"role": "user", "content": "x" * 50}])
-    small.keep(two, [{"role": "user", "content": "y" * 50}])
+    small.store(one, [{"role": "user", "content": "x" * 50}])
+    small.store(two, [{"role": "user", "content": "y" * 50}])
     with pytest.raises(BadField):
         small.get(one.id)
     assert 0 < small.get(two.id).bytes == small.bytes <= 100

@@ -62,7 +62,7 @@ def parse_chat(
     task = chat.parse(body | {"messages": messages}, deployment, request_id)
     if task.job.width != 1 or messages is None:
         raise BadField([Problem("n", f"n must be 1 in a session, got {task.job.width} sequences")])
-    task.render = Remembering(task.render, partial(sessions.keep, session), messages)
+    task.render = Remembering(task.render, partial(sessions.store, session), messages)
     return task
 
 

@@ -41,15 +41,15 @@ class Vllm:
         self,
         engine: Any,
         model: Model,
-        gauge: Heartbeat,
-        tried: trials.Guides,
+        heartbeat: Heartbeat,
+        tried: trials.Trials,
         plain: dict[str, output_processor.FastRequest] | None,
     ) -> None:
         """Serve `model` by `engine`; use `load`. `plain`: the requests of the fast branch, or None where it is off."""
         self.model = model
         self._engine = engine
-        self._gauge = gauge
-        self._guides = tried
+        self._heartbeat = heartbeat
+        self._trials = tried
         self._vocabulary = Vocabulary(model.tokenizer)
         self._plain, self._spelling = plain, detokenizer.of(model.tokenizer)
 
@@ -61,7 +61,7 @@ class Vllm:
     @property
     def stepped_at(self) -> float:
         """Time of the last step that the scheduler reported."""
-        return self._gauge.stepped_at
+        return self._heartbeat.stepped_at
 
     @asynccontextmanager
     async def run(self, job: Job, sink: Sink, token_sink: TokenSink | None = None) -> AsyncIterator[Run]:
@@ -76,7 +76,7 @@ class Vllm:
                 yield search
             return
         if job.sampling.guide:
-            await self._guides.check(job.sampling.guide)
+            await self._trials.check(job.sampling.guide)
         run = self._outputs(job, sink, token_sink)
         prompt = {"type": "token", "prompt_token_ids": job.prompt_ids, "prompt": job.prompt_text}
         if job.cache_salt:
@@ -90,7 +90,7 @@ class Vllm:
         try:
             yield run
         finally:
-            await run.leave()
+            await run.close()
 
     def _outputs(self, job: Job, sink: Sink, token_sink: TokenSink | None) -> Outputs:
         if (
@@ -104,7 +104,7 @@ class Vllm:
 
     async def stop(self) -> None:
         """End EngineCore and its workers; vLLM's own wait is cut to the time that SIGTERM leaves."""
-        self._guides.stop()
+        self._trials.stop()
         await asyncio.to_thread(self._engine.shutdown, STOP_S)
 
 
@@ -138,7 +138,7 @@ def load(
         ) from error
 
     on_phase(startup.STARTING)
-    gauge = Heartbeat()
+    heartbeat = Heartbeat()
     try:
         args = AsyncEngineArgs.from_cli_args(_parse(arguments))
         _choose_backend(args)
@@ -149,7 +149,7 @@ def load(
         engine = AsyncLLM.from_vllm_config(
             config,
             usage_context=usage,
-            stat_loggers=[gauge],
+            stat_loggers=[heartbeat],
             enable_log_requests=args.enable_log_requests,
             disable_log_stats=args.disable_log_stats,
             client_addresses=dict(addresses) if addresses else None,
@@ -163,8 +163,8 @@ def load(
     if has_fast_branch:
         plain = output_processor.install(engine)
     if plain is not None:
-        output_loop.install(engine, gauge, plain)
-    return Vllm(engine, _describe(engine, names), gauge, trials.load(engine, guide_compile_s), plain)
+        output_loop.install(engine, heartbeat, plain)
+    return Vllm(engine, _describe(engine, names), heartbeat, trials.load(engine, guide_compile_s), plain)
 
 
 def _choose_backend(args: Any) -> None:

@@ -30,9 +30,9 @@ def translate(error: BaseException) -> Error:
 
 def given_up(sampling: SamplingParams) -> Error:
     """Explain why the engine gave up: the constraint allows only tokens that other fields forbid."""
-    guide = sampling.guide
+    constraint = sampling.guide
     others = [name for name in FORBIDDING if getattr(sampling, name)]
-    if guide is None or not others:
+    if constraint is None or not others:
         return Bug("the engine failed on this request")
-    text = f"{guide.path or 'the guide'} and {' and '.join(others)} together leave no token to choose"
-    return BadField([Problem(guide.path, text)])
+    text = f"{constraint.path or 'the guide'} and {' and '.join(others)} together leave no token to choose"
+    return BadField([Problem(constraint.path, text)])

@@ -42,7 +42,7 @@ class Outputs:
         if not self.is_over and self._cutting is None:
             self._cutting = asyncio.create_task(self.abort())
 
-    async def leave(self) -> None:
+    async def close(self) -> None:
         """Take the job off the engine if it is not over; returns when the engine has been asked to."""
         if not self.is_over:
             self.is_over = True
@@ -81,7 +81,7 @@ class Outputs:
             if part.finish_reason == "error":
                 self._end(given_up(self._sampling))
                 return
-            self._give(part, prompt)
+            self._send(part, prompt)
         if output.finished:
             done = Finished(
                 prompt_tokens=len(output.prompt_token_ids),
@@ -93,7 +93,7 @@ class Outputs:
             )
             self._end(done)
 
-    def _give(self, part: Any, prompt: tuple[Token | None, ...]) -> None:
+    def _send(self, part: Any, prompt: tuple[Token | None, ...]) -> None:
         ids = list(part.token_ids)
         self._sink(Delta(part.index, part.text, ids, self._tokens(part), self._finish(part), prompt))
 

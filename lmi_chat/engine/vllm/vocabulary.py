@@ -28,12 +28,12 @@ class Vocabulary:
         self._known: dict[int, bytes] = {}
 
     def choice(self, token_id: int, logprob: float) -> TokenLogprob:
-        """A token with its log-probability; −inf and NaN become −9999.0, which JSON can hold."""
+        """Return a token with its log-probability; −inf and NaN become −9999.0, which JSON can hold."""
         sound = max(NO_PROBABILITY, logprob)
         return TokenLogprob(token_id, sound, self.spell(token_id), token_id in self._special)
 
     def spell(self, token_id: int) -> bytes:
-        """The token's own bytes; of a token that is part of a character, just that part."""
+        """Return the token's own bytes; of a token that is part of a character, just that part."""
         known = self._known.get(token_id)
         if known is None:
             known = self._known[token_id] = self._read(token_id)
@@ -60,7 +60,7 @@ def _spelling(tokenizer: Tokenizer) -> Callable[[str], bytes] | None:
 
 
 def byte_level(spelled: str) -> bytes:
-    """The bytes of a token as byte-level BPE spells it."""
+    """Return the bytes of a token as byte-level BPE spells it."""
     table = _byte_of_character()
     if all(character in table for character in spelled):
         return bytes(table[character] for character in spelled)

@@ -41,7 +41,7 @@ class BodyStream:
     def on_gone(self, callback: Callable[[], object] | None) -> None:
         self._on_gone = callback
         if self.is_gone:
-            self._tell()
+            self._call_on_gone()
 
     @property
     def backlog_bytes(self) -> int:
@@ -77,9 +77,9 @@ class BodyStream:
         self._is_open = False
         self.cycle.disconnected = True
         self.cycle.message_event.set()
-        self._tell()
+        self._call_on_gone()
 
-    def _tell(self) -> None:
+    def _call_on_gone(self) -> None:
         callback, self._on_gone = self._on_gone, None
         if callback is not None:
             callback()

@@ -41,7 +41,7 @@ class SendStream:
     def on_gone(self, callback: Callable[[], object] | None) -> None:
         self._on_gone = callback
         if self.is_gone:
-            self._tell()
+            self._call_on_gone()
 
     def write(self, data: bytes) -> None:
         """Send `data` soon; drop it when the client is gone.
@@ -88,9 +88,9 @@ class SendStream:
         self.backlog_bytes = 0
         self._left.set()
         self._has_room.set()
-        self._tell()
+        self._call_on_gone()
 
-    def _tell(self) -> None:
+    def _call_on_gone(self) -> None:
         callback, self._on_gone = self._on_gone, None
         if callback is not None:
             callback()

@@ -33,7 +33,7 @@ async def test_a_failure_to_render_takes_the_request_off_the_engine() -> None:
     run.put(output("a"))
     run.put(output("b"))
     assert [type(event) for event in events] == [Bug]
-    await run.leave()
+    await run.close()
     assert aborted == ["j"]
 
 
@@ -45,6 +45,6 @@ async def test_a_job_is_taken_off_the_engine_once() -> None:
 
     run = Outputs(Job(id="j", prompt_ids=[1], prompt_text="p"), [].append, SimpleNamespace())  # type: ignore[arg-type]
     run.begin(SimpleNamespace(output=None), abort)
-    await run.leave()
-    await run.leave()
+    await run.close()
+    await run.close()
     assert aborted == ["j"]

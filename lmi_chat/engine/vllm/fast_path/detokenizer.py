@@ -115,7 +115,7 @@ class Text:
         if self.is_clean and known is not None:
             return known
         if spelling.has_bytes and self._stream is None:
-            return self._hold(token_id if known != b"" else None)
+            return self._add(token_id if known != b"" else None)
         stream = self._stream or spelling.stream()
         self._stream, text = spelling.step(stream, token_id)
         self.is_clean = bool(text and known)
@@ -123,7 +123,7 @@ class Text:
             self._stream = None
         return dump(text)[1:-1]
 
-    def _hold(self, token_id: int | None) -> bytes:
+    def _add(self, token_id: int | None) -> bytes:
         """Collect tokens that are bytes until they are whole characters; None: one that is not shown."""
         self._held += b"" if token_id is None else self._spelling.bytes_of(token_id)
         text = self._held.decode("utf-8", "replace")

@@ -30,7 +30,7 @@ class Scores(Struct, array_like=True, gc=False):
     cu_num_generated_tokens: Raw
 
 
-class Token(Struct, array_like=True, gc=False):
+class PartialCoreOutput(Struct, array_like=True, gc=False):
     """EngineCoreOutput, as far as it is read; what follows is passed over."""
 
     request_id: str
@@ -43,7 +43,7 @@ class Token(Struct, array_like=True, gc=False):
     events: list[Raw] | None = None
 
 
-class Step(Struct, array_like=True, gc=False):
+class PartialCoreOutputs(Struct, array_like=True, gc=False):
     """EngineCoreOutputs: the outputs of one engine step."""
 
     engine_index: int = 0
@@ -57,7 +57,7 @@ class Step(Struct, array_like=True, gc=False):
     weight_version: str | None = None
 
 
-class Prefix(Struct, gc=False):
+class PartialPrefixStats(Struct, gc=False):
     """PrefixCacheStats: the counts that a step adds."""
 
     reset: bool = False
@@ -65,10 +65,10 @@ class Prefix(Struct, gc=False):
     preempted_requests: int = 0
 
 
-class Told(Struct, gc=False):
+class PartialSchedulerStats(Struct, gc=False):
     """SchedulerStats, as far as it adds up; the rest are states, of which the last one counts."""
 
-    prefix_cache_stats: Prefix
+    prefix_cache_stats: PartialPrefixStats
     iteration_details: Any = None
     connector_prefix_cache_stats: Any = None
     kv_cache_eviction_events: list[Raw] = []
@@ -102,7 +102,8 @@ STATES = {
     *("step_counter", "current_wave", "kv_cache_usage", "waiting_lora_adapters", "running_lora_adapters"),
 }
 NIL = Raw(b"\xc0")
-step, token, told = Decoder(Step).decode, Decoder(Token).decode, Decoder(Told).decode
+step, token = Decoder(PartialCoreOutputs).decode, Decoder(PartialCoreOutput).decode
+scheduler_stats = Decoder(PartialSchedulerStats).decode
 
 
 def is_given(raw: Raw) -> bool:
@@ -127,11 +128,11 @@ def incompatibility() -> str:
     from vllm.v1.outputs import LogprobsLists
 
     theirs = (EngineCoreOutput.__struct_fields__, EngineCoreOutputs.__struct_fields__, LogprobsLists._fields)
-    for kind, names in zip((Token, Step, Scores), theirs, strict=True):
+    for kind, names in zip((PartialCoreOutput, PartialCoreOutputs, Scores), theirs, strict=True):
         own = kind.__struct_fields__
         if names[: len(own)] != own:
             return f"the engine's messages have {', '.join(names)}"
     found = {row.name for row in fields(SchedulerStats)}
-    if other := found ^ (STATES | {*Told.__struct_fields__}):
+    if other := found ^ (STATES | {*PartialSchedulerStats.__struct_fields__}):
         return f"the scheduler tells otherwise of {', '.join(sorted(other))}"
     return ""

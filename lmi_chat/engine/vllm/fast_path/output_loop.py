@@ -19,7 +19,7 @@ from msgspec import Raw
 
 from lmi_chat.engine.vllm.fast_path import messages
 from lmi_chat.engine.vllm.fast_path.output_processor import FastRequest
-from lmi_chat.engine.vllm.fast_path.stats import Ledger
+from lmi_chat.engine.vllm.fast_path.stats import StepRecorder
 from lmi_chat.engine.vllm.heartbeat import Heartbeat
 
 BURST_S = 0.005
@@ -38,10 +38,10 @@ class _Sent:
 SENT = _Sent()
 
 
-class Pump:
+class OutputLoop:
     """The loop of one AsyncLLM."""
 
-    def __init__(self, engine: Any, gauge: Heartbeat, runs: dict[str, FastRequest]) -> None:
+    def __init__(self, engine: Any, heartbeat: Heartbeat, runs: dict[str, FastRequest]) -> None:
         """Take the place of `engine`'s own loops, which have not begun; use `install`."""
         import zmq
         from vllm import envs
@@ -62,7 +62,7 @@ class Pump:
         self._answer_utility, self._dead = _process_utility_output, EngineDeadError
         self._obituary: bytes = EngineCoreProc.ENGINE_CORE_DEAD
         self._new_stats, self._read = IterationStats, MsgpackDecoder(EngineCoreOutput).decode
-        self._runs, self._ledger = runs, Ledger(engine, gauge)
+        self._runs, self._recorder = runs, StepRecorder(engine, heartbeat)
         self._stats: Any = None
         self._is_plain = True
         self._slice: int = envs.VLLM_V1_OUTPUT_PROC_CHUNK_SIZE
@@ -152,10 +152,10 @@ class Pump:
         self._parts += [(step, outputs[start : start + self._slice], frames) for start in reversed(starts)]
         return True
 
-    def _take(self, step: messages.Step, outputs: list[Raw] | None, frames: list[Any]) -> None:
+    def _take(self, step: messages.PartialCoreOutputs, outputs: list[Raw] | None, frames: list[Any]) -> None:
         """Take a part of a message; `outputs` None: record the step, at the message's end."""
         if outputs is None:
-            self._ledger.tell(step, self._stats, is_plain=self._is_plain)
+            self._recorder.record(step, self._stats, is_plain=self._is_plain)
             return
         processor = self._engine.output_processor
         processor.clock.enter(step.timestamp)
@@ -189,18 +189,18 @@ class Pump:
         return True
 
 
-def install(engine: Any, gauge: Heartbeat, runs: dict[str, FastRequest]) -> None:
+def install(engine: Any, heartbeat: Heartbeat, runs: dict[str, FastRequest]) -> None:
     """Take the place of the loops of an AsyncLLM that has not begun, if it is of the plain kind.
 
-    `runs` are its plain requests (output_processor.install), `gauge` is one of its loggers.
+    `runs` are its plain requests (output_processor.install), `heartbeat` is one of its loggers.
     """
     fault = _incompatibility(engine)
     if fault:
         log.warning("vLLM's own output loop runs, which costs more: %s", fault)
         return
-    pump = Pump(engine, gauge, runs)
-    engine.engine_core._send_input_message = pump.send  # noqa: SLF001 vLLM's
-    engine._run_output_handler = engine.engine_core._ensure_output_queue_task = pump.start  # noqa: SLF001 vLLM's
+    output_loop = OutputLoop(engine, heartbeat, runs)
+    engine.engine_core._send_input_message = output_loop.send  # noqa: SLF001 vLLM's
+    engine._run_output_handler = engine.engine_core._ensure_output_queue_task = output_loop.start  # noqa: SLF001 vLLM's
 
 
 def _incompatibility(engine: Any) -> str:

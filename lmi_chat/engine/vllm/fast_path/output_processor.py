@@ -64,10 +64,10 @@ class FastRequest(Outputs):
         self._runs.pop(self.request_id, None)
         super()._end(event)
 
-    async def leave(self) -> None:
-        """See Outputs.leave."""
+    async def close(self) -> None:
+        """See Outputs.close."""
         self._runs.pop(self.request_id, None)
-        await super().leave()
+        await super().close()
 
     def take(self, output: Any) -> None:
         """Take tokens in mid-sequence from vLLM's EngineCoreOutput; a failure here ends this job alone."""
@@ -115,7 +115,7 @@ class FastRequest(Outputs):
             for token_id, logprob, rank in zip(output.new_token_ids, rows[:, 0].tolist(), ranks, strict=True)
         ]
 
-    def _give(self, part: Any, prompt: tuple[Token | None, ...]) -> None:
+    def _send(self, part: Any, prompt: tuple[Token | None, ...]) -> None:
         """See Outputs; the text is our own: the token that ends a sequence has none."""
         ids, finish = self._folded + list(part.token_ids), self._finish(part)
         if self._is_folded and finish is None:
@@ -160,7 +160,7 @@ def _processor() -> Any:
     """Build the subclass of vLLM's OutputProcessor; imported here because the import takes seconds."""
     from vllm.v1.engine.output_processor import OutputProcessor
 
-    class Lanes(OutputProcessor):
+    class FastOutputProcessor(OutputProcessor):
         """`runs`: the plain requests under way."""
 
         runs: dict[str, FastRequest]
@@ -191,7 +191,7 @@ def _processor() -> Any:
                 state.stats.num_generation_tokens = run.completion_tokens
                 state.stats.last_token_ts = self.clock.last_step_at
 
-    return Lanes
+    return FastOutputProcessor
 
 
 def install(engine: Any) -> dict[str, FastRequest] | None:

@@ -15,33 +15,33 @@ PERIOD_S = 0.1
 FIGURES = ("counter_generation_tokens", "histogram_iteration_tokens", "histogram_inter_token_latency")
 
 
-class Ledger:
+class StepRecorder:
     """Records each engine step."""
 
-    def __init__(self, engine: Any, gauge: Heartbeat) -> None:
-        """Record to the loggers of `engine`, an AsyncLLM, of which `gauge` is one."""
+    def __init__(self, engine: Any, heartbeat: Heartbeat) -> None:
+        """Record to the loggers of `engine`, an AsyncLLM, of which `heartbeat` is one."""
         from msgspec.msgpack import Decoder
         from vllm.v1.metrics.stats import SchedulerStats
 
-        self._engine, self._gauge = engine, gauge
+        self._engine, self._heartbeat = engine, heartbeat
         self._read = Decoder(SchedulerStats).decode
         self._few = _few(engine.logger_manager)
         self._due = 0.0
 
-    def tell(self, step: messages.Step, stats: Any, *, is_plain: bool) -> None:
+    def record(self, step: messages.PartialCoreOutputs, stats: Any, *, is_plain: bool) -> None:
         """Record a step at its end; `stats`: vLLM's IterationStats; `is_plain`: it brought plain tokens alone."""
         if not messages.is_given(step.scheduler_stats):
             self._record(step, None, stats)
             return
         now = time.monotonic()
-        if is_plain and stats is not None and now < self._due and self._tell_few(step, stats):
-            self._gauge.stepped_at = now
+        if is_plain and stats is not None and now < self._due and self._record_few(step, stats):
+            self._heartbeat.stepped_at = now
             return
         self._due = now + PERIOD_S
         self._record(step, self._read(step.scheduler_stats), stats)
 
-    def _tell_few(self, step: messages.Step, stats: Any) -> bool:
-        if self._few is None or not messages.told(step.scheduler_stats).is_quiet:
+    def _record_few(self, step: messages.PartialCoreOutputs, stats: Any) -> bool:
+        if self._few is None or not messages.scheduler_stats(step.scheduler_stats).is_quiet:
             return False
         count, observe_step, observe_gap = self._few
         count(stats.num_generation_tokens)
@@ -50,7 +50,7 @@ class Ledger:
             observe_gap(gap)
         return True
 
-    def _record(self, step: messages.Step, scheduled: Any, stats: Any) -> None:
+    def _record(self, step: messages.PartialCoreOutputs, scheduled: Any, stats: Any) -> None:
         self._engine.output_processor.update_scheduler_stats(scheduled)
         if self._engine.logger_manager:
             self._engine.logger_manager.record(

@@ -1,11 +1,11 @@
 """Compile and try output constraints in a process of its own, `python -m` this module, driven by trials.py.
 
-It loads llguidance once and forks for every guide, so a trial can be killed by the kernel in the midst of native code
+It loads llguidance once and forks for every trial, so that one can be killed by the kernel in the midst of native code
 (a thread cannot), costs no new start, and takes its memory and its crashes with it. One line of JSON in, one out:
 `{"seconds", "whitespace", "tokenizer", "vocabulary", "end"}` first, then `{"kind", "text"}` → `{"problem"}`. It ends
 with its standard input, that is with the server, however that dies.
 
-A trial compiles, then walks: random texts that the guide allows, token by token, as the engine will. What compiles in
+A trial compiles, then walks: random texts that are allowed, token by token, as the engine will. What compiles in
 a millisecond may take seconds for each token (an ambiguous grammar: `s ::= s s | [a-z]`), and that is time in which
 the engine's step, and so every neighbour, waits.
 """
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def _try_apart(tokenizer: Any, kind: str, text: str, head: dict[str, Any]) -> str:
-    """Fork, try, and give what is wrong; a child that the timer or a fault ended is wrong too."""
+    """Fork, try, and return the problem; a child that the timer or a fault ended is one too."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -107,14 +107,14 @@ def _try(tokenizer: Any, kind: str, text: str, *, has_whitespace: bool) -> str:
 
 
 def _walk(matcher: Any, vocabulary_tokens: int) -> str:
-    """Random texts by the guide: possible at all, and quick. Processor time counts, so the machine's load does not.
+    """Walk random texts that are allowed: possible at all, and quick. Processor time counts, not the machine's load.
 
     Two long ones, or as many short ones as hold as many tokens.
     """
     import numpy as np
     from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
-    chance = random.Random(0)  # noqa: S311 not a secret: the same guide is judged the same
+    chance = random.Random(0)  # noqa: S311 not a secret: the same constraint gets the same verdict
     mask = allocate_token_bitmask(1, vocabulary_tokens)
     spent, steps = 0.0, 0
     for walk in range(WALKS):
@@ -141,12 +141,12 @@ def _walk(matcher: Any, vocabulary_tokens: int) -> str:
 
 
 def _reason(text: str) -> str:
-    """What the compiler says, in one line: its first, without the place in its own notation, or a regex's error."""
+    """Shorten the compiler's message to its first line, without the place in its notation, or to a regex's error."""
     lines = text.splitlines() or [""]
-    told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     first = lines[0].removeprefix("at ")
     place, _, rest = first.partition("): ")
-    return (told[0] if told else rest if place[:1].isdigit() else first)[:REASON_CHARS]
+    return (errors[0] if errors else rest if place[:1].isdigit() else first)[:REASON_CHARS]
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """Compile each new schema or grammar in a separate process that can be killed, and cache the verdict.
 
-vLLM looks at a guide twice: `SamplingParams.verify` on the event loop, then EngineCore compiles it and asks it at every
-step which tokens may come. Neither can be stopped. Two choices make that safe:
+vLLM looks at a constraint twice: `SamplingParams.verify` on the event loop, then EngineCore compiles it and asks it at
+every step which tokens may come. Neither can be stopped. Two choices make that safe:
 
 - One backend, llguidance. It compiles lazily, with limits of its own: 1 ms for what takes xgrammar, vLLM's default,
   seconds (`{"maxLength": 200}`: 3.5 s, five such fields: 12 s, `.{0,60000}`: 4 s, nested counts: for ever). Under
   "auto" the two mix: the API process may check with one while EngineCore, which keeps the first it was asked for,
   compiles with the other.
-- A trial. Some guides still cost much: 1,000 required items 1.3 s and a panic, an ambiguous grammar seconds for each
+- A trial. Some still cost much: 1,000 required items 1.3 s and a panic, an ambiguous grammar seconds for each
   token, in the step that all neighbours share. No static bound tells them from good ones, so the same library, with the
   same tokenizer and options, and a walk along its tokens, runs first where the kernel can kill it
   (trial_process.py). What fails there never reaches EngineCore.
@@ -43,28 +43,28 @@ log = logging.getLogger(__name__)
 
 
 class Gone(Exception):
-    """The judge ended without a verdict."""
+    """The trial process ended without a verdict."""
 
 
-class Guides:
-    """Verdicts on guides, from one judge that starts with the first guide and ends with the server."""
+class Trials:
+    """Verdicts on constraints, from one process that starts with the first and ends with the server."""
 
     def __init__(self, seconds: float, head: Json | None) -> None:
-        """`seconds` of compiling for one guide; `head`: the first line of trial_process.py; None: no guides."""
+        """`seconds` of compiling for one; `head`: the first line for trial_process.py; None: none is possible."""
         self._seconds = seconds
         self._head = None if head is None else head | {"seconds": seconds}
         self._verdicts: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
         self._trials: dict[bytes, asyncio.Task[str]] = {}
         self._turn = asyncio.Lock()
-        self._judge: Process | None = None
+        self._process: Process | None = None
 
-    async def check(self, guide: OutputConstraint) -> None:
-        """Return when the engine may have `guide`. Raises BadField; Busy when too many wait for their verdict."""
+    async def check(self, constraint: OutputConstraint) -> None:
+        """Return when the engine may have `constraint`. Raises BadField; Busy when too many wait for their verdict."""
         if self._head is None:
             raise BadField(
-                [Problem(guide.path, f"{guide.path} needs a fast tokenizer, which the served model has not")]
+                [Problem(constraint.path, f"{constraint.path} needs a fast tokenizer, which the served model has not")]
             )
-        kind, text = source(guide)
+        kind, text = source(constraint)
         digest = hashlib.sha256(f"{kind}\n{text}".encode()).digest()
         problem = self._recall(digest)
         if problem is None:
@@ -72,7 +72,7 @@ class Guides:
             trial = self._trials.get(digest) or self._begin(digest, kind, text)
             problem = await asyncio.shield(trial)
         if problem:
-            raise BadField([Problem(guide.path, f"{guide.path or 'the guide'} {problem}")])
+            raise BadField([Problem(constraint.path, f"{constraint.path or 'the guide'} {problem}")])
 
     def _recall(self, digest: bytes) -> str | None:
         problem, until = self._verdicts.get(digest, ("", 0.0))
@@ -101,7 +101,7 @@ class Guides:
         try:
             problem = await self._ask(kind, text)
         except (Gone, OSError, ValueError) as error:
-            log.warning("the judge of guides ended: %s", error)
+            log.warning("the process that tries constraints ended: %s", error)
             self.stop()
             raise Unavailable("schemas and grammars cannot be checked just now; send it again") from error
         finally:
@@ -116,8 +116,8 @@ class Guides:
     async def _ask(self, kind: str, text: str) -> str:
         seconds = self._seconds * WALL + GRACE_S
         first: list[Json] = []
-        if self._judge is None or self._judge.returncode is not None:
-            self._judge = await asyncio.create_subprocess_exec(
+        if self._process is None or self._process.returncode is not None:
+            self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "lmi_chat.engine.vllm.structured_output.trial_process"),
                 stdin=PIPE,
                 stdout=PIPE,
@@ -125,17 +125,17 @@ class Guides:
                 start_new_session=True,  # Ctrl-C at the terminal is for the server alone
             )
             first, seconds = [self._head or {}], seconds + START_S
-        return await self._exchange(self._judge, [*first, {"kind": kind, "text": text}], seconds)
+        return await self._exchange(self._process, [*first, {"kind": kind, "text": text}], seconds)
 
-    async def _exchange(self, judge: Process, messages: list[Json], seconds: float) -> str:
-        if judge.stdin is None or judge.stdout is None:
+    async def _exchange(self, process: Process, messages: list[Json], seconds: float) -> str:
+        if process.stdin is None or process.stdout is None:
             raise Gone("it has no pipes")
         try:
             async with asyncio.timeout(seconds):
                 for message in messages:
-                    judge.stdin.write(json.dumps(message).encode() + b"\n")
-                await judge.stdin.drain()
-                line = await judge.stdout.readline()
+                    process.stdin.write(json.dumps(message).encode() + b"\n")
+                await process.stdin.drain()
+                line = await process.stdout.readline()
         except TimeoutError:
             raise Gone(f"no word within {seconds:g} s") from None
         if not line:
@@ -143,16 +143,16 @@ class Guides:
         return str(json.loads(line)["problem"])
 
     def stop(self) -> None:
-        """End the judge; a trial that runs ends by its own timer."""
-        judge, self._judge = self._judge, None
-        if judge is not None:
+        """End the process; a trial that runs ends by its own timer."""
+        process, self._process = self._process, None
+        if process is not None:
             with contextlib.suppress(ProcessLookupError):
-                judge.kill()
+                process.kill()
 
 
-def source(guide: OutputConstraint) -> tuple[str, str]:
-    """What the compiler gets: "json", "regex", "choice" or "grammar" (EBNF or Lark), and its text."""
-    match guide.kind, guide.value:
+def source(constraint: OutputConstraint) -> tuple[str, str]:
+    """Return the kind for the compiler, "json", "regex", "choice" or "grammar" (EBNF or Lark), and the text."""
+    match constraint.kind, constraint.value:
         case "json_object", _:
             return "json", '{"type": "object"}'
         case kind, tuple(choices):
@@ -161,24 +161,24 @@ def source(guide: OutputConstraint) -> tuple[str, str]:
             return kind, text
 
 
-def params(guide: OutputConstraint) -> Any:
-    """A guide that was tried, in vLLM's words."""
+def params(constraint: OutputConstraint) -> Any:
+    """Translate a tried constraint into vLLM's parameters."""
     from vllm.sampling_params import StructuredOutputsParams
 
-    kind, text = source(guide)
-    given = StructuredOutputsParams(**{kind: list(guide.value) if kind == "choice" else text})
+    kind, text = source(constraint)
+    given = StructuredOutputsParams(**{kind: list(constraint.value) if kind == "choice" else text})
     given._backend = BACKEND  # noqa: SLF001 what verify would set
     return given
 
 
-def load(engine: Any, seconds: float) -> Guides:
-    """Guides for an AsyncLLM; the tokenizer goes to the judge as llguidance's `from_tokenizer` would write it."""
+def load(engine: Any, seconds: float) -> Trials:
+    """Build the Trials of an AsyncLLM; the process gets the tokenizer as llguidance's `from_tokenizer` writes it."""
     from vllm.v1.structured_output.backend_guidance import GuidanceBackend
 
     tokenizer, config = engine.get_tokenizer(), engine.vllm_config
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or not GuidanceBackend.is_tokenizer_supported(tokenizer):
-        return Guides(seconds, None)
+        return Trials(seconds, None)
     plain = copy.copy(backend)
     plain.no_padding()
     plain.no_truncation()
@@ -188,4 +188,4 @@ def load(engine: Any, seconds: float) -> Guides:
         "end": tokenizer.eos_token_id,
         "whitespace": not config.structured_outputs_config.disable_any_whitespace,
     }
-    return Guides(seconds, head)
+    return Trials(seconds, head)
