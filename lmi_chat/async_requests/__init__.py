@@ -26,7 +26,7 @@ class AsyncRequest:
     `wait_s` is how long it may wait to be started; the time of its answer is the call's own.
     """
 
-    call: InferenceRequest
+    request: InferenceRequest
     source: Parts | None
     output: Parts
     failure: Parts
@@ -70,37 +70,35 @@ class AsyncRequests:
         self._gate = asyncio.Semaphore(at_once)
         self._held: set[asyncio.Task[None]] = set()
 
-    async def take(self, request: AsyncRequest) -> None:
+    async def take(self, asked: AsyncRequest) -> None:
         """Accept a request. Raises the pipeline's refusal, Busy, and for an unreadable file BadField or TooLarge."""
-        if request.source is not None:
-            await asyncio.to_thread(self.folder.check, request.source, self._max_body_bytes)
+        if asked.source is not None:
+            await asyncio.to_thread(self.folder.check, asked.source, self._max_body_bytes)
         if self._pipeline.refusal:
             raise self._pipeline.refusal
         if len(self._held) >= self._most:
             raise Busy(f"all {self._most} places for asynchronous requests are taken; send the request again later")
-        request.call.is_promised = True
+        asked.request.is_promised = True
         promise = ExitStack()
         promise.enter_context(self._pipeline.promise())
-        task = asyncio.create_task(self._answer(request))
+        task = asyncio.create_task(self._answer(asked))
         self._held.add(task)
         task.add_done_callback(self._held.discard)
         task.add_done_callback(lambda _: promise.close())
 
-    async def _answer(self, request: AsyncRequest) -> None:
+    async def _answer(self, asked: AsyncRequest) -> None:
         document = DocumentBuffer()
         try:
-            await self._run(request, document)
+            await self._run(asked, document)
         except Error as error:
             document.error = error
         except Exception:
-            log.exception("asynchronous request %s failed", request.call.id)
+            log.exception("asynchronous request %s failed", asked.request.id)
             document.error = Bug("internal error")
-        if document.error is None and not await self._write(request.output, bytes(document.data)):
+        if document.error is None and not await self._write(asked.output, bytes(document.data)):
             document.error = Bug("the answer could not be written to its output location")
         if document.error is not None:
-            await self._write(
-                request.failure, json_text.dump(dialects.error_body(document.error, request.call.dialect))
-            )
+            await self._write(asked.failure, json_text.dump(dialects.error_body(document.error, asked.request.dialect)))
 
     async def _write(self, place: Parts, data: bytes) -> bool:
         """Write a document; False where the disk refuses."""
@@ -111,27 +109,27 @@ class AsyncRequests:
             return False
         return True
 
-    async def _run(self, request: AsyncRequest, document: DocumentBuffer) -> None:
+    async def _run(self, asked: AsyncRequest, document: DocumentBuffer) -> None:
         """Run the request when the pipeline has room. Raises TimedOut where it was not started within `wait_s`."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + request.wait_s
-        expired = TimedOut(f"the request was not started within {request.wait_s:g} s")
+        until = loop.time() + asked.wait_s
+        expired = TimedOut(f"the request was not started within {asked.wait_s:g} s")
         try:
             async with asyncio.timeout_at(until):
                 await self._gate.acquire()
         except TimeoutError:
             raise expired from None
         try:
-            if request.source is not None:
-                read = partial(self.folder.read, request.source, self._max_body_bytes)
-                request.call.body = await asyncio.to_thread(read)
+            if asked.source is not None:
+                read = partial(self.folder.read, asked.source, self._max_body_bytes)
+                asked.request.body = await asyncio.to_thread(read)
             while True:
                 try:
-                    return await self._pipeline.answer(request.call, document)
+                    return await self._pipeline.answer(asked.request, document)
                 except Busy:
                     if loop.time() >= until:
                         raise expired from None
                     await asyncio.sleep(BUSY_S)
         finally:
-            request.call.body = b""
+            asked.request.body = b""
             self._gate.release()

@@ -53,8 +53,8 @@ def _json(value: object) -> Response:
 
 async def _metrics(state: AppState, _: Request) -> Response:
     """Print the engine's metrics and ours, in Prometheus' text format."""
-    metrics.RUNNING.set(state.line.active - state.line.waiting)
-    metrics.WAITING.set(state.line.waiting)
+    metrics.RUNNING.set(state.pipeline.active - state.pipeline.waiting)
+    metrics.WAITING.set(state.pipeline.waiting)
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -64,7 +64,7 @@ async def _parameters(state: AppState, _: Request) -> Response:
     Chat records are small, so that in SageMaker's product of both the payload gives way, down to 1 MB.
     """
     _check_open(state)
-    most = state.line.max_running
+    most = state.pipeline.max_running
     payload_mb = max(1, min(state.max_body_bytes // 2**20, BATCH_MB // most))
     concurrent = min(most, BATCH_MB // payload_mb)
     return _json(
@@ -73,10 +73,10 @@ async def _parameters(state: AppState, _: Request) -> Response:
 
 
 def _check_open(state: AppState, model: str | None = None) -> None:
-    if state.line.refusal:
-        raise state.line.refusal
-    if model is not None and model not in state.line.deployment.names:
-        raise NotFound(f"model {echo(model)} is not served here; {state.line.deployment.model} is", param="model")
+    if state.pipeline.refusal:
+        raise state.pipeline.refusal
+    if model is not None and model not in state.pipeline.deployment.names:
+        raise NotFound(f"model {echo(model)} is not served here; {state.pipeline.deployment.model} is", param="model")
 
 
 async def _list(state: AppState, request: Request) -> Response:

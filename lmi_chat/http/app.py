@@ -29,7 +29,7 @@ def _shape_of(state: AppState) -> errors.ShapeOf:
         """An Error in the words of the route, and of the request's dialect as far as that is known."""
         exchange: RequestContext | None = request.scope.get("lmi_chat.exchange")
         headers = {key.decode(): value.decode() for key, value in exchange.headers} if exchange else {}
-        dialect = (exchange.call.dialect or exchange.call.forced or "") if exchange else ""
+        dialect = (exchange.request.dialect or exchange.request.forced or "") if exchange else ""
         body_of = partial(dialects.error_body, dialect=dialect, is_tgi=state.is_tgi)
         if request.url.path.startswith(sagemaker.PREFIX):
             status, kind, body = sagemaker.refusal(error, body_of, is_models=exchange is not None)
@@ -53,7 +53,7 @@ def build(state: AppState) -> Starlette:
     completion = InferenceEndpoint(state, shape="events", forced="completion")
     embedding = InferenceEndpoint(state, shape="lines", forced="embedding")
     routes = [
-        ping.route(state.line, state.health),
+        ping.route(state.pipeline, state.health),
         Route("/invocations", lines, methods=post),
         Route("/predictions/{model}", lines, methods=post),
         Route("/models/{model}/invoke", lines, methods=post),
@@ -75,9 +75,9 @@ def _models(state: AppState) -> Callable[[Request], Any]:
 
     async def models(request: Request) -> Response:
         """OpenAI's list of models, or one of them."""
-        if state.line.refusal:
-            raise state.line.refusal
-        deployment = state.line.deployment
+        if state.pipeline.refusal:
+            raise state.pipeline.refusal
+        deployment = state.pipeline.deployment
         shown = {
             "id": deployment.model,
             "object": "model",
@@ -98,7 +98,7 @@ def _models(state: AppState) -> Callable[[Request], Any]:
 def _openapi(state: AppState) -> Callable[[Request], Any]:
     async def shown(_: Request) -> Response:
         """What this server takes and gives, with the model's bounds, as an OpenAPI document. Raises Loading."""
-        line, has_async = state.line, state.spool is not None
+        line, has_async = state.pipeline, state.async_requests is not None
         return _json(openapi.document(line.deployment, has_sessions=line.has_sessions, has_async=has_async))
 
     return shown

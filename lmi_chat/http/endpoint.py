@@ -55,7 +55,7 @@ class Reply:
         return [(b"content-type", content_type.encode())]
 
     def _headers(self) -> Headers:
-        call = self._exchange.call
+        call = self._exchange.request
         headers = [
             *self._exchange.headers,
             *((name.lower().encode(), text.encode()) for name, text in call.headers.items()),
@@ -114,11 +114,11 @@ class InferenceEndpoint:
         task = asyncio.current_task()
         body_stream.on_gone = task.cancel if task else None
         try:
-            with self._state.line.request_log.recording(exchange.call.record):
+            with self._state.pipeline.request_log.recording(exchange.request.record):
                 _check_headers(given)
                 self._check_name(scope)
-                exchange.call.body = await read_body(scope, receive, self._state.max_body_bytes)
-                await self._state.line.answer(exchange.call, self.reply(exchange, send, body_stream))
+                exchange.request.body = await read_body(scope, receive, self._state.max_body_bytes)
+                await self._state.pipeline.answer(exchange.request, self.reply(exchange, send, body_stream))
         except asyncio.CancelledError:
             if not body_stream.is_gone:
                 raise
@@ -134,8 +134,8 @@ class InferenceEndpoint:
         name = scope["path_params"].get("model")
         if (
             name is not None
-            and self._state.line.refusal is None
-            and name not in self._state.line.deployment.names | {"model"}
+            and self._state.pipeline.refusal is None
+            and name not in self._state.pipeline.deployment.names | {"model"}
         ):
             raise NotFound(f"model {echo(name)} is not served here", param="model")
 

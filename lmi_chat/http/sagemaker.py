@@ -65,7 +65,7 @@ class Endpoint(InferenceEndpoint):
         """As at every door, with the variant's name and the id where boto3 looks for it. Raises BadField."""
         check_head(scope)
         exchange = super().exchange(scope, given)
-        exchange.headers += [VARIANT, (REQUEST_ID, exchange.call.id.encode())]
+        exchange.headers += [VARIANT, (REQUEST_ID, exchange.request.id.encode())]
         return exchange
 
 
@@ -114,17 +114,17 @@ class Later:
     async def __call__(self, request: Request) -> Response:
         """Accept one request. Raises what makes it unacceptable."""
         check_head(request.scope)
-        if self._state.spool is None:
+        if self._state.async_requests is None:
             raise _bad("InvokeEndpointAsync", "is not served: option.async_folder is not set")
         body = await read_body(request.scope, request.receive, INLINE_BYTES, INLINE_SAYS)
-        order = _order(request, body, self._state.spool.folder)
-        await self._state.spool.take(order)
+        order = _order(request, body, self._state.async_requests.folder)
+        await self._state.async_requests.take(order)
         headers = {
-            "X-Amzn-SageMaker-OutputLocation": self._state.spool.folder.url(order.output),
-            "X-Amzn-SageMaker-FailureLocation": self._state.spool.folder.url(order.failure),
-            REQUEST_ID.decode(): order.call.id,
+            "X-Amzn-SageMaker-OutputLocation": self._state.async_requests.folder.url(order.output),
+            "X-Amzn-SageMaker-FailureLocation": self._state.async_requests.folder.url(order.failure),
+            REQUEST_ID.decode(): order.request.id,
         }
-        return Response(json_text.dump({"InferenceId": order.call.id}), 202, headers, "application/json")
+        return Response(json_text.dump({"InferenceId": order.request.id}), 202, headers, "application/json")
 
 
 def _order(request: Request, body: bytes, folder: Folder) -> AsyncRequest:
@@ -139,7 +139,7 @@ def _order(request: Request, body: bytes, folder: Folder) -> AsyncRequest:
     call = of_headers({name: given[own] for name, own in ASYNC_OWN.items()}, body=body)
     call.deadline_s = _seconds(given["invocationtimeoutseconds"], "InvocationTimeoutSeconds", *TIMEOUT_S)
     return AsyncRequest(
-        call=call,
+        request=call,
         source=folder.parts(location) if location else None,
         output=("output", *path.parts, name),
         failure=("failure", *path.parts, name),

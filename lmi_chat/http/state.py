@@ -14,11 +14,11 @@ Headers = list[tuple[bytes, bytes]]
 class AppState:
     """The state that the routes share."""
 
-    line: Pipeline
+    pipeline: Pipeline
     health: StartupProgress
     max_body_bytes: int
     store: Completions | None = None
-    spool: AsyncRequests | None = None
+    async_requests: AsyncRequests | None = None
     is_tgi: bool = False
 
 
@@ -26,5 +26,5 @@ class AppState:
 class RequestContext:
     """One request with the common headers of its reply."""
 
-    call: InferenceRequest
+    request: InferenceRequest
     headers: Headers = field(default_factory=list)

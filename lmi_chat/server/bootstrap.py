@@ -174,7 +174,7 @@ def open_store(settings: Settings) -> Completions | None:
     return store
 
 
-def open_spool(settings: Settings, pipeline: Pipeline) -> AsyncRequests | None:
+def open_async_requests(settings: Settings, pipeline: Pipeline) -> AsyncRequests | None:
     """Open the asynchronous requests, if a folder is configured. Raises BadSetting."""
     if not settings.async_folder:
         return None

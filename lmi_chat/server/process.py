@@ -77,9 +77,9 @@ async def run(settings: Settings, hooks: Formatters | None = None) -> int:
     health, line = StartupProgress(), Pipeline(bootstrap.policy(settings, hooks))
     listener = bind(settings)
     store = bootstrap.open_store(settings)
-    spool = bootstrap.open_spool(settings, line)
+    spool = bootstrap.open_async_requests(settings, line)
     most = settings.max_request_size
-    state = AppState(line=line, health=health, max_body_bytes=most, store=store, spool=spool)
+    state = AppState(pipeline=line, health=health, max_body_bytes=most, store=store, async_requests=spool)
     state.is_tgi = settings.tgi_compat
     async with serving(settings, listener, app.build(state)) as stop:
         processes = Processes()

@@ -81,4 +81,4 @@ async def _opened(engine: Engine, config: PipelineConfig, **changes: Any) -> Pip
 
 
 def _routes(pipeline: Pipeline) -> Application:
-    return app.build(AppState(line=pipeline, health=StartupProgress(), max_body_bytes=BODY_BYTES))
+    return app.build(AppState(pipeline=pipeline, health=StartupProgress(), max_body_bytes=BODY_BYTES))

@@ -177,7 +177,7 @@ def test_a_full_line_is_waited_for(tmp_path: Path) -> None:
 
 def order(name: str, wait_s: float = 60.0) -> AsyncRequest:
     call = InferenceRequest(body=json.dumps(CHAT).encode(), id=name)
-    return AsyncRequest(call=call, source=None, output=("output", name), failure=("failure", name), wait_s=wait_s)
+    return AsyncRequest(request=call, source=None, output=("output", name), failure=("failure", name), wait_s=wait_s)
 
 
 async def opened(folder: Path, engine: Scripted) -> tuple[Pipeline, AsyncRequests]:

@@ -144,7 +144,7 @@ def test_the_document_is_served_when_the_model_is_there() -> None:
 
 
 def test_each_route_is_a_path() -> None:
-    state = AppState(line=Pipeline(PipelineConfig()), health=StartupProgress(), max_body_bytes=1)
+    state = AppState(pipeline=Pipeline(PipelineConfig()), health=StartupProgress(), max_body_bytes=1)
     routes = {
         (getattr(route, "path", "").replace(":path", ""), method)
         for route in app.build(state).routes

@@ -52,8 +52,8 @@ def serving(
 ) -> Iterator[Service]:
     """An HTTP server around a scripted engine; the server is the one of production."""
     engine, policy = engine or Scripted(), policy or PipelineConfig()
-    state = AppState(line=Pipeline(policy), health=StartupProgress(), max_body_bytes=max_body_bytes, store=store)
-    state.spool = spool(state.line) if spool else None
+    state = AppState(pipeline=Pipeline(policy), health=StartupProgress(), max_body_bytes=max_body_bytes, store=store)
+    state.async_requests = spool(state.pipeline) if spool else None
     state.is_tgi = desk_changes.get("is_tgi", False)
     desk_changes = {"save": store.save if store else None} | desk_changes
     server = server_of(ConnectionLimits(receive_s=2.0, write_stall_s=1.0), app.build(state))
@@ -62,7 +62,7 @@ def serving(
 
     async def serve() -> None:
         if is_open:
-            await state.line.open(engine, deployment(limits=policy.limits, space=engine.space, **desk_changes))
+            await state.pipeline.open(engine, deployment(limits=policy.limits, space=engine.space, **desk_changes))
         await server._serve(sockets=[listener])
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
@@ -70,7 +70,7 @@ def serving(
     while not server.started:
         threading.Event().wait(0.005)
     try:
-        yield Service(listener.getsockname()[1], state.line, engine, state.health, loop)
+        yield Service(listener.getsockname()[1], state.pipeline, engine, state.health, loop)
     finally:
         server.should_exit = server.force_exit = True
         thread.join(5)

@@ -53,7 +53,7 @@ def one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
 async def opened(engine: Scripted, max_body_bytes: int = 2**20) -> Starlette:
     line = Pipeline(PipelineConfig())
     await line.open(engine, deployment())
-    return app.build(AppState(line=line, health=StartupProgress(), max_body_bytes=max_body_bytes))
+    return app.build(AppState(pipeline=line, health=StartupProgress(), max_body_bytes=max_body_bytes))
 
 
 @contextmanager
