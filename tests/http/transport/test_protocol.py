@@ -541,11 +541,11 @@ def test_body_may_be_slow_once_the_answer_has_begun(hasty: Site) -> None:
 
 def test_steady_body_is_read(hasty: Site) -> None:
     with hasty.connect() as client:
-        client.sendall(post(b"/echo", b"x" * 6000, b"Connection: close\r\n")[:-6000])
-        for _ in range(12):
-            client.sendall(b"x" * 500)
-            time.sleep(0.06)
-        assert read_answers(read_to_end(client))[0][2] == b"got " + b"x" * 6000
+        client.sendall(post(b"/echo", b"x" * 24_000, b"Connection: close\r\n")[:-24_000])
+        for _ in range(24):
+            client.sendall(b"x" * 1000)
+            time.sleep(0.02)
+        assert read_answers(read_to_end(client))[0][2] == b"got " + b"x" * 24_000
 
 
 def test_work_on_a_complete_body_has_no_such_limit(hasty: Site) -> None:
