@@ -1,4 +1,4 @@
-"""The documents of the fields are the code's own tables."""
+"""The documents of the fields are the code's own."""
 
 import ast
 from collections.abc import Mapping
@@ -7,10 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from lmi_chat.fields import CHAT, DIALECTS, USAGE, table
+from lmi_chat.codec.json_text import Json
+from lmi_chat.dialects import DIALECTS
+from lmi_chat.dialects.body import USAGE
+from lmi_chat.dialects.chat.body import ChatBody
+from lmi_chat.dialects.table import table
+from tests.support.fakes import deployment
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+CHECKERS = deployment().checkers
 SECTIONS = (DOCS / "compatibility.md").read_text().split("\n## ")[1:]
 COMPATIBLE = [
     [cell.strip() for cell in line.strip("|").split(" | ")]
@@ -28,7 +34,12 @@ def test_every_field_of_every_dialect_has_a_row() -> None:
     head, rule, *rows = table().splitlines()
     assert {row.count("|") for row in (head, rule, *rows)} == {7}
     shown = {(row.split("`")[1], dialect) for row in rows for dialect in row.split(" | ")[-1].rstrip(" |").split(", ")}
-    assert shown == {(name, dialect) for dialect, tables in DIALECTS.items() for fields in tables for name in fields}
+    assert shown == {
+        (name, dialect.name)
+        for dialect in DIALECTS.values()
+        for body in dialect.bodies
+        for name in CHECKERS[body].properties
+    }
     assert all(row.split(" | ")[1] and row.split(" | ")[4] for row in rows), "type and meaning"
 
 
@@ -63,7 +74,7 @@ def test_types_and_bounds_in_words(name: str, type_: str, bounds: str) -> None:
 
 
 def test_what_is_refused_takes_its_own_nothing() -> None:
-    assert CHAT["tool_choice"].nothing == ("none", "auto")
+    assert CHECKERS[ChatBody].properties["tool_choice"]["enum"] == [None, "none", "auto"]
 
 
 @cache
@@ -93,12 +104,12 @@ def rows_of(dialect: str) -> Mapping[str, str]:
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_every_field_has_a_row_that_says_whether_it_works(dialect: str) -> None:
-    fields = {name: field for fields in DIALECTS[dialect] for name, field in fields.items()}
-    inner = {f"stream_options.{name}": field for name, field in USAGE.items() if "stream_options" in fields}
+    fields = {name: row for body in DIALECTS[dialect].bodies for name, row in CHECKERS[body].properties.items()}
+    inner: dict[str, Json] = {f"stream_options.{name}": {} for name in USAGE if "stream_options" in fields}
     rows = rows_of(dialect)
     assert rows.keys() == (fields | inner).keys()
-    for name, field in (fields | inner).items():
-        if field.kind == "refused":
-            assert rows[name] == f"400: {field.meaning}"
+    for name, row in (fields | inner).items():
+        if "enum" in row:
+            assert rows[name] == f"400: {row['description']}"
         else:
             assert rows[name].startswith(("yes", "`", "400: the served model"))
