@@ -1,5 +1,7 @@
-"""Write foreign text and values into one short line."""
+"""Write foreign text and values into one short line; find the known name that a foreign one may be meant for."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from itertools import accumulate
 
 MESSAGE_BYTES = 1400  # with `param` and the rest of its body, an error stays below 2 KiB
@@ -40,3 +42,8 @@ def echo(value: object) -> str:
             return "an object"
         case _:
             return "a value of another type"
+
+
+def nearest(name: str, known: Iterable[str], likeness: float = 0.6) -> str:
+    """The known name most like `name`, or "" when none is near; `likeness` is from 0 to 1, the same."""
+    return next(iter(get_close_matches(name, list(known), n=1, cutoff=likeness)), "")

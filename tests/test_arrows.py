@@ -20,9 +20,9 @@ FLOORS = (
     ("async_requests",),
     ("pipeline",),
     ("dialects", "engine"),
-    ("config", "fields", "storage"),
+    ("config", "storage"),
     ("observability", "chat_template"),
-    ("bounds", "codec", "job"),
+    ("codec", "job"),
     ("errors", "limits"),
     ("text",),
 )

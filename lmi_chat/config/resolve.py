@@ -2,10 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 
-from lmi_chat.bounds import nearest
 from lmi_chat.config.aliases import MOST, NOT_YET, QUIET, REFUSED, RENAMED, VALUES, WITHOUT_EFFECT
 from lmi_chat.config.sources import BadSetting, IgnoredSetting, RawSetting
-from lmi_chat.text import one_line
+from lmi_chat.text import nearest, one_line
 
 
 class KeyResolver:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import javaproperties
 
-from lmi_chat.bounds import nearest
 from lmi_chat.config.aliases import FAMILIES, NOTED, NOTED_NOT_YET, OTHERS, AliasGroup
-from lmi_chat.text import one_line
+from lmi_chat.text import nearest, one_line
 
 MODEL_FOLDER = Path("/opt/ml/model")
 PROPERTIES = "serving.properties"

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lmi_chat.bounds import GREEDY_BELOW
 from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.reader import BodyReader
 from lmi_chat.errors import BadField, NotFound, Problem, PromptTooLong
@@ -11,6 +10,7 @@ from lmi_chat.job import Job, SamplingParams
 from lmi_chat.text import echo
 
 Prompt = str | list[int]
+GREEDY_BELOW = 0.01
 PLAIN = SamplingParams()
 NO_SEED = -1  # as vLLM has it, and so LMI
 UNSEARCHED = (

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lmi_chat.chat_template import Template
+from lmi_chat.dialects.body import Checkers, checkers
 from lmi_chat.job import EmbeddingSpec
 from lmi_chat.limits import Limits
 from lmi_chat.storage.completions_db import StoredCompletion
@@ -31,3 +32,8 @@ class Deployment:
     space: EmbeddingSpec | None = None  # the model embeds and generates no text
     is_normalized: bool | None = None  # vectors have length 1; None: as the model has it
     save: Callable[[StoredCompletion], None] | None = None  # keeps a completion, without waiting; None: none is kept
+    checkers: Checkers = field(init=False, repr=False, compare=False)  # of bodies, by their types
+
+    def __post_init__(self) -> None:
+        """Deployments of the same limits share their checkers."""
+        object.__setattr__(self, "checkers", checkers(self.limits))

@@ -9,12 +9,12 @@ from dataclasses import replace
 from typing import ClassVar
 
 from lmi_chat.codec.json_text import Json, dump
+from lmi_chat.dialects.body import USAGE, Usage
 from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.reader import BodyReader
 from lmi_chat.dialects.sequence import usage
 from lmi_chat.dialects.task import TokenRenderer
 from lmi_chat.errors import Error
-from lmi_chat.fields import USAGE
 from lmi_chat.job import Delta, Finished, Job
 from lmi_chat.text import echo
 
@@ -57,7 +57,7 @@ def check_usage(body: Json, reader: BodyReader, *, is_stream: bool) -> Mapping[s
         reader.add_problem("stream_options", f"must be an object, and only with stream true; got {echo(options)}")
         return {}
     inner = BodyReader(reader.deployment, prefix="stream_options.", problems=reader.problems, unknown=reader.unknown)
-    inner.read(options, USAGE)
+    inner.read(options, Usage)
     return {name: inner.get(name) for name in USAGE}
 
 

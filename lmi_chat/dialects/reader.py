@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from lmi_chat.bounds import Field, check, nearest
 from lmi_chat.codec.json_text import Json
+from lmi_chat.dialects.body import Checker
 from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.errors import PROBLEMS_MOST, BadField, Problem
-from lmi_chat.text import one_line
+from lmi_chat.text import nearest, one_line
 
 UNKNOWN_SHOWN = 8
 NAME_BYTES = 40
@@ -29,38 +29,35 @@ class BodyReader:
     paths: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     unknown: list[tuple[str, str]] = field(default_factory=list)
-    table: Mapping[str, Field] = field(default_factory=dict)
+    checker: Checker = field(init=False)
 
-    def read(self, body: Json, table: Mapping[str, Field]) -> None:
-        """Check the keys of `body` against `table`; null is absent."""
-        self.table = table
-        for name, value in body.items():
-            if value is not None and name in table:
-                self._keep(name, table[name], value)
-        self.check_keys(body, table, self.prefix.removesuffix("."))
+    def read(self, body: Json, kind: type) -> None:
+        """Check the keys of `body` as those of a TypedDict; null is absent."""
+        self.checker = checker = self.deployment.checkers[kind]
+        values, wrong = checker.check(body)
+        for name in body:  # in the order of the caller, which is that of the problems
+            if (value := values.get(name)) is not None:
+                place, is_sampling = checker.places[name]
+                kept = self.given if is_sampling else self.extra
+                if place not in kept:
+                    kept[place], self.paths[place] = value, self.prefix + name
+                elif kept[place] != value:
+                    text = f"and {self.paths[place]} say the same thing with different values; send one of them"
+                    self.add_problem(self.prefix + name, text)
+            elif name in wrong:
+                self.add_problem(self.prefix + name, wrong[name])
+        if not body.keys() <= checker.places.keys():
+            self.check_keys(body, checker.places, self.prefix.removesuffix("."))
 
     def get(self, name: str) -> Any:
         """What was given for a field that is not sampling's, or its default."""
-        return self.extra.get(name, self.table[name].default)
+        return self.extra[name] if name in self.extra else self.checker.defaults[name]
 
     def check_keys(self, value: Mapping[str, object], known: Collection[str], path: str) -> None:
         """Note the keys of `value`, which stands at `path` ("": the body itself), that are not among `known`."""
-        others = [name for name in value if name not in known]
-        if others:
+        if others := [name for name in value if name not in known]:
             prefix = f"{path}." if path else ""
             self.note_unknown(others, {name: prefix + name for name in known}, prefix)
-
-    def _keep(self, name: str, known: Field, value: object) -> None:
-        path, place = self.prefix + name, known.sets or name
-        checked = check(known, value, path, self.deployment.limits, self.problems)
-        if checked is None:
-            return
-        store = self.given if known.sets else self.extra
-        if store.setdefault(place, checked) != checked:
-            self.add_problem(
-                path, f"and {self.paths[place]} say the same thing with different values; send one of them"
-            )
-        self.paths.setdefault(place, path)
 
     def note_unknown(self, names: Iterable[str], known: Mapping[str, str], prefix: str) -> None:
         """Note unknown keys; `known` gives the paths of the names that they may have been meant for."""

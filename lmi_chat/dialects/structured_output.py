@@ -31,6 +31,8 @@ PROBLEM_ITEMS = 5
 
 def read(body: Json, reader: BodyReader, *, has_grammar: bool = False) -> None:
     """Note the one guide of `body` as the sampling value `guide`; `has_grammar`: TGI's `grammar` is a spelling too."""
+    if SOURCES.keys().isdisjoint(body):
+        return  # nearly always
     for name, read_source in SOURCES.items():
         if body.get(name) is None or (name == TGI and not has_grammar):
             continue

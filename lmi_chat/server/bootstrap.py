@@ -10,6 +10,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+from lmi_chat import dialects
 from lmi_chat.async_requests import AsyncRequests
 from lmi_chat.async_requests.folder import Folder
 from lmi_chat.chat_template import BadTemplate, Template
@@ -189,7 +190,7 @@ def _deployment(settings: Settings, model: Model, store: Completions | None) -> 
     source = settings.chat_template or None
     if source and Path(source).is_file():
         source = Path(source).read_text(encoding="utf-8")
-    return Deployment(
+    deployment = Deployment(
         model=model.name,
         names=model.names | (TGI_NAMES if settings.tgi_compat else frozenset()),
         template=Template(model.tokenizer, source),
@@ -208,6 +209,8 @@ def _deployment(settings: Settings, model: Model, store: Completions | None) -> 
         is_normalized={"true": True, "false": False}.get(settings.normalize),
         save=store.save if store else None,
     )
+    dialects.prepare(deployment)
+    return deployment
 
 
 def policy(settings: Settings, hooks: Formatters | None = None) -> PipelineConfig:

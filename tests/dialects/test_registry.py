@@ -8,8 +8,14 @@ import pytest
 from lmi_chat import dialects
 from lmi_chat.codec.json_text import Json, dump
 from lmi_chat.dialects import Deployment, Dialect, ParsedRequest
+from lmi_chat.dialects.chat.body import ChatBody
+from lmi_chat.dialects.completion.body import CompletionBody
+from lmi_chat.dialects.standard.body import Parameters
 from lmi_chat.errors import BadField, Error, Problem
 from lmi_chat.job import Delta, Finished, Job, SamplingParams
+from lmi_chat.limits import Limits
+from tests.support.fakes import deployment
+from tests.support.fakes import parse as parsed
 from tests.support.scripted import Scripted, Service, serving
 
 
@@ -83,3 +89,14 @@ def test_a_name_or_a_key_that_is_taken_is_refused(name: str, key: str) -> None:
     with pytest.raises(ValueError, match=f"dialect {name} with key {key}: a dialect has that name or key already"):
         dialects.register(Dialect(name=name, key=key, parse=parse))
     assert before == dialects.DIALECTS
+
+
+def test_the_checks_of_all_bodies_are_built_before_the_first_request() -> None:
+    prepared = deployment(limits=Limits(max_n=3, max_messages=3, max_inputs=3))
+    assert not prepared.checkers
+    dialects.prepare(prepared)
+    built = dict(prepared.checkers)
+    assert {ChatBody, Parameters, CompletionBody} < built.keys()
+    for body in ({"messages": [{"role": "user", "content": "a"}]}, {"inputs": "a"}, {"prompt": "a"}):
+        parsed(body, deployment(limits=Limits(max_n=3, max_messages=3, max_inputs=3)))
+    assert prepared.checkers == built

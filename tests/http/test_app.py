@@ -206,7 +206,7 @@ def test_plain_text_is_a_standard_request(service: Service) -> None:
         ({"input": "a"}, "input cannot be served: this model generates text"),
         ({**CHAT, "max_tokens": True}, "max_tokens must be an integer, got true"),
         ({**CHAT, "stream": "yes"}, 'stream must be true or false, got "yes"'),
-        ({**CHAT, "max_tokens": 4.0}, "max_tokens must be an integer, got 4.0"),
+        ({**CHAT, "max_tokens": 4.5}, "max_tokens must be an integer, got 4.5"),
         ({**CHAT, "temperature": "x"}, 'temperature must be a number, got "x"'),
     ],
 )

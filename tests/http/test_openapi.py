@@ -10,12 +10,14 @@ import jsonschema_rs
 import openapi_spec_validator
 import pytest
 
-from lmi_chat.bounds import SAMPLING, Field
+from lmi_chat.codec.json_text import Json
+from lmi_chat.dialects.body import USAGE, Guides
 from lmi_chat.dialects.chat import messages
+from lmi_chat.dialects.chat.body import ChatBody, SessionBody
+from lmi_chat.dialects.completion.body import CompletionBody
 from lmi_chat.dialects.deployment import Deployment
+from lmi_chat.dialects.standard.body import Parameters, StandardBody
 from lmi_chat.errors import Error
-from lmi_chat.fields import CHAT as CHAT_FIELDS
-from lmi_chat.fields import COMPLETION, GUIDES, PARAMETERS, SESSION, STANDARD, USAGE
 from lmi_chat.http import app
 from lmi_chat.http.openapi import document
 from lmi_chat.http.state import AppState
@@ -23,6 +25,7 @@ from lmi_chat.limits import Limits
 from lmi_chat.observability.startup import StartupProgress
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
 from tests.http.test_app import send
+from tests.support.bounds import Bounds, bounds
 from tests.support.cases import UNSAID
 from tests.support.fakes import SPACE, deployment, parse
 from tests.support.scripted import serving
@@ -39,7 +42,10 @@ DESKS: dict[str, dict[str, Any]] = {
 }
 NAMES = {"chat": "ChatRequest", "standard": "StandardRequest", "completion": "CompletionRequest"}
 LEAST: dict[str, dict[str, Any]] = {"chat": CHAT, "standard": {"inputs": "a"}, "completion": {"prompt": "a"}}
-FIELDS: dict[str, Mapping[str, Field]] = {"chat": CHAT_FIELDS, "standard": PARAMETERS, "completion": COMPLETION}
+FIELDS: dict[str, Mapping[str, Json]] = {
+    dialect: deployment().checkers[body].properties
+    for dialect, body in (("chat", ChatBody), ("standard", Parameters), ("completion", CompletionBody))
+}
 
 VALID: list[tuple[str, dict[str, Any]]] = [
     ("chat", {**CHAT, "temperature": 2, "stop": ["a"], "n": 16}),
@@ -170,10 +176,10 @@ def test_each_known_key_has_a_schema_with_its_meaning(dialect: str) -> None:
     assert known == set(properties(dialect))
     if dialect == "standard":
         top = shown()["components"]["schemas"]["StandardRequest"]["properties"]
-        assert set(top) == set(STANDARD)
+        assert set(top) == set(StandardBody.__annotations__)
     message = shown()["components"]["schemas"]["ChatRequest"]["properties"]["messages"]["items"]["properties"]
     assert set(message) == set(messages.KNOWN)
-    assert set(shown()["components"]["schemas"]["SessionRequest"]["properties"]) == set(SESSION)
+    assert set(shown()["components"]["schemas"]["SessionRequest"]["properties"]) == set(SessionBody.__annotations__)
     assert not {name for name, schema in properties(dialect).items() if not schema.get("description")}
 
 
@@ -189,10 +195,10 @@ def test_what_the_document_forbids_is_refused(dialect: str, body: dict[str, Any]
     assert refusal(body, deployment()) is not None
 
 
-def at_the_bounds(field: Field, limits: Limits) -> Iterator[Any]:
+def at_the_bounds(field: Bounds, limits: Limits) -> Iterator[Any]:
     """Values on both sides of each bound, and of other types."""
     yield from (None, True, "x", [], {}, 0.5, "1")
-    low, high = field.low, field.top(limits)
+    low, high = field.low, field.high
     match field.kind:
         case "integer" | "number":
             numbers = [bound + step for bound in (low, high) if bound is not None for step in (-1, 0, 1)]
@@ -200,10 +206,8 @@ def at_the_bounds(field: Field, limits: Limits) -> Iterator[Any]:
             yield from [1e-9, -1e-9, 1e300] if field.kind == "number" else []
         case "string":
             yield from ("", "a" * int(high or 0), "a" * (int(high or 0) + 1), "a/b", "\0")
-        case "word":
+        case "word" | "refused":
             yield from field.words
-        case "refused":
-            yield from field.nothing
         case "strings":
             yield from ("a" * limits.max_stop_chars, "a" * (limits.max_stop_chars + 1), [""], [1])
             yield from (["a"] * int(high or 0), ["a"] * (int(high or 0) + 1))
@@ -222,7 +226,7 @@ def at_the_bounds(field: Field, limits: Limits) -> Iterator[Any]:
 def test_schema_and_check_have_the_same_bounds(dialect: str, name: str) -> None:
     """Of each field: what the schema takes, the parser takes (or refuses by a rule between fields), and the reverse."""
     needs = {"logprobs": True} if name == "top_logprobs" else {}
-    for value in at_the_bounds(FIELDS[dialect][name], Limits()):
+    for value in at_the_bounds(bounds(FIELDS[dialect][name]), Limits()):
         body = body_of(dialect, {name: value, **needs})
         agree(dialect, body, "usual")
 
@@ -341,6 +345,6 @@ def test_guides_have_the_limits_of_the_deployment() -> None:
         for value, is_right in ((least, True), (most, True), (least[:0], False), (beyond, False)):
             body = {**CHAT, name: value}
             assert (checks.is_valid(body), refusal(body, at) is None) == (is_right, is_right), body
-    assert set(GUIDES) <= set(properties("chat"))
+    assert set(Guides.__annotations__) <= set(properties("chat"))
     assert set(USAGE) == set(properties("chat")["stream_options"]["anyOf"][0]["properties"])
-    assert SAMPLING["allowed_token_ids"].low == 1
+    assert bounds(properties("chat")["allowed_token_ids"]).low == 1

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lmi_chat.fields import table
+from lmi_chat.dialects.table import table
 
 TESTS = Path(__file__).parents[1]
 PAGE = TESTS.parent / "docs" / "fields.md"

@@ -30,17 +30,18 @@ def check_messages(messages: object, reader: BodyReader) -> Sequence[Message]:
     if not messages or len(messages) > most:
         reader.add_problem("messages", f"must have at least 1 and at most {most} messages, got {len(messages)}")
         return []
-    return [_check_message(message, f"messages[{index}]", reader) for index, message in enumerate(messages)]
+    return [_check_message(message, index, reader) for index, message in enumerate(messages)]
 
 
-def _check_message(message: object, path: str, reader: BodyReader) -> Message:
+def _check_message(message: object, index: int, reader: BodyReader) -> Message:
     if not isinstance(message, dict):
-        reader.add_problem(path, f"must be an object with role and content, got {echo(message)}")
+        reader.add_problem(f"messages[{index}]", f"must be an object with role and content, got {echo(message)}")
         return {}
     role, content = message.get("role"), message.get("content")
     is_plain = isinstance(content, str)
     if is_plain and role in ROLES and len(message) == len(PLAIN):
         return message  # nearly all are
+    path = f"messages[{index}]"
     message = _check_keys(message, path, reader)
     if role not in ROLES:
         reader.add_problem(f"{path}.role", f"must be one of {', '.join(ROLES)}, got {echo(role)}")

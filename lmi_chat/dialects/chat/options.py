@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lmi_chat.codec.json_text import Json
+from lmi_chat.dialects.chat.body import KEY_CHARS, PAIRS_MOST, VALUE_CHARS
 from lmi_chat.dialects.reader import BodyReader
 from lmi_chat.errors import Problem
-from lmi_chat.fields import KEY_CHARS, PAIRS_MOST, VALUE_CHARS
 from lmi_chat.text import echo, one_line
 
 PRIORITIES: Mapping[str, int] = {"auto": 0, "default": 0, "flex": 1, "priority": -1}

@@ -10,13 +10,13 @@ from typing import Any
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects import checks, openai, structured_output
 from lmi_chat.dialects.chat import options, stored
+from lmi_chat.dialects.chat.body import ChatBody
 from lmi_chat.dialects.chat.messages import check_messages, text_of
 from lmi_chat.dialects.chat.response import Chunks, Shown, Whole
 from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.openai import error_body
 from lmi_chat.dialects.reader import BodyReader
 from lmi_chat.dialects.task import ParsedRequest, Renderer
-from lmi_chat.fields import CHAT
 from lmi_chat.job import Job
 from lmi_chat.text import echo, one_line
 
@@ -27,7 +27,7 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
     """A chat body → ParsedRequest. Raises BadField, NotFound or PromptTooLong; the paths are the caller's."""
     checks.check_model(body.get("model"), deployment)
     reader = BodyReader(deployment)
-    reader.read(body, CHAT)
+    reader.read(body, ChatBody)
     chat = check_messages(body.get("messages"), reader)
     is_stream = reader.extra.get("stream", deployment.streams_by_default)
     usage = openai.check_usage(body, reader, is_stream=is_stream)

@@ -9,16 +9,16 @@ from functools import partial
 
 from lmi_chat.codec.json_text import Json, dump
 from lmi_chat.dialects.chat import request as chat
+from lmi_chat.dialects.chat.body import SESSIONS, SessionBody
 from lmi_chat.dialects.checks import check_model
 from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.reader import BodyReader
 from lmi_chat.dialects.task import ParsedRequest, Renderer
 from lmi_chat.errors import BadField, Error, Problem
-from lmi_chat.fields import SESSION
 from lmi_chat.job import Delta, Finished
 from lmi_chat.storage.sessions import Message, Session, Sessions
 
-NEW, CLOSE = KINDS = SESSION["requestType"].words
+NEW, CLOSE = SESSIONS
 
 
 def headers_of_new(session: Session) -> Mapping[str, str]:
@@ -34,10 +34,10 @@ def answer(
     """Open or close a session: document, headers, what is to be said of unknown keys. Raises BadField, NotFound."""
     check_model(body.get("model"), deployment)
     reader = BodyReader(deployment)
-    reader.read(body, SESSION)
+    reader.read(body, SessionBody)
     kind = reader.get("requestType")
     if kind is None and not reader.problems:
-        reader.add_problem("requestType", f"must be one of {', '.join(KINDS)}, got null")
+        reader.add_problem("requestType", f"must be one of {', '.join(SESSIONS)}, got null")
     unknown = reader.finish()
     if sessions is None:
         text = "requestType is not served: sessions are off (option.enable_stateful_sessions)"

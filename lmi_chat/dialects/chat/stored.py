@@ -8,7 +8,6 @@ from typing import Any
 
 import orjson
 
-from lmi_chat.bounds import nearest
 from lmi_chat.codec.json_text import Json, dump
 from lmi_chat.dialects.chat.options import Account, check_metadata
 from lmi_chat.dialects.deployment import Deployment
@@ -16,7 +15,7 @@ from lmi_chat.dialects.task import Renderer
 from lmi_chat.errors import BadField, Error, NotFound, Problem
 from lmi_chat.job import Delta, Finished, Job
 from lmi_chat.storage.completions_db import Page, Query, StoredCompletion
-from lmi_chat.text import echo, one_line
+from lmi_chat.text import echo, nearest, one_line
 
 LIMIT_DEFAULT, LIMIT_MOST, LIMIT_DIGITS = 20, 100, 9
 ORDERS = ("asc", "desc")

@@ -10,13 +10,13 @@ from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects import checks, openai, structured_output
 from lmi_chat.dialects.chat.options import NOT_RANKED
 from lmi_chat.dialects.checks import Prompt
+from lmi_chat.dialects.completion.body import MAX_TOKENS, CompletionBody
 from lmi_chat.dialects.completion.response import Chunks, Scored, Wanted, Whole
 from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.openai import error_body
 from lmi_chat.dialects.reader import BodyReader
 from lmi_chat.dialects.task import ParsedRequest, Renderer
 from lmi_chat.errors import BadField, Problem
-from lmi_chat.fields import COMPLETION
 from lmi_chat.job import Job
 from lmi_chat.text import echo
 
@@ -27,7 +27,7 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
     """A completion body → ParsedRequest. Raises BadField, NotFound or PromptTooLong; the paths are the caller's."""
     checks.check_model(body.get("model"), deployment)
     reader = BodyReader(deployment)
-    reader.read(body, COMPLETION)
+    reader.read(body, CompletionBody)
     prompts = checks.check_prompts(body.get("prompt"), "prompt", reader, deployment.limits.max_prompts)
     is_stream = reader.extra.get("stream", deployment.streams_by_default)
     wanted = _check_wanted(body, reader, request_id, is_stream=is_stream)
@@ -99,7 +99,7 @@ def _sampling(reader: BodyReader, wanted: Wanted) -> dict[str, Any]:
     else:
         is_ranked = wanted.width > wanted.returned
         fixed["logprobs"] = 0 if is_ranked and wanted.logprobs is None else wanted.logprobs
-    return checks.sampling(reader, {"max_tokens": COMPLETION["max_tokens"].default}, **fixed)
+    return checks.sampling(reader, {"max_tokens": MAX_TOKENS}, **fixed)
 
 
 def _read(prompt: Prompt, path: str, reader: BodyReader, *, has_special: bool) -> tuple[str, list[int]]:

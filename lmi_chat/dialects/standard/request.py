@@ -11,14 +11,16 @@ from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects import checks, structured_output
 from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.reader import BodyReader
+from lmi_chat.dialects.standard.body import MAX_NEW_TOKENS, Parameters, StandardBody
 from lmi_chat.dialects.standard.response import Lines, Whole, WholeList, error_body, tgi_type
 from lmi_chat.dialects.task import ParsedRequest, Renderer
 from lmi_chat.errors import BadField, Problem
-from lmi_chat.fields import PARAMETERS, STANDARD
 from lmi_chat.job import Job
 from lmi_chat.text import echo
 
-ANYWHERE = {name: f"parameters.{name}" for name in PARAMETERS} | {name: name for name in STANDARD}
+BESIDE = StandardBody.__annotations__
+ANYWHERE = {name: f"parameters.{name}" for name in Parameters.__annotations__} | {name: name for name in BESIDE}
+TYPICAL = 1.0  # leaves all tokens
 UNTYPICAL = "the engine has no typical sampling"
 SAMPLES = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 
@@ -28,8 +30,8 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
     checks.check_model(body.get("model"), deployment)
     parameters = _check_shape(body)
     reader = BodyReader(deployment, prefix="parameters.")
-    reader.note_unknown((name for name in body if name not in STANDARD), ANYWHERE, "")
-    reader.read(parameters, PARAMETERS)
+    reader.note_unknown((name for name in body if name not in BESIDE), ANYWHERE, "")
+    reader.read(parameters, Parameters)
     prompts = _check_inputs(body.get("inputs"), reader)
     is_stream = _check_stream(body, reader)
     flags = {
@@ -51,7 +53,7 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
 
     if shape["width"] > 1 and not is_stream and fixed["logprobs"] is None:
         fixed["logprobs"] = 0
-    values = checks.sampling(reader, {"max_tokens": PARAMETERS["max_new_tokens"].default}, **fixed)
+    values = checks.sampling(reader, {"max_tokens": MAX_NEW_TOKENS}, **fixed)
     is_many = isinstance(body.get("inputs"), list)
     jobs = tuple(
         _job(prompt, place, request_id, reader, values, shape, is_many=is_many) for place, prompt in enumerate(prompts)
@@ -150,7 +152,7 @@ def _check_sequences(reader: BodyReader, *, is_stream: bool) -> Mapping[str, int
 def _check_stream(body: Json, reader: BodyReader) -> bool:
     """The `stream` beside `inputs` counts, then the one among the parameters, then the deployment's way."""
     beside = BodyReader(reader.deployment, problems=reader.problems, unknown=reader.unknown)
-    beside.read({name: value for name, value in body.items() if name in STANDARD}, STANDARD)
+    beside.read({name: value for name, value in body.items() if name in BESIDE}, StandardBody)
     return bool(({"stream": reader.deployment.streams_by_default} | reader.extra | beside.extra)["stream"])
 
 
@@ -183,7 +185,7 @@ def _check_prefill(reader: BodyReader, *, is_stream: bool, has_details: bool) ->
 
 def _check_typical(reader: BodyReader) -> list[str]:
     """The engine has no typical sampling; TGI's clients send it by default. So it is told, and refused where strict."""
-    if reader.get("typical_p") == PARAMETERS["typical_p"].high:
+    if reader.get("typical_p") == TYPICAL:
         return []
     if reader.deployment.is_strict:
         reader.add_problem("parameters.typical_p", f"must be 1: {UNTYPICAL}; got {reader.get('typical_p')}")

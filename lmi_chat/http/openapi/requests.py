@@ -1,29 +1,18 @@
-"""The bodies of requests as JSON Schema, from the tables that the dialects check them by.
+"""The bodies of requests as JSON Schema, from the bodies that the dialects check them by.
 
 A rule between two fields stands here where a schema can say it; the others are sentences, in UNSAID.
 """
 
-from collections.abc import Mapping
-
-from lmi_chat.bounds import TOKEN_DIGITS, Field
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects import DIALECTS
+from lmi_chat.dialects.body import IDS, Usage
 from lmi_chat.dialects.chat import messages
+from lmi_chat.dialects.chat.body import KEY_CHARS, PAIRS_MOST, SESSIONS, VALUE_CHARS, ChatBody, SessionBody
 from lmi_chat.dialects.chat.request import VARIABLE_CHARS
+from lmi_chat.dialects.completion.body import LOGPROBS_MOST, CompletionBody
 from lmi_chat.dialects.deployment import Deployment
-from lmi_chat.fields import (
-    CHAT,
-    COMPLETION,
-    EMBEDDING,
-    KEY_CHARS,
-    PAIRS_MOST,
-    PARAMETERS,
-    POOLING,
-    SESSION,
-    STANDARD,
-    USAGE,
-    VALUE_CHARS,
-)
+from lmi_chat.dialects.embedding.body import EmbeddingBody, Pooling
+from lmi_chat.dialects.standard.body import Parameters, StandardBody
 from lmi_chat.http.openapi import guides
 from lmi_chat.http.openapi.shapes import TEXT, if_then, nullable, record
 
@@ -52,54 +41,17 @@ NULL: Json = {"type": "null"}
 UNSET: Json = {"enum": [False, None]}
 
 
-def field(known: Field, deployment: Deployment) -> Json:
-    """One field; the inside of a structure is its room's matter."""
-    shown: Json = {"description": known.meaning}
-    if known.default is not None:
-        shown["default"] = known.default
-    match known.kind:
-        case "word":
-            shown["enum"] = [*known.words, None]
-        case "refused":
-            shown["enum"] = [
-                None,
-                *(value for place, value in enumerate(known.nothing) if value not in known.nothing[:place]),
-            ]
-        case "structure":
-            pass
-        case _:
-            shown |= _bounded(known, deployment)
-    return shown
-
-
-def _bounded(known: Field, deployment: Deployment) -> Json:
-    low, high = known.low, known.top(deployment.limits)
-    least, most = ("minLength", "maxLength") if known.kind == "string" else ("minimum", "maximum")
-    bounds = {("exclusiveMinimum" if known.is_above_low else least): low, most: high}
-    match known.kind:
-        case "strings":
-            one = {"type": "string", "minLength": 1, "maxLength": deployment.limits.max_stop_chars}
-            return {"anyOf": [one, {"type": "array", "items": one, "maxItems": high}, NULL]}
-        case "token ids":
-            ids = {"type": "array", "items": _token(deployment), "minItems": low or 0, "maxItems": high}
-            return {"anyOf": [ids, NULL]}
-        case "bias":
-            keys = {
-                "propertyNames": {"pattern": f"^[0-9]{{1,{TOKEN_DIGITS}}}$"},
-                "maxProperties": deployment.limits.max_logit_bias,
-            }
-            return {"type": ["object", "null"], "additionalProperties": {"type": "number"} | bounds} | keys
-        case kind:
-            return {"type": [kind, "null"]} | {name: bound for name, bound in bounds.items() if bound is not None}
-
-
 def _token(deployment: Deployment) -> Json:
     return {"type": "integer", "minimum": 0, "maximum": deployment.vocabulary_tokens - 1}
 
 
-def _table(fields: Mapping[str, Field], deployment: Deployment, insides: Json) -> Json:
-    """All fields of a table; `insides` has what is more to be said of some."""
-    return {name: field(known, deployment) | insides.get(name, {}) for name, known in fields.items()}
+def _table(body: type, deployment: Deployment, insides: Json) -> Json:
+    """All fields of a body; `insides` has what is more to be said of some."""
+    rows = deployment.checkers[body].properties
+    token = {"items": {"maximum": deployment.vocabulary_tokens - 1}}
+    return {
+        name: row | (token if row.get("title") == IDS else {}) | insides.get(name, {}) for name, row in rows.items()
+    }
 
 
 ADAPTERS: Json = {"type": ["string", "array", "null"], "maxLength": 0, "maxItems": 0}
@@ -107,7 +59,7 @@ ADAPTERS: Json = {"type": ["string", "array", "null"], "maxLength": 0, "maxItems
 
 
 def _shared(deployment: Deployment) -> Json:
-    usage = record(_table(USAGE, deployment, {}), is_closed=deployment.is_strict)
+    usage = record(_table(Usage, deployment, {}), is_closed=deployment.is_strict)
     return guides.openai(deployment.limits, is_strict=deployment.is_strict) | {
         "model": {"examples": ["", *sorted(deployment.names)]},
         "adapters": ADAPTERS,
@@ -148,7 +100,9 @@ def of_chat(deployment: Deployment) -> Json:
         if_then({"continue_final_message": {"const": True}}, {"add_generation_prompt": UNSET}),
         *_shared_rules(deployment),
     ]
-    return record(_table(CHAT, deployment, insides), ["messages"], is_closed=deployment.is_strict) | {"allOf": rules}
+    return record(_table(ChatBody, deployment, insides), ["messages"], is_closed=deployment.is_strict) | {
+        "allOf": rules
+    }
 
 
 def _message(deployment: Deployment) -> Json:
@@ -195,20 +149,20 @@ def of_embedding(deployment: Deployment) -> Json:
         "truncate_prompt_tokens": cut,
         "cache_salt": shared["cache_salt"],
     }
-    inner = record(_table(POOLING, deployment, options), is_closed=deployment.is_strict)
+    inner = record(_table(Pooling, deployment, options), is_closed=deployment.is_strict)
     insides = options | {
         "parameters": {"anyOf": [inner, NULL]},
         **{name: shared[name] for name in ("model", "adapters")},
     }
     whole = record(
-        _table(EMBEDDING, deployment, insides | {"input": texts, "inputs": texts}), is_closed=deployment.is_strict
+        _table(EmbeddingBody, deployment, insides | {"input": texts, "inputs": texts}), is_closed=deployment.is_strict
     )
     return whole | {"oneOf": [{"required": ["input"]}, {"required": ["inputs"]}]}
 
 
 def of_completion(deployment: Deployment) -> Json:
     """A completion."""
-    most = min(COMPLETION["logprobs"].top(deployment.limits) or 0, deployment.limits.max_logprobs)
+    most = min(LOGPROBS_MOST, deployment.limits.max_logprobs)
     insides = _shared(deployment) | {
         "prompt": _prompts(deployment, deployment.limits.max_prompts),
         "logprobs": {"maximum": most},
@@ -220,7 +174,7 @@ def of_completion(deployment: Deployment) -> Json:
         if_then(scored, {"logprobs": NULL}),
         *_shared_rules(deployment),
     ]
-    return record(_table(COMPLETION, deployment, insides), ["prompt"], is_closed=deployment.is_strict) | {
+    return record(_table(CompletionBody, deployment, insides), ["prompt"], is_closed=deployment.is_strict) | {
         "allOf": rules
     }
 
@@ -232,7 +186,7 @@ def of_standard(deployment: Deployment) -> Json:
     if deployment.is_strict:
         forms["typical_p"] = {"enum": [1, None]}
     beams = if_then({"best_of": {"minimum": 2, "type": "integer"}}, {"num_beams": {"maximum": 1}})
-    inner = record(_table(PARAMETERS, deployment, forms), is_closed=deployment.is_strict) | {"allOf": [beams]}
+    inner = record(_table(Parameters, deployment, forms), is_closed=deployment.is_strict) | {"allOf": [beams]}
     prompt = {"type": "string", "minLength": 1}
     several = {"type": "array", "items": prompt, "minItems": 1, "maxItems": deployment.limits.max_prompts}
     insides: Json = {
@@ -241,7 +195,7 @@ def of_standard(deployment: Deployment) -> Json:
         "model": _shared(deployment)["model"],
         "adapters": ADAPTERS,
     }
-    whole = record(_table(STANDARD, deployment, insides), ["inputs"], is_closed=deployment.is_strict)
+    whole = record(_table(StandardBody, deployment, insides), ["inputs"], is_closed=deployment.is_strict)
     return whole | {"allOf": [_standard_stream(deployment)]}
 
 
@@ -263,8 +217,8 @@ def _standard_stream(deployment: Deployment) -> Json:
 
 def of_session(deployment: Deployment) -> Json:
     """Begin or end a session."""
-    kinds = {"requestType": {"enum": list(SESSION["requestType"].words)}, "model": _shared(deployment)["model"]}
-    return record(_table(SESSION, deployment, kinds), ["requestType"], is_closed=deployment.is_strict)
+    kinds = {"requestType": {"enum": list(SESSIONS)}, "model": _shared(deployment)["model"]}
+    return record(_table(SessionBody, deployment, kinds), ["requestType"], is_closed=deployment.is_strict)
 
 
 def at_any_door(name: str, *keys: str) -> Json:

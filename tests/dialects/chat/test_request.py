@@ -13,10 +13,10 @@ from lmi_chat import dialects
 from lmi_chat.chat_template import BadTemplate, Template
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects.chat import request as chat
+from lmi_chat.dialects.chat.body import ChatBody
 from lmi_chat.dialects.sequence import LMI_FINISH
 from lmi_chat.dialects.task import ParsedRequest
 from lmi_chat.errors import BadField, Bug, EngineDown, Error, NotFound, PromptTooLong
-from lmi_chat.fields import CHAT
 from lmi_chat.job import Delta, Finish, Finished, SamplingParams, Token, TokenLogprob
 from lmi_chat.limits import Limits
 from tests.support.fakes import END, ByteTokenizer, brief, delta, deployment, parse, refusal, rendered, token
@@ -57,12 +57,13 @@ REACHING: dict[str, tuple[Any, str, Any]] = {
     "prompt_logprobs": (0, "prompt_logprobs", 0),
     "logprobs": (True, "logprobs", 0),
 }
+PLACES = deployment().checkers[ChatBody].places
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=4,
 )
-ANY_BODY = st.dictionaries(st.sampled_from(sorted(CHAT)), ANY_JSON, max_size=5)
+ANY_BODY = st.dictionaries(st.sampled_from(sorted(PLACES)), ANY_JSON, max_size=5)
 
 
 def body(**fields: Any) -> Json:
@@ -106,10 +107,10 @@ def test_each_field_reaches_sampling(name: str) -> None:
 
 
 def test_no_field_was_forgotten() -> None:
-    assert {name for name, field in CHAT.items() if field.sets} | {"logprobs"} == REACHING.keys()
+    assert {name for name, (_, is_sampling) in PLACES.items() if is_sampling} | {"logprobs"} == REACHING.keys()
 
 
-@pytest.mark.parametrize("name", sorted(CHAT.keys() - {"messages"}))
+@pytest.mark.parametrize("name", sorted(PLACES.keys() - {"messages"}))
 def test_null_is_absent(name: str) -> None:
     task, plain = ask(**{name: None}), ask()
     assert task.job == plain.job

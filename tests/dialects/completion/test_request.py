@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from lmi_chat import dialects
 from lmi_chat.codec.json_text import Json
+from lmi_chat.dialects.completion.body import CompletionBody
 from lmi_chat.dialects.sequence import LMI_FINISH
 from lmi_chat.dialects.task import ParsedRequest
 from lmi_chat.errors import BadField, EngineDown, Error, NotFound, PromptTooLong
-from lmi_chat.fields import COMPLETION
 from lmi_chat.job import Delta, Finish, Finished, Job, SamplingParams, Token, TokenLogprob
 from lmi_chat.limits import Limits
 from tests.pipeline.test_pipeline import answered, opened
@@ -54,6 +54,7 @@ REACHING: dict[str, tuple[Any, str, Any]] = {
     "prompt_logprobs": (0, "prompt_logprobs", 0),
     "logprobs": (5, "logprobs", 5),
 }
+PLACES = deployment().checkers[CompletionBody].places
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
@@ -62,7 +63,7 @@ ANY_JSON = st.recursive(
 ANY_PROMPT = st.just("Once") | st.lists(st.integers(0, 256), max_size=4) | ANY_JSON
 ANY_BODY = st.tuples(
     st.fixed_dictionaries({"prompt": ANY_PROMPT}),
-    st.dictionaries(st.sampled_from(sorted(COMPLETION)), st.integers(0, 3) | ANY_JSON, max_size=5),
+    st.dictionaries(st.sampled_from(sorted(PLACES)), st.integers(0, 3) | ANY_JSON, max_size=5),
 ).map(lambda parts: parts[1] | parts[0])
 
 
@@ -116,10 +117,10 @@ def test_each_field_reaches_sampling(name: str) -> None:
 
 
 def test_no_field_was_forgotten() -> None:
-    assert {name for name, field in COMPLETION.items() if field.sets} | {"logprobs"} == REACHING.keys()
+    assert {name for name, (_, is_sampling) in PLACES.items() if is_sampling} | {"logprobs"} == REACHING.keys()
 
 
-@pytest.mark.parametrize("name", sorted(COMPLETION.keys() - {"prompt"}))
+@pytest.mark.parametrize("name", sorted(PLACES.keys() - {"prompt"}))
 def test_null_is_absent(name: str) -> None:
     task = ask(**{name: None})
     assert (task.jobs, task.is_stream, task.unknown) == (ask().jobs, False, [])

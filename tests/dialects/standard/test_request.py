@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects.standard import request as standard
+from lmi_chat.dialects.standard.body import Parameters
 from lmi_chat.dialects.task import ParsedRequest
 from lmi_chat.errors import BadField, EngineDown, Error, NotFound, PromptTooLong
-from lmi_chat.fields import PARAMETERS
 from lmi_chat.job import Delta, Finish, Finished, SamplingParams, Token, TokenLogprob
 from lmi_chat.limits import Limits
 from tests.support.fakes import brief, delta, deployment, parse, refusal, rendered, token
@@ -45,12 +45,13 @@ REACHING: dict[str, tuple[Any, str, Any]] = {
     "logprobs": (3, "logprobs", 3),
     "top_n_tokens": (4, "logprobs", 4),
 }
+PLACES = deployment().checkers[Parameters].places
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=4,
 )
-ANY_PARAMETERS = st.dictionaries(st.sampled_from(sorted(PARAMETERS)), ANY_JSON, max_size=5) | ANY_JSON
+ANY_PARAMETERS = st.dictionaries(st.sampled_from(sorted(PLACES)), ANY_JSON, max_size=5) | ANY_JSON
 ANY_BODY = st.fixed_dictionaries(
     {"inputs": st.just("Once") | ANY_JSON}, optional={"parameters": ANY_PARAMETERS, "stream": ANY_JSON, "zzz": ANY_JSON}
 )
@@ -124,11 +125,11 @@ def test_what_only_details_show_is_not_asked_of_the_engine_without(name: str) ->
 
 
 def test_no_parameter_was_forgotten() -> None:
-    own = {name for name, field in PARAMETERS.items() if field.sets}
+    own = {name for name, (_, is_sampling) in PLACES.items() if is_sampling}
     assert own | {"logprobs", "top_n_tokens"} == REACHING.keys()
 
 
-@pytest.mark.parametrize("name", sorted(PARAMETERS))
+@pytest.mark.parametrize("name", sorted(PLACES))
 def test_null_is_absent(name: str) -> None:
     task = ask({name: None})
     assert (task.job, task.is_stream, task.unknown) == (ask().job, False, [])
@@ -305,7 +306,7 @@ def test_several_problems_are_named_together() -> None:
 
 
 def test_a_flood_of_problems_is_answered_briefly() -> None:
-    wrong = dict.fromkeys(PARAMETERS, '"\\\n€' * 250_000)
+    wrong = dict.fromkeys(PLACES, '"\\\n€' * 250_000)
     assert "more" in refused(wrong).message
     flood = {f"{'é' * 1000}{number}": 1 for number in range(12_000)}
     assert ask(flood).unknown[8:] == ["so are at least 92 more"]

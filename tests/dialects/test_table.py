@@ -6,10 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from lmi_chat.fields import CHAT, DIALECTS, USAGE, table
+from lmi_chat.dialects import DIALECTS
+from lmi_chat.dialects.body import USAGE
+from lmi_chat.dialects.chat.body import ChatBody
+from lmi_chat.dialects.table import table
+from tests.support.fakes import deployment
 from tests.support.fields_page import BEHAVIOURS, DATA, PAGE, printed
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
+CHECKERS = deployment().checkers
 
 
 def test_the_page_is_printed_from_the_table_and_the_tests() -> None:
@@ -20,7 +25,12 @@ def test_every_field_of_every_dialect_has_a_row() -> None:
     head, rule, *rows = table().splitlines()
     assert {row.count("|") for row in (head, rule, *rows)} == {7}
     shown = {(row.split("`")[1], dialect) for row in rows for dialect in row.split(" | ")[-1].rstrip(" |").split(", ")}
-    assert shown == {(name, dialect) for dialect, tables in DIALECTS.items() for fields in tables for name in fields}
+    assert shown == {
+        (name, dialect.name)
+        for dialect in DIALECTS.values()
+        for body in dialect.bodies
+        for name in CHECKERS[body].properties
+    }
     assert all(row.split(" | ")[1] and row.split(" | ")[4] for row in rows), "type and meaning"
 
 
@@ -55,7 +65,7 @@ def test_types_and_bounds_in_words(name: str, type_: str, bounds: str) -> None:
 
 
 def test_what_is_refused_takes_its_own_nothing() -> None:
-    assert CHAT["tool_choice"].nothing == ("none", "auto")
+    assert CHECKERS[ChatBody].properties["tool_choice"]["enum"] == [None, "none", "auto"]
 
 
 @cache
@@ -81,19 +91,19 @@ def test_what_shows_that_something_works_is_there(name: str) -> None:
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_every_field_is_shown_to_work(dialect: str) -> None:
     assert DATA.keys() == DIALECTS.keys()
-    fields = {name: field for fields in DIALECTS[dialect] for name, field in fields.items()}
+    fields = {name: row for body in DIALECTS[dialect].bodies for name, row in CHECKERS[body].properties.items()}
     works, tests = DATA[dialect].get("works", {}), DATA[dialect]["tests"]
     assert {name for names in tests.values() for name in names} == fields.keys()
-    assert works.keys() <= {name for name, field in fields.items() if field.kind != "refused"}
+    assert works.keys() <= {name for name, row in fields.items() if "enum" not in row}
     assert all(said.startswith(("yes", "`", "400: the served model")) for said in works.values())
 
 
 def test_every_other_behaviour_is_shown_to_work() -> None:
     assert all(row["what"] and row["where"] and row["tests"] and row.get("works", "yes") for row in BEHAVIOURS)
-    for dialect, tables in DIALECTS.items():
-        shown = {row["what"] for row in BEHAVIOURS if dialect in row["where"].split(", ")}
-        if any("stream_options" in fields for fields in tables):
-            assert {f"`stream_options.{name}`" for name in USAGE} <= shown
+    for name, dialect in DIALECTS.items():
+        shown = {row["what"] for row in BEHAVIOURS if name in row["where"].split(", ")}
+        if any("stream_options" in CHECKERS[body].properties for body in dialect.bodies):
+            assert {f"`stream_options.{option}`" for option in USAGE} <= shown
 
 
 def test_a_field_that_works_otherwise_in_one_dialect_has_two_rows() -> None:

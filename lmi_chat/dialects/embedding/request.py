@@ -12,11 +12,11 @@ from lmi_chat.dialects import checks, openai
 from lmi_chat.dialects.chat.options import NOT_RANKED
 from lmi_chat.dialects.checks import Prompt
 from lmi_chat.dialects.deployment import Deployment
+from lmi_chat.dialects.embedding.body import EmbeddingBody, Pooling
 from lmi_chat.dialects.openai import error_body
 from lmi_chat.dialects.reader import BodyReader
 from lmi_chat.dialects.task import ParsedRequest
 from lmi_chat.errors import BadField, Error, Problem, PromptTooLong
-from lmi_chat.fields import EMBEDDING, POOLING
 from lmi_chat.job import Delta, Embedding, EmbeddingSpec, Finished, Job, PoolingParams
 from lmi_chat.text import echo
 
@@ -28,7 +28,7 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
         raise BadField([Problem("input", text)])
     checks.check_model(body.get("model"), deployment)
     reader = BodyReader(deployment)
-    reader.read(body, EMBEDDING)
+    reader.read(body, EmbeddingBody)
     user, name = reader.get("user"), "inputs" if "inputs" in body else "input"
     if name == "inputs" and "input" in body:
         reader.add_problem("inputs", "and input in one body: send one of them")
@@ -62,7 +62,7 @@ def _check_parameters(parameters: object, reader: BodyReader) -> None:
         reader.add_problem("parameters", f"must be an object, got {echo(parameters)}")
         return
     reader.prefix = "parameters."
-    reader.read(parameters, POOLING)
+    reader.read(parameters, Pooling)
 
 
 def _check_pooling(reader: BodyReader, space: EmbeddingSpec) -> PoolingParams:

@@ -8,24 +8,35 @@ from typing import Any
 
 import pytest
 
-from lmi_chat.bounds import SAMPLING, Field, check, nearest
+from lmi_chat.dialects.body import Checker
+from lmi_chat.dialects.chat.body import ChatBody
 from lmi_chat.dialects.reader import BodyReader
-from lmi_chat.errors import Problem
+from lmi_chat.dialects.standard.body import Parameters
 from lmi_chat.job import SamplingParams
 from lmi_chat.limits import Limits
-from lmi_chat.text import echo
+from lmi_chat.text import echo, nearest
+from tests.support.bounds import Bounds, bounds
 from tests.support.fakes import deployment
 
 LIMITS = Limits()
 OTHER_TYPES: dict[str, list[Any]] = {
-    "integer": [True, "3", 4.0, 0.5, [], {}],
+    "integer": [True, "3", 4.5, 0.5, [], {}],
     "number": [False, "3", [1], {}],
     "boolean": [0, 1, "yes", "true", 1.0, []],
     "string": [1, True, [], {}],
     "strings": [1, True, {}, [1], ["a", None], [["a"]]],
-    "token ids": [1, "1", {}, [True], [1.0], ["1"], [[1]]],
+    "token ids": [1, "1", {}, [True], [1.5], ["1"], [[1]]],
     "bias": [1, "1", [], {"1": "2"}, {"1": True}, {"1": None}, {"one": 0}, {"-1": 0}, {"1.0": 0}, {"²": 0}, {"": 0}],
     "object": [1, "{}", []],
+}
+BODIES = {"num_beams": Parameters}
+SAMPLING: dict[str, Bounds] = {
+    name: found
+    for name, row in {
+        **deployment().checkers[Parameters].properties,
+        **deployment().checkers[ChatBody].properties,
+    }.items()
+    if (found := bounds(row)).kind in OTHER_TYPES and (name in BODIES or name in ChatBody.__annotations__)
 }
 Case = tuple[str, Any]
 
@@ -34,26 +45,33 @@ def ids(case: Any) -> str:
     return str(case)[:40]
 
 
+def read(name: str, value: object, limits: Limits) -> BodyReader:
+    reader = BodyReader(deployment(limits=limits), prefix="here.")
+    reader.read({name: value}, BODIES.get(name, ChatBody))
+    return reader
+
+
 def wrong(name: str, value: object, limits: Limits = LIMITS) -> str:
-    problems: list[Problem] = []
-    assert check(SAMPLING[name], value, f"here.{name}", limits, problems) is None
-    [problem] = problems
+    reader = read(name, value, limits)
+    assert (reader.given, reader.extra, reader.unknown) == ({}, {}, [])
+    [problem] = reader.problems
     assert problem.path == f"here.{name}"
     assert problem.text.startswith(f"here.{name} ")
     return problem.text
 
 
 def right(name: str, value: object, limits: Limits = LIMITS) -> Any:
-    problems: list[Problem] = []
-    checked = check(SAMPLING[name], value, name, limits, problems)
-    assert not problems
+    reader = read(name, value, limits)
+    assert not reader.problems
+    [(place, checked)] = (reader.given | reader.extra).items()
+    assert reader.paths == {place: f"here.{name}"}
     return checked
 
 
-def numeric() -> Iterator[tuple[str, Field, float, float]]:
+def numeric() -> Iterator[tuple[str, Bounds, float, float]]:
     for name, field in SAMPLING.items():
         if field.kind in {"integer", "number"}:
-            low, high = field.low, field.top(LIMITS)
+            low, high = field.low, field.high
             assert low is not None
             assert high is not None
             yield name, field, low, high
@@ -87,7 +105,7 @@ def test_the_bounds_are_the_contracts() -> None:
         "seed": (-(2**63), 2**63 - 1),
         "logit_bias": (-100, 100),
     }
-    assert {name: (SAMPLING[name].low, SAMPLING[name].top(LIMITS)) for name in contract} == contract
+    assert {name: (SAMPLING[name].low, SAMPLING[name].high) for name in contract} == contract
     assert {name for name, field in SAMPLING.items() if field.is_above_low} == {"top_p"}
     assert (LIMITS.max_messages, LIMITS.max_stop, LIMITS.max_stop_chars) == (2048, 16, 1024)
     assert (LIMITS.max_logit_bias, LIMITS.max_json_depth) == (1024, 64)
@@ -123,9 +141,18 @@ def test_other_types_are_wrong_and_not_converted(name: str, value: object) -> No
 
 @pytest.mark.parametrize("name", SAMPLING)
 def test_null_is_absent(name: str) -> None:
-    form = BodyReader(deployment())
-    form.read({name: None}, SAMPLING)
+    form = read(name, None, LIMITS)
     assert (form.given, form.extra, form.problems, form.unknown) == ({}, {}, [], [])
+
+
+def test_an_integral_float_is_an_integer() -> None:
+    """As JSON Schema has it: 2.0 is 2, and stays of one kind behind the check."""
+    for name, given, checked in (("max_tokens", 2.0, 2), ("top_k", -1.0, -1), ("seed", 1e3, 1000)):
+        found = right(name, given)
+        assert (found, type(found)) == (checked, int)
+    assert right("stop_token_ids", [1.0, 2]) == (1, 2)
+    assert wrong("n", 2.5) == "here.n must be an integer, got 2.5"
+    assert wrong("n", 17.0) == "here.n must be at least 1 and at most 16, got 17"
 
 
 def test_an_integer_is_a_number() -> None:
@@ -136,7 +163,7 @@ def test_an_integer_is_a_number() -> None:
     ("name", "item"), [("stop", "a"), ("bad_words", "a"), ("stop_token_ids", 7), ("allowed_token_ids", 7)]
 )
 def test_arrays_have_a_most(name: str, item: object) -> None:
-    most = int(SAMPLING[name].top(LIMITS) or 0)
+    most = int(SAMPLING[name].high or 0)
     assert right(name, [item] * most) == (item,) * most
     text = wrong(name, [item] * (most + 1))
     assert f"at most {most} " in text
@@ -178,23 +205,40 @@ def test_logit_bias() -> None:
     assert 'got "' + "9" * 40 in wrong("logit_bias", {"9" * 5000: 1})
 
 
-@pytest.mark.parametrize("name", [name for name, field in SAMPLING.items() if isinstance(field.high, str)])
-def test_the_deployment_sets_its_own_bounds(name: str) -> None:
-    limit = SAMPLING[name].high
-    assert isinstance(limit, str)
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [
+        ("n", "max_n"),
+        ("best_of", "max_n"),
+        ("num_beams", "max_n"),
+        ("top_logprobs", "max_logprobs"),
+        ("prompt_logprobs", "max_logprobs"),
+        ("stop", "max_stop"),
+    ],
+)
+def test_the_deployment_sets_its_own_bounds(name: str, limit: str) -> None:
     limits = dataclasses.replace(LIMITS, **{limit: 3})
     value: Any = ["x"] * 3 if name == "stop" else 3
     assert right(name, value, limits)
     assert "at most 3" in wrong(name, ["x"] * 4 if name == "stop" else 4, limits)
 
 
-@pytest.mark.parametrize("name", [name for name, field in SAMPLING.items() if field.sets])
-def test_the_table_and_sampling_agree(name: str) -> None:
-    field = SAMPLING[name]
-    own = {row.name: row.default for row in dataclasses.fields(SamplingParams)}
-    assert field.sets in own
-    if field.default is not None:
-        assert own[field.sets] == field.default
+def test_a_deployments_limits_are_its_own_inside_a_field_too() -> None:
+    limits = dataclasses.replace(LIMITS, max_stop_chars=2, max_logit_bias=1)
+    assert "at most 2 characters, item 0 has 3" in wrong("stop", "abc", limits)
+    assert "at most 1 tokens, got 2" in wrong("logit_bias", {"1": 0, "2": 0}, limits)
+    assert right("stop", "abc") == ("abc",)
+
+
+@pytest.mark.parametrize("body", [ChatBody, Parameters])
+def test_the_table_and_sampling_agree(body: type) -> None:
+    checker = Checker(body, LIMITS)
+    own = {row.name: row.default for row in dataclasses.fields(SamplingParams)} | {"max_tokens": 30}
+    sampled = {name: place for name, (place, is_sampling) in checker.places.items() if is_sampling}
+    assert len(sampled) > 20
+    for name, place in sampled.items():
+        default = checker.defaults[name]
+        assert default is None or own[place] == default
 
 
 @pytest.mark.parametrize(

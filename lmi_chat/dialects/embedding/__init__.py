@@ -1,0 +1,1 @@
+"""Read embedding requests and render vectors."""
