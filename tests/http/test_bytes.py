@@ -42,7 +42,7 @@ WRONG_FIELDS = {
     "5,000 digits": b'"seed":' + b"9" * 5000,
     "minus 5,000 digits": b'"seed":-' + b"9" * 5000,
     "a million digits": b'"seed":' + b"9" * 1_000_000,
-    "4.0 for an integer": b'"top_k":4.0',
+    "4.5 for an integer": b'"top_k":4.5',
     "true for an integer": b'"top_k":true',
     "text for a number": b'"temperature":"1"',
     "yes for a flag": b'"stream":"yes"',
