@@ -1,4 +1,4 @@
-"""Run the jobs of one request side by side, each as soon as there is a seat for it.
+"""Run the jobs of one request side by side, each as soon as the engine has room for it.
 
 One job waits at a time, so that a request of a thousand sequences enters the engine by its share of the seats and
 stands behind every other that holds fewer.
