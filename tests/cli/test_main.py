@@ -54,3 +54,14 @@ def test_the_exit_codes_of_fetch_model(  # noqa: PLR0913, PLR0917 a row of the t
     assert main(["fetch-model", *words]) == code
     out, err = capsys.readouterr()
     assert (out, err) == ("" if code else f"{tmp_path}\n", said)
+
+
+def test_code_beside_the_weights_alone_is_not_run_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model.py").write_text("raise SystemExit('it ran')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("lmi_chat.cli.directory.serve_settings", lambda _: 0)
+    assert main(["serve", "--model-id", str(tmp_path)]) == 0
+    assert f"{tmp_path}/model.py is not run: there is no serving.properties beside it" in capsys.readouterr().err
