@@ -64,7 +64,7 @@ def run(folder: Path, path: Path | None, pairs: dict[str, str], *, is_models: bo
         if hooks != Formatters():
             os.chdir(folder)
         return serve_settings(ours, hooks)
-    always = _check_parallel(given) | {"device_id": "-1" if arguments.is_cpu() else "0"}
+    always = _check_parallel(given) | ({} if arguments.is_cpu() else {"device_id": "0"})
     _check_batches(given)
     os.chdir(folder)
     properties = {name: each.text for name, each in given.items()} | {"model_dir": str(folder)}
@@ -106,8 +106,8 @@ def _install_requirements(folder: Path, configured: Settings) -> None:
 
 
 def _check_parallel(given: Mapping[str, RawSetting]) -> dict[str, Any]:
-    """The whole numbers that DJL adds to the properties of every Input. Raises BadSetting."""
-    degrees: dict[str, Any] = {"cluster_size": 1}
+    """What DJL adds to the properties of every Input. Raises BadSetting."""
+    degrees: dict[str, Any] = dict(custom_handler.DEFAULTS)
     for name in ("tensor_parallel_degree", "pipeline_parallel_degree"):
         text = sources.environment().get(name.upper(), "")
         one = given.get(name) or RawSetting(name, text, f"environment {name.upper()}")

@@ -85,9 +85,11 @@ def _directory(properties: str, pairs: dict[str, str]) -> tuple[Path, Path | Non
     Code that lies only beside the weights that are named was not meant for this server by anybody: it is noted.
     """
     path = _find_properties(properties, pairs)
-    folder = path.parent.resolve() if path else sources.MODEL_FOLDER
-    if (folder / sources.ENTRY).is_file() or (path and sources.names_entry_point(path)):
-        return folder, path
+    is_default = path is None or (not properties and path.parent == Path())
+    if is_default and (sources.MODEL_FOLDER / sources.ENTRY).is_file():
+        return sources.MODEL_FOLDER, path
+    if path and ((path.parent / sources.ENTRY).is_file() or sources.names_entry_point(path)):
+        return path.parent.resolve(), path
     model = Path(pairs.get("model_id", ""))
     if pairs.get("model_id") and (model / sources.ENTRY).is_file():
         sys.stderr.write(

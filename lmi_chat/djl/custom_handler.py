@@ -10,8 +10,11 @@ import importlib
 import inspect
 import json
 import logging
+import os
 import subprocess
 import sys
+import sysconfig
+import tempfile
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
@@ -32,6 +35,8 @@ ROLLING = (
 )
 DETAIL_CHARS = 300
 HEADER_CHARS = 8192
+DEFAULTS: Mapping[str, Any] = {"device_id": "-1", "cluster_size": 1}
+"""What DJL adds to every Input on a machine without a GPU: texts and numbers as it has them."""
 REFUSED = 300  # DJL takes every 2xx
 END = object()
 log = logging.getLogger(__name__)
@@ -77,10 +82,20 @@ def load(folder: Path, entry_point: str) -> ModuleType:
 def install(folder: Path) -> None:
     """Have pip install a folder's requirements.txt, as DJL does: a folder `requirements` may hold the packages.
 
-    Raises BadDirectory.
+    Where nothing can be written to the environment, as in a container with a read-only root, they go to a temporary
+    folder, behind what is installed. Raises BadDirectory.
     """
     packages = ["--find-links", str(folder / "requirements")] if (folder / "requirements").is_dir() else []
-    options = ("--quiet", "--no-input", "--disable-pip-version-check", "--requirement", str(folder / REQUIREMENTS))
+    options: tuple[str, ...] = (
+        "--quiet",
+        "--no-input",
+        "--disable-pip-version-check",
+        "--requirement",
+        str(folder / REQUIREMENTS),
+    )
+    if not os.access(sysconfig.get_path("purelib"), os.W_OK):
+        sys.path.append(target := tempfile.mkdtemp(prefix="lmi-chat-requirements-"))
+        options = (*options, "--target", target)
     command = [sys.executable, "-m", "pip", "install", *options, *packages]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     importlib.invalidate_caches()
@@ -112,7 +127,8 @@ class Foreign:
             raise BadDirectory(f"{module.__name__} has no function {one_line(self._name, 80)}")
         self._handle: Callable[[Any], Any] = function
         self._properties, self._deadline_s, self._queue = dict(properties), deadline_s, queue
-        self._always = {"model_dir": self._properties.get("model_dir", ""), "handler": self._name, **(always or {})}
+        named = {"model_dir": self._properties.get("model_dir", ""), "handler": self._name}
+        self._always = named | dict(DEFAULTS if always is None else always)
         self._is_async = inspect.iscoroutinefunction(self._handle) or inspect.isasyncgenfunction(self._handle)
         self._thread = ThreadPoolExecutor(1, "handler")
         self._turn = asyncio.Lock()

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -119,7 +121,7 @@ async def test_what_a_handler_raises_is_in_the_log_alone(caplog: pytest.LogCaptu
 
 async def test_an_input_has_what_djl_adds_and_no_header_replaces_it() -> None:
     seen: list[Input] = []
-    always = {"device_id": "-1", "cluster_size": 1, "tensor_parallel_degree": 2}
+    always = {"device_id": "0", "tensor_parallel_degree": 2}
     handler = foreign(seen.append, {"model_dir": "/m", "handler": "infer", "mine": "a"}, always=always)
     await handler.load()
     await handler.answer({"device_id": "7", "X-Id": "1"}, {"data": b"x"}, Kept())
@@ -215,3 +217,22 @@ def test_requirements_that_cannot_be_installed_stop_the_start(tmp_path: Path, mo
         BadDirectory, match=r"pip could not install .*requirements\.txt: ERROR: No matching distribution"
     ):
         custom_handler.install(tmp_path)
+
+
+@pytest.mark.parametrize("is_writable", [True, False])
+def test_requirements_go_to_a_folder_of_their_own_where_the_environment_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_writable: bool
+) -> None:
+    monkeypatch.setattr("os.access", lambda *_: is_writable)
+    monkeypatch.setattr("tempfile.mkdtemp", lambda **_: str(tmp_path / "own"))
+    monkeypatch.setattr("sys.path", [*sys.path])
+    ran: list[list[str]] = []
+
+    def pip(command: list[str], **_: Any) -> "subprocess.CompletedProcess[str]":
+        ran.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr("subprocess.run", pip)
+    custom_handler.install(tmp_path)
+    assert (str(tmp_path / "own") in ran[0], str(tmp_path / "own") in sys.path) == (not is_writable,) * 2
+    assert ran[0][1:4] == ["-m", "pip", "install"]
