@@ -24,6 +24,7 @@ from lmi_chat.djl import handle as own_handle
 from lmi_chat.engine.vllm import arguments
 from lmi_chat.http import custom_handler as site
 from lmi_chat.observability.startup import StartupProgress
+from lmi_chat.pipeline.bodies import BodyBudget
 from lmi_chat.server import bootstrap
 from lmi_chat.server import process as serve
 from lmi_chat.server.configuration import configure
@@ -41,7 +42,9 @@ NO_ROLLING_BATCH = frozenset({"", "disable", "none", "false"})
 PATHS = ("model_id", "store", "async_folder", "chat_template")
 # What of a directory's configuration is this server's; the rest is its handler's, whatever it is called.
 SERVER_KEYS = (
-    settings.of_part("connection") | settings.of_part("pipeline") - {"finish_before_seconds", "stall_seconds"}
+    settings.of_part("connection")
+    | settings.of_part("server")
+    | settings.of_part("pipeline") - {"finish_before_seconds", "stall_seconds"}
 ) | {"host", "port", "drain_seconds", "max_request_size", "log_level", "install_requirements"}
 
 
@@ -146,7 +149,9 @@ def find_hooks(folder: Path) -> Formatters:
 async def _serve_foreign(configured: Settings, handler: custom_handler.Foreign) -> int:
     """Bind, load, serve, drain. Raises BadDirectory."""
     health = StartupProgress()
-    place = site.Site(health=health, max_body_bytes=configured.max_request_size)
+    most = configured.max_request_size
+    bodies = BodyBudget(max(most, configured.server.body_bytes))
+    place = site.Site(health=health, max_body_bytes=most, bodies=bodies)
     async with serve.serving(configured, serve.bind(configured), site.build(place)) as stop:
         await serve.until(stop, handler.load())
         if not stop.asked.is_set():
