@@ -32,7 +32,18 @@ from lmi_chat.server.configuration import configure
 DIRECTORY_ERRORS = (BadSetting, custom_handler.BadDirectory, bootstrap.StartFailed)
 OWN_ENTRY = "lmi_chat.djl"
 # LMI's own handlers, in whose place ours stands.
-LMI_ENTRIES = ("djl_python.lmi_vllm", "djl_python.huggingface", "djl_python.lmi_trtllm")
+LMI_ENTRIES = tuple(
+    f"djl_python.{name}"
+    for name in (
+        "lmi_vllm",
+        "lmi_trtllm",
+        "huggingface",
+        "tensorrt_llm",
+        "deepspeed",
+        "fastertransformer",
+        "transformers",
+    )
+)
 # What runs Python in DJL; the last three start a process for each GPU there.
 ENGINES = frozenset({"Python", "MPI", "DeepSpeed", "FasterTransformer"})
 OPTION = "OPTION_"

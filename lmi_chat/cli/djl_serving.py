@@ -1,6 +1,7 @@
 """Serve a DJL Serving model directory without Java, with or without code of its own: the command `djl-serving`."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         folder = _folder(known.directory or known.models)
         path = folder / sources.PROPERTIES
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # process 1 of a container would ignore it until then
         return run(folder, path if path.is_file() else None, cli.pairs(rest))
     except DIRECTORY_ERRORS as error:
         sys.stderr.write(f"djl-serving: {error}\n")

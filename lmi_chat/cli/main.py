@@ -85,10 +85,12 @@ def _directory(properties: str, pairs: dict[str, str]) -> tuple[Path, Path | Non
     Code that lies only beside the weights that are named was not meant for this server by anybody: it is noted.
     """
     path = _find_properties(properties, pairs)
+    asked = pairs.get("entryPoint") or sources.environment().get("OPTION_ENTRYPOINT", "")
+    files = [sources.ENTRY, *([asked] if asked.endswith(".py") else [])]
     is_default = path is None or (not properties and path.parent == Path())
-    if is_default and (sources.MODEL_FOLDER / sources.ENTRY).is_file():
+    if is_default and any((sources.MODEL_FOLDER / name).is_file() for name in files):
         return sources.MODEL_FOLDER, path
-    if path and ((path.parent / sources.ENTRY).is_file() or sources.names_entry_point(path)):
+    if path and (sources.names_entry_point(path) or any((path.parent / name).is_file() for name in files)):
         return path.parent.resolve(), path
     model = Path(pairs.get("model_id", ""))
     if pairs.get("model_id") and (model / sources.ENTRY).is_file():

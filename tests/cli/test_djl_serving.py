@@ -18,7 +18,10 @@ from pathlib import Path
 
 import pytest
 
+from lmi_chat.cli import directory as directories
 from lmi_chat.cli.directory import find_hooks
+from lmi_chat.config.settings import Settings
+from lmi_chat.dialects.formatters import Formatters
 
 ROOT = Path(__file__).parents[2]
 PLAIN = """
@@ -304,6 +307,28 @@ def test_formatters_are_found_beside_any_entry_point(tmp_path: Path) -> None:
     directory(tmp_path / "m" / "adapters" / "french", code.replace("7", "8"))
     hooks = find_hooks(tmp_path / "m")
     assert [each.write and each.write({}) for each in (hooks, hooks.of("french"), hooks.of("other"))] == [7, 8, 7]
+
+
+@pytest.mark.parametrize("entry", ["djl_python.lmi_vllm.vllm_async_service", "djl_python.deepspeed", "lmi_chat.djl"])
+def test_lmis_own_handlers_are_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str) -> None:
+    """And are configured as ours, formatters beside them included."""
+    code = "from djl_python.output_formatter import output_formatter\n\n"
+    code += "@output_formatter\ndef own(answer):\n    return 7\n"
+    folder = directory(tmp_path / "m", code, f"engine=DeepSpeed\noption.entryPoint={entry}\noption.max_n=3\n")
+    (tmp_path / "weights").mkdir()
+    monkeypatch.chdir(tmp_path)
+    served: list[tuple[Settings, Formatters]] = []
+
+    def serve(settings: Settings, hooks: Formatters) -> int:
+        served.append((settings, hooks))
+        return 0
+
+    monkeypatch.setattr(directories, "serve_settings", serve)
+    assert directories.run(folder, folder / "serving.properties", {"model_id": "weights"}) == 0
+    ((settings, hooks),) = served
+    assert (settings.limits.max_n, hooks.write and hooks.write({})) == (3, 7)
+    assert settings.model_id == str(tmp_path / "weights"), "the directory is the current folder now"
+    assert Path.cwd() == folder
 
 
 def test_a_signal_lets_a_running_answer_finish(tmp_path: Path) -> None:

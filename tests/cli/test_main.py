@@ -93,5 +93,10 @@ def test_which_folders_code_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (platform / "serving.properties").touch()
     assert main(["serve"]) == 0
     assert main(["serve", "--properties", "serving.properties"]) == 0
+    (platform / "model.py").rename(platform / "other.py")
+    (platform / "serving.properties").unlink()
+    monkeypatch.setenv("OPTION_ENTRYPOINT", "other.py")
+    assert main(["serve"]) == 0
     ours, theirs = Path("serving.properties"), platform / "serving.properties"
+    assert ran.pop() == (platform, ours)
     assert ran == [(working, ours), (platform, ours), (platform, theirs), (working, ours)]
