@@ -50,13 +50,28 @@ OPTION = "OPTION_"
 MOST = "max"
 PATH_CHARS = 1024
 NO_ROLLING_BATCH = frozenset({"", "disable", "none", "false"})
-PATHS = ("model_id", "store", "async_folder", "chat_template")
+TLS_FILES = ("ssl_certfile", "ssl_keyfile", "ssl_ca_certs")
+PATHS = ("model_id", "store", "async_folder", "chat_template", "api_key_file", *TLS_FILES)
 # What of a directory's configuration is this server's; the rest is its handler's, whatever it is called.
-SERVER_KEYS = (
-    settings.of_part("connection")
-    | settings.of_part("server")
-    | settings.of_part("pipeline") - {"finish_before_seconds", "stall_seconds"}
-) | {"host", "port", "drain_seconds", "max_request_size", "log_level", "install_requirements"}
+SERVER_KEYS = frozenset(
+    {
+        *settings.of_part("connection"),
+        *settings.of_part("server"),
+        *settings.of_part("rates"),
+        *(
+            "host",
+            "port",
+            "api_key",
+            "api_key_file",
+            *TLS_FILES,
+            "ssl_keyfile_password",
+            "ssl_cert_reqs",
+            "ssl_ciphers",
+        ),
+        *("job_queue_size", "predict_timeout", "drain_seconds", "max_request_size", "install_requirements"),
+        *("log_level", "access_log", "cloudwatch_emf"),
+    }
+)
 
 
 def run(folder: Path, path: Path | None, pairs: dict[str, str], *, is_models: bool = True) -> int:
@@ -66,7 +81,7 @@ def run(folder: Path, path: Path | None, pairs: dict[str, str], *, is_models: bo
     """
     given = _given(path, pairs)
     entry = _entry_point(folder, given)
-    configured = settings.read_only(SERVER_KEYS, pairs, sources.environment(), path)
+    configured = _anchored(settings.read_only(SERVER_KEYS, pairs, sources.environment(), path))
     logging.basicConfig(level=configured.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     _install_requirements(folder, configured)
     with contextlib.chdir(folder):
@@ -162,7 +177,8 @@ async def _serve_foreign(configured: Settings, handler: custom_handler.Foreign) 
     health = StartupProgress()
     most = configured.max_request_size
     bodies = BodyBudget(max(most, configured.server.body_bytes))
-    place = site.Site(health=health, max_body_bytes=most, bodies=bodies)
+    place = site.Site(health=health, max_body_bytes=most, bodies=bodies, api_keys=bootstrap.api_keys(configured))
+    place.request_log = bootstrap.open_request_log(configured)
     async with serve.serving(configured, serve.bind(configured), site.build(place)) as stop:
         await serve.until(stop, handler.load())
         if not stop.asked.is_set():

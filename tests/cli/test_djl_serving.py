@@ -449,6 +449,16 @@ def test_a_full_queue_is_a_503(tmp_path: Path) -> None:
     assert sorted(status for status, _, _ in answers) == [200, 200, 200, 503, 503, 503]
 
 
+def test_a_handler_is_behind_the_keys_that_are_configured(tmp_path: Path) -> None:
+    """In a file that is named from where the command is given, not from the directory."""
+    code = "def handle(inputs):\n    return None\n"
+    (tmp_path / "keys").write_text("mine=secret-key-1\n")
+    file = os.path.relpath(tmp_path / "keys")
+    with running(directory(tmp_path / "m", code, "option.task=custom\n"), "--api-key-file", file) as runner:
+        assert runner.post({})[0] == 401
+        assert runner.post({}, authorization="Bearer secret-key-1")[0] == 204
+
+
 def wheel(folder: Path) -> None:
     """A package "answerer" with one module."""
     folder.mkdir()
