@@ -76,16 +76,16 @@ def own_way(made: Any, messages: Sequence[dict[str, Any]], template: Template, *
     try:
         return str(made.apply_chat_template(shown, tokenize=False, **given))
     except Exception as error:  # noqa: BLE001 whatever a template raises is compared
-        return f"refused: {one_line(str(error), 200)}"
+        return f"refused: messages are refused by the model's chat template: {one_line(str(error), 200)}"
 
 
 def our_way(template: Template, messages: Sequence[dict[str, Any]], **given: Any) -> str:
     variables = {name: value for name, value in given.items() if name != "add_generation_prompt"}
     has_head = given["add_generation_prompt"]
     try:
-        return template.render(messages, add_generation_prompt=has_head, variables=variables)
+        return str(template.render(messages, add_generation_prompt=has_head, variables=variables))
     except BadField as error:
-        return f"refused: {error.message.partition(': ')[2]}"
+        return f"refused: {error.message}"
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -114,7 +114,7 @@ def test_a_tokenizer_with_a_way_of_its_own_is_asked_each_time() -> None:
     made = tokenizer(CHATML, Shouting)
     template = Template(made)
     before = made.whole
-    assert template.render([USER]).endswith("WHAT IS 1 < 2 & 'X'?<|IM_END|>\n<|IM_START|>ASSISTANT\n")
+    assert str(template.render([USER])).endswith("WHAT IS 1 < 2 & 'X'?<|IM_END|>\n<|IM_START|>ASSISTANT\n")
     assert made.whole == before + 1
 
 
@@ -124,18 +124,22 @@ def test_what_transformers_takes_for_itself_goes_its_way() -> None:
     template = Template(made)
     before = made.whole
     begun = [USER, {"role": "assistant", "content": "It is "}]
-    text = template.render(begun, add_generation_prompt=False, continue_final_message=True)
+    text = str(template.render(begun, add_generation_prompt=False, continue_final_message=True))
     assert text.endswith("<|im_start|>assistant\nIt is ")
-    with pytest.raises(BadField, match="messages are refused"):
+    with pytest.raises(BadField, match=r"cannot be rendered .* \(Documents should be a list of dicts"):
         template.render([USER], variables={"documents": ["no object"]})
     assert made.whole == before + 2
 
 
 def test_the_template_cannot_change_what_it_is_given() -> None:
     """It runs in the sandbox this way too, and no chat leaves anything behind for the next."""
-    made = tokenizer("{% set bos_token = 'mine' %}{{ bos_token }}{{ messages.append(1) if messages | length > 1 }}")
+    made = tokenizer(
+        "{% set bos_token = 'mine' %}{{ bos_token }}{{ messages.append(1) if messages | length > 1 }}"
+        "{{ messages[0].content }}"
+    )
     template = Template(made)
-    assert template.render([USER]) == "mine"
+    said = f"mine{USER['content']}"
+    assert template.render([USER]) == said
     with pytest.raises(BadField, match=r"immutable|not safely|unsafe"):
         template.render([USER, USER])
-    assert template.render([USER]) == "mine"
+    assert template.render([USER]) == said

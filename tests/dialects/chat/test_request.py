@@ -215,10 +215,37 @@ def test_parts_go_to_templates_that_know_them(source: Callable[[Any], str], prom
     assert parse({"messages": [{"role": "user", "content": parts}]}, here, "1").job.prompt_text == prompt
 
 
+CALLS = {'{"a": [1, "b"]}': '{"a": [1, "b"]}', "": "{}", "[1]": "{}", '{"a": ': "{}", None: "{}"}
+WRONG_CALLS: list[tuple[Any, str]] = [
+    (7, ""),
+    ([7], "[0]"),
+    ([{"type": "function"}], "[0]"),
+    ([{"type": "custom", "function": {"name": "f"}}], "[0]"),
+    ([{"function": {"name": 7}}], "[0].function.name"),
+    ([{"function": {"name": "f", "arguments": 7}}], "[0].function.arguments"),
+]
+
+
 def test_a_turn_of_calls_needs_no_content() -> None:
-    here = deployment(template=Template(Templated(lambda messages: str(messages[0].get("tool_calls")))))
-    call = {"role": "assistant", "content": None, "tool_calls": [7]}
-    assert parse({"messages": [call]}, here, "1").job.prompt_text == "[7]"
+    """Its content is empty and its arguments are an object; whoever concatenates texts or walks through keys can."""
+
+    def written(messages: list[dict[str, Any]]) -> str:
+        calls = [dict(call["function"]["arguments"]) for call in messages[0].get("tool_calls", ())]
+        return str(messages[0]["content"] + json.dumps(calls))
+
+    here = deployment(template=Template(Templated(written)))
+    call: Json = {"role": "assistant", "content": None}
+    for arguments, shown in CALLS.items():
+        asked = {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+        sent = {"messages": [call | {"tool_calls": [asked]}]}
+        assert parse(sent, here, "1").job.prompt_text == f"[{shown}]"
+        assert asked["function"]["arguments"] == arguments, "the body stays as it came"  # type: ignore[index]
+    call["tool_calls"] = [{"function": {"name": "f"}}]
+    assert parse({"messages": [call]}, here, "1").job.prompt_text == "[{}]"
+    for wrong, path in WRONG_CALLS:
+        with pytest.raises(BadField) as raised:
+            parse({"messages": [call | {"tool_calls": wrong}]}, here, "1")
+        assert raised.value.param == f"messages[0].tool_calls{path}"
     for other in (call | {"role": "user"}, call | {"content": 7}, call | {"tool_calls": []}):
         with pytest.raises(BadField, match=r"messages\[0\].content"):
             parse({"messages": [other]}, here, "1")

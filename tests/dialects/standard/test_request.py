@@ -226,12 +226,12 @@ def test_an_answer_is_cut_to_what_has_room_unless_it_was_asked_for() -> None:
 @pytest.mark.parametrize(
     ("sent", "param", "words"),
     [
-        (body(inputs=None), "inputs", "must be a string or an array of strings, got null"),
+        (body(inputs=None), "inputs", "must be a string, a chat (array of messages) or an array of these, got null"),
         (body(inputs=7), "inputs", "got 7"),
         (body(inputs=""), "inputs", "must not be empty"),
         (body(inputs=[]), "inputs", "at least 1 and at most 64 prompts, got 0"),
         (body(inputs=["a"] * 65), "inputs", "at least 1 and at most 64 prompts, got 65"),
-        (body(inputs=["a", 7]), "inputs[1]", "must be a string, got 7"),
+        (body(inputs=["a", 7]), "inputs[1]", "must be a string or a chat (array of messages), got 7"),
         (body(inputs=["a", ""]), "inputs[1]", "must not be empty"),
         (body([]), "parameters", "must be an object, got an array"),
         (body("x"), "parameters", 'must be an object, got "x"'),
@@ -355,7 +355,7 @@ def test_a_prompt_without_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("sent", [{}, {"parameters": {}}, {"inputs": None}])
 def test_a_forced_dialect_needs_its_key_too(sent: Json) -> None:
-    with pytest.raises(BadField, match="inputs must be a string or an array of strings, got null"):
+    with pytest.raises(BadField, match="inputs must be a string, a chat .* or an array of these, got null"):
         parse(sent, deployment(), "1", forced="standard")
 
 
