@@ -4,7 +4,22 @@ import base64
 import json
 from pathlib import Path
 
-WORDS = (" a", " the", "he", " he", "ll", "llo", " hello", "or", "ld", " wor", " world", "\u00e9", "\u20ac", "\U0001f31f")
+WORDS = (
+    " a",
+    " the",
+    "he",
+    " he",
+    "ll",
+    "llo",
+    " hello",
+    "or",
+    "ld",
+    " wor",
+    " world",
+    "\u00e9",
+    "\u20ac",
+    "\U0001f31f",
+)
 """Merged in this order: each but the first bytes of a character is made of two earlier tokens."""
 SPECIAL = (
     *("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]"),
@@ -43,9 +58,17 @@ def model(folder: Path) -> Path:
     count = len(json.loads(tekken(folder).read_text())["vocab"]) + len(SPECIAL)
     head = DIM // HEADS
     params = {
-        **{"dim": DIM, "n_layers": LAYERS, "head_dim": head, "hidden_dim": HIDDEN, "n_heads": HEADS},
-        **{"n_kv_heads": HEADS, "norm_eps": 1e-5, "vocab_size": count, "rope_theta": 10000.0},
-        **{"max_seq_len": CONTEXT, "max_position_embeddings": CONTEXT},
+        "dim": DIM,
+        "n_layers": LAYERS,
+        "head_dim": head,
+        "hidden_dim": HIDDEN,
+        "n_heads": HEADS,
+        "n_kv_heads": HEADS,
+        "norm_eps": 1e-5,
+        "vocab_size": count,
+        "rope_theta": 10000.0,
+        "max_seq_len": CONTEXT,
+        "max_position_embeddings": CONTEXT,
     }
     (folder / "params.json").write_text(json.dumps(params))
     torch.manual_seed(0)

@@ -145,7 +145,9 @@ def _check_inputs(inputs: object, reader: BodyReader) -> list[Prompt]:
         if isinstance(prompt, list):
             prompts[place] = check_messages(prompt, reader, path)
         elif not isinstance(prompt, str):
-            others = " or a chat (array of messages)" if is_many else ", a chat (array of messages) or an array of these"
+            others = (
+                " or a chat (array of messages)" if is_many else ", a chat (array of messages) or an array of these"
+            )
             reader.add_problem(path, f"must be a string{others}, got {echo(prompt)}")
         elif not prompt:
             reader.add_problem(path, "must not be empty")

@@ -1,6 +1,7 @@
 """Render chats by vLLM's renderers, for tokenizers whose own code does it: Mistral's, DeepSeek's and others."""
 
 import copy
+import logging
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -60,6 +61,8 @@ def of(engine: Any) -> OwnChat | None:
     if isinstance(renderer, HfRenderer) or renderer.tokenizer is None:
         return None
     mode, *_ = tokenizer_args_from_config(engine.model_config)
+    if mode == MISTRAL:  # it logs a traceback for each chat that it refuses
+        logging.getLogger(f"vllm.renderers.{MISTRAL}").setLevel(logging.CRITICAL)
     return OwnChat(renderer, mode)
 
 

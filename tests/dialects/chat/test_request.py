@@ -772,6 +772,17 @@ def test_allowed_variables_reach_the_template() -> None:
         assert error.param == "chat_template_kwargs.shout"
 
 
+def test_a_switch_that_every_recipe_sends_is_taken_and_others_are_not() -> None:
+    """The template's own variables are those of a Jinja template: tests/test_chat_template.py."""
+    assert ask(chat_template_kwargs={"enable_thinking": False}).job.prompt_text == PROMPT
+    for name in ("tools", "messages", "add_generation_prompt", "bos_token", "eos_token", "chat_template", "documents"):
+        error = refused(chat_template_kwargs={name: "x"})
+        assert error.param == f"chat_template_kwargs.{name}"
+        assert (
+            "is not allowed; the chat template and option.chat_template_kwargs allow enable_thinking" in error.message
+        )
+
+
 @pytest.mark.parametrize("is_stream", [True, False])
 def test_echo_and_ids(is_stream: bool) -> None:  # noqa: FBT001
     """A turn that is continued comes back with its beginning; ids of the prompt and of the answer on request."""
