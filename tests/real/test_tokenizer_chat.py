@@ -13,8 +13,10 @@ from lmi_chat.chat_template import BadTemplate, Template
 from lmi_chat.codec.json_text import Json
 from lmi_chat.engine.vllm import chat
 from lmi_chat.engine.vllm.fast_path import detokenizer
+from lmi_chat.engine.vllm.structured_output import trials
 from lmi_chat.engine.vllm.vocabulary import Vocabulary
 from lmi_chat.errors import BadField, PromptTooLong
+from lmi_chat.job import OutputConstraint
 from tests.support import mistral_folder
 from tests.support.fakes import deployment, parse, refusal
 
@@ -158,6 +160,21 @@ def test_the_bytes_of_tekkens_tokens(mistral: Any) -> None:
     assert [vocabulary.spell(276), vocabulary.spell(len(mistral) + 1)] == [b"\xf0\x9f", b""]
     ids = mistral.encode("hello \u20ac\U0001f31f", add_special_tokens=False)
     assert b"".join(map(vocabulary.spell, ids)).decode() == "hello \u20ac\U0001f31f"
+
+
+async def test_a_form_of_the_text_is_tried_with_tekkens_tokens(mistral: Any) -> None:
+    config = SimpleNamespace(structured_outputs_config=SimpleNamespace(disable_any_whitespace=False))
+    tried = trials.load(SimpleNamespace(get_tokenizer=lambda: mistral, vllm_config=config), 10.0)
+    try:
+        for kind, value in (("choice", ("hello", "w\u00e9")), ("regex", "[a-z]+ \u20ac"), ("json_object", "")):
+            await tried.check(OutputConstraint(kind=kind, value=value, path="guided"))  # type: ignore[arg-type]
+        with pytest.raises(BadField, match="guided is refused"):
+            await tried.check(OutputConstraint(kind="regex", value="(", path="guided"))
+    finally:
+        process: Any = tried._process
+        tried.stop()
+        await process.wait()
+        process.stdin.close()
 
 
 @pytest.mark.parametrize("name", ["mistral_instruct_tokenizer_240323.model.v3", "tokenizer.model.v1"])

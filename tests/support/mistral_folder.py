@@ -4,22 +4,7 @@ import base64
 import json
 from pathlib import Path
 
-WORDS = (
-    " a",
-    " the",
-    "he",
-    " he",
-    "ll",
-    "llo",
-    " hello",
-    "or",
-    "ld",
-    " wor",
-    " world",
-    "\u00e9",
-    "\u20ac",
-    "\U0001f31f",
-)
+WORDS = " a| the|he| he|ll|llo| hello|or|ld| wor| world|\u00e9|\u20ac|\U0001f31f".split("|")
 """Merged in this order: each but the first bytes of a character is made of two earlier tokens."""
 SPECIAL = (
     *("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]"),
@@ -48,6 +33,16 @@ def tekken(folder: Path, *, version: str = "v7") -> Path:
     path = folder / "tekken.json"
     path.write_text(json.dumps({"config": config, "vocab": vocabulary, "special_tokens": special, "type": "Tekken"}))
     return path
+
+
+def encoded(text: str) -> list[int]:
+    """The tokens of a text, by tiktoken as the file asks for it."""
+    from tempfile import TemporaryDirectory
+
+    from mistral_common.tokens.tokenizers.tekken import Tekkenizer
+
+    with TemporaryDirectory() as folder:
+        return list(Tekkenizer.from_file(tekken(Path(folder))).encode(text, bos=False, eos=False))
 
 
 def model(folder: Path) -> Path:
