@@ -4,7 +4,7 @@ import base64
 import json
 from pathlib import Path
 
-WORDS = " a| the|he| he|ll|llo| hello|or|ld| wor| world|\u00e9|\u20ac|\U0001f31f".split("|")
+WORDS = [" a", " the", "he", " he", "ll", "llo", " hello", "or", "ld", " wor", " world", "é", "€", "🌟"]
 """Merged in this order: each but the first bytes of a character is made of two earlier tokens."""
 SPECIAL = (
     *("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]"),
