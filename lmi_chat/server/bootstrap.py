@@ -177,12 +177,19 @@ def open_async_requests(settings: Settings, pipeline: Pipeline) -> AsyncRequests
 
 
 def _template_source(settings: Settings) -> str | None:
-    """Read the configured chat template: a file, its text, or a name among the model's. Raises BadSetting."""
+    """Read the configured chat template: a file, its text, or a name among the model's. Raises BadSetting.
+
+    A relative path may start in the model's folder, which is the current one under DJL Serving.
+    """
     source = settings.chat_template
-    if not source or "{" in source or (source.isidentifier() and not Path(source).is_file()):
+    if not source or "{" in source:
         return source or None
+    places = [Path(source), Path(settings.model_id or MODEL_FOLDER, source)]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None and source.isidentifier():
+        return source
     try:
-        return Path(source).read_text(encoding="utf-8")
+        return (path or places[0]).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
         shown = f"{one_line(source, 200)} ({reason})"

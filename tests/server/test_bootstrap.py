@@ -95,6 +95,10 @@ def test_a_chat_template_is_a_file_a_text_or_a_name(tmp_path: Path, monkeypatch:
         "tool_use": "tool_use",
     }.items():
         assert bootstrap._template_source(read({"chat_template": given}, {}, None, KINDS)) == source
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "mine.jinja").write_text("{{ messages[0] }}", encoding="utf-8")
+    settings = read({"chat_template": "mine.jinja", "model_id": str(tmp_path / "own")}, {}, None, KINDS)
+    assert bootstrap._template_source(settings) == "{{ messages[0] }}"
 
 
 @pytest.mark.parametrize("name", ["config.json", "params.json"])
