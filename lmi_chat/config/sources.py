@@ -23,6 +23,14 @@ SECRETS = ("token", "key", "password", "_pass", "secret")
 HIDDEN = "(hidden)"
 
 
+MODEL_FILES = ("config.json", "params.json")  # the second in Mistral AI's own format
+
+
+def is_model(folder: Path) -> bool:
+    """Whether a model is in this folder."""
+    return any((folder / name).is_file() for name in MODEL_FILES)
+
+
 class BadSetting(Exception):
     """An unknown key or an impossible value; one sentence, which stops the start."""
 

@@ -76,11 +76,15 @@ def check_beams(reader: BodyReader, path: str, beams: int) -> None:
 
 def check_length(text: str, deployment: Deployment, path: str) -> None:
     """Refuse a prompt that cannot fit, by its characters alone, before it is tokenised. Raises PromptTooLong."""
+    check_characters(len(text), deployment, path)
+
+
+def check_characters(count: int, deployment: Deployment, path: str) -> None:
+    """Refuse so many characters where the context cannot hold them. Raises PromptTooLong."""
     most = deployment.context_tokens * deployment.template.longest_token_chars
-    if len(text) > most:
-        raise PromptTooLong(
-            f"{path} has {len(text)} characters; {deployment.context_tokens} tokens hold at most {most}", param=path
-        )
+    if count > most:
+        text = f"{path} has {count} characters; {deployment.context_tokens} tokens hold at most {most}"
+        raise PromptTooLong(text, param=path)
 
 
 def check_room(ids: Sequence[int], deployment: Deployment, path: str) -> None:

@@ -29,6 +29,7 @@ from collections import OrderedDict
 from typing import Any
 
 from lmi_chat.codec.json_text import Json
+from lmi_chat.engine.vllm import mistral
 from lmi_chat.engine.vllm.structured_output.trial_process import COMPLEX, WALL
 from lmi_chat.errors import BadField, Busy, Problem, Unavailable
 from lmi_chat.job import OutputConstraint
@@ -176,6 +177,9 @@ def load(engine: Any, seconds: float) -> Trials:
     from vllm.v1.structured_output.backend_guidance import GuidanceBackend
 
     tokenizer, config = engine.get_tokenizer(), engine.vllm_config
+    whitespace = not config.structured_outputs_config.disable_any_whitespace
+    if mistral.is_tekken(tokenizer):
+        return Trials(seconds, {"tekken": str(tokenizer.tokenizer.file_path), "whitespace": whitespace})
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or not GuidanceBackend.is_tokenizer_supported(tokenizer):
         return Trials(seconds, None)
@@ -186,6 +190,6 @@ def load(engine: Any, seconds: float) -> Trials:
         "tokenizer": plain.to_str(),
         "vocabulary": max(config.model_config.get_vocab_size(), len(tokenizer)),
         "end": tokenizer.eos_token_id,
-        "whitespace": not config.structured_outputs_config.disable_any_whitespace,
+        "whitespace": whitespace,
     }
     return Trials(seconds, head)
