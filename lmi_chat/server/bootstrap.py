@@ -29,7 +29,7 @@ from lmi_chat.observability import startup
 from lmi_chat.observability.access_log import LogWriter, RequestLog
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
 from lmi_chat.pipeline.rates import Rates
-from lmi_chat.server import default_model
+from lmi_chat.server import default_model, model_folder
 from lmi_chat.storage.completions import Completions
 from lmi_chat.storage.sessions import Sessions
 from lmi_chat.text import one_line
@@ -55,6 +55,10 @@ async def load(
     """Start the engine and open `pipeline`; `enter` is called with each phase as it begins. Raises StartFailed."""
     source = _template_source(settings)
     folder = await _model_folder(settings, enter)
+    try:
+        await asyncio.to_thread(model_folder.check, folder, settings.engine)
+    except model_folder.BadModelFolder as error:
+        raise StartFailed(str(error)) from error
     names = _names(settings, folder)
     # a beam search asks the engine for twice as many alternatives as it has beams
     given = {**_of_task(settings), **settings.engine}

@@ -31,7 +31,10 @@ def test_a_stop_while_loading_ends_at_once(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "lmi_chat", "serve", "--host", "127.0.0.1", "--port", "0"]
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     with subprocess.Popen(
-        [*words, "--model-id", str(tmp_path)], stderr=subprocess.PIPE, text=True, env=environment
+        [*words, "--model-id", str(tmp_path), "--load-format", "dummy", "--skip-tokenizer-init"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
     ) as server:
         assert server.stderr is not None
         heard = []
