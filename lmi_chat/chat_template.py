@@ -19,7 +19,7 @@ from lmi_chat.text import one_line
 
 TRIAL_S = 5.0
 PROBE = "@@lmi-chat-probe@@"
-TRIAL = [
+TRIAL: list[dict[str, Any]] = [
     {"role": "user", "content": PROBE},
     {"role": "assistant", "content": f" {PROBE}\n"},
     {"role": "user", "content": f"{PROBE} <&> \u00e9"},
@@ -100,7 +100,7 @@ class Template:
         self._encode = _encoder(tokenizer, self._backend)
         self.longest_token_chars = max((len(token) for token in tokenizer.get_vocab()), default=1)
         self._short: _Short | None = None
-        self._jinja = None if own else _jinja_text(tokenizer, source)
+        self._jinja = None if own else jinja_text(tokenizer, source)
         self._with_parts: frozenset[str] = frozenset()  # roles whose content may be parts
         self._wrapped: frozenset[str] = frozenset()  # roles whose content must be
         self._knows_developer = True
@@ -313,7 +313,18 @@ def _refusal(error: Exception) -> str:
     return f"cannot be rendered by the model's chat template, which fails for them ({reason})"
 
 
-def _jinja_text(tokenizer: Any, source: str | None) -> str | None:
+def first_chats() -> list[dict[str, Any]]:
+    """Return what a Template renders when it is made, for a trial of whether its template comes to an end."""
+    chats: list[list[Message]] = [
+        [{"role": one, "content": content if one == role else "Hi"} for one in roles]
+        for role, roles in CHATS.items()
+        for content in (PROBE, [{"type": "text", "text": PROBE}])
+    ]
+    chats += [TRIAL[-1:], TRIAL]
+    return [{"messages": chat, "add_generation_prompt": head} for chat in chats for head in (True, False)]
+
+
+def jinja_text(tokenizer: Any, source: str | None) -> str | None:
     """Return the text of the template; None for a tokenizer of another library, or without one."""
     if _transformers_base(tokenizer) is None:
         return None

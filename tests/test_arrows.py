@@ -21,7 +21,7 @@ FLOORS = (
     ("pipeline",),
     ("dialects", "engine"),
     ("config", "storage"),
-    ("observability", "chat_template"),
+    ("observability", "chat_template", "template_trial"),
     ("codec", "job"),
     ("errors", "limits"),
     ("text",),
@@ -33,7 +33,7 @@ OWNERS = {
     "starlette": {"http", "server"},
     "uvicorn": {"http", "server"},
     "jinja2": {"chat_template"},
-    "transformers": {"chat_template", "server"},
+    "transformers": {"chat_template", "template_trial", "server"},
     "djl_python": {"djl"},
     "config": {"config", "cli", "djl", "server"},  # read at the top, handed down as values
 }

@@ -25,7 +25,7 @@ from lmi_chat.engine.vllm import arguments
 from lmi_chat.http import custom_handler as site
 from lmi_chat.observability.startup import StartupProgress
 from lmi_chat.pipeline.bodies import BodyBudget
-from lmi_chat.server import bootstrap
+from lmi_chat.server import bootstrap, terminal
 from lmi_chat.server import process as serve
 from lmi_chat.server.configuration import configure
 
@@ -82,7 +82,7 @@ def run(folder: Path, path: Path | None, pairs: dict[str, str], *, is_models: bo
     given = _given(path, pairs)
     entry = _entry_point(folder, given)
     configured = _anchored(settings.read_only(SERVER_KEYS, pairs, sources.environment(), path))
-    logging.basicConfig(level=configured.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=configured.log_level.upper(), format=terminal.LOG_FORMAT)
     _install_requirements(folder, configured)
     with contextlib.chdir(folder):
         module = custom_handler.load(folder, entry)
@@ -100,7 +100,7 @@ def run(folder: Path, path: Path | None, pairs: dict[str, str], *, is_models: bo
     limits = configured.pipeline
     handler = custom_handler.Foreign(module, properties, limits.deadline_s, always=always, queue=limits.queue)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve_foreign(configured, handler))
+        return serve.leave(runner.run(_serve_foreign(configured, handler)))
 
 
 def _given(path: Path | None, pairs: Mapping[str, str]) -> dict[str, RawSetting]:
@@ -128,10 +128,10 @@ def _install_requirements(folder: Path, configured: Settings) -> None:
     if not path.is_file():
         return
     if configured.install_requirements:
-        serve.say(f"installing {path} …")
+        terminal.say(f"installing {path} …")
         custom_handler.install(folder)
     else:
-        serve.say(f"note: {path} is not installed; install_requirements=true has pip install it at the start")
+        terminal.say(f"note: {path} is not installed; install_requirements=true has pip install it at the start")
 
 
 def _check_parallel(given: Mapping[str, RawSetting]) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _check_parallel(given: Mapping[str, RawSetting]) -> dict[str, Any]:
     engine = given.get("engine")
     if engine and engine.text != "Python" and degrees.get("tensor_parallel_degree", 1) > 1:
         count = degrees["tensor_parallel_degree"]
-        serve.say(f"note: {engine.origin}: engine = {engine.text} starts {count} processes in DJL, and one here")
+        terminal.say(f"note: {engine.origin}: engine = {engine.text} starts {count} processes in DJL, and one here")
     return degrees
 
 
@@ -183,17 +183,27 @@ async def _serve_foreign(configured: Settings, handler: custom_handler.Foreign) 
         await serve.until(stop, handler.load())
         if not stop.asked.is_set():
             place.handler, place.refusal = handler, None
-            serve.say(f"ready after {health.seconds:.1f} s")
+            terminal.say(f"ready after {health.seconds:.1f} s")
             await stop.asked.wait()
         await serve.drain(place, stop, configured.drain_seconds)
-        serve.say("stopped")
+        terminal.say("stopped")
     return serve.STOPPED
 
 
 def serve_settings(configured: settings.Settings, hooks: Formatters | None = None) -> int:
-    """Serve until a signal; `hooks` are the deployment's own. Gives the exit code. Raises StartFailed, BadSetting."""
-    logging.basicConfig(level=configured.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    if configured.log_level not in {"debug", "info"}:
-        logging.getLogger("vllm").setLevel(logging.ERROR)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(serve.run(configured, hooks))
+    """Serve until a signal, then end the process; `hooks` are the deployment's own.
+
+    Gives the exit code of a start that failed. Raises BadSetting.
+    """
+    with terminal.held_back(configured.log_level):
+        if configured.log_level not in {"debug", "info"}:
+            logging.getLogger("vllm").setLevel(logging.ERROR)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            try:
+                code = runner.run(serve.run(configured, hooks))
+            except bootstrap.StartFailed as error:
+                if held := terminal.held():
+                    held.show()
+                terminal.write(f"lmi-chat: {error}\n")
+                code = serve.FAILED
+            return serve.leave(code)

@@ -109,6 +109,9 @@ class Settings(BaseModel):
         default=10_000, ge=1, le=10_000_000, description="sessions held at once; the oldest go first"
     )
     pipeline: PipelineLimits = PipelineLimits()
+    start_attempts: int = Field(
+        default=3, ge=1, le=100, description="starts of the engine in all, where its processes die while it starts"
+    )
     drain_seconds: float = Field(
         default=25.0, ge=0, le=3600, description="seconds that running answers get after SIGTERM"
     )

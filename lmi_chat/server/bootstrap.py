@@ -13,7 +13,7 @@ from pathlib import Path
 from lmi_chat import dialects
 from lmi_chat.async_requests import AsyncRequests
 from lmi_chat.async_requests.folder import Folder
-from lmi_chat.chat_template import RESERVED, BadTemplate, Template
+from lmi_chat.chat_template import RESERVED, BadTemplate, Template, first_chats, jinja_text
 from lmi_chat.config.api_keys import read as keys_of
 from lmi_chat.config.settings import Settings
 from lmi_chat.config.sources import MODEL_FOLDER, BadSetting, is_model
@@ -29,9 +29,11 @@ from lmi_chat.observability import startup
 from lmi_chat.observability.access_log import LogWriter, RequestLog
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
 from lmi_chat.pipeline.rates import Rates
-from lmi_chat.server import default_model, model_folder
+from lmi_chat.server import default_model, model_folder, terminal
+from lmi_chat.server.children import end_children
 from lmi_chat.storage.completions import Completions
 from lmi_chat.storage.sessions import Sessions
+from lmi_chat.template_trial import Endless, Trial
 from lmi_chat.text import one_line
 
 TASKS: Mapping[str, Mapping[str, str]] = {
@@ -41,7 +43,8 @@ TASKS: Mapping[str, Mapping[str, str]] = {
 }
 TGI_NAMES = frozenset({"tgi", "dummy"})  # what TGI's clients write where they have no name
 
-STDOUT, STDERR = 1, 2
+FINAL = ("ValueError: ", "ValidationError: ", "ImportError: ", "ModuleNotFoundError: ", "NotImplementedError: ")
+"""Exceptions by which the engine's processes refuse a configuration or a model: the next start would end so too."""
 WATCH_S, LAST_WORDS_S = 0.2, 0.5
 
 
@@ -67,7 +70,7 @@ async def load(
     cache = _default_cache(settings, folder)
     given |= cache
     arguments.prepare_environment(given, _safe_ports(settings))
-    loop = asyncio.get_running_loop()
+    loop, trial = asyncio.get_running_loop(), Trial()
 
     def enter_soon(phase: str) -> None:
         loop.call_soon_threadsafe(enter, phase)
@@ -77,18 +80,69 @@ async def load(
         load_engine = partial(
             engine_vllm.load, guide_compile_s=seconds, has_fast_branch=is_fast, fits_cache=bool(cache)
         )
-        engine = await asyncio.to_thread(load_engine, given, names, enter_soon)
-        deployment = _deployment(settings, engine.model, store, source)
+        await trial.start()
+        engine = await _start(settings, load_engine, given, names, enter_soon)
+        await _try_template(trial, engine.model, source)
+        deployment = await asyncio.to_thread(_deployment, settings, engine.model, store, source)
         enter(startup.FIRST_EMBEDDING if engine.model.space else startup.FIRST_TOKEN)
         await pipeline.open(engine, deployment)
     except engine_vllm.StartFailed as error:
         raise StartFailed(f"{error}{_origins(settings, str(error))}") from error
+    except Endless as error:
+        raise StartFailed(f"the chat template {error}") from error
     except (BadTemplate, Error) as error:
         raise StartFailed(str(error)) from error
+    finally:
+        trial.stop()
     if store:
         store.tidy()
     enter(startup.READY)
     return engine
+
+
+async def _try_template(trial: Trial, model: Model, source: str | None) -> None:
+    """Have the first chats rendered where a template that never ends can be killed. Raises Endless."""
+    text = None if model.chat else jinja_text(model.tokenizer, source)
+    if text is not None:
+        variables = {**getattr(model.tokenizer, "special_tokens_map", {}), "tools": None, "documents": None}
+        await trial.run(text, variables, first_chats())
+
+
+async def _start(
+    settings: Settings,
+    load_engine: Callable[[Mapping[str, str], tuple[str, ...], Callable[[str], None]], Engine],
+    given: Mapping[str, str],
+    names: tuple[str, ...],
+    enter: Callable[[str], None],
+) -> Engine:
+    """Start the engine, again where its processes died, `start_attempts` times in all. Raises StartFailed.
+
+    What is wrong with the settings or the model would be wrong the next time too, and is not tried again.
+    """
+    most = settings.start_attempts
+    for attempt in range(1, most + 1):
+        try:
+            return await asyncio.to_thread(load_engine, given, names, enter)
+        except engine_vllm.EngineDied as error:
+            end_children()
+            found = await asyncio.to_thread(_cause)
+            text = f"{error}{f'; {found}' if found else ''}"
+            if attempt == most or found.startswith(FINAL):
+                tries = f" ({most} tries)" if attempt == most > 1 else ""
+                raise engine_vllm.StartFailed(text + tries) from error
+            terminal.say(f"{text}; starting it again ({attempt + 1} of {most})")
+            enter = _pass_over
+    raise AssertionError("start_attempts is at least 1")
+
+
+def _cause() -> str:
+    """Return the exception that the engine's processes wrote of, where their lines are held back."""
+    held = terminal.held()
+    return one_line(terminal.cause(held.news()), 400) if held else ""
+
+
+def _pass_over(_phase: str) -> None:
+    """Enter no phase again: progress goes forward only."""
 
 
 async def gone(engine: Engine, line: Pipeline) -> bool:
@@ -144,7 +198,9 @@ async def _model_folder(settings: Settings, enter: Callable[[str], None]) -> str
     if not default_model.is_present(target):
         enter(startup.FETCHING)
         # a process of its own: the conversion takes over a gigabyte, which goes with it
-        fetching = await asyncio.create_subprocess_exec(sys.executable, "-m", "lmi_chat", "fetch-model")
+        fetching = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "lmi_chat", "fetch-model", stderr=terminal.stream()
+        )
         try:
             if await fetching.wait():
                 raise StartFailed("the default model could not be fetched; the lines above say why")
@@ -168,8 +224,23 @@ def open_store(settings: Settings) -> Completions | None:
     if path.is_dir() or not path.parent.is_dir():
         raise BadSetting(f"store must be a file in a folder that exists, got {one_line(settings.store, 200)}")
     store = Completions(path, settings.store_limits)
-    atexit.register(store.close)  # both surfaces end this way, after the last answer
+    _close_at_end(store.close)
     return store
+
+
+_closing: list[Callable[[], object]] = []
+
+
+def _close_at_end(close: Callable[[], object]) -> None:
+    if not _closing:
+        atexit.register(close_files)
+    _closing.append(close)
+
+
+def close_files() -> None:
+    """Close what was opened for the whole of a process's life, after the last answer; both surfaces end this way."""
+    while _closing:
+        _closing.pop()()
 
 
 def open_async_requests(settings: Settings, pipeline: Pipeline) -> AsyncRequests | None:
@@ -253,8 +324,8 @@ def open_request_log(settings: Settings) -> RequestLog:
     has_requests = settings.access_log != "off"
     if not has_requests and not settings.cloudwatch_emf:
         return RequestLog()
-    writer = LogWriter(STDERR if settings.access_log == "stderr" else STDOUT)
-    atexit.register(writer.close)
+    writer = LogWriter(terminal.descriptor(terminal.ERR if settings.access_log == "stderr" else terminal.OUT))
+    _close_at_end(writer.close)
     return RequestLog(writer.write, has_requests=has_requests, has_metrics=settings.cloudwatch_emf)
 
 

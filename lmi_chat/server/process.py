@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any, NoReturn, Protocol, TypeVar
 
@@ -28,12 +29,15 @@ from lmi_chat.observability import startup
 from lmi_chat.observability.startup import StartupProgress
 from lmi_chat.pipeline.bodies import BodyBudget
 from lmi_chat.pipeline.pipeline import Pipeline
-from lmi_chat.server import bootstrap
+from lmi_chat.server import bootstrap, terminal
 from lmi_chat.server.children import Processes
+from lmi_chat.server.terminal import say
 from lmi_chat.text import one_line
 
 STOPPED, FAILED = 0, 1
-CLOSE_S = 2.0
+CLOSE_S, ENGINE_STOP_S, FILES_S = 1.0, 2.0, 1.0
+LAST_S = 2.8
+"""Seconds after `drain_seconds` in which the process ends, whatever still holds it up: the platform kills after 30."""
 CHAT = '{"messages":[{"role":"user","content":"What is the capital of France?"}],"temperature":0}'
 EMBED = '{"input":["The capital of France is Paris."]}'
 log = logging.getLogger(__name__)
@@ -48,9 +52,25 @@ class Stop:
         self.asked = asyncio.Event()
         self.now = asyncio.Event()
 
+        self._last: threading.Timer | None = None
+
     def signal(self) -> None:
         """A signal came."""
         (self.now if self.asked.is_set() else self.asked).set()
+
+    def end_within(self, seconds: float) -> None:
+        """End the process by a thread of its own, should it still be there; without memory every step may take long.
+
+        The engine's processes end with it, by the guard.
+        """
+        self._last = threading.Timer(seconds, os._exit, [STOPPED])
+        self._last.daemon = True
+        self._last.start()
+
+    def close(self) -> None:
+        """Take that back."""
+        if self._last:
+            self._last.cancel()
 
 
 class Drained(Protocol):
@@ -62,12 +82,6 @@ class Drained(Protocol):
 
     async def drain(self, seconds: float) -> None:
         """Take nothing more; wait up to `seconds` for what runs."""
-
-
-def say(text: str) -> None:
-    """One line for the person at the terminal."""
-    sys.stderr.write(f"lmi-chat  {text}\n")
-    sys.stderr.flush()
 
 
 async def run(settings: Settings, hooks: Formatters | None = None) -> int:
@@ -93,9 +107,14 @@ async def run(settings: Settings, hooks: Formatters | None = None) -> int:
             if engine is None:
                 _leave(processes)
             processes.note()
+            if held := terminal.held():
+                await asyncio.to_thread(held.drop)
             _say_ready(settings, health, line, listener.getsockname()[1])
             code = await _watch(engine, line, stop, settings)
-            await until(stop, engine.stop(), is_hard=True)
+            if held and code == STOPPED:
+                held.hold()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(until(stop, engine.stop(), is_hard=True), ENGINE_STOP_S)
             return code
         finally:
             processes.end()
@@ -115,10 +134,12 @@ async def serving(settings: Settings, listener: socket.socket, application: Star
     finally:
         server.should_exit = True
         await asyncio.wait([task], timeout=CLOSE_S)
+        stop.close()
 
 
 async def drain(served: Drained, stop: Stop, seconds: float) -> None:
     """Take nothing more, and let what runs finish, unless a second signal ends it at once."""
+    stop.end_within(seconds + LAST_S)
     say(f"stopping: {served.active} running, up to {seconds:g} s for them")
     await until(stop, served.drain(seconds), is_hard=True)
 
@@ -128,6 +149,20 @@ def _leave(processes: Processes) -> NoReturn:
     say("stopped while loading")
     processes.end()
     os._exit(STOPPED)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process without the interpreter's own end, which waits for every thread and unloads the engine.
+
+    The files are closed first, for up to FILES_S; so are the standard streams.
+    """
+    closing = threading.Thread(target=bootstrap.close_files, daemon=True)
+    closing.start()
+    closing.join(FILES_S)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 async def until(stop: Stop, work: Coroutine[Any, Any, Result], *, is_hard: bool = False) -> Result | None:
@@ -228,5 +263,4 @@ def _say_ready(settings: Settings, health: StartupProgress, line: Pipeline, port
     model, context = line.deployment.model, line.deployment.context_tokens
     say(f"ready after {health.seconds:.1f} s: {model}, {context} tokens of context. Try:")
     curl = f"curl {scheme}://{host}:{port}/invocations -H 'content-type: application/json'{key}"
-    sys.stderr.write(f"\n  {curl} \\\n    -d '{body}'\n\n")
-    sys.stderr.flush()
+    terminal.write(f"\n  {curl} \\\n    -d '{body}'\n\n")

@@ -8,6 +8,8 @@ its `put` being called from the output loop and its `output` holding what came b
 import asyncio
 import gc
 import logging
+import re
+import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import cache, partial
@@ -27,11 +29,17 @@ from lmi_chat.observability import startup
 from lmi_chat.text import one_line
 
 STOP_S = 1.5
+PROCESS_ENDED = re.compile(r"core initialization failed|process failed during engine core initialization")
+EXIT_CODES = re.compile(r"'[^']+': (-?\d+)")
 log = logging.getLogger(__name__)
 
 
 class StartFailed(Exception):
     """The engine could not start; the message is one sentence."""
+
+
+class EngineDied(StartFailed):
+    """One of the engine's processes ended while it started; a second start may go well."""
 
 
 class Vllm:
@@ -124,7 +132,7 @@ def load(
     `arguments` are engine arguments by name, values as text; `names`: accepted model names; replies carry the first.
     `has_fast_branch`: plain requests may take it. `fits_cache`: kv_cache_memory_bytes is an upper bound, and the
     cache takes less where it can use less. `addresses` (vLLM's client_addresses) are those of an engine that runs
-    already. Raises StartFailed.
+    already. Raises StartFailed, EngineDied where another try may help.
     """
     on_phase(startup.IMPORTING)
     try:
@@ -156,7 +164,7 @@ def load(
             client_addresses=dict(addresses) if addresses else None,
         )
     except (ValueError, RuntimeError, OSError) as error:
-        raise StartFailed(f"the engine did not start: {one_line(str(error), 600)}") from error
+        raise ended(error) from error
     envs.enable_envs_cache()
     engine.renderer.get_eos_token_id = cache(engine.renderer.get_eos_token_id)  # asked for each request
     gc.freeze()
@@ -166,6 +174,24 @@ def load(
     if plain is not None:
         output_loop.install(engine, heartbeat, plain)
     return Vllm(engine, _describe(engine, names), heartbeat, trials.load(engine, guide_compile_s), plain)
+
+
+def ended(error: Exception) -> StartFailed:
+    """Translate what vLLM raises where it does not start: EngineDied where a process of its own ended."""
+    text = str(error)
+    if PROCESS_ENDED.search(text):
+        return EngineDied(f"the engine did not start: {_how_it_ended(text)}")
+    return StartFailed(f"the engine did not start: {one_line(text, 600)}")
+
+
+def _how_it_ended(text: str) -> str:
+    """Say how the engine's processes ended, from vLLM's own account: a dictionary of names and exit codes."""
+    codes = [int(code) for code in EXIT_CODES.findall(text)]
+    signals = [signal.Signals(-code).name for code in codes if -code in {*signal.Signals}]
+    if signals:
+        hint = ", as for want of memory" if "SIGKILL" in signals else ""
+        return f"its process was ended by {signals[0]}{hint}"
+    return f"its process ended with code {codes[0]}" if codes else "its process ended"
 
 
 def _choose_backend(args: Any) -> None:
