@@ -1,4 +1,4 @@
-"""Check what several dialects share: model, prompts, lengths, beams; and close the sampling values."""
+"""Check the fields that several dialects share: model, prompts, lengths, beams; and close the sampling values."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

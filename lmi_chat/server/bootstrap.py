@@ -61,6 +61,10 @@ async def load(
     settings: Settings, pipeline: Pipeline, enter: Callable[[str], None], store: Completions | None = None
 ) -> Engine:
     """Start the engine and open `pipeline`; `enter` is called with each phase as it begins. Raises StartFailed."""
+    try:
+        engine_vllm.check_installed()  # before hundreds of megabytes are fetched for it
+    except engine_vllm.StartFailed as error:
+        raise StartFailed(str(error)) from error
     folder = await _model_folder(settings, enter)
     names = _names(settings, folder)
     # a beam search asks the engine for twice as many alternatives as it has beams

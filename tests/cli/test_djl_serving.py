@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from lmi_chat.cli.djl_serving import find_hooks
+from tests.support.children import wait_for_text
 
 ROOT = Path(__file__).parents[2]
 PLAIN = """
@@ -124,15 +125,15 @@ def start(folder: Path, *words: str) -> "subprocess.Popen[bytes]":
 @contextlib.contextmanager
 def running(folder: Path, *words: str) -> Iterator[Runner]:
     with start(folder, *words) as process:
-        log = folder.parent / "log"
-        while "ready after" not in (said := log.read_text()):
-            assert process.poll() is None, said
-            time.sleep(0.02)
-        port = re.search(r"http://127.0.0.1:(\d+)", said)
-        assert port
-        yield Runner(process, int(port[1]))
-        process.terminate()
-        assert process.wait(20) == 0
+        try:
+            said = wait_for_text(folder.parent / "log", "ready after", process)
+            port = re.search(r"http://127.0.0.1:(\d+)", said)
+            assert port
+            yield Runner(process, int(port[1]))
+            process.terminate()
+            assert process.wait(20) == 0, (folder.parent / "log").read_text()
+        finally:
+            process.kill()  # whatever has failed: the end of `with` waits for it
 
 
 def directory(place: Path, code: str, properties: str = "engine=Python\n") -> Path:

@@ -1,6 +1,7 @@
-"""The OpenAPI 3.1 document of this server, made from the same tables that requests are checked against.
+"""Describe this server as an OpenAPI 3.1 document, from the same types that requests are checked against.
 
-Bodies of requests: requests.py (and guides.py); of answers: answers.py. Here: paths, parameters, headers, statuses.
+Bodies of requests: requests.py (and structured_output.py); of answers: answers.py. Here: paths, parameters, headers,
+statuses.
 """
 
 from lmi_chat import __version__

@@ -1,4 +1,4 @@
-"""The bodies of answers as JSON Schema: of each dialect whole and streamed, errors, and what the other routes give."""
+"""Describe the bodies of answers as JSON Schema: each dialect's whole and streamed, errors, other routes' own."""
 
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects.deployment import Deployment

@@ -1,4 +1,4 @@
-"""Paths that the platform and its operators ask for: figures, batch transform's parameters, adapters."""
+"""Describe the paths that the platform and its operators ask for: figures, batch transform's parameters, adapters."""
 
 from lmi_chat.codec.json_text import Json
 from lmi_chat.http.openapi.responses import ALWAYS, STATUSES, answered, refusals

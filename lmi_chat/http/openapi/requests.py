@@ -1,4 +1,4 @@
-"""The bodies of requests as JSON Schema, from the bodies that the dialects check them by.
+"""Describe the bodies of requests as JSON Schema, from the types that the dialects check them by.
 
 A rule between two fields stands here where a schema can say it; the others are sentences, in UNSAID.
 """
@@ -13,7 +13,7 @@ from lmi_chat.dialects.completion.body import LOGPROBS_MOST, CompletionBody
 from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.embedding.body import EmbeddingBody, Pooling
 from lmi_chat.dialects.standard.body import Parameters, StandardBody
-from lmi_chat.http.openapi import guides
+from lmi_chat.http.openapi import structured_output
 from lmi_chat.http.openapi.shapes import TEXT, if_then, nullable, record
 
 UNSAID = (
@@ -60,7 +60,7 @@ ADAPTERS: Json = {"type": ["string", "array", "null"], "maxLength": 0, "maxItems
 
 def _shared(deployment: Deployment) -> Json:
     usage = record(_table(Usage, deployment, {}), is_closed=deployment.is_strict)
-    return guides.openai(deployment.limits, is_strict=deployment.is_strict) | {
+    return structured_output.openai(deployment.limits, is_strict=deployment.is_strict) | {
         "model": {"examples": ["", *sorted(deployment.names)]},
         "adapters": ADAPTERS,
         "stream_options": {"anyOf": [usage, NULL]},
@@ -181,8 +181,8 @@ def of_completion(deployment: Deployment) -> Json:
 
 def of_standard(deployment: Deployment) -> Json:
     """A standard request."""
-    forms = guides.openai(deployment.limits, is_strict=deployment.is_strict)
-    forms["grammar"] = guides.tgi(deployment.limits, is_strict=deployment.is_strict)
+    forms = structured_output.openai(deployment.limits, is_strict=deployment.is_strict)
+    forms["grammar"] = structured_output.tgi(deployment.limits, is_strict=deployment.is_strict)
     if deployment.is_strict:
         forms["typical_p"] = {"enum": [1, None]}
     beams = if_then({"best_of": {"minimum": 2, "type": "integer"}}, {"num_beams": {"maximum": 1}})
