@@ -4,9 +4,11 @@ No HTTP, engine or dialect names live here; a dialect renders an Error in its ow
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from lmi_chat.text import one_line
 
+Kind = Literal["invalid_request_error", "not_found_error", "unavailable_error", "timeout_error", "server_error"]
 PROBLEM_BYTES = 260
 PARAM_BYTES = 200
 PROBLEMS_SHOWN = 5
@@ -21,7 +23,7 @@ class Error(Exception):
     """
 
     status = 500
-    kind = "server_error"
+    kind: Kind = "server_error"
     code = "internal_error"
     is_retry_free = False
     retry_after_s: int | None = None

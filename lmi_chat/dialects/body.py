@@ -224,10 +224,11 @@ class OpenAI(Sampling, total=False):
     cache_salt: Salt
 
 
-class _Shape(GenerateJsonSchema):
+class PlainJsonSchema(GenerateJsonSchema):
     """JSON Schema without the titles that only repeat the names."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 pydantic asks
+        """None should."""
         return False
 
 
@@ -243,7 +244,7 @@ class Checker:
         adapter: TypeAdapter[Json] = TypeAdapter(body)
         _limits.reset(token)
         self._validate = adapter.validator.validate_python
-        self.properties: Mapping[str, Json] = adapter.json_schema(schema_generator=_Shape)["properties"]
+        self.properties: Mapping[str, Json] = adapter.json_schema(schema_generator=PlainJsonSchema)["properties"]
         self.defaults = {name: row.get("default") for name, row in self.properties.items()}
         hints = marks_of(body)
         self.places = {name: _place(name, marks) for name, marks in hints.items()}

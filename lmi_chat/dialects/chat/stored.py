@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from lmi_chat.codec.json_text import Json, dump
+from lmi_chat.dialects.chat.answer import Deleted, PageEnds
 from lmi_chat.dialects.chat.options import Account, check_metadata
 from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.task import Renderer
@@ -145,7 +146,7 @@ def render_page(page: Page) -> bytes:
 
 
 def _list(items: Sequence[bytes], ids: Sequence[str], *, has_more: bool) -> bytes:
-    tail = {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None, "has_more": has_more}
+    tail: PageEnds = {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None, "has_more": has_more}
     return b'{"object":"list","data":[' + b",".join(items) + b"]," + dump(tail)[1:]
 
 
@@ -172,4 +173,5 @@ def _message(completion_id: str, place: int, message: Json) -> Json:
 
 def render_deleted(completion_id: str) -> bytes:
     """The answer to a deletion."""
-    return dump({"object": "chat.completion.deleted", "id": completion_id, "deleted": True})
+    answer: Deleted = {"object": "chat.completion.deleted", "id": completion_id, "deleted": True}
+    return dump(answer)

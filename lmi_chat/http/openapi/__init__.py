@@ -74,7 +74,7 @@ def document(deployment: Deployment, *, has_sessions: bool, has_async: bool) -> 
         "openapi": "3.1.0",
         "info": {"title": "lmi-chat", "version": __version__, "license": {"name": "Apache-2.0"}},
         "paths": paths,
-        "components": {"schemas": bodies | answers.schemas(deployment) | operators.SCHEMAS},
+        "components": {"schemas": bodies | answers.schemas(deployment)},
     }
 
 
