@@ -70,8 +70,8 @@ class ExecutionParameters(TypedDict):
     MaxPayloadInMB: Count
 
 
-ADAPTER_NAME = "[A-Za-z0-9._-]{1,64}"
-AdapterName = Annotated[str, Field(pattern=f"^{ADAPTER_NAME}$")]
+ADAPTER_NAME = r"(?!\.+$)[A-Za-z0-9._-]{1,64}"
+AdapterName = Annotated[str, Field(json_schema_extra={"pattern": f"^{ADAPTER_NAME}$"})]
 
 
 class LoadedAdapter(TypedDict):
