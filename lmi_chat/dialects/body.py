@@ -85,6 +85,17 @@ class Refused:
         return {"enum": [None, *self.nothing]}
 
 
+class ShownAs:
+    """A field that its dialect checks itself: its JSON Schema is that of `kind`."""
+
+    def __init__(self, kind: Any) -> None:
+        self._kind = kind
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> Json:
+        """The other type's schema."""
+        return handler(TypeAdapter(self._kind).core_schema)
+
+
 class _Array:
     """An array that is checked up to its first fault; `is_one`: one item stands for an array of one."""
 

@@ -150,12 +150,15 @@ def test_update(service: Service) -> None:
     assert ask(service, "/" + answer["id"], "POST", {"metadata": None})[2]["metadata"] == {}
     headers = ask(service, "/" + answer["id"], "POST", {"metadata": {}, "model": "x"})[1]
     assert headers["x-lmi-chat-warning"] == "model is ignored"
+    headers = ask(service, "/" + answer["id"], "POST", {"metadata": {}, "metadatas": {}})[1]
+    assert headers["x-lmi-chat-warning"] == "metadatas is ignored; did you mean metadata?"
 
 
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [
         (b"{}", 400, "metadata must be given"),
+        (b'{"metadatas":{}}', 400, "or null for none; did you mean metadata by metadatas?"),
         (b'{"metadata":5}', 400, "metadata must be an object of strings, got 5"),
         (b'{"metadata":{"a":1}}', 400, "metadata.a must be a string, got 1"),
         (b"", 400, "the body is empty"),

@@ -7,7 +7,7 @@ from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects import DIALECTS
 from lmi_chat.dialects.body import IDS, Usage
 from lmi_chat.dialects.chat import messages
-from lmi_chat.dialects.chat.body import KEY_CHARS, PAIRS_MOST, SESSIONS, VALUE_CHARS, ChatBody, SessionBody
+from lmi_chat.dialects.chat.body import SESSIONS, ChatBody, MetadataBody, SessionBody
 from lmi_chat.dialects.chat.request import VARIABLE_CHARS
 from lmi_chat.dialects.completion.body import LOGPROBS_MOST, CompletionBody
 from lmi_chat.dialects.deployment import Deployment
@@ -31,12 +31,6 @@ UNSAID = (
     "the body nests within option.max_json_depth",
     "the session of X-Amzn-SageMaker-Session-Id is open, and n is 1 in it",
 )
-METADATA: Json = {
-    "type": ["object", "null"],
-    "maxProperties": PAIRS_MOST,
-    "propertyNames": {"maxLength": KEY_CHARS},
-    "additionalProperties": {"type": "string", "maxLength": VALUE_CHARS},
-}
 NULL: Json = {"type": "null"}
 UNSET: Json = {"enum": [False, None]}
 
@@ -90,7 +84,6 @@ def of_chat(deployment: Deployment) -> Json:
     most = deployment.limits.max_messages
     insides = _shared(deployment) | {
         "messages": {"type": "array", "items": _message(deployment), "minItems": 1, "maxItems": most},
-        "metadata": METADATA,
         "modalities": {"enum": [["text"], None]},
         "audio": NULL,
         "chat_template_kwargs": nullable(variables),
@@ -219,6 +212,11 @@ def of_session(deployment: Deployment) -> Json:
     """Begin or end a session."""
     kinds = {"requestType": {"enum": list(SESSIONS)}, "model": _shared(deployment)["model"]}
     return record(_table(SessionBody, deployment, kinds), ["requestType"], is_closed=deployment.is_strict)
+
+
+def of_update(deployment: Deployment) -> Json:
+    """New labels for a stored completion."""
+    return record(_table(MetadataBody, deployment, {}), ["metadata"])
 
 
 def at_any_door(name: str, *keys: str) -> Json:
