@@ -70,7 +70,7 @@ class AsyncRequests:
         self._gate = asyncio.Semaphore(at_once)
         self._held: set[asyncio.Task[None]] = set()
 
-    async def take(self, asked: AsyncRequest) -> None:
+    async def submit(self, asked: AsyncRequest) -> None:
         """Accept a request. Raises the pipeline's refusal, Busy, and for an unreadable file BadField or TooLarge."""
         if asked.source is not None:
             await asyncio.to_thread(self.folder.check, asked.source, self._max_body_bytes)
