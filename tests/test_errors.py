@@ -21,6 +21,7 @@ CONTRACT = {
     "PromptTooLong": (400, "invalid_request_error", "context_length_exceeded"),
     "Conflict": (409, "invalid_request_error", "conflict"),
     "AdaptersOff": (400, "invalid_request_error", "adapters_off"),
+    "ModelNotFound": (404, "invalid_request_error", "model_not_found"),
     "NotFound": (404, "not_found_error", "not_found"),
     "BadMethod": (405, "invalid_request_error", "method_not_allowed"),
     "TooLarge": (413, "invalid_request_error", "body_too_large"),

@@ -78,7 +78,7 @@ class AsyncRequests:
             raise self._pipeline.refusal
         if len(self._held) >= self._most:
             raise Busy(f"all {self._most} places for asynchronous requests are taken; send the request again later")
-        asked.request.is_promised = True
+        asked.request.is_promised, asked.request.is_awaited = True, False
         promise = ExitStack()
         promise.enter_context(self._pipeline.promise())
         task = asyncio.create_task(self._answer(asked))

@@ -6,10 +6,11 @@ deployment's own, AtMost names the member of Limits. Whole sentences are made on
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from typing import Annotated, Any, get_type_hints
 
 from pydantic import (
@@ -26,6 +27,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError, ValidationError, co
 from typing_extensions import TypedDict
 
 from lmi_chat.codec.json_text import Json
+from lmi_chat.errors import PROBLEMS_SHOWN
 from lmi_chat.job import SamplingParams
 from lmi_chat.limits import Limits
 from lmi_chat.text import echo
@@ -247,6 +249,7 @@ class Checker:
         self.defaults = {name: row.get("default") for name, row in self.properties.items()}
         hints = marks_of(body)
         self.places = {name: _place(name, marks) for name, marks in hints.items()}
+        self._word_chars = limits.max_stop_chars
         self._refused = {name for name, marks in hints.items() if any(isinstance(mark, Refused) for mark in marks)}
 
     def check(self, body: Json) -> tuple[Json, Mapping[str, str]]:
@@ -258,22 +261,24 @@ class Checker:
         whole = {str(fault["loc"][0]) for fault in faults if fault["type"] == "int_type" and _is_whole(fault["input"])}
         if whole:
             return self.check(body | {name: _integers(body[name]) for name in whole})
-        wrong: dict[str, str] = {}
+        grouped: dict[str, list[ErrorDetails]] = {}
         for fault in faults:
-            name = str(fault["loc"][0])
-            wrong.setdefault(name, self._sentence(name, fault, body[name]))
+            grouped.setdefault(str(fault["loc"][0]), []).append(fault)
+        wrong = {name: self._sentence(name, group, body[name]) for name, group in grouped.items()}
         return self._validate({name: value for name, value in body.items() if name not in wrong}), wrong
 
-    def _sentence(self, name: str, fault: ErrorDetails, value: Any) -> str:
-        row = self.properties[name]
+    def _sentence(self, name: str, faults: list[ErrorDetails], value: Any) -> str:
+        row, fault = self.properties[name], faults[0]
         shape = next((one for one in row.get("anyOf", ()) if one.get("type") != "null"), row)
         kind = row.get("title", shape.get("type", ""))
         if name in self._refused:
             return f"{row['description']}, got {echo(value)}"
-        facts = {"count": _length(value), "length": _length(fault["input"]), "item": echo(fault["input"])}
+        if len(fault["loc"]) > 1:  # of items
+            return _of_bias(faults) if kind == BIAS else self._of_items(kind, value)
+        facts = {"count": _length(value), "length": _length(fault["input"])}
         said = SENTENCES.get((kind, fault["type"]))
         if said is not None:
-            return said.format(place=fault["loc"][-1], **facts, **fault.get("ctx", {}))
+            return said.format(**facts, **fault.get("ctx", {}))
         if fault["type"] == "literal_error":
             wanted = "one of " + ", ".join(shape["enum"])
         elif fault["type"] in RANGE or (kind == "integer" and _is_huge(value)):
@@ -282,21 +287,52 @@ class Checker:
             wanted = "true or false" if kind == "boolean" else f"{'an' if kind[0] in 'aio' else 'a'} {kind}"
         return f"must be {wanted}, got {echo(value)}"
 
+    def _of_items(self, kind: str, value: Any) -> str:
+        """What is wrong with the items of an array of strings or token ids."""
+        items = enumerate([value] if isinstance(value, str) else value)
+        if kind == IDS:
+            faulty = (f"item {place} is {echo(item)}" for place, item in items if not _is_token_id(item))
+            return f"takes token ids of at least 0, {_named(faulty)}"
+        most = self._word_chars
+        faults = (f"item {place} {fault}" for place, item in items if (fault := _fault_of_word(item, most)))
+        return f"takes strings of at least 1 and at most {most} characters, " + _named(faults)
+
+
+def _is_token_id(item: Any) -> bool:
+    return (type(item) is int or _is_whole(item)) and item >= 0
+
+
+def _fault_of_word(item: object, most: int) -> str:
+    if not isinstance(item, str):
+        return f"is {echo(item)}"
+    if not item:
+        return "is empty"
+    return f"has {len(item)}" if len(item) > most else ""
+
+
+def _of_bias(faults: list[ErrorDetails]) -> str:
+    """What is wrong with the keys, which must be token ids, and the weights of an object of these."""
+    keys = [echo(fault["input"]) for fault in faults if fault["loc"][-1] == "[key]"]
+    weights = [f"token {fault['loc'][1]} has {echo(fault['input'])}" for fault in faults if fault["loc"][-1] != "[key]"]
+    of_keys = [f"takes token ids as keys, got {_named(keys)}"] if keys else []
+    of_weights = [f"takes numbers of at least -100 and at most 100, {_named(weights)}"] if weights else []
+    return ", and ".join((*of_keys, *of_weights))
+
+
+def _named(items: Iterable[str]) -> str:
+    """The first few of what is wrong, and whether that is all."""
+    shown = list(islice(items, PROBLEMS_SHOWN + 1))
+    return ", ".join(shown) if len(shown) <= PROBLEMS_SHOWN else ", ".join(shown[:-1]) + " and more"
+
 
 RANGE = ("less_than_equal", "greater_than_equal", "greater_than")
-WEIGHT = "takes numbers of at least -100 and at most 100, token {place} has {item}"
 SENTENCES: Mapping[tuple[str, str], str] = {
     ("string", "string_too_long"): "must have at most {max_length} characters, got {length}",
     ("string", "string_too_short"): "must not be empty",
     (STRINGS, "too_long"): "takes at most {max_length} strings, got {count}",
-    (STRINGS, "string_too_short"): "takes no empty string (item {place})",
-    (STRINGS, "string_too_long"): "takes strings of at most {max_length} characters, item {place} has {length}",
     (IDS, "too_long"): "takes at most {max_length} token ids, got {count}",
     (IDS, "too_short"): "takes at least {min_length} token id, got {count}",
-    (IDS, "greater_than_equal"): "takes token ids of at least 0, got {item}",
     (BIAS, "too_long"): "takes at most {max_length} tokens, got {count}",
-    (BIAS, "string_pattern_mismatch"): "takes token ids as keys, got {item}",
-    **dict.fromkeys(((BIAS, fault) for fault in (*RANGE, "float_type")), WEIGHT),
 }
 """What is said of a fault, by the field's type in words and the fault's name in pydantic; else _sentence says it."""
 

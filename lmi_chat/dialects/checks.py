@@ -1,16 +1,18 @@
 """Check what several dialects share: model, prompts, lengths, beams; and close the sampling values."""
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.reader import BodyReader
-from lmi_chat.errors import BadField, NotFound, Problem, PromptTooLong
+from lmi_chat.errors import BadField, ModelNotFound, Problem, PromptTooLong
 from lmi_chat.job import Job, SamplingParams
 from lmi_chat.text import echo
 
 Prompt = str | list[int]
 GREEDY_BELOW = 0.01
+NAMED = 5  # of the items that are wrong in one array
 PLAIN = SamplingParams()
 NO_SEED = -1  # as vLLM has it, and so LMI
 UNSEARCHED = (
@@ -20,13 +22,13 @@ UNSEARCHED = (
 
 
 def check_model(name: object, deployment: Deployment) -> None:
-    """`model` is optional and may be ""; any other name must be served here. Raises BadField, NotFound."""
+    """`model` is optional and may be ""; any other name must be served here. Raises BadField, ModelNotFound."""
     if name is None or name == "":
         return
     if not isinstance(name, str):
         raise BadField([Problem("model", f"model must be a string, got {echo(name)}")])
-    if name not in deployment.names:
-        raise NotFound(f"model {echo(name)} is not served here; {deployment.model} is", param="model")
+    if not deployment.serves(name):
+        raise ModelNotFound(f"model {echo(name)} is not served here; {deployment.model} is", param="model")
 
 
 def check_prompts(value: object, name: str, reader: BodyReader, most: int) -> Sequence[tuple[str, Prompt]]:
@@ -50,21 +52,20 @@ def _check_prompt(prompt: object, path: str, reader: BodyReader, others: str = "
         reader.add_problem(path, "must not be empty")
     elif isinstance(prompt, list):
         most = reader.deployment.vocabulary_tokens - 1
-        wrong = next(
-            (place for place, token in enumerate(prompt) if type(token) is not int or not 0 <= token <= most), -1
-        )
-        if wrong >= 0:
-            text = f"must be a token id of at least 0 and at most {most}, got {echo(prompt[wrong])}"
-            reader.add_problem(f"{path}[{wrong}]", text)
+        wrong = (place for place, token in enumerate(prompt) if type(token) is not int or not 0 <= token <= most)
+        for place in islice(wrong, NAMED):
+            text = f"must be a token id of at least 0 and at most {most}, got {echo(prompt[place])}"
+            reader.add_problem(f"{path}[{place}]", text)
 
 
 def check_vocabulary(reader: BodyReader) -> None:
     """Token ids must stand in the vocabulary."""
     most = reader.deployment.vocabulary_tokens
     for key in ("stop_token_ids", "allowed_token_ids", "logit_bias"):
-        outside = next((token for token in reader.given.get(key, ()) if token >= most), None)
-        if outside is not None:
-            reader.add_problem(reader.paths[key], f"has token {echo(outside)}; the vocabulary ends at {most - 1}")
+        outside = [echo(token) for token in islice((each for each in reader.given.get(key, ()) if each >= most), NAMED)]
+        if outside:
+            text = f"has token {', '.join(outside)}; the vocabulary ends at {most - 1}"
+            reader.add_problem(reader.paths[key], text)
 
 
 def check_beams(reader: BodyReader, path: str, beams: int) -> None:

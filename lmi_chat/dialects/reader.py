@@ -70,15 +70,15 @@ class BodyReader:
         """Note a problem with one field."""
         self.problems.append(Problem(path, f"{path} {text}"))
 
-    def finish(self) -> list[str]:
-        """What is to be said about unknown keys; in a strict deployment they are wrong. Raises BadField.
+    def finish(self, *, is_strict: bool = False) -> list[str]:
+        """What is to be said about unknown keys; with `is_strict` and in a strict deployment they are wrong.
 
-        Where another key is wrong, an unknown one that it may have been meant by is named beside it.
+        Where another key is wrong, an unknown one that it may have been meant by is named beside it. Raises BadField.
         """
         if self.unknown:
             wrong = {problem.path for problem in self.problems}
             for path, near in self.unknown:
-                if self.deployment.is_strict or near in wrong:
+                if is_strict or self.deployment.is_strict or near in wrong:
                     self.add_problem(path, f"is not a known key{_hint(near)}")
         if self.problems:
             raise BadField(self.problems)

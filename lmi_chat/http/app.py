@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from lmi_chat import dialects
 from lmi_chat.codec import json_text
-from lmi_chat.errors import BadMethod, Error, NotFound
+from lmi_chat.errors import BadMethod, Error, ModelNotFound, NotFound
 from lmi_chat.http import admin, errors, openapi, ping, sagemaker, stored_completions
 from lmi_chat.http.endpoint import InferenceEndpoint
 from lmi_chat.http.state import AppState, RequestContext
@@ -53,7 +53,7 @@ def build(state: AppState) -> Starlette:
     completion = InferenceEndpoint(state, shape="events", forced="completion")
     embedding = InferenceEndpoint(state, shape="lines", forced="embedding")
     routes = [
-        ping.route(state.pipeline, state.health),
+        *ping.routes(state.pipeline, state.health),
         Route("/invocations", lines, methods=post),
         Route("/predictions/{model}", lines, methods=post),
         Route("/models/{model}/invoke", lines, methods=post),
@@ -89,7 +89,7 @@ def _models(state: AppState) -> Callable[[Request], Any]:
         if name is None:
             return _json({"object": "list", "data": [shown]})
         if name not in deployment.names:
-            raise NotFound(f"model {echo(name)} is not served here; {deployment.model} is", param="model")
+            raise ModelNotFound(f"model {echo(name)} is not served here; {deployment.model} is", param="model")
         return _json(shown)
 
     return models

@@ -158,5 +158,5 @@ def _route_error(_: Request, error: HTTPException) -> Error:
 def build(site: Site) -> Starlette:
     """All routes of one model directory."""
     paths = ("/invocations", "/predictions/{model}", "/models/{model}/invoke", "/v1/chat/completions")
-    routes = [ping.route(site, site.health), *(Route(path, Invoke(site), methods=["POST"]) for path in paths)]
+    routes = [*ping.routes(site, site.health), *(Route(path, Invoke(site), methods=["POST"]) for path in paths)]
     return Starlette(routes=routes, exception_handlers=errors.handlers(_shape_of, _route_error))

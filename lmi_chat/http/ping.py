@@ -28,9 +28,10 @@ class Served(Protocol):
         """Seconds without progress, if work waits for longer than it may; else 0."""
 
 
-def route(served: Served, health: StartupProgress) -> Route:
-    """`GET /ping`: 200 when requests are taken, else 503 with what the server is doing."""
-    return Route("/ping", _ping(served, health), methods=["GET"])
+def routes(served: Served, health: StartupProgress) -> list[Route]:
+    """`GET /ping` and, as vLLM and TGI call it, `/health`: 200 when requests are taken, else 503 with the reason."""
+    answer = _ping(served, health)
+    return [Route(path, answer, methods=["GET"]) for path in ("/ping", "/health")]
 
 
 def _ping(served: Served, health: StartupProgress) -> Callable[[Request], Awaitable[Response]]:

@@ -20,7 +20,7 @@ from lmi_chat.async_requests.folder import Folder
 from lmi_chat.codec import eventstream, json_text
 from lmi_chat.codec.eventstream import EVENT_STREAM
 from lmi_chat.errors import BadField, Error, Problem, TimedOut, TooLarge
-from lmi_chat.http.endpoint import InferenceEndpoint, Reply, header, read_body
+from lmi_chat.http.endpoint import InferenceEndpoint, Reply, header, path_model, read_body
 from lmi_chat.http.state import AppState, Headers, RequestContext
 from lmi_chat.http.transport.send_stream import AnyBodyStream
 from lmi_chat.pipeline.request import INFERENCE_ID, of_headers
@@ -84,8 +84,9 @@ class Parts(Reply):
         return [own, (b"x-amzn-sagemaker-content-type", content_type.encode())]
 
     async def whole(self, body: bytes, content_type: str) -> None:
-        """One document in as many parts as it takes."""
-        await super().whole(b"".join(eventstream.parts(body)), content_type)
+        """One document in as many parts as it takes; readers of lines wait for a newline at its end."""
+        line = body if body.endswith(b"\n") else body + b"\n"
+        await super().whole(b"".join(eventstream.parts(line)), content_type)
 
     def _write_parts(self, data: bytes) -> None:
         for part in eventstream.parts(data):
@@ -137,6 +138,7 @@ def _order(request: Request, body: bytes, folder: Folder) -> AsyncRequest:
     if ".." in path.parts or any(len(part) > NAME_BYTES for part in path.parts):
         raise _bad("S3OutputPathExtension", f"must have parts of at most {NAME_BYTES} characters, and no ..")
     call = of_headers({name: given[own] for name, own in ASYNC_OWN.items()}, body=body)
+    call.path_model = path_model(request.scope)
     call.deadline_s = _seconds(given["invocationtimeoutseconds"], "InvocationTimeoutSeconds", *TIMEOUT_S)
     return AsyncRequest(
         request=call,

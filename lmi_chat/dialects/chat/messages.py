@@ -52,7 +52,8 @@ def _check_message(message: object, index: int, reader: BodyReader) -> Message:
     if role == "assistant" and content is None and "refusal" in message:
         return {**message, "content": message["refusal"]}
     if not (content is None and role == "assistant" and message.get("tool_calls")):
-        reader.add_problem(f"{path}.content", f"must be a string or an array of parts, got {echo(content)}")
+        got = "an empty array" if content == [] else echo(content)
+        reader.add_problem(f"{path}.content", f"must be a string or an array of at least 1 part, got {got}")
     return message
 
 

@@ -30,27 +30,30 @@ def headers_of_new(session: Session) -> Mapping[str, str]:
 
 def answer(
     body: Json, deployment: Deployment, sessions: Sessions | None, session_id: str
-) -> tuple[bytes, Mapping[str, str], list[str]]:
-    """Open or close a session: document, headers, what is to be said of unknown keys. Raises BadField, NotFound."""
+) -> tuple[bytes, Mapping[str, str]]:
+    """Open or close a session: its document and headers. Raises BadField, for unknown keys too, and NotFound.
+
+    AWS's hosting standard has it so: a key that is dropped in silence here would be missed in every later turn.
+    """
     check_model(body.get("model"), deployment)
     reader = BodyReader(deployment)
     reader.read(body, SessionBody)
     kind = reader.get("requestType")
     if kind is None and not reader.problems:
         reader.add_problem("requestType", f"must be one of {', '.join(SESSIONS)}, got null")
-    unknown = reader.finish()
+    reader.finish(is_strict=True)
     if sessions is None:
         text = "requestType is not served: sessions are off (option.enable_stateful_sessions)"
         raise BadField([Problem("requestType", text)])
     if kind == NEW:
         session = sessions.open()
-        return dump({"result": f"Session {session.id} created"}), headers_of_new(session), unknown
+        return dump({"result": f"Session {session.id} created"}), headers_of_new(session)
     if not session_id:
         text = "requestType CLOSE needs the session's id in the header X-Amzn-SageMaker-Session-Id"
         raise BadField([Problem("requestType", text)])
     closed = sessions.close(session_id)
     headers = {"X-Amzn-SageMaker-Closed-Session-Id": closed.id}
-    return dump({"result": f"Session {closed.id} closed"}), headers, unknown
+    return dump({"result": f"Session {closed.id} closed"}), headers
 
 
 def parse_chat(

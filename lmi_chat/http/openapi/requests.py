@@ -27,7 +27,6 @@ UNSAID = (
     "a beam search stands beside no form of the text, bias, penalty, list of tokens or words, or prompt_logprobs",
     "the prompts' tokens × (1 + prompt_logprobs) are within option.max_prompt_logprobs",
     "a schema, regex, choice or grammar is sound, compiles in time, and is within its bytes",
-    "an integer is written without a fraction: 4, not 4.0",
     "the body nests within option.max_json_depth",
     "the session of X-Amzn-SageMaker-Session-Id is open, and n is 1 in it",
 )
@@ -218,7 +217,7 @@ def _standard_stream(deployment: Deployment) -> Json:
 def of_session(deployment: Deployment) -> Json:
     """Begin or end a session."""
     kinds = {"requestType": {"enum": list(SESSIONS)}, "model": _shared(deployment)["model"]}
-    return record(_table(SessionBody, deployment, kinds), ["requestType"], is_closed=deployment.is_strict)
+    return record(_table(SessionBody, deployment, kinds), ["requestType"], is_closed=True)
 
 
 def at_any_door(name: str, *keys: str) -> Json:

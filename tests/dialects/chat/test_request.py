@@ -281,7 +281,11 @@ def test_other_models_are_not_found() -> None:
         ({"messages": [{"role": ["user"], "content": "x"}]}, "messages[0].role", "got an array"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "got null"),
         ({"messages": [{"role": "user", "content": 7}]}, "messages[0].content", "got 7"),
-        ({"messages": [{"role": "user", "content": []}]}, "messages[0].content", "an array of 0 items"),
+        (
+            {"messages": [{"role": "user", "content": []}]},
+            "messages[0].content",
+            "must be a string or an array of at least 1 part, got an empty array",
+        ),
         ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content[0]", 'got "x"'),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text", "got null"),
         (
@@ -302,13 +306,17 @@ def test_other_models_are_not_found() -> None:
         ({"n": "x"}, "n", 'got "x"'),
         ({"n": 2, "temperature": "x"}, "temperature", 'got "x"'),
         ({"seed": float(2**64)}, "seed", "got 1.8446744073709552e+19"),
-        ({"stop": ["a", 1]}, "stop", "must be a string or an array of strings"),
+        ({"stop": ["a", 1]}, "stop", "takes strings of at least 1 and at most 1024 characters, item 1 is 1"),
         ({"stop_token_ids": [257]}, "stop_token_ids", "token 257; the vocabulary ends at 256"),
         ({"allowed_token_ids": [1, 10**9]}, "allowed_token_ids", "token 1000000000"),
         ({"logit_bias": {"257": 1}}, "logit_bias", "token 257"),
         ({"min_tokens": 10, "max_tokens": 9}, "min_tokens", "at most 9, got 10"),
         ({"user": 7}, "user", "must be a string, got 7"),
-        ({"stream_options": {"include_usage": True}}, "stream_options", "only with stream true"),
+        (
+            {"stream_options": {"include_usage": True}},
+            "stream_options",
+            "must be absent without stream true, got an object",
+        ),
         ({"stream_options": [], "stream": True}, "stream_options", "must be an object"),
         ({"stream_options": {"include_usage": 1}, "stream": True}, "stream_options.include_usage", "got 1"),
         ({"add_generation_prompt": "no"}, "add_generation_prompt", "must be true or false"),
@@ -327,6 +335,9 @@ def test_other_models_are_not_found() -> None:
         ({"prompt_logprobs": True}, "prompt_logprobs", "must be an integer, got true"),
         ({"reasoning_effort": "low"}, "reasoning_effort", 'is not served by this version, got "low"'),
         ({"functions": [{}]}, "functions", "not served by this version"),
+        ({"functions": [{}], "tool_choice": "none"}, "functions", "not served by this version"),
+        ({"tools": [{}], "tool_choice": "auto"}, "tools", "not served by this version"),
+        ({"tools": {}, "tool_choice": "none"}, "tools", "not served by this version, got an object"),
         ({"function_call": {"name": "f"}}, "function_call", "not served by this version"),
         ({"tool_choice": {"type": "function"}}, "tool_choice", "not served by this version, got an object"),
         ({"parallel_tool_calls": "no"}, "parallel_tool_calls", "must be true or false"),
@@ -356,6 +367,14 @@ def test_a_bad_field_is_named(fields: Json, param: str, words: str) -> None:
     "fields",
     [
         {"tools": []},
+        {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True},
+        {"tools": [], "tool_choice": "none"},
+        {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "none"},
+        {"tools": [{}], "tool_choice": "none", "parallel_tool_calls": False},
+        {"functions": []},
+        {"functions": [{"name": "f"}], "function_call": "none"},
+        {"functions": [], "function_call": "auto"},
+        {"reasoning_effort": "none"},
         {"tool_choice": "auto"},
         {"response_format": {"type": "text"}},
         {"best_of": 1},
@@ -501,7 +520,7 @@ def test_unknown_keys_are_told_wherever_they_stand(fields: Json, path: str, near
 def test_a_key_in_trouble_is_told_with_the_one_that_it_was_misspelled_by() -> None:
     error = refused(messages=[{"role": "user", "contnet": "hi", "zzz": 1}])
     assert error.message == (
-        "messages[0].content must be a string or an array of parts, got null; "
+        "messages[0].content must be a string or an array of at least 1 part, got null; "
         "messages[0].contnet is not a known key; did you mean messages[0].content?"
     )
     with pytest.raises(Error, match=r"none of the keys .*requestType; did you mean messages by mesages\?"):

@@ -242,7 +242,7 @@ def test_an_answer_is_cut_to_what_has_room_unless_it_was_asked_for() -> None:
         (body({"temperature": -3}), "parameters.temperature", "at least 0 and at most 2, got -3"),
         (body({"do_sample": 1}), "parameters.do_sample", "must be true or false, got 1"),
         (body({"details": "x"}), "parameters.details", 'got "x"'),
-        (body({"stop_sequences": [""]}), "parameters.stop_sequences", "no empty string"),
+        (body({"stop_sequences": [""]}), "parameters.stop_sequences", "item 0 is empty"),
         (body({"top_n_tokens": 21}), "parameters.top_n_tokens", "at most 20, got 21"),
         (body({"logprobs": True}), "parameters.logprobs", "must be an integer, got true"),
         (body({"prompt_logprobs": -1}), "parameters.prompt_logprobs", "at least 0"),
