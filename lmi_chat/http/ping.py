@@ -11,6 +11,9 @@ from lmi_chat.codec import json_text
 from lmi_chat.errors import Error
 from lmi_chat.observability.startup import StartupProgress
 
+PATHS = ("/ping", "/health")
+"""Answered however many connections there are."""
+
 
 class Served(Protocol):
     """What takes the requests of an application."""
@@ -31,7 +34,7 @@ class Served(Protocol):
 def routes(served: Served, health: StartupProgress) -> list[Route]:
     """`GET /ping` and, as vLLM and TGI call it, `/health`: 200 when requests are taken, else 503 with the reason."""
     answer = _ping(served, health)
-    return [Route(path, answer, methods=["GET"]) for path in ("/ping", "/health")]
+    return [Route(path, answer, methods=["GET"]) for path in PATHS]
 
 
 def _ping(served: Served, health: StartupProgress) -> Callable[[Request], Awaitable[Response]]:

@@ -150,7 +150,7 @@ class Pipeline:
     async def _answer_records(self, request: InferenceRequest, lines: Sequence[bytes], out: ResponseSink) -> None:
         """Answer a body of several records; a drain lets all of them finish."""
         if not request.is_promised:
-            request.body = b""
+            request.body = b""  # its bytes count until the answer is complete: the lines are held
         request.record.model = self.deployment.model
         work = records.Records(
             request=request,
@@ -168,7 +168,7 @@ class Pipeline:
         with self._turn(request) as turn:
             parsed = await self._parse(request, turn)
             if not request.is_promised:  # that is asked again when it finds no seat
-                request.body = b""
+                request.free_body()
             if isinstance(parsed, bytes):
                 whole = framing.whole(request.content_type, request.accept)
                 await out.whole(parsed + whole.tail, whole.content_type)
@@ -185,7 +185,7 @@ class Pipeline:
         try:
             async with asyncio.timeout(seconds):
                 async with self._slot(parsed, request, response) as engine, contextlib.AsyncExitStack() as runs:
-                    request.body = b""
+                    request.free_body()
                     token_sink = response.token_sink(is_stream=parsed.is_stream)
                     for job, sink in zip(parsed.jobs, response.sinks(), strict=True):
                         response.runs.append(await runs.enter_async_context(engine.run(job, sink, token_sink)))

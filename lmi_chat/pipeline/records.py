@@ -110,6 +110,7 @@ class Records:
             content_type=framing.DOCUMENT.content_type,
             is_promised=True,
             is_record=True,
+            on_body_freed=None,
             warnings=[],
             headers={},
             record=RequestRecord(id=record_id, began=began),
