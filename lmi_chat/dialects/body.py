@@ -63,9 +63,10 @@ class AtMost:
 
 @dataclass(frozen=True, slots=True)
 class Sets:
-    """The name under which a value is kept that has several; "": among those that are not sampling's."""
+    """The name under which a value is kept that has several; "": its own, among those that are not sampling's."""
 
     place: str
+    is_sampling: bool = True
 
 
 class Refused:
@@ -141,6 +142,8 @@ Truncate = Annotated[Integer, field("keep the last tokens of the prompt", ge=1, 
 BadWords = Annotated[Words, field("words that are not generated", shown=STRINGS), AtMost(256)]
 Stop = Annotated[Words, field("strings that end the text", shown=STRINGS), AtMost("max_stop")]
 MinTokens = Annotated[Integer, field("tokens before an end is allowed", default=0, ge=0, le=MAX_INT)]
+NewTokens = Annotated[Integer, field("as max_tokens, in Transformers' words", ge=1, le=MAX_INT), Sets("max_tokens")]
+Sequences = Annotated[Integer, field("as n, in Transformers' words", ge=1), AtMost("max_n")]
 IgnoreEos = Annotated[Flag, field("go on after the end-of-sequence token", default=False)]
 
 
@@ -177,7 +180,13 @@ class Sampling(Guides, total=False):
     ]
     seed: Annotated[Integer, field("makes sampling repeatable; -1: none", ge=-(2**63), le=2**63 - 1)]
     min_tokens: MinTokens
+    min_new_tokens: Annotated[MinTokens, Sets("min_tokens")]
+    max_length: Annotated[
+        Integer, field("tokens of prompt and text together; says nothing beside max_tokens", ge=1, le=MAX_INT)
+    ]
     stop: Stop
+    stop_sequences: Annotated[Stop, Sets("stop")]
+    stop_strings: Annotated[Stop, Sets("stop")]
     stop_token_ids: Annotated[Ids, field("token ids that end the text", shown=IDS), AtMost(1024)]
     include_stop_str_in_output: Annotated[Flag, field("keep the stop string in the text", default=False)]
     ignore_eos: IgnoreEos
@@ -216,6 +225,10 @@ class OpenAI(Sampling, total=False):
     stream: Stream
     stream_options: Annotated[Any, field(f"with stream true: {', '.join(USAGE)}", shown="object")]
     n: Annotated[Integer, field("sequences", default=1, ge=1), AtMost("max_n")]
+    num_return_sequences: Annotated[Sequences, Sets("n")]
+    max_new_tokens: NewTokens
+    do_sample: Annotated[Flag, field("false: greedy")]
+    parameters: Annotated[Any, field("the fields may stand here, too, as in LMI's schema", shown="object")]
     allowed_token_ids: Annotated[Ids, field("nothing but these tokens", shown=IDS, min_length=1), AtMost(2**17)]
     bad_words: BadWords
     truncate_prompt_tokens: Truncate
@@ -338,8 +351,8 @@ SENTENCES: Mapping[tuple[str, str], str] = {
 
 
 def _place(name: str, marks: tuple[Any, ...]) -> tuple[str, bool]:
-    place = next((mark.place for mark in marks if isinstance(mark, Sets)), name if name in SAMPLED else "")
-    return place or name, bool(place)
+    given = next((mark for mark in marks if isinstance(mark, Sets)), Sets(name if name in SAMPLED else ""))
+    return given.place or name, given.is_sampling and bool(given.place)
 
 
 def _length(value: object) -> int:

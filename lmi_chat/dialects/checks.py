@@ -110,7 +110,7 @@ def check_prompt_logprobs(jobs: Sequence[Job], deployment: Deployment, path: str
 def sampling(reader: BodyReader, dialect_defaults: Mapping[str, Any], **fixed: object) -> dict[str, Any]:
     """SamplingParams's values: the request's, else the model's, else the dialect's. Near-zero temperature is greedy."""
     values = {**dialect_defaults, **reader.deployment.defaults, **reader.given, **fixed}
-    if values.get("temperature", 1.0) < GREEDY_BELOW:
+    if values.get("temperature", 1.0) < GREEDY_BELOW or reader.extra.get("do_sample") is False:
         values["temperature"] = 0.0
     if values.get("seed") == NO_SEED:
         values["seed"] = None
@@ -130,6 +130,8 @@ def fit_context(ids: list[int], values: dict[str, Any], reader: BodyReader, *, p
     Only the caller's own limit must fit; a default is cut to what has room. Raises PromptTooLong with counts, BadField.
     """
     check_room(ids, reader.deployment, path)
+    if "max_length" in reader.extra and "max_tokens" not in reader.given:
+        values = {**values, "max_tokens": _of_total(reader.extra["max_length"], len(ids), reader.paths["max_length"])}
     context, asked = reader.deployment.context_tokens, reader.given.get("max_tokens", 0)
     room = context - len(ids)
     if asked > room:
@@ -143,3 +145,10 @@ def fit_context(ids: list[int], values: dict[str, Any], reader: BodyReader, *, p
         name = reader.paths["min_tokens"]
         raise BadField([Problem(name, f"{name} must be at most {most}, got {reader.given['min_tokens']}")])
     return SamplingParams(**{**values, "max_tokens": most})
+
+
+def _of_total(total: int, prompt_tokens: int, path: str) -> int:
+    """Tokens to generate where prompt and text together may have `total`. Raises BadField."""
+    if total <= prompt_tokens:
+        raise BadField([Problem(path, f"{path} must be above the prompt's {prompt_tokens} tokens, got {total}")])
+    return total - prompt_tokens

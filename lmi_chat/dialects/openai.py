@@ -18,6 +18,8 @@ from lmi_chat.errors import Error
 from lmi_chat.job import Delta, Finished, Job
 from lmi_chat.text import echo
 
+OWN = ("messages", "prompt", "model", "adapters", "parameters")
+"""Keys that do not stand in `parameters`."""
 SALT_FORBIDDEN = frozenset("@/\\\0")
 
 

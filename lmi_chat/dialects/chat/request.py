@@ -29,6 +29,7 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
     """A chat body → ParsedRequest. Raises BadField, NotFound or PromptTooLong; the paths are the caller's."""
     checks.check_model(body.get("model"), deployment)
     reader = BodyReader(deployment)
+    body = reader.lift(body, openai.OWN)
     reader.read(_without_uncalled(body), ChatBody)
     chat = check_messages(body.get("messages"), reader)
     is_stream = reader.extra.get("stream", deployment.streams_by_default)

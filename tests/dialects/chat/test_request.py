@@ -56,6 +56,11 @@ REACHING: dict[str, tuple[Any, str, Any]] = {
     "bad_words": (["no"], "bad_words", ("no",)),
     "prompt_logprobs": (0, "prompt_logprobs", 0),
     "logprobs": (True, "logprobs", 0),
+    "max_new_tokens": (9, "max_tokens", 9),
+    "min_new_tokens": (3, "min_tokens", 3),
+    "stop_sequences": (["a"], "stop", ("a",)),
+    "stop_strings": ("a", "stop", ("a",)),
+    "num_return_sequences": (2, "n", 2),
 }
 PLACES = deployment().checkers[ChatBody].places
 ANY_JSON = st.recursive(
@@ -277,7 +282,7 @@ def test_other_models_are_not_found() -> None:
         ({"messages": [USER] * 2049}, "messages", "at most 2048 messages, got 2049"),
         ({"messages": ["hi"]}, "messages[0]", "must be an object with role and content"),
         ({"messages": [USER, {"content": "x"}]}, "messages[1].role", "got null"),
-        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role", "assistant, tool, got " + '"wizard"'),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role", 'tool, function, got "wizard"'),
         ({"messages": [{"role": ["user"], "content": "x"}]}, "messages[0].role", "got an array"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "got null"),
         ({"messages": [{"role": "user", "content": 7}]}, "messages[0].content", "got 7"),
@@ -387,6 +392,60 @@ def test_what_asks_for_nothing_is_not_refused(fields: Json) -> None:
     assert ask(**fields).unknown == []
 
 
+def seen(messages: list[Json], **changes: Any) -> list[Any]:
+    """What the template is shown of these messages."""
+    here = deployment(**changes)
+    found: list[Any] = []
+
+    def apply(chat: list[Json], **_: Any) -> str:
+        found.extend(chat)
+        return "x"
+
+    here.template.tokenizer.apply_chat_template = apply  # type: ignore[method-assign,assignment]
+    assert parse({"messages": messages}, here, "1").unknown == []
+    return found
+
+
+FUNCTIONS: list[Json] = [
+    USER,
+    {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}},
+    {"role": "function", "name": "f", "content": "5"},
+]
+
+
+def test_calls_of_functions_are_shown_as_calls_of_tools() -> None:
+    call = {"id": "call00001", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    _, asked, given = seen(FUNCTIONS)
+    assert (asked["role"], asked["tool_calls"], "function_call" in asked) == ("assistant", [call], False)
+    assert given == {"role": "tool", "tool_call_id": "call00001", "name": "f", "content": "5"}
+    assert seen([USER, FUNCTIONS[2]])[1] == {"role": "tool", "name": "f", "content": "5"}
+    parts = {**FUNCTIONS[2], "content": [{"type": "text", "text": "5"}]}
+    assert seen([USER, parts])[1]["role"] == "tool"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% if message['role'] == 'function' %}",
+        '{% if message.role == "tool" or message.role == "function" %}',
+        "{% if m.role in ['tool', 'function'] %}",
+    ],
+)
+def test_a_template_that_knows_functions_is_shown_functions(template: str) -> None:
+    given = seen(FUNCTIONS, chat_template=template + "{turns}")[2]
+    assert given == {"role": "function", "name": "f", "content": "5"}
+
+
+@pytest.mark.parametrize("template", ["{% if tool.type == 'function' %}", "{{ message.role }} 'function'"])
+def test_a_template_that_speaks_of_functions_knows_no_such_role(template: str) -> None:
+    assert seen(FUNCTIONS, chat_template=template + "{turns}")[2]["role"] == "tool"
+
+
+def test_a_function_without_content_is_named() -> None:
+    error = refused(messages=[USER, {"role": "function", "name": "f"}])
+    assert (error.param, error.status) == ("messages[1].content", 400)
+
+
 def test_a_model_without_a_template_says_so() -> None:
     error = refusal(body(), "chat", chat_template=None)
     assert error.param == "messages"
@@ -482,7 +541,7 @@ INNER = [
     ),
     ({"messages": [USER | {"audio": {"id": "a"}}]}, "messages[0].audio", ""),
     (
-        {"messages": [{"role": "assistant", "content": "", "function_call": {"name": "f"}}]},
+        {"messages": [{"role": "assistant", "content": "", "function_call": "f"}]},
         "messages[0].function_call",
         "messages[0].tool_calls",
     ),

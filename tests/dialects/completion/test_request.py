@@ -31,6 +31,11 @@ USAGE = {
     "completion_tokens_details": {"reasoning_tokens": 0},
 }
 REACHING: dict[str, tuple[Any, str, Any]] = {
+    "max_new_tokens": (9, "max_tokens", 9),
+    "min_new_tokens": (3, "min_tokens", 3),
+    "stop_sequences": (["a"], "stop", ("a",)),
+    "stop_strings": ("a", "stop", ("a",)),
+    "num_return_sequences": (2, "n", 2),
     "n": (2, "n", 2),
     "temperature": (0.5, "temperature", 0.5),
     "top_p": (0.9, "top_p", 0.9),

@@ -21,6 +21,9 @@ DONE = Finished(prompt_tokens=4, completion_tokens=3, cached_tokens=2)
 GREEDY = {"temperature": 0.0}
 REACHING: dict[str, tuple[Any, str, Any]] = {
     "max_new_tokens": (9, "max_tokens", 9),
+    "max_tokens": (9, "max_tokens", 9),
+    "min_new_tokens": (3, "min_tokens", 3),
+    "stop_strings": ("a", "stop", ("a",)),
     "temperature": (0.5, "temperature", 0.5),
     "top_p": (0.9, "top_p", 0.9),
     "top_k": (5, "top_k", 5),
@@ -316,17 +319,17 @@ def test_a_flood_of_problems_is_answered_briefly() -> None:
 
 
 def test_unknown_keys_are_ignored_with_a_word() -> None:
-    task = ask({"max_tokens": 5, "zzz": 1}, max_new_tokens=5, paramters={}, strean=True)
+    task = ask({"max_output_tokens": 5, "zzz": 1}, max_new_tokens=5, paramters={}, strean=True)
     assert task.unknown == [
         "max_new_tokens is ignored; did you mean parameters.max_new_tokens?",
         "paramters is ignored; did you mean parameters?",
         "strean is ignored; did you mean stream?",
-        "parameters.max_tokens is ignored; did you mean parameters.max_new_tokens?",
+        "parameters.max_output_tokens is ignored; did you mean parameters.max_tokens?",
         "parameters.zzz is ignored",
     ]
     assert task.job == ask().job
-    error = refusal(body({"max_tokens": 5}), "standard", is_strict=True)
-    assert (error.param, error.status) == ("parameters.max_tokens", 400)
+    error = refusal(body({"max_output_tokens": 5}), "standard", is_strict=True)
+    assert (error.param, error.status) == ("parameters.max_output_tokens", 400)
 
 
 def test_names_of_the_model() -> None:
