@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from lmi_chat.codec import framing
 from lmi_chat.dialects import Deployment, ParsedRequest
@@ -24,6 +25,7 @@ from lmi_chat.observability.access_log import RequestLog
 from lmi_chat.pipeline import parsing, records
 from lmi_chat.pipeline.admission import AdmissionQueue
 from lmi_chat.pipeline.output import ResponseSink
+from lmi_chat.pipeline.rates import Rates
 from lmi_chat.pipeline.request import InferenceRequest
 from lmi_chat.pipeline.response import ResponseStream
 from lmi_chat.storage.sessions import Sessions, Turn
@@ -46,6 +48,9 @@ class PipelineConfig(PipelineLimits):
     limits: Limits = field(default_factory=Limits)
     formatters: Formatters = field(default_factory=Formatters)
     request_log: RequestLog = field(default_factory=RequestLog)
+    rates: Rates = field(default_factory=Rates)
+    cache_salt_by: str = "key"  # or user, or none
+    shows_cached_tokens: bool = True
 
 
 class Pipeline:
@@ -160,11 +165,14 @@ class Pipeline:
             at_once=self.max_running,
             seconds=request.deadline_s or self._config.deadline_s,
             is_tgi=self.deployment.is_tgi,
+            admit=partial(self._config.rates.admit, request.owner),
         )
         with self.promise():
             await work.answer(out)
 
     async def _answer_one(self, request: InferenceRequest, out: ResponseSink) -> None:
+        if not request.is_promised:
+            self._config.rates.admit(request.owner)
         with self._turn(request) as turn:
             parsed = await self._parse(request, turn)
             if not request.is_promised:  # that is asked again when it finds no seat
@@ -180,7 +188,9 @@ class Pipeline:
         shape = framing.choose(request.accept, self._config.output_formatter, parsed.shape or request.route_shape)
         whole = framing.whole(request.content_type, request.accept)
         framed = framing.framing(shape, has_end=parsed.has_end) if parsed.is_stream else whole
-        response = ResponseStream(parsed.render, framed, parsed.jobs)
+        response = ResponseStream(
+            parsed.render, framed, parsed.jobs, shows_cached_tokens=self._config.shows_cached_tokens
+        )
         seconds = request.deadline_s or self._config.deadline_s
         try:
             async with asyncio.timeout(seconds):
@@ -200,6 +210,9 @@ class Pipeline:
                 raise TimedOut(f"no answer within {seconds:g} s") from None
         finally:
             response.fill_record(request.record)
+            if response.runs:
+                used = request.record.prompt_tokens + request.record.completion_tokens
+                self._config.rates.charge(request.owner, used)
         if parsed.is_stream:
             await out.end()
         else:
@@ -214,7 +227,7 @@ class Pipeline:
         if self._config.sessions is None:
             text = "session: sessions are off (option.enable_stateful_sessions)"
             raise BadField([Problem("session", text)])
-        turn = Turn(self._config.sessions.get(request.session_id))
+        turn = Turn(self._config.sessions.get(request.session_id, request.owner))
         try:
             yield turn
         finally:
@@ -233,7 +246,10 @@ class Pipeline:
 
     def _parse_body(self, request: InferenceRequest, turn: Turn | None) -> ParsedRequest | bytes:
         config = self._config
-        return parsing.parse(request, turn, self.deployment, config.sessions, config.limits, config.formatters)
+        parsed = parsing.parse(request, turn, self.deployment, config.sessions, config.limits, config.formatters)
+        if isinstance(parsed, ParsedRequest):
+            parsing.salt(parsed, request.owner, config.cache_salt_by)
+        return parsed
 
     @contextlib.asynccontextmanager
     async def _slot(
@@ -264,8 +280,12 @@ class Pipeline:
             self._settle()
 
     @contextlib.contextmanager
-    def promise(self) -> Iterator[None]:
-        """Let a drain wait for this block as for a running request; its requests are `is_promised`."""
+    def promise(self, owner: str = "") -> Iterator[None]:
+        """Let a drain wait for this block as for a running request of `owner`; its requests are `is_promised`.
+
+        Raises RateLimited.
+        """
+        self._config.rates.admit(owner)
         self._promised += 1
         self._idle.clear()
         try:

@@ -69,6 +69,7 @@ class Records:
     at_once: int
     seconds: float
     is_tgi: bool
+    admit: Callable[[], None]  # counts a record towards its caller's rate. Raises RateLimited
     replies: list[bytes] = field(default_factory=list)
     held_bytes: int = 0
 
