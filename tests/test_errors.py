@@ -26,6 +26,8 @@ CONTRACT = {
     "BadMethod": (405, "invalid_request_error", "method_not_allowed"),
     "TooLarge": (413, "invalid_request_error", "body_too_large"),
     "BadMedia": (415, "invalid_request_error", "unsupported_media_type"),
+    "RateLimited": (429, "rate_limit_error", "rate_limit_exceeded"),
+    "Unauthorized": (401, "authentication_error", "invalid_api_key"),
     "Unavailable": (503, "unavailable_error", "unavailable"),
     "Busy": (503, "unavailable_error", "busy"),
     "Loading": (503, "unavailable_error", "loading"),

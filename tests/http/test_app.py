@@ -414,7 +414,7 @@ def test_ignored_keys_are_told_and_counted(service: Service) -> None:
     assert headers["x-lmi-chat-warning"] == (
         "zz x: y is ignored; messages[0].nmae is ignored; did you mean messages[0].name?"
     )
-    assert "x-lmi-chat-warning" in post(service, {"inputs": "x", "parameters": {"max_tokens": 5}})[1]
+    assert "x-lmi-chat-warning" in post(service, {"inputs": "x", "parameters": {"max_output_tokens": 5}})[1]
     assert "x-lmi-chat-warning" not in post(service, CHAT)[1]
     after = ignored(service)
     assert {name: after[name] - before.get(name, 0) for name in ("chat", "standard")} == {"chat": 2, "standard": 1}
