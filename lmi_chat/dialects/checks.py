@@ -16,7 +16,7 @@ NAMED = 5  # of the items that are wrong in one array
 PLAIN = SamplingParams()
 NO_SEED = -1  # as vLLM has it, and so LMI
 UNSEARCHED = (
-    *("guide", "logit_bias", "allowed_token_ids", "bad_words", "prompt_logprobs"),
+    *("constraint", "logit_bias", "allowed_token_ids", "bad_words", "prompt_logprobs"),
     *("presence_penalty", "frequency_penalty", "repetition_penalty"),
 )
 

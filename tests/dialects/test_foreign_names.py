@@ -71,7 +71,7 @@ def test_the_length_of_prompt_and_text(dialect: str, is_inside: bool) -> None:  
 def test_parameters_beside_messages_and_prompts(dialect: str) -> None:
     task = ask(dialect, {"stream": True, "user": "me", "seed": 7, "response_format": {"type": "json_object"}})
     assert (task.is_stream, task.user, task.job.sampling.seed) == (True, "me", 7)
-    assert task.job.sampling.guide is not None
+    assert task.job.sampling.constraint is not None
     bodies: tuple[Json, ...] = ({"parameters": None}, {"parameters": {}}, {})
     for body in bodies:
         plain = parse(DIALECTS[dialect] | body, deployment(), "1")

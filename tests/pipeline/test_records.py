@@ -100,7 +100,7 @@ def test_no_line_hurts_another_and_all_stand_in_order(service: Service, path: st
     ]
     assert errors[8] == "stream must be false in a body of several records, got true"
     assert reply[1]["x-lmi-chat-warning"].startswith("record 12: parameters.tempratur is ignored")
-    assert service.line.active == service.engine.running == 0
+    assert service.pipeline.active == service.engine.running == 0
 
 
 def test_a_route_that_forces_a_dialect_reads_lines_too(service: Service) -> None:
