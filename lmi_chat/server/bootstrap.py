@@ -18,6 +18,7 @@ from lmi_chat.config.api_keys import read as keys_of
 from lmi_chat.config.settings import Settings
 from lmi_chat.config.sources import MODEL_FOLDER, BadSetting
 from lmi_chat.dialects import Deployment
+from lmi_chat.dialects.deployment import PLACEHOLDERS
 from lmi_chat.dialects.formatters import Formatters
 from lmi_chat.dialects.sequence import LMI_FINISH
 from lmi_chat.engine import Engine, Model
@@ -50,7 +51,6 @@ TASKS: Mapping[str, Mapping[str, str]] = {
     "text-generation": {"runner": "generate"},
     "text-embedding": {"runner": "pooling", "convert": "embed"},
 }
-TGI_NAMES = frozenset({"tgi", "dummy"})  # what TGI's clients write where they have no name
 
 STDOUT, STDERR = 1, 2
 WATCH_S, LAST_WORDS_S = 0.2, 0.5
@@ -205,7 +205,7 @@ def _deployment(settings: Settings, model: Model, store: Completions | None) -> 
         source = Path(source).read_text(encoding="utf-8")
     deployment = Deployment(
         model=model.name,
-        names=model.names | (TGI_NAMES if settings.tgi_compat else frozenset()),
+        names=model.names | (PLACEHOLDERS if settings.tgi_compat else frozenset()),
         template=Template(model.tokenizer, source),
         context_tokens=model.context_tokens,
         vocabulary_tokens=model.vocabulary_tokens,
