@@ -4,6 +4,7 @@ Both run in the request's way: the body's in a thread, the answer's on the event
 A formatter that raises is answered with 424 and the exception's own words; a stream ends with that as its last frame.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,12 +85,22 @@ class Formatted:
             raise HookFailed(f"the output formatter failed: {_words(error)}") from error
         if isinstance(result, str):
             text = result.rstrip("\n")
-            if "\n" in text:
+            if "\n" in text or "\r" in text:
                 raise HookFailed("the output formatter must give one line, got a text of several")
-            return text.encode()
+            return _one_line(text.encode())
         if not isinstance(result, dict | list):
             raise HookFailed(f"the output formatter must give a dict, a list or a str, got {type(result).__name__}")
         return json_text.dump(result)
+
+
+def _one_line(text: bytes) -> bytes:
+    """A text that is JSON has what line readers split at escaped; any other stays as it is: it knows no escapes."""
+    escaped = json_text.escape_line_ends(text)
+    if escaped != text:
+        with contextlib.suppress(orjson.JSONDecodeError):
+            orjson.loads(text)
+            return escaped
+    return text
 
 
 def _words(error: Exception) -> str:

@@ -45,7 +45,7 @@ class SequenceState:
     """What one sequence of `job` has become so far.
 
     `ids` and `tokens` are all of them in order; `prompt` the prompt's tokens, if they were asked for; `shares` each
-    token's own part of the text, where the dialect shows it (`cut`). A stream has `text`, `count` and `finish` alone.
+    token's own text, where the dialect shows it (`texts_of`). A stream has `text`, `count` and `finish` alone.
     """
 
     __slots__ = ("_decoder", "_spelled", "_texts", "count", "finish", "ids", "job", "prompt", "shares", "tokens")
@@ -99,19 +99,25 @@ class SequenceState:
         self._texts.append(unescape(b"".join(self._spelled)))
         self._spelled.clear()
 
-    def cut(self, delta: Delta) -> list[str]:
-        """The delta's text cut along its tokens: each gets as many characters as its own bytes complete.
+    def texts_of(self, delta: Delta) -> list[str]:
+        """The text of each of the delta's tokens: the characters that its own bytes complete.
 
+        It is cut out of the delta's text, which knows a tokenizer's ways with spaces, unless stop strings hold it back.
         Deltas must come in order: a character may begin in one and end in the next.
         """
-        decoder = self._decoder = self._decoder or codecs.getincrementaldecoder("utf-8")("ignore")
+        decoder = self._decoder = self._decoder or codecs.getincrementaldecoder("utf-8")("replace")
+        hides_special = self.job.sampling.skip_special_tokens
+        own = [
+            "" if token.choice.is_special and hides_special else decoder.decode(token.choice.bytes)
+            for token in delta.tokens
+        ]
+        if self.job.sampling.stop or not own:
+            return own
         shares, start = [], 0
-        for token in delta.tokens:
-            end = start + (0 if token.choice.is_special else len(decoder.decode(token.choice.bytes)))
-            shares.append(delta.text[start:end])
-            start = min(end, len(delta.text))
-        if shares:
-            shares[-1] += delta.text[start:]
+        for text in own:
+            shares.append(delta.text[start : start + len(text)])
+            start += len(shares[-1])
+        shares[-1] += delta.text[start:]
         return shares
 
 

@@ -61,7 +61,7 @@ def test_a_stream_keeps_no_token() -> None:
 @pytest.mark.parametrize(("deltas", "shares"), CUTS)
 def test_each_token_has_its_share_of_the_text(deltas: list[Delta], shares: list[str]) -> None:
     state = SequenceState(JOB)
-    assert [share for delta in deltas for share in state.cut(delta)] == shares
+    assert [share for delta in deltas for share in state.texts_of(delta)] == shares
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 import openai
 import pytest
 
+from lmi_chat.codec.framing import EVENTS
 from tests.real.conftest import Server
 
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
@@ -69,9 +70,10 @@ def test_streams_are_the_whole_answers(server: Server) -> None:
         results = list(pool.map(both, QUESTIONS))
     for question, (whole, chunks, document, tokens) in zip(QUESTIONS, results, strict=True):
         choices = [chunk["choices"][0] for chunk in chunks[:-1]]
-        assert "".join(choice["delta"]["content"] for choice in choices) == whole["choices"][0]["message"]["content"], (
-            question
-        )
+        assert (
+            "".join(choice["delta"].get("content", "") for choice in choices)
+            == whole["choices"][0]["message"]["content"]
+        ), question
         assert choices[0]["delta"]["role"] == "assistant"
         assert choices[-1]["finish_reason"] == whole["choices"][0]["finish_reason"]
         counted = ("prompt_tokens", "completion_tokens", "total_tokens")
@@ -239,13 +241,13 @@ def test_the_openai_client_streams(server: Server) -> None:
 def test_events_end_with_done_and_parse_alone(server: Server) -> None:
     status, headers, data = server.post(chat("Hi", stream=True), "/v1/chat/completions")
     assert status == 200
-    assert headers["content-type"] == "text/event-stream"
+    assert headers["content-type"] == EVENTS.content_type
     events = data.split(b"\n\n")
     assert events.pop() == b""
     assert events.pop() == b"data: [DONE]"
     assert all(json.loads(event.removeprefix(b"data: "))["object"] == "chat.completion.chunk" for event in events)
     status, headers, data = server.post({**standard("Hi"), "stream": True}, accept="text/event-stream")
-    assert headers["content-type"] == "text/event-stream"
+    assert headers["content-type"] == EVENTS.content_type
     assert b"[DONE]" not in data
     assert all(json.loads(event.removeprefix(b"data: "))["token"] for event in data.split(b"\n\n")[:-1])
 

@@ -4,15 +4,15 @@ Shapes: OpenAI API reference, "Chat completions" (completion object, chunk objec
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lmi_chat.codec.json_text import Json, dump, unescape
 from lmi_chat.dialects import openai
 from lmi_chat.dialects.deployment import Deployment
-from lmi_chat.dialects.logprobs import of_prompt
+from lmi_chat.dialects.logprobs import ContentTokens, of_prompt
 from lmi_chat.dialects.sequence import SequenceState, finish_word, likeliest, usage
 from lmi_chat.errors import Error
-from lmi_chat.job import Delta, Finished, Job, Token, TokenLogprob
+from lmi_chat.job import Delta, Finished, Job
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +20,7 @@ class Shown:
     """What an answer carries.
 
     `returned` sequences come back; `prompt_logprobs`: alternatives per token of the prompt, or None; `tier` is the one
-    given; `begun`: the turn it continues; `has_ids`: token ids too.
+    given; `begun`: the turn it continues; `has_ids`: token ids too; `names_ids`: tokens are written `token_id:7`.
     """
 
     returned: int
@@ -29,21 +29,11 @@ class Shown:
     tier: str | None = None
     begun: str = ""
     has_ids: bool = False
-
-
-def _choice(choice: TokenLogprob) -> Json:
-    text = choice.bytes.decode("utf-8", "replace")
-    return {"token": text, "logprob": choice.logprob, "bytes": list(choice.bytes)}
-
-
-def _logprobs(tokens: Sequence[Token]) -> Json:
-    return {
-        "content": [_choice(token.choice) | {"top_logprobs": [_choice(top) for top in token.top]} for token in tokens]
-    }
+    names_ids: bool = False
 
 
 class Chunks(openai.ChunkRenderer):
-    """A streamed answer: one chat.completion.chunk per delta."""
+    """A streamed answer: one chat.completion.chunk per delta, and one that has nothing but the end."""
 
     PLAIN = b'"delta":{"content":', b'},"logprobs":null,"finish_reason":null'
 
@@ -53,6 +43,7 @@ class Chunks(openai.ChunkRenderer):
         head |= {"service_tier": shown.tier} if shown.tier else {}
         super().__init__(head, usage, [job], has_scores=shown.has_logprobs, has_ids=shown.has_ids)
         self._deployment, self._shown = deployment, shown
+        self._tokens = [ContentTokens(job.sampling, names_ids=shown.names_ids) for _ in range(job.width)]
 
     def token(self, token_id: int, spelled: bytes, logprob: float) -> bytes:
         """One chunk; the first one names the role."""
@@ -60,17 +51,27 @@ class Chunks(openai.ChunkRenderer):
             return b"".join(self.delta(Delta(0, unescape(spelled), [token_id])))
         return super().token(token_id, spelled, logprob)
 
+    def _split(self, delta: Delta) -> Sequence[Delta]:
+        """The end has a chunk of its own, behind the one with the last text."""
+        if self._shown.has_logprobs:
+            delta = replace(delta, tokens=self._tokens[delta.index].take(delta))
+        if delta.finish is None:
+            return super()._split(delta)
+        if delta.index in self._begun and not (delta.text or delta.tokens):
+            return (delta,)
+        return replace(delta, finish=None), Delta(delta.index, "", [], finish=delta.finish)
+
     def _choice(self, delta: Delta, *, is_first: bool) -> Json:
-        message: Json = {"content": delta.text}
+        """The choice of a chunk; the first one is never the last."""
+        choice: Json = {"index": delta.index, "delta": {"content": delta.text}, "logprobs": None, "finish_reason": None}
+        if delta.finish is not None:
+            reason = finish_word(delta.finish, self._deployment.finish_words)
+            return choice | {"delta": {}, "finish_reason": reason, "stop_reason": delta.finish.stop}
         if is_first:
-            message = {"role": "assistant", "content": self._shown.begun + delta.text}
-        choice = {
-            "index": delta.index,
-            "delta": message,
-            "logprobs": _logprobs(delta.tokens) if self._shown.has_logprobs else None,
-            "finish_reason": finish_word(delta.finish, self._deployment.finish_words),
-        }
-        return choice | ({} if delta.finish is None else {"stop_reason": delta.finish.stop})
+            choice["delta"] = {"role": "assistant", "content": self._shown.begun + delta.text}
+        if self._shown.has_logprobs:
+            choice["logprobs"] = self._tokens[delta.index].show(delta.tokens)
+        return choice
 
 
 class Whole:
@@ -102,12 +103,17 @@ class Whole:
         choice: Json = {
             "index": place,
             "message": {"role": "assistant", "content": state.text, "refusal": None},
-            "logprobs": _logprobs(state.tokens) if self._shown.has_logprobs else None,
+            "logprobs": self._logprobs(state) if self._shown.has_logprobs else None,
             "finish_reason": finish_word(state.finish, self._deployment.finish_words),
             "stop_reason": state.finish and state.finish.stop,
         }
         ids = {"token_ids": state.ids, "prompt_token_ids": state.job.prompt_ids}
         return choice | (ids if self._shown.has_ids else {})
+
+    def _logprobs(self, state: SequenceState) -> Json:
+        text = state.text[len(self._shown.begun) :]
+        tokens = ContentTokens(state.job.sampling, names_ids=self._shown.names_ids)
+        return tokens.show(tokens.take(Delta(0, text, state.ids, state.tokens, state.finish)))
 
     def fail(self, error: Error) -> bytes:
         """The error in place of the document."""

@@ -85,9 +85,10 @@ class Lines(TokenRenderer):
         """A line per token; the one that ends the sequence closes it, an end without a token has a line of its own."""
         state = self._states[delta.index]
         state.take(delta, is_shown=True)
-        tokens = [_token(token, text) for token, text in zip(delta.tokens, state.cut(delta), strict=True)]
+        tokens = [_token(token, text) for token, text in zip(delta.tokens, state.texts_of(delta), strict=True)]
         if delta.finish is not None and not tokens:
-            tokens = [CLOSING_TOKEN | {"text": delta.text}]
+            held_back = "" if state.job.sampling.stop else delta.text  # of a stop string: its tokens have been told
+            tokens = [CLOSING_TOKEN | {"text": held_back}]
         lines: list[Json] = [
             {"index": delta.index, "token": token, "generated_text": None, "details": None} for token in tokens
         ]
@@ -145,7 +146,7 @@ class Whole:
         state = self._states[delta.index]
         state.take(delta)
         if self._has_details:
-            state.shares += state.cut(delta)
+            state.shares += state.texts_of(delta)
         return ()
 
     def done(self, done: Finished) -> Sequence[bytes]:

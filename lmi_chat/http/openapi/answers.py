@@ -88,7 +88,7 @@ def _usage() -> Json:
 
 def _chat(deployment: Deployment, kind: str) -> Json:
     text = {"role": {"const": "assistant"}, "content": TEXT}
-    said = {"delta": record(text, ["content"])}
+    said = {"delta": record(text) | {"description": "empty where finish_reason tells the end"}}
     if kind == "chat.completion":
         said = {"message": answer(text | {"refusal": {"type": "null"}})}
     choice = {

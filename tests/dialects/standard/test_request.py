@@ -475,10 +475,44 @@ def test_details_of_a_stream() -> None:
     assert last["details"] == expected
 
 
-def test_text_that_is_held_back_does_not_hide_a_token() -> None:
-    shown = lines(delta("", b"5"), delta("5,", b","), delta("", b"6", finish="stop", stop="6"), DONE)
-    assert [(line["token"]["id"], line["token"]["text"]) for line in shown] == [(53, ""), (44, "5,"), (54, "")]
-    assert shown[-1]["generated_text"] == "5,"
+HELD_BACK: list[tuple[list[Delta], list[str], str]] = [
+    ([delta("", b"5"), delta("5,", b","), delta("", b"6", finish="stop", stop="6")], ["5", ",", "6"], "5,"),
+    (
+        [delta("", b" the"), delta("", b" United"), delta(" the United", b"", finish="stop")],
+        [" the", " United", ""],
+        "",
+    ),
+    ([delta("", b"\xc3"), delta("", b"\xa9a"), delta("\xe9ab", b"b", finish="length")], ["", "\xe9a", "b"], ""),
+    ([delta("", b"ab"), Delta(0, "ab", [], finish=Finish("time_limit"))], ["ab"], ""),
+]
+
+
+@pytest.mark.parametrize(("deltas", "texts", "said"), HELD_BACK)
+@pytest.mark.parametrize("is_tgi", [False, True])
+def test_text_that_is_held_back_for_a_stop_string_is_still_its_tokens(
+    deltas: list[Delta],
+    texts: list[str],
+    said: str,
+    is_tgi: bool,  # noqa: FBT001
+) -> None:
+    """The text of a token is its own, whether the end of another is seen for or not; the whole text is without it."""
+    parameters: Json = {"stop": ["6", "never seen"], "details": True}
+    shown = answer(*deltas, DONE, parameters=parameters, stream=True, is_tgi=is_tgi)
+    told = [line["token"] for line in shown if line["token"]["id"] >= 0]
+    assert [one["text"] for one in told] == texts
+    assert shown[-1]["generated_text"] == (said or "".join(texts))
+    assert "".join(line["token"]["text"] for line in shown) == "".join(texts)
+    [whole] = answer(*deltas, DONE, parameters=parameters)
+    assert (whole["details"]["tokens"], whole["generated_text"]) == (told, shown[-1]["generated_text"])
+
+
+def test_special_tokens_that_are_shown_have_their_text() -> None:
+    end = Token(TokenLogprob(256, -0.5, b"<|im_end|>", is_special=True))
+    events = [delta("a"), Delta(0, "<|im_end|>b", [256, 98], [end, token(b"b")], Finish("length")), DONE]
+    for stop in ([], ["never seen"]):
+        parameters = {"details": True, "skip_special_tokens": False, "stop": stop}
+        [whole] = answer(*events, parameters=parameters)
+        assert [one["text"] for one in whole["details"]["tokens"]] == ["a", "<|im_end|>", "b"]
 
 
 @pytest.mark.parametrize(
