@@ -1,4 +1,4 @@
-"""Render log-probabilities: what chat and completion show of a text's tokens, and vLLM's list for a prompt.
+"""Render log-probabilities: of a content's tokens for chat, of a choice's for completion, of a prompt's as vLLM does.
 
 Shapes: OpenAI API reference, "Chat completions" (one object per token of the content) and "Completions (legacy)" (four
 arrays in parallel, one entry per token of a choice); vLLM's `prompt_logprobs` (one object per token, by token id; null
@@ -6,12 +6,11 @@ for the first token, which nothing comes before).
 """
 
 import codecs
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 
 from lmi_chat.chat_template import Template
 from lmi_chat.codec.json_text import Json
-from lmi_chat.job import Delta, Job, SamplingParams, Token, TokenLogprob
+from lmi_chat.job import Job, SamplingParams, Token, TokenLogprob
 
 
 def _text(choice: TokenLogprob) -> str:
@@ -39,67 +38,23 @@ def _named(choice: TokenLogprob) -> str:
     return f"token_id:{choice.id}"
 
 
-class ContentTokens:
-    """The tokens that a sequence's content is made of, each when its text has come; their bytes joined are the content.
+def of_content(tokens: Sequence[Token], sampling: SamplingParams, *, names_ids: bool = False) -> Json:
+    """A chat's object for tokens of its content: bytes joined are the content, so a hidden token has none.
 
-    What ended the sequence, a stop string or a token that is not shown, is none of them. A token that such a string
-    begins in is shown as far as the content goes.
+    `names_ids`: tokens are written `token_id:7`.
     """
+    spell = _named if names_ids else _text
+    return {"content": [_entry(token, spell, hides_special=sampling.skip_special_tokens) for token in tokens]}
 
-    def __init__(self, sampling: SamplingParams, *, names_ids: bool = False) -> None:
-        """Begin with no content. `names_ids`: tokens are written `token_id:7`."""
-        self._is_held, self._hides_special = bool(sampling.stop), sampling.skip_special_tokens
-        self._spell = _named if names_ids else _text
-        self._held: list[Token] = []
-        self._room = 0  # bytes of the content beyond those of the tokens that were given
 
-    def show(self, tokens: Sequence[Token]) -> Json:
-        """These tokens as chat has them."""
-        return {"content": [self._shown(token) for token in tokens]}
-
-    def take(self, delta: Delta) -> list[Token]:
-        """The tokens whose text is there with this delta."""
-        held, self._held = [*self._held, *delta.tokens], []
-        self._room += len(delta.text.encode("utf-8", "surrogatepass"))
-        is_cut = delta.finish is not None and isinstance(delta.finish.stop, str)
-        if is_cut or (self._is_held and delta.finish is None):
-            given, self._held = self._fitting(held)
-            if is_cut and self._held and self._room:
-                choice = self._held[0].choice
-                given.append(replace(self._held[0], choice=replace(choice, bytes=choice.bytes[: self._room])))
-            return given
-        self._room -= sum(map(self._size, held))
-        if held and delta.finish is not None and delta.finish.reason == "stop" and self._is_beyond(held[-1]):
-            return held[:-1]
-        return held
-
-    def _fitting(self, tokens: list[Token]) -> tuple[list[Token], list[Token]]:
-        """Split tokens into those whose text is there, and the others."""
-        for place, token in enumerate(tokens):
-            if self._size(token) > self._room:
-                return tokens[:place], tokens[place:]
-            self._room -= self._size(token)
-        return tokens, []
-
-    def _is_beyond(self, last: Token) -> bool:
-        """Whether the content has nothing of its last token, which ended it."""
-        size = self._size(last)
-        return self._room <= -size if size else last.choice.is_special
-
-    def _is_hidden(self, choice: TokenLogprob) -> bool:
-        return choice.is_special and self._hides_special
-
-    def _size(self, token: Token) -> int:
-        """Its bytes of the content."""
-        return 0 if self._is_hidden(token.choice) else len(token.choice.bytes)
-
-    def _shown(self, token: Token) -> Json:
-        tops = [self._entry(top, top.bytes) for top in token.top]
-        own = b"" if self._is_hidden(token.choice) else token.choice.bytes
-        return self._entry(token.choice, own) | {"top_logprobs": tops}
-
-    def _entry(self, choice: TokenLogprob, own: bytes) -> Json:
-        return {"token": self._spell(choice), "logprob": choice.logprob, "bytes": list(own)}
+def _entry(token: Token, spell: Callable[[TokenLogprob], str], *, hides_special: bool) -> Json:
+    own, *tops = [
+        {"token": spell(choice), "logprob": choice.logprob, "bytes": list(choice.bytes)}
+        for choice in (token.choice, *token.top)
+    ]
+    if token.choice.is_special and hides_special:
+        own["bytes"] = []
+    return own | {"top_logprobs": tops}
 
 
 class Scores:

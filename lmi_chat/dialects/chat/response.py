@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from lmi_chat.codec.json_text import Json, dump, unescape
 from lmi_chat.dialects import openai
 from lmi_chat.dialects.deployment import Deployment
-from lmi_chat.dialects.logprobs import ContentTokens, of_prompt
-from lmi_chat.dialects.sequence import SequenceState, finish_word, likeliest, usage
+from lmi_chat.dialects.logprobs import of_content, of_prompt
+from lmi_chat.dialects.sequence import SequenceState, TextTokens, finish_word, likeliest, usage
 from lmi_chat.errors import Error
 from lmi_chat.job import Delta, Finished, Job
 
@@ -43,7 +43,8 @@ class Chunks(openai.ChunkRenderer):
         head |= {"service_tier": shown.tier} if shown.tier else {}
         super().__init__(head, usage, [job], has_scores=shown.has_logprobs, has_ids=shown.has_ids)
         self._deployment, self._shown = deployment, shown
-        self._tokens = [ContentTokens(job.sampling, names_ids=shown.names_ids) for _ in range(job.width)]
+        self._sampling = job.sampling
+        self._tokens = [TextTokens(job.sampling) for _ in range(job.width)]
 
     def token(self, token_id: int, spelled: bytes, logprob: float) -> bytes:
         """One chunk; the first one names the role."""
@@ -54,7 +55,7 @@ class Chunks(openai.ChunkRenderer):
     def _split(self, delta: Delta) -> Sequence[Delta]:
         """The end has a chunk of its own, behind the one with the last text."""
         if self._shown.has_logprobs:
-            delta = replace(delta, tokens=self._tokens[delta.index].take(delta))
+            delta = replace(delta, tokens=self._tokens[delta.index].take(delta)[0])
         if delta.finish is None:
             return super()._split(delta)
         if delta.index in self._begun and not (delta.text or delta.tokens):
@@ -70,7 +71,7 @@ class Chunks(openai.ChunkRenderer):
         if is_first:
             choice["delta"] = {"role": "assistant", "content": self._shown.begun + delta.text}
         if self._shown.has_logprobs:
-            choice["logprobs"] = self._tokens[delta.index].show(delta.tokens)
+            choice["logprobs"] = of_content(delta.tokens, self._sampling, names_ids=self._shown.names_ids)
         return choice
 
 
@@ -112,8 +113,9 @@ class Whole:
 
     def _logprobs(self, state: SequenceState) -> Json:
         text = state.text[len(self._shown.begun) :]
-        tokens = ContentTokens(state.job.sampling, names_ids=self._shown.names_ids)
-        return tokens.show(tokens.take(Delta(0, text, state.ids, state.tokens, state.finish)))
+        sampling = state.job.sampling
+        tokens, _ = TextTokens(sampling).take(Delta(0, text, state.ids, state.tokens, state.finish))
+        return of_content(tokens, sampling, names_ids=self._shown.names_ids)
 
     def fail(self, error: Error) -> bytes:
         """The error in place of the document."""

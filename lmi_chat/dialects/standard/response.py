@@ -79,20 +79,20 @@ class Lines(TokenRenderer):
         self._is_tgi = is_tgi
         self._has_details = details
         self._states = [_begin(job, return_full_text=return_full_text) for job in jobs for _ in range(job.width)]
-        self.is_quick = len(self._states) == 1
+        self.is_quick = len(self._states) == 1 and not jobs[0].sampling.stop
 
     def delta(self, delta: Delta) -> Sequence[bytes]:
         """A line per token; the one that ends the sequence closes it, an end without a token has a line of its own."""
         state = self._states[delta.index]
         state.take(delta, is_shown=True)
-        tokens = [_token(token, text) for token, text in zip(delta.tokens, state.texts_of(delta), strict=True)]
+        spelled = state.spell(delta)
+        tokens = [_token(token, text) for token, text in spelled]
         if delta.finish is not None and not tokens:
-            held_back = "" if state.job.sampling.stop else delta.text  # of a stop string: its tokens have been told
-            tokens = [CLOSING_TOKEN | {"text": held_back}]
+            tokens = [CLOSING_TOKEN | {"text": delta.text}]
         lines: list[Json] = [
             {"index": delta.index, "token": token, "generated_text": None, "details": None} for token in tokens
         ]
-        for line, token in zip(lines, delta.tokens, strict=False):
+        for line, (token, _) in zip(lines, spelled, strict=False):
             if token.top:
                 line["top_tokens"] = _top(token)
         if delta.finish is not None:
@@ -146,7 +146,7 @@ class Whole:
         state = self._states[delta.index]
         state.take(delta)
         if self._has_details:
-            state.shares += state.texts_of(delta)
+            state.shown += state.spell(delta)
         return ()
 
     def done(self, done: Finished) -> Sequence[bytes]:
@@ -167,7 +167,7 @@ class Whole:
         return answer
 
     def _sequence(self, state: SequenceState) -> Json:
-        tokens = [_token(token, text) for token, text in zip(state.tokens, state.shares, strict=True)]
+        tokens = [_token(token, text) for token, text in state.shown]
         tops = [_top(token) for token in state.tokens if token.top]
         return _ending(state) | {"tokens": tokens} | ({"top_tokens": tops} if tops else {})
 
