@@ -10,6 +10,7 @@ from dataclasses import replace
 from lmi_chat.codec.json_text import Json, unescape
 from lmi_chat.job import Delta, Finish, Finished, Job, SamplingParams, Token
 
+INCOMPLETE = "\ufffd"
 # By a Finish's reason; a stop string has a word of its own.
 LMI_FINISH = {
     "stop": "eos_token",
@@ -105,7 +106,19 @@ class SequenceState:
     """
 
     __slots__ = (
-        *("_decoder", "_spelled", "_text_tokens", "_texts", "count", "finish", "ids", "job", "prompt", "shown"),
+        *(
+            "_decoder",
+            "_partial",
+            "_spelled",
+            "_text_tokens",
+            "_texts",
+            "count",
+            "finish",
+            "ids",
+            "job",
+            "prompt",
+            "shown",
+        ),
         "tokens",
     )
 
@@ -116,6 +129,7 @@ class SequenceState:
         self._spelled: list[bytes] = []  # what came after `_texts`, as JSON writes it, without quotes
         self._decoder: codecs.IncrementalDecoder | None = None
         self._text_tokens: TextTokens | None = None
+        self._partial = b""
         self.count = 0
         self.finish: Finish | None = None
         self.prompt: tuple[Token | None, ...] = ()
@@ -170,21 +184,32 @@ class SequenceState:
             return self._cut(delta)
         known = self._text_tokens = self._text_tokens or TextTokens(self.job.sampling)
         given, beyond = known.take(delta)
-        return [*zip(given, self._own(given), strict=True), *((token, "") for token in beyond)]
+        return [*((token, self._complete(token)) for token in given), *((token, "") for token in beyond)]
 
-    def _own(self, tokens: Sequence[Token]) -> list[str]:
-        """The characters that each token's bytes complete."""
-        decoder = self._decoder = self._decoder or codecs.getincrementaldecoder("utf-8")("replace")
-        hides_special = self.job.sampling.skip_special_tokens
-        return [
-            "" if token.choice.is_special and hides_special else decoder.decode(token.choice.bytes) for token in tokens
-        ]
+    def _is_hidden(self, token: Token) -> bool:
+        return token.choice.is_special and self.job.sampling.skip_special_tokens
+
+    def _complete(self, token: Token) -> str:
+        """The token's text where it ends with a whole character; else "", and the next one's begins with it.
+
+        So does the engine's text grow.
+        """
+        if self._is_hidden(token):
+            return ""
+        self._partial += token.choice.bytes
+        text = self._partial.decode("utf-8", "replace")
+        if text.endswith(INCOMPLETE):
+            return ""
+        self._partial = b""
+        return text
 
     def _cut(self, delta: Delta) -> list[tuple[Token, str]]:
         """The delta's tokens with so much of its text as each completes; what is over is the last one's."""
+        decoder = self._decoder = self._decoder or codecs.getincrementaldecoder("utf-8")("replace")
         shares, start = [], 0
-        for text in self._own(delta.tokens):
-            shares.append(delta.text[start : start + len(text)])
+        for token in delta.tokens:
+            length = 0 if self._is_hidden(token) else len(decoder.decode(token.choice.bytes))
+            shares.append(delta.text[start : start + length])
             start += len(shares[-1])
         if shares:
             shares[-1] += delta.text[start:]
