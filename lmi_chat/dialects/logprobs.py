@@ -48,13 +48,10 @@ def of_content(tokens: Sequence[Token], sampling: SamplingParams, *, names_ids: 
 
 
 def _entry(token: Token, spell: Callable[[TokenLogprob], str], *, hides_special: bool) -> Json:
-    own, *tops = [
-        {"token": spell(choice), "logprob": choice.logprob, "bytes": list(choice.bytes)}
-        for choice in (token.choice, *token.top)
-    ]
-    if token.choice.is_special and hides_special:
-        own["bytes"] = []
-    return own | {"top_logprobs": tops}
+    choice = token.choice
+    own = [] if choice.is_special and hides_special else list(choice.bytes)
+    tops = [{"token": spell(top), "logprob": top.logprob, "bytes": list(top.bytes)} for top in token.top]
+    return {"token": spell(choice), "logprob": choice.logprob, "bytes": own, "top_logprobs": tops}
 
 
 class Scores:

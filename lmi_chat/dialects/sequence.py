@@ -62,10 +62,14 @@ class TextTokens:
 
         A token that a stop string begins in comes with the bytes before that.
         """
-        held, self._held = [*self._held, *delta.tokens], []
         self._room += len(delta.text.encode("utf-8", "surrogatepass"))
+        if delta.finish is None and not self._is_held_back:
+            for token in delta.tokens:
+                self._room -= self._size(token)
+            return delta.tokens, []
+        held, self._held = [*self._held, *delta.tokens], []
         is_cut = delta.finish is not None and isinstance(delta.finish.stop, str)
-        if is_cut or (self._is_held_back and delta.finish is None):
+        if is_cut or delta.finish is None:
             given, left = self._fitting(held)
             if not is_cut:
                 self._held = left
@@ -75,10 +79,9 @@ class TextTokens:
                 given.append(replace(left.pop(0), choice=replace(choice, bytes=choice.bytes[: self._room])))
             return given, left
         self._room -= sum(map(self._size, held))
-        has_end = (
-            bool(held) and delta.finish is not None and delta.finish.reason == "stop" and self._is_beyond(held[-1])
-        )
-        return (held[:-1], held[-1:]) if has_end else (held, [])
+        if held and delta.finish.reason == "stop" and self._is_beyond(held[-1]):
+            return held[:-1], held[-1:]
+        return held, []
 
     def _fitting(self, tokens: list[Token]) -> tuple[list[Token], list[Token]]:
         """Split tokens into those whose text is there, and the others."""

@@ -55,7 +55,8 @@ class Chunks(openai.ChunkRenderer):
     def _split(self, delta: Delta) -> Sequence[Delta]:
         """The end has a chunk of its own, behind the one with the last text."""
         if self._shown.has_logprobs:
-            delta = replace(delta, tokens=self._tokens[delta.index].take(delta)[0])
+            given, _ = self._tokens[delta.index].take(delta)
+            delta = delta if given is delta.tokens else replace(delta, tokens=given)
         if delta.finish is None:
             return super()._split(delta)
         if delta.index in self._begun and not (delta.text or delta.tokens):

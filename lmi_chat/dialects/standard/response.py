@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lmi_chat.codec.json_text import Json, dump
+from lmi_chat.codec.json_text import Json, dump, number
 from lmi_chat.dialects.logprobs import of_prompt
 from lmi_chat.dialects.sequence import LMI_FINISH, SequenceState, finish_word, likeliest, usage
 from lmi_chat.dialects.task import TokenRenderer
@@ -104,7 +104,7 @@ class Lines(TokenRenderer):
     def token(self, token_id: int, spelled: bytes, logprob: float) -> bytes:
         """The line of one token that is shown and does not end the sequence."""
         self._states[0].take_token(spelled)
-        return LINE % (token_id, spelled, number := dump(logprob), number)
+        return LINE % (token_id, spelled, shown := number(logprob), shown)
 
     def done(self, done: Finished) -> Sequence[bytes]:  # noqa: ARG002 the last line has gone with the last delta
         """Nothing more."""
