@@ -23,8 +23,11 @@ class Framing:
 
 DOCUMENT = Framing(content_type="application/json")
 LINES = Framing(content_type="application/jsonlines", tail=b"\n")
-EVENTS = Framing(content_type="text/event-stream", head=b"data: ", tail=b"\n\n")
-OPENAI_EVENTS = Framing(content_type="text/event-stream", head=b"data: ", tail=b"\n\n", end=b"data: [DONE]\n\n")
+# requests takes text/* for Latin-1 unless told otherwise; it takes JSON and JSON Lines for UTF-8, as all clients do,
+# and RFC 8259 knows no charset for them.
+EVENT_TYPE = "text/event-stream; charset=utf-8"
+EVENTS = Framing(content_type=EVENT_TYPE, head=b"data: ", tail=b"\n\n")
+OPENAI_EVENTS = Framing(content_type=EVENT_TYPE, head=b"data: ", tail=b"\n\n", end=b"data: [DONE]\n\n")
 
 JSON_LINES = frozenset(
     f"application/{name}"

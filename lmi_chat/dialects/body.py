@@ -222,7 +222,7 @@ class Usage(TypedDict, total=False):
     """What `stream_options` may ask for."""
 
     include_usage: Annotated[Flag, field("a last chunk with the usage", default=False)]
-    continuous_usage_stats: Annotated[Flag, field("the usage so far in every chunk", default=False)]
+    continuous_usage_stats: Annotated[Flag, field("with include_usage: the usage so far in every chunk", default=False)]
 
 
 USAGE = tuple(Usage.__annotations__)
@@ -246,6 +246,7 @@ class OpenAI(Sampling, total=False):
     priority: Priority
     use_beam_search: Annotated[Flag, field("beam search: n is its width, nothing is sampled", default=False)]
     return_token_ids: Annotated[Flag, field("token ids of the prompt and of the answer, too", default=False)]
+    return_tokens_as_token_ids: Annotated[Flag, field("in logprobs, tokens are written token_id:7", default=False)]
     user: User
     cache_salt: Salt
 

@@ -85,7 +85,7 @@ def head(reply_id: str, deployment: Deployment) -> Head:
 
 
 class ChunkRenderer(TokenRenderer):
-    """A stream of chunks, one per delta, as far as it is the same for all: heads, first chunks, usage, the end.
+    """A stream of chunks, one per delta or more, as far as it is the same for all: heads, first chunks, usage, the end.
 
     A dialect gives `PLAIN`, what stands before (with %d for the index) and after the text of a chunk that has nothing
     else, and `_choice`, the choice of a chunk that has.
@@ -98,7 +98,8 @@ class ChunkRenderer(TokenRenderer):
     ) -> None:
         """Render what is the same in every chunk once; `usage` is what `stream_options` asks for."""
         self._head = dump(head)[:-1]
-        self._has_usage, self._is_continuous = (usage.get(name, False) for name in USAGE)
+        self._has_usage, is_continuous = (usage.get(name, False) for name in USAGE)
+        self._is_continuous = self._has_usage and is_continuous
         self._rows = [job for job in jobs for _ in range(job.width)]
         self._prompt_tokens, self._completion_tokens = sum(len(job.prompt_ids) for job in jobs), 0
         self._null_usage = b',"usage":null}' if self._has_usage else b"}"
@@ -114,15 +115,21 @@ class ChunkRenderer(TokenRenderer):
         self.ends = self._plain_heads[0] + b'"', b'"' + self._plain_tail
 
     def delta(self, delta: Delta) -> Sequence[bytes]:
-        """One chunk; the plain ones, which are nearly all, are prefix + text + suffix."""
+        """Its chunks; the plain ones, which are nearly all, are prefix + text + suffix."""
         self._completion_tokens += len(delta.ids)
         if self.is_quick and delta.finish is None and delta.index in self._begun:
             return (self._plain_heads[delta.index] + dump(delta.text) + self._plain_tail,) if delta.text else ()
-        is_first = delta.index not in self._begun
-        if is_first and self._leads:
+        if self._leads and delta.index not in self._begun:
             delta = replace(delta, text=self._leads[delta.index] + delta.text)
-        if not (delta.text or delta.tokens or delta.finish or (self._has_ids and delta.ids)):
-            return ()
+        return [self._chunk(part) for part in self._split(delta)]
+
+    def _split(self, delta: Delta) -> Sequence[Delta]:
+        """What of a delta stands in a chunk of its own; nothing of one that has nothing to show."""
+        is_shown = delta.text or delta.tokens or delta.finish or (self._has_ids and delta.ids)
+        return (delta,) if is_shown else ()
+
+    def _chunk(self, delta: Delta) -> bytes:
+        is_first = delta.index not in self._begun
         self._begun.add(delta.index)
         choice = self._choice(delta, is_first=is_first)
         if self._has_ids:
@@ -132,7 +139,7 @@ class ChunkRenderer(TokenRenderer):
         counted: CompletionUsage | None = None
         if self._is_continuous:
             counted = usage(Finished(prompt_tokens=self._prompt_tokens, completion_tokens=self._completion_tokens))
-        return (self._close([choice], counted),)
+        return self._close([choice], counted)
 
     def _choice(self, delta: Delta, *, is_first: bool) -> Choice:
         raise NotImplementedError

@@ -9,6 +9,7 @@ import pytest
 
 from djl_python import Input, Output
 from lmi_chat import djl
+from lmi_chat.codec.framing import EVENTS
 from lmi_chat.config.settings import Settings
 from lmi_chat.dialects.formatters import Formatters
 from lmi_chat.djl import handler, output_parts
@@ -78,8 +79,8 @@ async def test_records_are_answered_line_by_line(engine: Scripted, monkeypatch: 
 
 async def test_streams_are_a_frame_to_an_output(engine: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     outputs = await told(engine, monkeypatch, asked({**CHAT, "stream": True}, ACCEPT="text/event-stream"))
-    assert outputs[0].properties["Content-Type"] == "text/event-stream"
-    assert len(outputs) == len("Hello!") + 2
+    assert outputs[0].properties["Content-Type"] == EVENTS.content_type
+    assert len(outputs) == len("Hello!") + 3
     assert body(outputs).endswith("data: [DONE]\n\n")
     outputs = await told(engine, monkeypatch, asked({"inputs": "x", "stream": True}))
     assert [json.loads(line)["token"]["text"] for line in body(outputs).splitlines()] == list("Hello!")

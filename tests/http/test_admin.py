@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lmi_chat.codec.framing import EVENTS
 from lmi_chat.pipeline.pipeline import PipelineConfig
 from tests.http.test_app import CHAT, JSON, post, send
 from tests.support.scripted import Scripted, Service, said, serving
@@ -297,7 +298,7 @@ def test_a_stream_ends_in_time_as_it_would_at_its_end(body: dict[str, Any], path
     with serving(slow(), policy=LIMIT) as service:
         status, headers, data = send(service, json.dumps(body | {"stream": True}).encode(), path=path)
         assert status == 200
-        if headers["content-type"] == "text/event-stream":
+        if headers["content-type"] == EVENTS.content_type:
             assert data.endswith(b"data: [DONE]\n\n")
             *rest, closing, usage = [json.loads(event[6:]) for event in data.split(b"\n\n")[:-2]]
             assert closing["choices"][0]["finish_reason"] == "time_limit"

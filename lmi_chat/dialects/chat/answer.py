@@ -47,10 +47,10 @@ class ChatAnswerMessage(TypedDict):
 
 
 class ChatDelta(TypedDict):
-    """What the assistant says more; the first piece of a sequence names the role."""
+    """What the assistant says more; the first piece of a sequence names the role, the last one is empty."""
 
     role: NotRequired[Literal["assistant"]]
-    content: str
+    content: NotRequired[str]
 
 
 class ChatChoice(Choice):

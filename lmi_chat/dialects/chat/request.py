@@ -72,6 +72,7 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
         tier=asked.tier,
         begun=begun,
         has_ids=reader.get("return_token_ids"),
+        names_ids=reader.get("return_tokens_as_token_ids"),
     )
     fold = partial(Whole, job, deployment, shown)
     render: Renderer = Chunks(job, deployment, usage, shown) if is_stream else fold()

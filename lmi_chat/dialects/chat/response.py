@@ -4,7 +4,7 @@ Shapes: OpenAI API reference, "Chat completions" (completion object, chunk objec
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lmi_chat.codec.json_text import dump, unescape
 from lmi_chat.dialects import openai
@@ -15,13 +15,12 @@ from lmi_chat.dialects.chat.answer import (
     ChatCompletion,
     ChatDelta,
     ChatLogprobs,
-    ChatTokenLogprob,
 )
 from lmi_chat.dialects.deployment import Deployment
-from lmi_chat.dialects.logprobs import of_prompt
-from lmi_chat.dialects.sequence import SequenceState, finish_word, likeliest, usage
+from lmi_chat.dialects.logprobs import of_content, of_prompt
+from lmi_chat.dialects.sequence import SequenceState, TextTokens, finish_word, likeliest, usage
 from lmi_chat.errors import Error
-from lmi_chat.job import Delta, Finished, Job, Token, TokenLogprob
+from lmi_chat.job import Delta, Finished, Job
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +28,7 @@ class Shown:
     """What an answer carries.
 
     `returned` sequences come back; `prompt_logprobs`: alternatives per token of the prompt, or None; `tier` is the one
-    given; `begun`: the turn it continues; `has_ids`: token ids too.
+    given; `begun`: the turn it continues; `has_ids`: token ids too; `names_ids`: tokens are written `token_id:7`.
     """
 
     returned: int
@@ -38,21 +37,11 @@ class Shown:
     tier: str | None = None
     begun: str = ""
     has_ids: bool = False
-
-
-def _choice(choice: TokenLogprob) -> ChatTokenLogprob:
-    text = choice.bytes.decode("utf-8", "replace")
-    return {"token": text, "logprob": choice.logprob, "bytes": list(choice.bytes)}
-
-
-def _logprobs(tokens: Sequence[Token]) -> ChatLogprobs:
-    return {
-        "content": [{**_choice(token.choice), "top_logprobs": [_choice(top) for top in token.top]} for token in tokens]
-    }
+    names_ids: bool = False
 
 
 class Chunks(openai.ChunkRenderer):
-    """A streamed answer: one chat.completion.chunk per delta."""
+    """A streamed answer: one chat.completion.chunk per delta, and one that has nothing but the end."""
 
     PLAIN = b'"delta":{"content":', b'},"logprobs":null,"finish_reason":null'
 
@@ -70,6 +59,8 @@ class Chunks(openai.ChunkRenderer):
             head["service_tier"] = shown.tier
         super().__init__(head, usage, [job], has_scores=shown.has_logprobs, has_ids=shown.has_ids)
         self._deployment, self._shown = deployment, shown
+        self._sampling = job.sampling
+        self._tokens = [TextTokens(job.sampling) for _ in range(job.width)]
 
     def token(self, token_id: int, spelled: bytes, logprob: float) -> bytes:
         """One chunk; the first one names the role."""
@@ -77,18 +68,29 @@ class Chunks(openai.ChunkRenderer):
             return b"".join(self.delta(Delta(0, unescape(spelled), [token_id])))
         return super().token(token_id, spelled, logprob)
 
+    def _split(self, delta: Delta) -> Sequence[Delta]:
+        """The end has a chunk of its own, behind the one with the last text."""
+        if self._shown.has_logprobs:
+            given, _ = self._tokens[delta.index].take(delta)
+            delta = delta if given is delta.tokens else replace(delta, tokens=given)
+        if delta.finish is None:
+            return super()._split(delta)
+        if delta.index in self._begun and not (delta.text or delta.tokens):
+            return (delta,)
+        return replace(delta, finish=None), Delta(delta.index, "", [], finish=delta.finish)
+
     def _choice(self, delta: Delta, *, is_first: bool) -> ChatChunkChoice:
+        """The choice of a chunk; the first one is never the last."""
         message: ChatDelta = {"content": delta.text}
         if is_first:
             message = {"role": "assistant", "content": self._shown.begun + delta.text}
-        choice: ChatChunkChoice = {
-            "index": delta.index,
-            "delta": message,
-            "logprobs": _logprobs(delta.tokens) if self._shown.has_logprobs else None,
-            "finish_reason": finish_word(delta.finish, self._deployment.finish_words),
-        }
+        choice: ChatChunkChoice = {"index": delta.index, "delta": message, "logprobs": None, "finish_reason": None}
         if delta.finish is not None:
+            choice["delta"] = {}
+            choice["finish_reason"] = finish_word(delta.finish, self._deployment.finish_words)
             choice["stop_reason"] = delta.finish.stop
+        elif self._shown.has_logprobs:
+            choice["logprobs"] = of_content(delta.tokens, self._sampling, names_ids=self._shown.names_ids)
         return choice
 
 
@@ -129,13 +131,19 @@ class Whole:
         choice: ChatChoice = {
             "index": place,
             "message": {"role": "assistant", "content": state.text, "refusal": None},
-            "logprobs": _logprobs(state.tokens) if self._shown.has_logprobs else None,
+            "logprobs": self._logprobs(state) if self._shown.has_logprobs else None,
             "finish_reason": finish_word(state.finish, self._deployment.finish_words),
             "stop_reason": state.finish.stop if state.finish else None,
         }
         if self._shown.has_ids:
             choice["token_ids"], choice["prompt_token_ids"] = state.ids, state.job.prompt_ids
         return choice
+
+    def _logprobs(self, state: SequenceState) -> ChatLogprobs:
+        text = state.text[len(self._shown.begun) :]
+        sampling = state.job.sampling
+        tokens, _ = TextTokens(sampling).take(Delta(0, text, state.ids, state.tokens, state.finish))
+        return of_content(tokens, sampling, names_ids=self._shown.names_ids)
 
     def fail(self, error: Error) -> bytes:
         """The error in place of the document."""

@@ -21,5 +21,4 @@ class CompletionBody(OpenAI, total=False):
     echo: Annotated[Flag, field("the prompt comes back before its continuation", default=False)]
     suffix: Annotated[Any, field("is not supported by the served model"), Refused("")]
     add_special_tokens: SpecialTokens
-    return_tokens_as_token_ids: Annotated[Flag, field("in logprobs, tokens are written token_id:7", default=False)]
     prompt_embeds: Annotated[Any, field("is not served: a prompt is text or token ids"), Refused()]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lmi_chat.codec.json_text import dump
+from lmi_chat.codec.json_text import dump, number
 from lmi_chat.dialects.answer import LmiError, PromptScores
 from lmi_chat.dialects.logprobs import of_prompt
 from lmi_chat.dialects.sequence import LMI_FINISH, SequenceState, counts, finish_word, likeliest
@@ -100,19 +100,20 @@ class Lines(TokenRenderer):
         self._is_tgi = is_tgi
         self._has_details = details
         self._states = [_begin(job, return_full_text=return_full_text) for job in jobs for _ in range(job.width)]
-        self.is_quick = len(self._states) == 1
+        self.is_quick = len(self._states) == 1 and not jobs[0].sampling.stop
 
     def delta(self, delta: Delta) -> Sequence[bytes]:
         """A line per token; the one that ends the sequence closes it, an end without a token has a line of its own."""
         state = self._states[delta.index]
         state.take(delta, is_shown=True)
-        tokens = [_token(token, text) for token, text in zip(delta.tokens, state.cut(delta), strict=True)]
+        spelled = state.spell(delta)
+        tokens = [_token(token, text) for token, text in spelled]
         if delta.finish is not None and not tokens:
             tokens = [{**CLOSING_TOKEN, "text": delta.text}]
         lines: list[GenerationLine] = [
             {"index": delta.index, "token": token, "generated_text": None, "details": None} for token in tokens
         ]
-        for line, token in zip(lines, delta.tokens, strict=False):
+        for line, (token, _) in zip(lines, spelled, strict=False):
             if token.top:
                 line["top_tokens"] = _top(token)
         if delta.finish is not None:
@@ -124,7 +125,7 @@ class Lines(TokenRenderer):
     def token(self, token_id: int, spelled: bytes, logprob: float) -> bytes:
         """The line of one token that is shown and does not end the sequence."""
         self._states[0].take_token(spelled)
-        return LINE % (token_id, spelled, number := dump(logprob), number)
+        return LINE % (token_id, spelled, shown := number(logprob), shown)
 
     def done(self, done: Finished) -> Sequence[bytes]:  # noqa: ARG002 the last line has gone with the last delta
         """Nothing more."""
@@ -167,7 +168,7 @@ class Whole:
         state = self._states[delta.index]
         state.take(delta)
         if self._has_details:
-            state.shares += state.cut(delta)
+            state.shown += state.spell(delta)
         return ()
 
     def done(self, done: Finished) -> Sequence[bytes]:
@@ -183,7 +184,7 @@ class Whole:
         return answer
 
     def _sequence(self, state: SequenceState) -> SequenceDetails:
-        tokens = [_token(token, text) for token, text in zip(state.tokens, state.shares, strict=True)]
+        tokens = [_token(token, text) for token, text in state.shown]
         tops = [_top(token) for token in state.tokens if token.top]
         ranked: TopTokens = {"top_tokens": tops} if tops else {}
         return {**_ending(state), "tokens": tokens, **ranked}

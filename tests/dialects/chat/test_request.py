@@ -89,7 +89,7 @@ def answer(*events: Any, fields: Json | None = None, **changes: Any) -> list[Any
 
 def contents(chunks: list[Any], index: int = 0) -> str:
     choices = [choice for chunk in chunks for choice in chunk["choices"] if choice["index"] == index]
-    return "".join(choice["delta"]["content"] for choice in choices)
+    return "".join(choice["delta"].get("content", "") for choice in choices)
 
 
 # What is asked for
@@ -677,7 +677,7 @@ def test_a_stream() -> None:
     assert [chunk["choices"][0]["delta"] for chunk in chunks] == [
         {"role": "assistant", "content": "Hel"},
         {"content": "lo"},
-        {"content": ""},
+        {},
     ]
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None, None, "length"]
     assert all(chunk["choices"][0]["logprobs"] is None for chunk in chunks)
@@ -691,9 +691,9 @@ def test_steps_without_text_send_nothing_until_the_end() -> None:
     first, second = Delta(0, "", [226]), Delta(0, "€", [130, 172])
     assert answer(first, fields={"stream": True}) == []
     assert contents(answer(first, second, fields={"stream": True})) == "€"
-    [only] = answer(Delta(0, "", [256], finish=Finish("stop")), DONE, fields={"stream": True})
-    assert only["choices"][0]["delta"] == {"role": "assistant", "content": ""}
-    assert only["choices"][0]["finish_reason"] == "stop"
+    first, end = answer(Delta(0, "", [256], finish=Finish("stop")), DONE, fields={"stream": True})
+    assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert (end["choices"][0]["delta"], end["choices"][0]["finish_reason"]) == ({}, "stop")
     [aborted] = answer(delta("a"), Delta(0, "", [], finish=Finish("abort")), fields={"stream": True})[1:]
     assert aborted["choices"][0]["finish_reason"] == "abort"
 
@@ -719,7 +719,7 @@ def test_logprobs_of_every_token_with_its_own_bytes(is_stream: bool) -> None:  #
         Delta(0, "€!", [130, 172, 33], [token(b"\x82"), token(b"\xac"), token(b"!", -9999.0)], Finish("stop")),
     ]
     replies = answer(*deltas, DONE, fields={"stream": is_stream, "logprobs": True, "top_logprobs": 2})
-    shown = [reply["choices"][0]["logprobs"]["content"] for reply in replies if reply["choices"]]
+    shown = [scores["content"] for reply in replies if (scores := reply["choices"][0]["logprobs"])]
     assert [len(content) for content in shown] == ([1, 3] if is_stream else [4])
     tokens = [entry for content in shown for entry in content]
     assert [entry["bytes"] for entry in tokens] == [[0xE2], [0x82], [0xAC], [0x21]]
@@ -728,6 +728,76 @@ def test_logprobs_of_every_token_with_its_own_bytes(is_stream: bool) -> None:  #
     assert tokens[3]["token"] == "!"
     assert tokens[0]["top_logprobs"][1] == {"token": "a", "logprob": -9999.0, "bytes": [97]}
     assert tokens[3]["top_logprobs"] == []
+
+
+EOS = token(b"")
+LISTED: list[tuple[Json, list[Delta], list[str], list[str]]] = [
+    # fields, deltas, the bytes of the tokens that are listed, the chunks' contents
+    ({}, [delta("ab"), Delta(0, "", [EOS.choice.id], [EOS], Finish("stop"))], ["a", "b"], ["ab"]),
+    ({}, [delta("ab", b"a", b"b", b"", finish="stop")], ["a", "b"], ["ab"]),
+    ({}, [delta("ab", b"a", b"b", b".", finish="stop", stop=46)], ["a", "b"], ["ab"]),
+    ({}, [delta("ab", b"a", b"", b"b", finish="length")], ["a", "", "b"], ["ab"]),  # ignore_eos
+    ({}, [delta("a", b"a", b"\xe2", finish="length")], ["a", "\udce2"], ["a"]),
+    ({"skip_special_tokens": False}, [Delta(0, "a", [97], [token(b"a")]), delta("", b"", finish="stop")], ["a"], ["a"]),
+    (
+        {"include_stop_str_in_output": True},
+        [delta("a."), delta("!", b"!", finish="stop", stop=33)],
+        ["a", ".", "!"],
+        ["a.", "!"],
+    ),
+    # A stop string, held back:
+    (
+        {"stop": ["END"]},
+        [delta("a", b"a", b"b"), delta("b", b"c"), delta("c", b"EN", b"D", finish="stop", stop="END")],
+        ["a", "b", "c"],
+        ["a", "b", "c"],
+    ),
+    ({"stop": ["END"]}, [delta("", b"a"), delta("", b"END", finish="stop", stop="END")], [], [""]),
+    (
+        {"stop": ["END"]},
+        [delta("", b"ab"), delta("abc", b"cEN", b"D!", finish="stop", stop="END")],
+        ["ab", "c"],
+        ["abc"],
+    ),
+    ({"stop": ["END"]}, [delta("", b"ab"), delta("abE", b"E", finish="length")], ["ab", "E"], ["abE"]),
+    ({"stop": ["END"]}, [delta("", b"ab"), delta("abE", b"E", b"", finish="stop")], ["ab", "E"], ["abE"]),
+    ({"stop": ["é"]}, [delta("a", b"a", b"\xc3"), delta("", b"\xa9", finish="stop", stop="é")], ["a"], ["a"]),
+    (
+        {"stop": ["END"], "include_stop_str_in_output": True},
+        [delta("a", b"a"), delta("bEND", b"bEN", b"D!", finish="stop", stop="END")],
+        ["a", "bEN", "D"],
+        ["a", "bEND"],
+    ),
+    ({"stop": ["END"]}, [delta("", b"ab"), Delta(0, "ab", [], finish=Finish("time_limit"))], ["ab"], ["ab"]),
+]
+
+
+@pytest.mark.parametrize(("fields", "deltas", "listed", "texts"), LISTED)
+def test_the_tokens_that_are_listed_are_the_content(
+    fields: Json, deltas: list[Delta], listed: list[str], texts: list[str]
+) -> None:
+    """Their bytes joined, that is; what ended the text is none of it, and a chunk lists what it says."""
+    fields = fields | {"logprobs": True}
+    [whole] = answer(*deltas, DONE, fields=fields)
+    choice = whole["choices"][0]
+    own = [bytes(each["bytes"]) for each in choice["logprobs"]["content"]]
+    assert own == [text.encode("utf-8", "surrogateescape") for text in listed]
+    assert b"".join(own).decode("utf-8", "ignore") == choice["message"]["content"] == "".join(texts)
+    *chunks, _ = [chunk["choices"][0] for chunk in answer(*deltas, DONE, fields=fields | {"stream": True})]
+    assert [chunk["delta"]["content"] for chunk in chunks] == texts
+    assert [each for chunk in chunks for each in chunk["logprobs"]["content"]] == choice["logprobs"]["content"]
+    for chunk in chunks:
+        said = b"".join(bytes(each["bytes"]) for each in chunk["logprobs"]["content"])
+        assert said.decode("utf-8", "ignore") == chunk["delta"]["content"]
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_tokens_may_be_named_by_their_ids(is_stream: bool) -> None:  # noqa: FBT001
+    said = Delta(0, "ab", [97, 98], [token(b"a", -0.5, [(b"a", -0.5), (b"x", -1.0)]), token(b"b")], Finish("length"))
+    fields = {"stream": is_stream, "logprobs": True, "top_logprobs": 2, "return_tokens_as_token_ids": True}
+    first, second = answer(said, fields=fields | {"stream": True})[0]["choices"][0]["logprobs"]["content"]
+    assert (first["token"], first["bytes"], second["token"]) == ("token_id:97", [97], "token_id:98")
+    assert [top["token"] for top in first["top_logprobs"]] == ["token_id:97", "token_id:120"]
 
 
 def test_logprobs_that_were_not_asked_for_are_not_shown() -> None:
@@ -740,6 +810,15 @@ def test_usage_comes_last_if_it_was_asked_for() -> None:
     *chunks, last = answer(delta("a"), delta("b"), delta("", finish="stop"), DONE, fields=fields)
     assert [chunk["usage"] for chunk in chunks] == [None, None, None]
     assert (last["choices"], last["usage"], last["id"]) == ([], USAGE, "chatcmpl-1")
+
+
+@pytest.mark.parametrize(
+    "options", [{"include_usage": False, "continuous_usage_stats": True}, {"continuous_usage_stats": True}]
+)
+def test_usage_that_was_not_asked_for_is_in_no_chunk(options: Json) -> None:
+    events = [delta("a"), delta("b"), delta("", finish="stop"), DONE]
+    chunks = answer(*events, fields={"stream": True, "stream_options": options})
+    assert [chunk for chunk in chunks if "usage" in chunk or not chunk["choices"]] == []
 
 
 def test_usage_may_be_in_every_chunk() -> None:
@@ -762,10 +841,28 @@ def test_usage_may_be_in_every_chunk() -> None:
 @pytest.mark.parametrize("is_stream", [True, False])
 def test_words_for_an_end(finish: Finish, openai: str, lmi: str, is_stream: bool) -> None:  # noqa: FBT001
     events, fields = [Delta(0, "x", [120], finish=finish), DONE], {"stream": is_stream}
-    choice = answer(*events, fields=fields)[0]["choices"][0]
+    choice = answer(*events, fields=fields)[-1]["choices"][0]
     assert (choice["finish_reason"], choice["stop_reason"]) == (openai, finish.stop)
     replies = answer(*events, fields=fields, finish_words=LMI_FINISH)
-    assert replies[0]["choices"][0]["finish_reason"] == lmi
+    assert replies[-1]["choices"][0]["finish_reason"] == lmi
+
+
+@pytest.mark.parametrize("finish", [Finish("stop"), Finish("stop", "END"), Finish("length"), Finish("abort")])
+@pytest.mark.parametrize(
+    "fields", [{}, {"logprobs": True}, {"return_token_ids": True}, {"stream_options": {"include_usage": True}}]
+)
+@pytest.mark.parametrize("before", [[], [delta("a")]])
+def test_the_end_of_a_stream_stands_alone(before: list[Delta], fields: Json, finish: Finish) -> None:
+    events = [*before, Delta(0, "x", [120], [token(b"x")] if "logprobs" in fields else [], finish)]
+    *contents, end = [chunk["choices"][0] for chunk in answer(*events, fields=fields | {"stream": True})]
+    assert [choice["delta"]["content"] for choice in contents] == ["a", "x"][-len(events) :]
+    assert {choice["finish_reason"] for choice in contents} == {None}
+    assert contents[0]["delta"]["role"] == "assistant"
+    assert (end["delta"], end["logprobs"], end["finish_reason"]) == ({}, None, finish.reason)
+    assert end["stop_reason"] == finish.stop
+    if "return_token_ids" in fields:
+        ids = [[97], [120], []][-len(events) - 1 :]
+        assert [choice["token_ids"] for choice in (*contents, end)] == ids
 
 
 @pytest.mark.parametrize("fields", [{}, {"stream": True}])
@@ -800,7 +897,8 @@ def test_the_stream_joined_is_the_whole_answer(texts: list[str], has_logprobs: b
     if has_usage:
         assert chunks[-1]["usage"] == whole["usage"]
     if has_logprobs:
-        streamed = [entry for chunk in chunks for each in chunk["choices"] for entry in each["logprobs"]["content"]]
+        scores = [each["logprobs"] for chunk in chunks for each in chunk["choices"] if each["logprobs"]]
+        streamed = [entry for each in scores for entry in each["content"]]
         assert streamed == choice["logprobs"]["content"]
 
 
@@ -836,7 +934,7 @@ def test_echo_and_ids(is_stream: bool) -> None:  # noqa: FBT001
     }
     events = [Delta(0, "l", [108]), Delta(0, "", [1]), Delta(0, "o", [111], finish=Finish("stop")), DONE]
     choices = [reply["choices"][0] for reply in answer(*events, fields=fields)]
-    texts = [choice.get("delta", choice.get("message"))["content"] for choice in choices]
+    texts = [choice.get("delta", choice.get("message")).get("content", "") for choice in choices]
     assert "".join(texts) == "Hello"
     assert [token for choice in choices for token in choice["token_ids"]] == [108, 1, 111]
     assert choices[0]["prompt_token_ids"] == ask(**fields).job.prompt_ids

@@ -329,6 +329,13 @@ def test_usage_in_a_stream(continuous: bool) -> None:  # noqa: FBT001
     assert counts == ([2, 3, 3] if continuous else [None] * 3)
 
 
+@pytest.mark.parametrize("options", [{"include_usage": False}, {}])
+def test_usage_that_was_not_asked_for_is_in_no_chunk(options: Json) -> None:
+    fields = {"stream": True, "stream_options": options | {"continuous_usage_stats": True}}
+    chunks = answer(delta("ab"), delta("c"), delta("", finish="stop"), DONE, fields=fields)
+    assert [chunk for chunk in chunks if "usage" in chunk or not chunk["choices"]] == []
+
+
 @pytest.mark.parametrize(
     ("finish", "openai", "lmi", "stop"),
     [
@@ -388,7 +395,11 @@ def test_echo_with_logprobs(stream: bool) -> None:  # noqa: FBT001
     assert texts(replies) == {0: "Once up"}
     assert shown["tokens"] == [*"Once up"]
     assert shown["token_logprobs"] == [None, -1.5, -2.0, -2.5, -0.75, -0.5, -0.5]
-    assert shown["top_logprobs"][:3] == [None, {"x": -0.5, "n": -1.5}, {"c": -2.0}]
+    assert [tops and [*tops.items()] for tops in shown["top_logprobs"][:3]] == [
+        None,
+        [("n", -1.5), ("x", -0.5)],  # the prompt's own first
+        [("c", -2.0)],
+    ]
     assert shown["text_offset"] == [0, 1, 2, 3, 4, 5, 6]
 
 
@@ -478,6 +489,16 @@ def test_token_ids(stream: bool) -> None:  # noqa: FBT001
     assert choices[0]["prompt_token_ids"] == list(b"Once")
     assert all("prompt_token_ids" not in choice for choice in choices[1:])
     assert "token_ids" not in answer(*events, fields={"stream": stream})[0]["choices"][0]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_token_itself_is_the_first_of_its_alternatives_then_the_likeliest(stream: bool) -> None:  # noqa: FBT001
+    tops = [(b"x", -0.25), (b"y", -0.375), (b"c", -2.0)]
+    first = Delta(0, "c", [99], [token(b"c", -2.0, tops)], Finish("stop"), (None, token(b"z", -7.0, tops)))
+    fields = {"prompt": "az", "echo": True, "logprobs": 3, "stream": stream}
+    shown = scores(answer(first, DONE, fields=fields))
+    assert [list(tops or ()) for tops in shown["top_logprobs"]] == [[], ["z", "x", "y", "c"], ["c", "x", "y"]]
+    assert list(shown["top_logprobs"][2].values()) == [-2.0, -0.25, -0.375]
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -1,6 +1,7 @@
 """The standard dialect: inputs and parameters become a Job or one refusal; events become LMI's lines and documents."""
 
 import contextlib
+import json
 from itertools import pairwise
 from typing import Any
 
@@ -478,10 +479,58 @@ def test_details_of_a_stream() -> None:
     assert last["details"] == expected
 
 
-def test_text_that_is_held_back_does_not_hide_a_token() -> None:
-    shown = lines(delta("", b"5"), delta("5,", b","), delta("", b"6", finish="stop", stop="6"), DONE)
-    assert [(line["token"]["id"], line["token"]["text"]) for line in shown] == [(53, ""), (44, "5,"), (54, "")]
-    assert shown[-1]["generated_text"] == "5,"
+HELD_BACK: list[tuple[list[Delta], list[list[str]], str]] = [
+    # the steps, the texts of the tokens that each tells, the whole text
+    ([delta("", b"5"), delta("5,", b","), delta("", b"6", finish="stop", stop="6")], [[], ["5", ","], [""]], "5,"),
+    ([delta("", b"5"), delta("5,", b", 6!", finish="stop", stop=" 6")], [[], ["5", ","]], "5,"),
+    ([delta("", b" the"), delta(" the Uni", b" Uni")], [[], [" the", " Uni"]], ""),
+    (
+        [delta("", b" the"), delta(" the U", b" Uni"), delta("ni!", b"!", finish="length")],
+        [[], [" the"], [" Uni", "!"]],
+        "",
+    ),
+    ([delta("", b" the"), delta(" the", b"", finish="stop")], [[], [" the", ""]], " the"),
+    (
+        [delta("", b"\xc3"), delta("", b"\xa9a"), delta("\xe9ab", b"b", finish="length")],
+        [[], [], ["", "\xe9a", "b"]],
+        "",
+    ),
+    ([delta("", b"ab"), Delta(0, "ab", [], finish=Finish("time_limit"))], [[], ["ab"]], "ab"),
+    ([delta("ab", b"ab"), Delta(0, "", [], finish=Finish("abort"))], [["ab"], [""]], "ab"),
+]
+
+
+@pytest.mark.parametrize(("deltas", "texts", "said"), HELD_BACK)
+@pytest.mark.parametrize("is_tgi", [False, True])
+def test_a_token_waits_for_text_that_is_held_back_for_a_stop_string(
+    deltas: list[Delta],
+    texts: list[list[str]],
+    said: str,
+    is_tgi: bool,  # noqa: FBT001
+) -> None:
+    """Its text is its own, as without stop strings; those of a stop string have none. Joined they are the text."""
+    parameters: Json = {"stop": [" 6", "6"], "details": True}
+    render = parse(body(parameters, stream=True), deployment(is_tgi=is_tgi)).render
+    shown = [[json.loads(line) for line in render.delta(each)] for each in deltas]
+    assert [[line["token"]["text"] for line in lines] for lines in shown] == texts
+    if deltas[-1].finish is None:
+        return
+    [whole] = answer(*deltas, DONE, parameters=parameters)
+    told = [line["token"] for lines in shown for line in lines if line["token"]["id"] >= 0]
+    assert (whole["details"]["tokens"], whole["generated_text"]) == (told, "".join(one["text"] for one in told))
+    assert shown[-1][-1]["generated_text"] == whole["generated_text"]
+    assert shown[-1][-1]["details"]["generated_tokens"] == len(told)
+    if said:
+        assert whole["generated_text"] == said
+
+
+def test_special_tokens_that_are_shown_have_their_text() -> None:
+    end = Token(TokenLogprob(256, -0.5, b"<|im_end|>", is_special=True))
+    events = [delta("a"), Delta(0, "<|im_end|>b", [256, 98], [end, token(b"b")], Finish("length")), DONE]
+    for stop in ([], ["never seen"]):
+        parameters = {"details": True, "skip_special_tokens": False, "stop": stop}
+        [whole] = answer(*events, parameters=parameters)
+        assert [one["text"] for one in whole["details"]["tokens"]] == ["a", "<|im_end|>", "b"]
 
 
 @pytest.mark.parametrize(
