@@ -66,7 +66,7 @@ INVALID: list[tuple[str, dict[str, Any]]] = [
     ("chat", {"messages": []}),
     ("chat", {"messages": [TURN] * 2049}),
     ("chat", {"messages": [{"role": "wizard", "content": "a"}]}),
-    ("chat", {**CHAT, "top_p": 0}),
+    ("chat", {**CHAT, "top_p": -0.1}),
     ("chat", {**CHAT, "max_tokens": 0}),
     ("chat", {**CHAT, "stop": [""]}),
     ("chat", {**CHAT, "logit_bias": {"x": 1}}),
@@ -99,7 +99,7 @@ INVALID: list[tuple[str, dict[str, Any]]] = [
     ("standard", {"inputs": "a", "parameters": {"grammar": {"type": "json"}}}),
     ("completion", {"prompt": []}),
     ("completion", {"prompt": [1, "a"]}),
-    ("completion", {"prompt": "a", "logprobs": 6}),
+    ("completion", {"prompt": "a", "logprobs": 21}),
     ("completion", {"prompt": "a", "max_tokens": 0}),
     ("completion", {"prompt": "a", "suffix": "b"}),
 ]

@@ -45,7 +45,7 @@ WAYS = [whole, streamed]
 @pytest.mark.parametrize("ask", WAYS)
 def test_validation(ask: Ask) -> None:
     with serving(is_tgi=True) as service:
-        with pytest.raises(raised.ValidationError, match=r"parameters.top_p must be above 0 and at most 1, got 2"):
+        with pytest.raises(raised.ValidationError, match=r"parameters.top_p must be at least 0 and at most 1, got 2"):
             ask(service, top_p=2.0)
         with pytest.raises(raised.ValidationError, match="inputs has 1100 tokens"):
             ask(service, "x" * 1100)

@@ -39,7 +39,8 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
     flags = _check_ending(reader)
     variables = _check_variables(reader)
     salt, asked = openai.check_salt(reader), options.check_account(body, reader)
-    unknown = [*reader.finish(), *asked.warnings]
+    reader.finish()
+    reader.warnings += asked.warnings
 
     text = deployment.template.render(chat, variables=variables, **flags)
     checks.check_length(text, deployment, "messages")
@@ -70,8 +71,8 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
     fold = partial(Whole, job, deployment, shown)
     render: Renderer = Chunks(job, deployment, usage, shown) if is_stream else fold()
     render = stored.keep(render, fold if is_stream else None, chat, job, deployment, asked)
-    task = ParsedRequest(dialect="chat", jobs=(job,), is_stream=is_stream, render=render, has_end=True, unknown=unknown)
-    task.user, task.metadata = asked.user, asked.metadata
+    task = ParsedRequest(dialect="chat", jobs=(job,), is_stream=is_stream, render=render, has_end=True)
+    task.unknown, task.user, task.metadata = reader.warnings, asked.user, asked.metadata
     return task
 
 

@@ -12,10 +12,10 @@ from lmi_chat.dialects.body import (
     Flag,
     IgnoreEos,
     Integer,
+    Logprobs,
     MinTokens,
     Model,
     Number,
-    Refused,
     Sampling,
     Sets,
     Stop,
@@ -58,7 +58,12 @@ class Parameters(Sampling, total=False):
             le=1,
         ),
     ]
-    watermark: Annotated[Any, field("is not served: the engine writes no watermark"), Refused(False)]  # noqa: FBT003 a value, no switch
+    watermark: Annotated[
+        Flag,
+        field(
+            "true is ignored with a warning, as the engine writes no watermark; `strict_requests`: 400", default=False
+        ),
+    ]
     stop_sequences: Annotated[Stop, Sets("stop")]
     n: Annotated[Integer, field("sequences that come back", default=1, ge=1), AtMost("max_n"), Sets("")]
     early_stopping: Annotated[Flag, field("beam search: end as soon as num_beams sequences have ended", default=False)]
@@ -66,7 +71,7 @@ class Parameters(Sampling, total=False):
     min_length: Annotated[MinTokens, Sets("min_tokens")]
     bad_sequences: Annotated[BadWords, Sets("bad_words")]
     truncate: Truncate
-    logprobs: Annotated[Integer, field("as top_n_tokens", ge=0), AtMost("max_logprobs")]
+    logprobs: Logprobs
     top_n_tokens: Annotated[
         Integer, field("alternatives per token, in details.top_tokens", default=0, ge=0), AtMost("max_logprobs")
     ]
