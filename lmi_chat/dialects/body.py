@@ -161,7 +161,9 @@ IgnoreEos = Annotated[Flag, field("go on after the end-of-sequence token", defau
 class Guides(TypedDict, total=False):
     """The fields that ask for a form of the text; structured_output reads them."""
 
-    response_format: Annotated[Any, field("the text's form: {type: text, json_object or json_schema}", shown="object")]
+    response_format: Annotated[
+        Any, field("the text's form: {type: text, json_object, json_schema, json or regex}", shown="object")
+    ]
     structured_outputs: Annotated[
         Any, field("the text's form: one of json, regex, choice, grammar, json_object", shown="object")
     ]

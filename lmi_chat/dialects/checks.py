@@ -75,7 +75,12 @@ def check_beams(reader: BodyReader, path: str, beams: int) -> None:
 
 
 def too_long(text: str, deployment: Deployment, path: str) -> PromptTooLong:
-    """Say `text` and how long the context is, in the words by which clients know that a longer one is needed."""
+    """Refuse a prompt of which `text` tells the length."""
+    return _beyond_context(f"{text}: the prompt is too long", deployment, path)
+
+
+def _beyond_context(text: str, deployment: Deployment, path: str) -> PromptTooLong:
+    """Say how long the context is, in the words by which LiteLLM and others know that they need a longer one."""
     context = f"This model's maximum context length is {deployment.context_tokens} tokens"
     return PromptTooLong(f"{text}. {context}", param=path)
 
@@ -166,5 +171,5 @@ def fit_context(ids: list[int], values: dict[str, Any], reader: BodyReader, *, p
 
 def _no_room(name: str, text: str, deployment: Deployment, *, is_context: bool) -> PromptTooLong | BadField:
     if is_context:
-        return too_long(f"{name} {text}", deployment, name)
+        return _beyond_context(f"{name} {text}", deployment, name)
     return BadField([Problem(name, f"{name} {text}")])

@@ -37,6 +37,24 @@ SPELLINGS: list[tuple[dict[str, Any], GuideKind, str | tuple[str, ...], str]] = 
     ({"guided_choice": ["a", "b"]}, "choice", ("a", "b"), ""),
     ({"guided_grammar": EBNF}, "grammar", EBNF, ""),
 ]
+# What TGI's clients put into `response_format`, and into `grammar`; {"type":"json_object","schema":…} is llama.cpp's.
+EVERYWHERE: list[tuple[dict[str, Any], GuideKind, str | tuple[str, ...], str]] = [
+    ({"type": "json_object"}, "json_object", "", ""),
+    ({"type": "json_object", "value": None}, "json_object", "", ""),
+    ({"type": "json_object", "value": SCHEMA}, "json", TEXT, ".value"),
+    ({"type": "json_object", "value": TEXT}, "json", TEXT, ".value"),
+    ({"type": "json_object", "value": NAMED}, "json", TEXT, ".value.schema"),
+    ({"type": "json_object", "schema": SCHEMA}, "json", TEXT, ".schema"),
+    ({"type": "json_object", "json_schema": NAMED}, "json", TEXT, ".json_schema.schema"),
+    ({"type": "json", "value": SCHEMA}, "json", TEXT, ".value"),
+    ({"type": "json", "value": TEXT}, "json", TEXT, ".value"),
+    ({"type": "json", "value": NAMED}, "json", TEXT, ".value.schema"),
+    ({"type": "json_schema", "value": NAMED}, "json", TEXT, ".value.schema"),
+    ({"type": "json_schema", "value": SCHEMA}, "json", TEXT, ".value"),
+    ({"type": "json_schema", "schema": SCHEMA}, "json", TEXT, ".schema"),
+    ({"type": "json_schema", "json_schema": NAMED, "value": None}, "json", TEXT, ".json_schema.schema"),
+    ({"type": "regex", "value": "a+"}, "regex", "a+", ".value"),
+]
 TGI: list[tuple[dict[str, Any], GuideKind, str | tuple[str, ...], str]] = [
     ({"grammar": {"type": "json", "value": SCHEMA}}, "json", TEXT, ".value"),
     ({"grammar": {"type": "json", "value": TEXT}}, "json", TEXT, ".value"),
@@ -89,7 +107,28 @@ FITS: dict[str, dict[str, Any]] = {
 FITS["a chain"]["guided_json"]["$defs"]["c"] = {"x/y": [{"type": "string"}]}
 BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"response_format": "json"}, "response_format", 'must be an object such as {"type":"json_object"}, got "json"'),
-    ({"response_format": {}}, "response_format.type", "must be text, json_object or json_schema, got null"),
+    (
+        {"response_format": {}},
+        "response_format.type",
+        "must be one of text, json_object, json_schema, json, regex, got",
+    ),
+    ({"response_format": {"type": "json"}}, "response_format.value", "must be a JSON Schema (an object), got null"),
+    (
+        {"response_format": {"type": "json_object", "value": SCHEMA, "schema": SCHEMA}},
+        "response_format",
+        "must have one of json_schema, value, schema, got value and schema",
+    ),
+    (
+        {"response_format": {"type": "json_schema", "value": {"name": "x"}}},
+        "response_format.value.schema",
+        "must be a JSON Schema (an object), got null",
+    ),
+    (
+        {"response_format": {"type": "json_object", "value": ["a"]}},
+        "response_format.value",
+        "must be a JSON Schema (an object), got an array",
+    ),
+    ({"response_format": {"type": "regex"}}, "response_format.value", "must be a string that is not empty, got null"),
     ({"response_format": {"type": ["text"]}}, "response_format.type", "got an array of 1 items"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "name and schema, got null"),
     (
@@ -148,11 +187,12 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ),
 ]
 BAD_TGI: list[tuple[dict[str, Any], str, str]] = [
-    ({"grammar": "a"}, "grammar", 'must be an object with type and value, got "a"'),
-    ({"grammar": {"type": "ebnf"}}, "grammar.type", 'must be json, json_schema or regex, got "ebnf"'),
+    ({"grammar": "a"}, "grammar", 'must be an object such as {"type":"json_object"}, got "a"'),
+    ({"grammar": {"type": "ebnf"}}, "grammar.type", 'json_schema, json, regex, got "ebnf"'),
     ({"grammar": {"type": "json"}}, "grammar.value", "must be a JSON Schema (an object), got null"),
     ({"grammar": {"type": "regex", "value": {}}}, "grammar.value", "must be a string that is not empty, got an object"),
-    ({"grammar": {"type": "json_schema", "value": {}}}, "grammar.value.schema", "must be a JSON Schema"),
+    ({"grammar": {"type": "json_schema", "value": {"strict": True}}}, "grammar.value.schema", "must be a JSON Schema"),
+    ({"grammar": {"type": "json_schema"}}, "grammar.value", "must be a JSON Schema"),
     ({"grammar": {"type": "regex", "value": "a"}, "guided_regex": "b"}, "grammar", "and parameters.guided_regex ask"),
 ]
 
@@ -189,6 +229,24 @@ def test_tgis_grammar(fields: dict[str, Any], kind: GuideKind, value: str | tupl
     assert guide == OutputConstraint(kind, value)
     assert guide is not None
     assert guide.path == "parameters.grammar" + below
+
+
+@pytest.mark.parametrize(("form", "kind", "value", "below"), EVERYWHERE)
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_tgis_spellings_stand_wherever_a_grammar_does(
+    form: dict[str, Any], kind: GuideKind, value: str | tuple[str, ...], below: str, *, is_stream: bool
+) -> None:
+    shaped: dict[str, Any] = {"response_format": form}
+    for body, path in (
+        (chat(shaped), "response_format"),
+        ({"prompt": "hi", **shaped}, "response_format"),
+        (standard(shaped), "parameters.response_format"),
+        (standard({"grammar": form}), "parameters.grammar"),
+    ):
+        guide = guide_of(body | {"stream": is_stream})
+        assert guide == OutputConstraint(kind, value)
+        assert guide is not None
+        assert guide.path == path + below
 
 
 @pytest.mark.parametrize("fields", NOTHING)

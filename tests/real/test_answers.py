@@ -254,7 +254,8 @@ def test_a_prompt_that_does_not_fit_is_refused_with_counts(server: Server) -> No
     status, _, data = server.post(standard("word " * 9000))
     assert status == 400
     assert json.loads(data)["error"] == (
-        "inputs has 9001 tokens, and at least one is generated. This model's maximum context length is 8192 tokens"
+        "inputs has 9001 tokens, and at least one is generated: the prompt is too long. "
+        "This model's maximum context length is 8192 tokens"
     )
 
 

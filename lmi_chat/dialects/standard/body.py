@@ -81,4 +81,4 @@ class Parameters(Sampling, total=False):
     ]
     return_full_text: Annotated[Flag, field("the prompt before the text", default=False)]
     stream: Stream
-    grammar: Annotated[Any, field("TGI's: {type: json, json_schema or regex, value}", shown="object")]
+    grammar: Annotated[Any, field("TGI's: {type: json, json_object, json_schema or regex, value}", shown="object")]

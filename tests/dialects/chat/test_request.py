@@ -463,7 +463,8 @@ def test_a_prompt_that_does_not_fit() -> None:
     error = refused(messages=[{"role": "user", "content": "x" * room}])
     assert (error.status, error.param) == (400, "messages")
     words = (
-        "messages has 1024 tokens, and at least one is generated. This model's maximum context length is 1024 tokens"
+        "messages has 1024 tokens, and at least one is generated: the prompt is too long. "
+        "This model's maximum context length is 1024 tokens"
     )
     assert error.message == words
 
@@ -473,7 +474,7 @@ def test_a_hopeless_prompt_is_refused_by_its_characters(monkeypatch: pytest.Monk
     monkeypatch.setattr(here.template, "encode", None)
     with pytest.raises(
         PromptTooLong,
-        match=r"messages has 1000026 .* at most 10240\. This model's maximum context length is 1024 tokens",
+        match=r"messages has 1000026 .* at most 10240: the prompt is too long\. This model's maximum context length",
     ):
         parse(body(messages=[{"role": "user", "content": " " * 1_000_000}]), here, "1")
 
@@ -513,9 +514,9 @@ INNER = [
         "stream_options.include_usage",
     ),
     (
-        {"response_format": {"type": "json_object", "schema": {}}},
+        {"response_format": {"type": "json_object", "schemas": {}}},
+        "response_format.schemas",
         "response_format.schema",
-        "response_format.json_schema",
     ),
     (
         {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}, "strickt": True}}},

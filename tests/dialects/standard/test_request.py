@@ -371,11 +371,16 @@ def test_names_of_the_model() -> None:
 def test_a_prompt_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     error = refused(inputs="x" * 1024)
     assert (error.status, error.code, error.param) == (400, "context_length_exceeded", "inputs")
-    words = "inputs has 1024 tokens, and at least one is generated. This model's maximum context length is 1024 tokens"
+    words = (
+        "inputs has 1024 tokens, and at least one is generated: the prompt is too long. "
+        "This model's maximum context length is 1024 tokens"
+    )
     assert error.message == words
     here = deployment()
     monkeypatch.setattr(here.template, "encode", None)
-    with pytest.raises(PromptTooLong, match=r"inputs has 1000000 .* at most 10240\. This model's maximum"):
+    with pytest.raises(
+        PromptTooLong, match=r"inputs has 1000000 .* at most 10240: the prompt is too long\. This model's maximum"
+    ):
         parse({"inputs": " " * 1_000_000}, here, "1")
 
 
