@@ -133,7 +133,6 @@ WRITTEN = OutputConstraint("json", '{"type":"object","properties":{"a":{"type":"
         ({"type": "json_object"}, OutputConstraint("json_object", "")),
         ({"type": "json_object", "value": SCHEMA}, WRITTEN),
         ({"type": "json", "value": SCHEMA}, WRITTEN),
-        ({"type": "json_schema", "value": {"name": "a", "schema": SCHEMA}}, WRITTEN),
         ({"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA, "strict": True}}, WRITTEN),
         ({"type": "regex", "value": "[0-9]+"}, OutputConstraint("regex", "[0-9]+")),
     ],
