@@ -175,6 +175,11 @@ class Guides(TypedDict, total=False):
     guided_grammar: Annotated[
         Any, field("the text fits this grammar (EBNF or Lark)", shown="string"), AtMost("max_grammar_bytes")
     ]
+    guided_whitespace_pattern: Annotated[
+        Text,
+        field('in JSON: a regex of the whitespace between its parts, "" for none; absent: at most one blank'),
+        AtMost("max_regex_bytes"),
+    ]
 
 
 class Sampling(Guides, total=False):

@@ -6,6 +6,7 @@ compiles in good time is the engine's side (its trials).
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from lmi_chat.codec import json_text
@@ -23,6 +24,7 @@ GUIDED: Mapping[str, GuideKind] = {
     "guided_grammar": "grammar",
 }
 OUTPUTS = ("json", "regex", "choice", "grammar", "json_object")
+PATTERN, COMPACT = "whitespace_pattern", "disable_any_whitespace"
 SCHEMA_PLACES = ("json_schema", "value", "schema")
 FORMAT_KEYS = ("type", *SCHEMA_PLACES)
 SCHEMA_KEYS = ("name", "description", "schema", "strict")
@@ -48,6 +50,31 @@ def read(body: Json, reader: BodyReader, *, has_grammar: bool = False) -> None:
                 path, f"and {reader.paths['guide']} ask for different forms of the text; send one of them"
             )
         reader.paths.setdefault("guide", path)
+    if (whitespace := _read_whitespace(body, reader)) is not None and "guide" in reader.given:
+        reader.given["guide"] = replace(reader.given["guide"], whitespace=whitespace)
+
+
+def _read_whitespace(body: Json, reader: BodyReader) -> str | None:
+    """The regex of the whitespace between the parts of JSON, "" for none; None: nothing is said of it."""
+    guided: str | None = reader.get(f"guided_{PATTERN}")
+    outputs = body.get("structured_outputs")
+    if not isinstance(outputs, dict):
+        return guided
+    path, pattern, is_compact = f"{reader.prefix}structured_outputs.", outputs.get(PATTERN), outputs.get(COMPACT)
+    most = reader.deployment.limits.max_regex_bytes
+    if pattern is not None and not isinstance(pattern, str):
+        reader.add_problem(path + PATTERN, f"must be a string, got {echo(pattern)}")
+    elif pattern is not None and (size := len(pattern.encode())) > most:
+        reader.add_problem(path + PATTERN, f"must be at most {most} bytes long, got {size}")
+    if is_compact is not None and not isinstance(is_compact, bool):
+        reader.add_problem(path + COMPACT, f"must be true or false, got {echo(is_compact)}")
+    asked = {one for one in (guided, pattern, "" if is_compact is True else None) if isinstance(one, str)}
+    if len(asked) > 1:
+        reader.add_problem(
+            path + (PATTERN if pattern is not None else COMPACT),
+            "asks for other whitespace than another field; send one of them",
+        )
+    return asked.pop() if asked else None
 
 
 def _read_format(value: object, path: str, reader: BodyReader) -> OutputConstraint | None:
@@ -98,7 +125,7 @@ def _read_outputs(value: object, path: str, reader: BodyReader) -> OutputConstra
     if not isinstance(value, dict):
         reader.add_problem(path, f"must be an object with one of {', '.join(OUTPUTS)}, got {echo(value)}")
         return None
-    reader.check_keys(value, OUTPUTS, path)
+    reader.check_keys(value, (*OUTPUTS, PATTERN, COMPACT), path)
     named = [name for name in OUTPUTS if value.get(name) is not None]
     if len(named) > 1:
         reader.add_problem(path, f"must have one of {', '.join(OUTPUTS)}, got {' and '.join(named)}")

@@ -288,6 +288,52 @@ def test_the_bounds_are_settings() -> None:
         assert refusal(chat(fields), "chat", limits=small).status == 400
 
 
+@pytest.mark.parametrize(
+    ("fields", "whitespace"),
+    [
+        ({"guided_json": SCHEMA}, None),
+        ({"guided_json": SCHEMA, "guided_whitespace_pattern": "[ ]?"}, "[ ]?"),
+        ({"guided_json": SCHEMA, "guided_whitespace_pattern": ""}, ""),
+        ({"response_format": {"type": "json_object"}, "guided_whitespace_pattern": " "}, " "),
+        ({"structured_outputs": {"json": SCHEMA, "whitespace_pattern": " "}}, " "),
+        ({"structured_outputs": {"json_object": True, "whitespace_pattern": None}}, None),
+        ({"structured_outputs": {"json": SCHEMA, "disable_any_whitespace": True}}, ""),
+        ({"structured_outputs": {"json": SCHEMA, "disable_any_whitespace": False}}, None),
+        ({"structured_outputs": {"json": SCHEMA, "whitespace_pattern": " "}, "guided_whitespace_pattern": " "}, " "),
+    ],
+)
+def test_whitespace_is_the_callers_choice(fields: dict[str, Any], whitespace: str | None) -> None:
+    for body in (chat(fields), standard(fields), {"prompt": "hi", **fields}):
+        guide = guide_of(body)
+        assert guide is not None
+        assert guide.whitespace == whitespace
+
+
+@pytest.mark.parametrize(
+    ("more", "path", "words"),
+    [
+        ({"whitespace_pattern": 1}, "structured_outputs.whitespace_pattern", "must be a string, got 1"),
+        (
+            {"whitespace_pattern": "a" * 4097},
+            "structured_outputs.whitespace_pattern",
+            "at most 4096 bytes long, got 4097",
+        ),
+        ({"disable_any_whitespace": 1}, "structured_outputs.disable_any_whitespace", "must be true or false, got 1"),
+        (
+            {"whitespace_pattern": " ", "disable_any_whitespace": True},
+            "structured_outputs.whitespace_pattern",
+            "asks for other whitespace than another field; send one of them",
+        ),
+    ],
+)
+def test_whitespace_that_is_wrong_is_named(more: dict[str, Any], path: str, words: str) -> None:
+    error = refusal(chat({"structured_outputs": {"json": SCHEMA, **more}}), "chat")
+    assert (error.param, words in error.message) == (path, True)
+    assert refusal(chat({"guided_json": SCHEMA, "guided_whitespace_pattern": 1}), "chat").param == (
+        "guided_whitespace_pattern"
+    )
+
+
 def test_no_beam_search_beside_a_guide() -> None:
     error = refusal(chat({"guided_regex": "a", "use_beam_search": True, "n": 2}), "chat")
     assert (error.param, "beside guided_regex" in error.message) == ("use_beam_search", True)
@@ -319,8 +365,6 @@ async def test_a_model_without_a_fast_tokenizer_takes_no_guide() -> None:
 @pytest.mark.parametrize(
     ("guide", "expected"),
     [
-        (OutputConstraint("json_object", ""), ("json", '{"type": "object"}')),
-        (OutputConstraint("json", TEXT), ("json", TEXT)),
         (OutputConstraint("regex", "a"), ("regex", "a")),
         (OutputConstraint("choice", ("a", '"')), ("choice", '["a", "\\""]')),
         (OutputConstraint("grammar", EBNF), ("grammar", EBNF)),

@@ -11,6 +11,7 @@ import pytest
 from lmi_chat.config.settings import read
 from lmi_chat.engine.vllm import arguments, kv_cache
 from lmi_chat.engine.vllm import engine as vllm
+from lmi_chat.engine.vllm.structured_output.trials import Trials
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
 from lmi_chat.server import bootstrap, default_model
 from tests.support.recipes import RECIPES, Recipe
@@ -178,8 +179,9 @@ def test_every_value_of_sampling_reaches_the_engine() -> None:
         expected = list(value) if isinstance(value, tuple) else value
         assert getattr(given, name) == expected, name
         assert getattr(params(SamplingParams()), name) != expected, name
-    guided = params(SamplingParams(guide=OutputConstraint("regex", "a+")))
-    assert guided.structured_outputs is not None
+    guide = OutputConstraint("regex", "a+")
+    constraint = Trials(1.0, None).params(guide)
+    assert params(SamplingParams(guide=guide), constraint).structured_outputs is constraint
     assert params(SamplingParams()).structured_outputs is None
 
 

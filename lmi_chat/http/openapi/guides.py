@@ -56,7 +56,11 @@ def _format(limits: Limits, *, is_strict: bool) -> Json:
 def _outputs(limits: Limits, *, is_strict: bool) -> Json:
     forms = {name: {"anyOf": [schema, NULL]} for name, schema in _forms(limits).items()}
     forms["json_object"] = nullable(BOOLEAN)
-    whole = record({name: forms[name] for name in structured_output.OUTPUTS}, is_closed=is_strict)
+    spaces = {
+        structured_output.PATTERN: {"type": ["string", "null"], "maxLength": limits.max_regex_bytes},
+        structured_output.COMPACT: nullable(BOOLEAN),
+    }
+    whole = record({name: forms[name] for name in structured_output.OUTPUTS} | spaces, is_closed=is_strict)
     return {"anyOf": [whole | {"anyOf": at_most_one(forms)}, NULL]}
 
 

@@ -54,7 +54,7 @@ def _table(body: type, deployment: Deployment, insides: Json) -> Json:
     }
 
 
-ADAPTERS: Json = {"type": ["string", "array", "null"], "maxLength": 0, "maxItems": 0}
+ADAPTERS: Json = {"type": ["string", "array", "null"], "maxLength": 0, "items": {"type": "string", "maxLength": 0}}
 """None is loaded, so that only what asks for none is answered."""
 
 
