@@ -185,6 +185,13 @@ def test_every_value_of_sampling_reaches_the_engine() -> None:
     assert params(SamplingParams()).structured_outputs is None
 
 
+@pytest.mark.parametrize("switch", ["disable_any_whitespace", "disable_additional_properties"])
+def test_switches_that_need_a_backend_are_taken_without_its_name(switch: str) -> None:
+    given = {"structured_outputs_config": json.dumps({switch: True})}
+    config = vllm._parse(vllm._choose_backend(given)).structured_outputs_config
+    assert (config.backend, getattr(config, switch)) == ("guidance", True)
+
+
 def test_a_pooling_request_says_its_task_and_has_one_tensor() -> None:
     from dataclasses import fields
 

@@ -181,7 +181,7 @@ def _choose_backend(arguments: Mapping[str, str]) -> Mapping[str, str]:
         config = None
     if not isinstance(config, dict):
         raise StartFailed(f"{STRUCTURED} must be a JSON object, got {echo(arguments[STRUCTURED])}")
-    if (backend := config.get("backend", "auto")) not in {"auto", trials.BACKEND}:
+    if (backend := config.get("backend", "auto")) not in ("auto", trials.BACKEND):
         raise StartFailed(f"{STRUCTURED}.backend must be auto or {trials.BACKEND}, got {echo(backend)}")
     return {**arguments, STRUCTURED: json.dumps(config | {"backend": trials.BACKEND})}
 
