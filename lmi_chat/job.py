@@ -10,7 +10,7 @@ from typing import Literal
 from lmi_chat.errors import Error
 
 Reason = Literal["stop", "length", "abort", "time_limit"]
-GuideKind = Literal["json", "regex", "choice", "grammar", "json_object"]
+ConstraintKind = Literal["json", "regex", "choice", "grammar", "json_object"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class OutputConstraint:
     as the engine has it, which bounds it.
     """
 
-    kind: GuideKind
+    kind: ConstraintKind
     value: str | tuple[str, ...]
     path: str = field(default="", compare=False)
     whitespace: str | None = None
@@ -54,7 +54,7 @@ class SamplingParams:
     logit_bias: Mapping[int, float] | None = None
     allowed_token_ids: tuple[int, ...] | None = None
     bad_words: tuple[str, ...] = ()
-    guide: OutputConstraint | None = None
+    constraint: OutputConstraint | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,7 +82,7 @@ def _run(folder: Path, pairs: dict[str, str]) -> int:
         entry = formatters.ENTRY if (folder / formatters.ENTRY).is_file() else OWN_ENTRY
     module = custom_handler.load(folder, entry)
     if getattr(module, custom_handler.HANDLE, own_handle) is own_handle:
-        return cli.serve_settings(configure(pairs, path, folder=folder), find_hooks(folder))
+        return cli.serve_settings(configure(pairs, path, folder=folder), find_formatters(folder))
     configured = _foreign_settings(properties, pairs)
     logging.basicConfig(level=configured.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     given = properties | pairs | {"model_dir": str(folder)}
@@ -91,7 +91,7 @@ def _run(folder: Path, pairs: dict[str, str]) -> int:
         return runner.run(_serve_foreign(configured, handler))
 
 
-def find_hooks(folder: Path) -> Formatters:
+def find_formatters(folder: Path) -> Formatters:
     """A directory's formatters, and those of its adapters. Raises BadDirectory."""
     return replace(formatters.of_folder(folder), adapters=formatters.of_adapters(folder))
 
@@ -113,10 +113,10 @@ async def _serve_foreign(configured: Settings, handler: custom_handler.Foreign) 
         await serve.until(stop, handler.load())
         if not stop.asked.is_set():
             place.handler, place.refusal = handler, None
-            serve.say(f"ready after {health.seconds:.1f} s")
+            serve.print_status(f"ready after {health.seconds:.1f} s")
             await stop.asked.wait()
         await serve.drain(place, stop, configured.drain_seconds)
-        serve.say("stopped")
+        serve.print_status("stopped")
     return serve.STOPPED
 
 

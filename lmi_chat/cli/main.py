@@ -96,8 +96,8 @@ def _serve(configured: settings.Settings) -> int:
         return serve.FAILED
 
 
-def serve_settings(configured: settings.Settings, hooks: "Formatters | None" = None) -> int:
-    """Serve until a signal; `hooks` are the deployment's own. Gives the exit code. Raises StartFailed, BadSetting."""
+def serve_settings(configured: settings.Settings, formatters: "Formatters | None" = None) -> int:
+    """Serve until a signal; `formatters` are the deployment's own. Gives the exit code. Raises StartFailed, BadSetting."""
     import uvloop
 
     from lmi_chat.server import process as serve
@@ -106,7 +106,7 @@ def serve_settings(configured: settings.Settings, hooks: "Formatters | None" = N
     if configured.log_level not in {"debug", "info"}:
         logging.getLogger("vllm").setLevel(logging.ERROR)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(serve.run(configured, hooks))
+        return runner.run(serve.run(configured, formatters))
 
 
 def _fetch(*, is_check: bool) -> int:

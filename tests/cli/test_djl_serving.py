@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from lmi_chat.cli.djl_serving import find_hooks
+from lmi_chat.cli.djl_serving import find_formatters
 
 ROOT = Path(__file__).parents[2]
 PLAIN = """
@@ -265,13 +265,13 @@ def test_a_directory_that_cannot_be_served_is_told_in_a_sentence(
 def test_formatters_are_found_beside_any_entry_point(tmp_path: Path) -> None:
     code = "from djl_python.output_formatter import output_formatter\n\n"
     code += "@output_formatter\ndef own(answer):\n    return 7\n"
-    hooks = find_hooks(directory(tmp_path / "m", code, "option.entryPoint=lmi_chat.djl\n"))
-    assert (hooks.read, hooks.write and hooks.write({})) == (None, 7)
-    assert find_hooks(tmp_path).write is None
+    formatters = find_formatters(directory(tmp_path / "m", code, "option.entryPoint=lmi_chat.djl\n"))
+    assert (formatters.read, formatters.write and formatters.write({})) == (None, 7)
+    assert find_formatters(tmp_path).write is None
     (tmp_path / "m" / "adapters").mkdir()
     directory(tmp_path / "m" / "adapters" / "french", code.replace("7", "8"))
-    hooks = find_hooks(tmp_path / "m")
-    assert [each.write and each.write({}) for each in (hooks, hooks.of("french"), hooks.of("other"))] == [7, 8, 7]
+    formatters = find_formatters(tmp_path / "m")
+    assert [each.write and each.write({}) for each in (formatters, formatters.of("french"), formatters.of("other"))] == [7, 8, 7]
 
 
 def test_a_signal_lets_a_running_answer_finish(tmp_path: Path) -> None:

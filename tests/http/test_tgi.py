@@ -145,4 +145,4 @@ def test_a_form_of_the_text_is_obeyed(form: Any, asked: OutputConstraint) -> Non
         assert "".join(part.choices[0].delta.content or "" for part in ask(stream=True)) == "Hello!"
         assert whole(service, grammar=form) == "Hello!"
         assert streamed(service, grammar=form) == "Hello!"
-        assert [job.sampling.guide for job in service.engine.jobs[-4:]] == [asked] * 4
+        assert [job.sampling.constraint for job in service.engine.jobs[-4:]] == [asked] * 4

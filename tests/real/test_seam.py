@@ -173,7 +173,7 @@ def test_every_value_of_sampling_reaches_the_engine() -> None:
         "allowed_token_ids": (3, 4),
         "bad_words": ("no",),
     }
-    assert values.keys() | {"guide"} == {row.name for row in fields(SamplingParams)}
+    assert values.keys() | {"constraint"} == {row.name for row in fields(SamplingParams)}
     given = params(SamplingParams(**values))
     for name, value in values.items():
         expected = list(value) if isinstance(value, tuple) else value
@@ -181,7 +181,7 @@ def test_every_value_of_sampling_reaches_the_engine() -> None:
         assert getattr(params(SamplingParams()), name) != expected, name
     guide = OutputConstraint("regex", "a+")
     constraint = Trials(1.0, None).params(guide)
-    assert params(SamplingParams(guide=guide), constraint).structured_outputs is constraint
+    assert params(SamplingParams(constraint=guide), constraint).structured_outputs is constraint
     assert params(SamplingParams()).structured_outputs is None
 
 

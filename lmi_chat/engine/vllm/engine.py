@@ -78,9 +78,9 @@ class Vllm:
                 yield search
             return
         constraint = None
-        if job.sampling.guide:
-            await self._trials.check(job.sampling.guide)
-            constraint = self._trials.params(job.sampling.guide)
+        if job.sampling.constraint:
+            await self._trials.check(job.sampling.constraint)
+            constraint = self._trials.params(job.sampling.constraint)
         run = self._outputs(job, sink, token_sink)
         prompt = {"type": "token", "prompt_token_ids": job.prompt_ids, "prompt": job.prompt_text}
         if job.cache_salt:
