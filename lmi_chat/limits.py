@@ -22,6 +22,14 @@ class Limits:
     max_input_tokens: Annotated[
         int, Field(ge=0, le=100_000_000, description="tokens of one prompt; 0: what the context holds")
     ] = 0
+    max_output_tokens: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=100_000_000,
+            description="tokens of one answer, whatever is asked for (more is cut, with a warning); 0: no cap",
+        ),
+    ] = 0
     max_n: Annotated[int, Field(ge=1, le=1024, description="sequences of one request")] = 16
     max_prompts: Annotated[int, Field(ge=1, le=4096, description="prompts of one request")] = 64
     max_inputs: Annotated[int, Field(ge=1, le=16_384, description="inputs of one embedding request")] = 2048

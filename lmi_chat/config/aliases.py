@@ -52,6 +52,8 @@ RENAMED: Mapping[str, str] = types.MappingProxyType(
         "max_rolling_batch_prefill_tokens": "max_num_batched_tokens",
         "quantize": "quantization",
         "cpu_offload_gb_per_gpu": "cpu_offload_gb",
+        "guided_decoding_disable_any_whitespace": "structured_outputs_config",
+        "structured_outputs_config.disable_any_whitespace": "structured_outputs_config",
         "certificate_file": "ssl_certfile",
         "private_key_file": "ssl_keyfile",
     }
@@ -61,6 +63,7 @@ VALUES: Mapping[str, Mapping[str, str]] = types.MappingProxyType(
     {
         "dtype": {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"},
         "quantization": {"none": ""},
+        "structured_outputs_config": {"true": '{"disable_any_whitespace":true}', "false": ""},  # vLLM's former switches
         "task": {"generate": "text-generation"} | dict.fromkeys(("feature-extraction", "embed"), "text-embedding"),
         "output_formatter": {"json_chat": "json", "jsonlines_chat": "jsonlines", "sse_chat": "sse", "none": ""},
     }

@@ -118,6 +118,21 @@ def _listed(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+class _Switch:
+    """A number that may also be written true (1) or false (0)."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        return core_schema.no_info_before_validator_function(_counted, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> Json:
+        shown = handler(schema)
+        return shown | {"anyOf": [*shown["anyOf"], {"type": "boolean"}]}
+
+
+def _counted(value: object) -> object:
+    return int(value) if isinstance(value, bool) else value
+
+
 def field(
     meaning: str, *, shown: str | None = None, default: object = None, allows: Json | None = None, **bounds: Any
 ) -> FieldInfo:
@@ -155,13 +170,16 @@ Stop = Annotated[Words, field("strings that end the text", shown=STRINGS), AtMos
 MinTokens = Annotated[Integer, field("tokens before an end is allowed", default=0, ge=0, le=MAX_INT)]
 NewTokens = Annotated[Integer, field("as max_tokens, in Transformers' words", ge=1, le=MAX_INT), Sets("max_tokens")]
 Sequences = Annotated[Integer, field("as n, in Transformers' words", ge=1), AtMost("max_n")]
+Logprobs = Annotated[Integer, field("alternatives per token", ge=0), AtMost("max_logprobs"), _Switch()]
 IgnoreEos = Annotated[Flag, field("go on after the end-of-sequence token", default=False)]
 
 
 class ConstraintFields(TypedDict, total=False):
     """The fields that ask for a form of the text; structured_output reads them."""
 
-    response_format: Annotated[Any, field("the text's form: {type: text, json_object or json_schema}", shown="object")]
+    response_format: Annotated[
+        Any, field("the text's form: {type: text, json_object, json_schema, json or regex}", shown="object")
+    ]
     structured_outputs: Annotated[
         Any, field("the text's form: one of json, regex, choice, grammar, json_object", shown="object")
     ]
@@ -173,6 +191,11 @@ class ConstraintFields(TypedDict, total=False):
     guided_grammar: Annotated[
         Any, field("the text fits this grammar (EBNF or Lark)", shown="string"), AtMost("max_grammar_bytes")
     ]
+    guided_whitespace_pattern: Annotated[
+        Text,
+        field('in JSON: a regex of the whitespace between its parts, "" for none; absent: at most one blank'),
+        AtMost("max_regex_bytes"),
+    ]
 
 
 class Sampling(ConstraintFields, total=False):
@@ -180,7 +203,7 @@ class Sampling(ConstraintFields, total=False):
 
     best_of: Annotated[Integer, field("sequences of which the likeliest come back", default=1, ge=1), AtMost("max_n")]
     temperature: Annotated[Number, field("randomness; below 0.01 is greedy", default=1.0, ge=0, le=2)]
-    top_p: Annotated[Number, field("nucleus sampling", default=1.0, gt=0, le=1)]
+    top_p: Annotated[Number, field("nucleus sampling; 0: the likeliest token alone", default=1.0, ge=0, le=1)]
     top_k: Annotated[Integer, field("most likely tokens kept; 0, −1: all", default=0, ge=-1, le=MAX_INT)]
     min_p: Annotated[Number, field("least probability beside the best token's", default=0.0, ge=0, le=1)]
     presence_penalty: Annotated[Number, field("against tokens already there", default=0.0, ge=-2, le=2)]

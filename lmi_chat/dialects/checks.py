@@ -75,24 +75,32 @@ def check_beams(reader: BodyReader, path: str, beams: int) -> None:
             reader.add_problem(path, f"must ask for no beam search beside {reader.paths[name]}")
 
 
+def too_long(text: str, deployment: Deployment, path: str) -> PromptTooLong:
+    """Refuse a prompt of which `text` tells the length."""
+    return _beyond_context(f"{text}: the prompt is too long", deployment, path)
+
+
+def _beyond_context(text: str, deployment: Deployment, path: str) -> PromptTooLong:
+    """Say how long the context is, in the words by which LiteLLM and others know that they need a longer one."""
+    context = f"This model's maximum context length is {deployment.context_tokens} tokens"
+    return PromptTooLong(f"{text}. {context}", param=path)
+
+
 def check_length(text: str, deployment: Deployment, path: str) -> None:
     """Refuse a prompt that cannot fit, by its characters alone, before it is tokenised. Raises PromptTooLong."""
     most = deployment.context_tokens * deployment.template.longest_token_chars
     if len(text) > most:
-        raise PromptTooLong(
-            f"{path} has {len(text)} characters; {deployment.context_tokens} tokens hold at most {most}", param=path
-        )
+        said = f"{path} has {len(text)} characters; {deployment.context_tokens} tokens hold at most {most}"
+        raise too_long(said, deployment, path)
 
 
 def check_room(ids: Sequence[int], deployment: Deployment, path: str) -> None:
     """Refuse a prompt that leaves no room for a token of the answer, or has too many. Raises PromptTooLong."""
     most = deployment.limits.max_input_tokens
     if most and len(ids) > most:
-        raise PromptTooLong(f"{path} has {len(ids)} tokens; this deployment takes at most {most}", param=path)
+        raise too_long(f"{path} has {len(ids)} tokens; this deployment takes at most {most}", deployment, path)
     if len(ids) >= deployment.context_tokens:
-        text = f"{path} has {len(ids)} tokens; the model's context holds {deployment.context_tokens}, "
-        text += "one of them generated"
-        raise PromptTooLong(text, param=path)
+        raise too_long(f"{path} has {len(ids)} tokens, and at least one is generated", deployment, path)
 
 
 def check_prompt_logprobs(jobs: Sequence[Job], deployment: Deployment, path: str, *, times: int = 1) -> None:
@@ -108,43 +116,67 @@ def check_prompt_logprobs(jobs: Sequence[Job], deployment: Deployment, path: str
 
 
 def sampling(reader: BodyReader, dialect_defaults: Mapping[str, Any], **fixed: object) -> dict[str, Any]:
-    """SamplingParams's values: the request's, else the model's, else the dialect's. Near-zero temperature is greedy."""
+    """SamplingParams's values: the request's, else the model's, else the dialect's.
+
+    A temperature near zero is greedy, and so is a nucleus of nothing, which leaves the likeliest token.
+    """
     values = {**dialect_defaults, **reader.deployment.defaults, **reader.given, **fixed}
-    if values.get("temperature", 1.0) < GREEDY_BELOW or reader.extra.get("do_sample") is False:
+    is_narrowest = values.get("top_p") == 0
+    is_greedy = is_narrowest or reader.extra.get("do_sample") is False
+    if is_greedy or values.get("temperature", 1.0) < GREEDY_BELOW:
         values["temperature"] = 0.0
+    if is_narrowest:
+        values["top_p"] = PLAIN.top_p
     if values.get("seed") == NO_SEED:
         values["seed"] = None
     return values
 
 
 def expand_sequences(values: dict[str, Any], width: int, *, beams: int = 0) -> int:
-    """Make `values` ask for `width` sequences; gives the copies of each (greedy ones are all the same)."""
+    """Make `values` ask for `width` sequences; gives the copies of each (greedy ones are all the same).
+
+    Where nothing is drawn there is no seed.
+    """
     is_one_run = beams > 0 or values.get("temperature") == 0
     values["n"] = 1 if is_one_run else width
+    if is_one_run:
+        values["seed"] = None
     return width if is_one_run and not beams else 1
 
 
 def fit_context(ids: list[int], values: dict[str, Any], reader: BodyReader, *, path: str) -> SamplingParams:
     """Fit prompt and answer into the context and close the sampling values; `path` is the prompt's.
 
-    Only the caller's own limit must fit; a default is cut to what has room. Raises PromptTooLong with counts, BadField.
+    A limit of tokens is a cap, no reservation: it is cut to what has room and to what the deployment gives, and the
+    caller's own is told so; a strict deployment refuses it. Raises PromptTooLong, BadField.
     """
-    check_room(ids, reader.deployment, path)
+    deployment = reader.deployment
+    check_room(ids, deployment, path)
     if "max_length" in reader.extra and "max_tokens" not in reader.given:
         values = {**values, "max_tokens": _of_total(reader.extra["max_length"], len(ids), reader.paths["max_length"])}
-    context, asked = reader.deployment.context_tokens, reader.given.get("max_tokens", 0)
-    room = context - len(ids)
-    if asked > room:
+    room = deployment.context_tokens - len(ids)
+    most = min(room, deployment.limits.max_output_tokens or room)
+    why = f"{path} has {len(ids)} of the context's {deployment.context_tokens} tokens"
+    if most < room:
+        why = "this deployment generates no more (option.max_output_tokens)"
+    if (asked := reader.given.get("max_tokens", 0)) > most:
         name = reader.paths["max_tokens"]
-        text = (
-            f"{name} must be at most {room}, got {asked}: the prompt has {len(ids)} of the context's {context} tokens"
-        )
-        raise PromptTooLong(text, param=name)
-    most = min(values.get("max_tokens") or room, room)
-    if reader.given.get("min_tokens", 0) > most:
+        if deployment.is_strict:
+            raise _no_room(name, f"must be at most {most}, got {asked}: {why}", deployment, is_context=most == room)
+        reader.warnings.append(f"{name} is cut to {most}: {why}")
+    limit = min(values.get("max_tokens") or most, most)
+    if (least := reader.given.get("min_tokens", 0)) > limit:
         name = reader.paths["min_tokens"]
-        raise BadField([Problem(name, f"{name} must be at most {most}, got {reader.given['min_tokens']}")])
-    return SamplingParams(**{**values, "max_tokens": most})
+        if least > most:
+            raise _no_room(name, f"must be at most {most}, got {least}: {why}", deployment, is_context=most == room)
+        raise BadField([Problem(name, f"{name} must be at most {limit}, got {least}")])
+    return SamplingParams(**{**values, "max_tokens": limit})
+
+
+def _no_room(name: str, text: str, deployment: Deployment, *, is_context: bool) -> PromptTooLong | BadField:
+    if is_context:
+        return _beyond_context(f"{name} {text}", deployment, name)
+    return BadField([Problem(name, f"{name} {text}")])
 
 
 def _of_total(total: int, prompt_tokens: int, path: str) -> int:

@@ -25,7 +25,8 @@ class BodyReader:
     """One body being read: collects what it gives and under which paths, what is wrong and what is unknown.
 
     `lifted`: its keys that stood in `parameters`. `unknown` has each unknown key's path and the path of the known key
-    that it may have been meant for, or "".
+    that it may have been meant for, or ""; `warnings` is what the answer's header says of the request, unknown keys
+    included once it is finished.
     """
 
     deployment: Deployment
@@ -36,6 +37,7 @@ class BodyReader:
     problems: list[Problem] = field(default_factory=list)
     unknown: list[tuple[str, str]] = field(default_factory=list)
     lifted: frozenset[str] = frozenset()
+    warnings: list[str] = field(default_factory=list)
     checker: Checker = field(init=False)
 
     def read(self, body: Json, kind: type) -> None:
@@ -102,7 +104,7 @@ class BodyReader:
         self.problems.append(Problem(path, f"{path} {text}"))
 
     def finish(self, *, is_strict: bool = False) -> list[str]:
-        """What is to be said about unknown keys; with `is_strict` and in a strict deployment they are wrong.
+        """Warn of unknown keys; with `is_strict` and in a strict deployment they are wrong. Gives the warnings.
 
         Where another key is wrong, an unknown one that it may have been meant by is named beside it. Raises BadField.
         """
@@ -114,9 +116,11 @@ class BodyReader:
         if self.problems:
             raise BadField(self.problems)
         told = [f"{path} is ignored{_hint(near)}" for path, near in self.unknown[:UNKNOWN_SHOWN]]
-        more = len(self.unknown) - UNKNOWN_SHOWN
-        least = "at least " if len(self.unknown) >= PROBLEMS_MOST else ""
-        return told if more <= 0 else [*told, f"so are {least}{more} more"]
+        if (more := len(self.unknown) - UNKNOWN_SHOWN) > 0:
+            least = "at least " if len(self.unknown) >= PROBLEMS_MOST else ""
+            told.append(f"so are {least}{more} more")
+        self.warnings[:0] = told
+        return self.warnings
 
 
 def _hint(near: str) -> str:

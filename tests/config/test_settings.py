@@ -29,6 +29,7 @@ ENGINE = {
     "revision": "str | None",
     "hf_overrides": "HfOverrides",
     "kv_cache_dtype_skip_layers": "list[str]",
+    "structured_outputs_config": "StructuredOutputsConfig",
 }
 KINDS = {"integer": "a whole number", "number": "a number"}
 
@@ -103,6 +104,16 @@ def test_names_of_other_servers_stand_below_the_properties(folder: Path) -> None
         ("option.dtype=fp16", "dtype", "float16"),
         ("option.dtype=fp32", "dtype", "float32"),
         ("option.dtype=auto", "dtype", "auto"),
+        (
+            "option.guided_decoding_disable_any_whitespace=true",
+            "structured_outputs_config",
+            '{"disable_any_whitespace":true}',
+        ),
+        (
+            "option.structured_outputs_config.disable_any_whitespace=True",
+            "structured_outputs_config",
+            '{"disable_any_whitespace":true}',
+        ),
     ],
 )
 def test_names_for_the_engine(folder: Path, line: str, name: str, value: str) -> None:

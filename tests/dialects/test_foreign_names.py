@@ -84,11 +84,15 @@ def test_parameters_beside_messages_and_prompts(dialect: str) -> None:
     ("parameters", "param", "words"),
     [
         (5, "parameters", "must be an object, got 5"),
-        ({"top_p": 2}, "parameters.top_p", "must be above 0 and at most 1, got 2"),
+        ({"top_p": 2}, "parameters.top_p", "must be at least 0 and at most 1, got 2"),
         ({"max_new_tokens": 4, "max_tokens": 5}, "parameters.max_tokens", "and parameters.max_new_tokens say the same"),
         ({"seed": 8}, "parameters.seed", "and seed say the same thing with different values"),
         ({"stop": [None]}, "parameters.stop", "item 0 is null"),
-        ({"response_format": {"type": "x"}}, "parameters.response_format.type", "must be text, json_object or"),
+        (
+            {"response_format": {"type": "x"}},
+            "parameters.response_format.type",
+            "must be one of text, json_object, json_schema, json, regex",
+        ),
         ({"stream_options": {}}, "parameters.stream_options", "must be absent without stream true"),
     ],
 )

@@ -104,7 +104,7 @@ BODIES: list[dict[str, Any]] = [
     SCORED | {"prompt_logprobs": 1, "echo": True},
     *({**SCORED, "echo": True, **STREAM, "stream_options": usage} for usage in USAGES),
     *({**one, "seed": BREAKS} for one in (MESSAGES, MESSAGES | STREAM, {"prompt": "a"}, {"prompt": "a"} | STREAM)),
-    *({"inputs": "a", "parameters": {"seed": BREAKS}, "stream": stream} for stream in (False, True)),
+    *({"inputs": "a", "parameters": {"seed": BREAKS, "do_sample": True}, "stream": stream} for stream in (False, True)),
     *({**one, "top_p": 7} for one in (MESSAGES, {"prompt": "a"})),
     {"inputs": "a", "parameters": {"top_p": 7}},
     {"nothing": 1},
@@ -141,7 +141,9 @@ def test_what_was_asked_for_is_in_what_was_checked(usual: Service) -> None:
     details = check(usual, "/invocations", BODIES[7])["details"]
     assert len(details["best_of_sequences"][0]["tokens"]) == len(details["top_tokens"]) == 2
     assert check(usual, "/invocations", BODIES[8])["details"]["prefill"]
-    *_, broken = check(usual, "/invocations", {"inputs": "a", "parameters": {"seed": BREAKS}, "stream": True})
+    *_, broken = check(
+        usual, "/invocations", {"inputs": "a", "parameters": {"seed": BREAKS, "do_sample": True}, "stream": True}
+    )
     assert (broken["error"], broken["details"]["finish_reason"]) == ("it broke", "error")
 
 

@@ -255,14 +255,14 @@ def test_the_body_chooses_and_its_own_field_is_named(service: Service, body: obj
 
 def test_errors_have_their_dialects_shape(service: Service) -> None:
     assert post(service, {"inputs": "a", "parameters": {"top_p": 2}})[2] == {
-        "error": "parameters.top_p must be above 0 and at most 1, got 2",
+        "error": "parameters.top_p must be at least 0 and at most 1, got 2",
         "code": 400,
         "type": "invalid_request_error",
         "param": "parameters.top_p",
     }
     assert post(service, {**CHAT, "top_p": 2})[2] == {
         "error": {
-            "message": "top_p must be above 0 and at most 1, got 2",
+            "message": "top_p must be at least 0 and at most 1, got 2",
             "type": "invalid_request_error",
             "param": "top_p",
             "code": "bad_field",

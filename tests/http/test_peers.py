@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
 from lmi_chat.config.settings import read
@@ -228,3 +229,36 @@ def test_sagemaker_gets_no_healthy_ping_from_a_server_without_a_model() -> None:
         assert send(service, b"", path="/ping", method="GET")[0] == 200
         service.engine.is_dead = True
         assert send(service, b"", path="/ping", method="GET")[0] == 503
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("path", ["/invocations", "/endpoints/tiny/invocations", "/predictions/tiny"])
+@pytest.mark.parametrize(
+    "body", [{"messages": [{"role": "user", "content": "x" * 1100}]}, {"inputs": "x" * 1100}, {"prompt": "x" * 1100}]
+)
+def test_a_prompt_that_is_too_long_is_told_in_the_words_that_clients_look_for(
+    service: Service, body: dict[str, Any], path: str, *, is_stream: bool
+) -> None:
+    """LiteLLM goes to a longer model, and LangChain raises an error of its own, by these words and by no others."""
+    status, _, data = post(service, {**body, "stream": is_stream}, path=path)
+    assert status == (424 if path.startswith("/endpoints") else 400)
+    assert "model's maximum context length is 1024 tokens" in json.dumps(data)
+    assert "the prompt is too long" in json.dumps(data)
+
+
+def test_openais_client_is_told_that_the_context_ends(service: Service) -> None:
+    client = openai.OpenAI(base_url=f"http://127.0.0.1:{service.port}/v1", api_key="none", max_retries=0)
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "x" * 1100}])
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_limit_that_is_cut_is_told_by_the_header(service: Service, body: dict[str, Any], *, is_stream: bool) -> None:
+    """VLLM refuses what it has not all the room for."""
+    own = {"parameters": {"max_new_tokens": 9000}} if "inputs" in body else {"max_tokens": 9000}
+    status, headers, _ = post(service, {**body, **own, "stream": is_stream})
+    assert status == 200
+    assert " is cut to " in headers["x-lmi-chat-warning"]
+    assert service.engine.jobs[-1].sampling.max_tokens == 1024 - len(service.engine.jobs[-1].prompt_ids)

@@ -194,8 +194,8 @@ def test_a_long_answer_is_in_several_parts() -> None:
 @pytest.mark.parametrize(
     ("body", "status", "words", "shape"),
     [
-        ({**CHAT, "top_p": 2}, 400, "top_p must be above 0 and at most 1, got 2", "openai"),
-        ({"inputs": "a", "parameters": {"top_p": 2}}, 400, "parameters.top_p must be above 0", "lmi"),
+        ({**CHAT, "top_p": 2}, 400, "top_p must be at least 0 and at most 1, got 2", "openai"),
+        ({"inputs": "a", "parameters": {"top_p": 2}}, 400, "parameters.top_p must be at least 0", "lmi"),
         ({**CHAT, "model": "nope"}, 404, 'model "nope" is not served here', "openai"),
         ({**STREAM, "n": 0}, 400, "n must be at least 1", "openai"),
         (b"{", 400, "the body is not JSON", "openai"),

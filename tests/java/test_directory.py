@@ -109,7 +109,11 @@ def test_sixteen_at_once(djl: Bridge) -> None:
 def test_errors_before_the_answer_keep_their_status_and_text(djl: Bridge) -> None:
     for body, code, text in (
         ({**FRANCE, "temperature": 9}, 400, "temperature must be at least 0 and at most 2, got 9"),
-        ({"inputs": "x", "parameters": {"top_p": 0}}, 400, "parameters.top_p must be above 0 and at most 1, got 0"),
+        (
+            {"inputs": "x", "parameters": {"top_p": -1}},
+            400,
+            "parameters.top_p must be at least 0 and at most 1, got -1",
+        ),
         ({**FRANCE, "model": "gpt-4"}, 404, 'model "gpt-4" is not served here; SmolLM2-135M-Instruct is'),
     ):
         answer = djl.ask(body)

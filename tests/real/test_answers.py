@@ -281,11 +281,22 @@ def test_events_end_with_done_and_parse_alone(server: Server) -> None:
 def test_a_prompt_that_does_not_fit_is_refused_with_counts(server: Server) -> None:
     status, _, data = server.post(standard("word " * 9000))
     assert status == 400
-    assert json.loads(data)["error"] == "inputs has 9001 tokens; the model's context holds 8192, one of them generated"
-    status, _, data = server.post(chat("Hi", max_tokens=8192))
-    assert status == 400
-    assert json.loads(data)["error"]["code"] == "context_length_exceeded"
-    assert json.loads(data)["error"]["param"] == "max_tokens"
+    assert json.loads(data)["error"] == (
+        "inputs has 9001 tokens, and at least one is generated: the prompt is too long. "
+        "This model's maximum context length is 8192 tokens"
+    )
+
+
+def test_a_limit_of_tokens_is_a_cap_and_no_reservation(server: Server) -> None:
+    body = {"prompt": [28] * 8180, "max_tokens": 8192, "temperature": 0, "ignore_eos": True}
+    status, headers, data = server.post(body)
+    assert status == 200
+    assert headers["x-lmi-chat-warning"] == "max_tokens is cut to 12: prompt has 8180 of the context's 8192 tokens"
+    reply = json.loads(data)
+    assert (reply["choices"][0]["finish_reason"], reply["usage"]["completion_tokens"]) == ("length", 12)
+    status, headers, data = server.post(chat("Hi", max_tokens=8192, stream=True, stop=["e"]))
+    assert (status, b"finish_reason" in data) == (200, True)
+    assert headers["x-lmi-chat-warning"].startswith("max_tokens is cut to 81")
     status, _, data = server.post(standard("x" * 10_000_000))
     assert status == 400
     assert "characters" in json.loads(data)["error"]

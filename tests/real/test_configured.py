@@ -51,6 +51,15 @@ def test_settings_from_everywhere(other: Server) -> None:
     assert "this deployment takes at most 1000" in data.decode()
 
 
+def test_vllms_switch_for_whitespace(other: Server) -> None:
+    schema = {"type": "array", "items": {"type": "integer"}, "minItems": 3, "maxItems": 3}
+    fields = {"guided_json": schema, "max_tokens": 60}
+    [choice] = other.whole(chat("Three numbers, please.", **fields))["choices"]
+    assert re.fullmatch(r"\[-?\d+,-?\d+,-?\d+\]?|\[[-\d,]*", choice["message"]["content"])
+    [choice] = other.whole(chat("Three numbers, please.", **fields, guided_whitespace_pattern=" "))["choices"]
+    assert " , " in choice["message"]["content"]
+
+
 def test_huggingface_hubs_client(other: Server) -> None:
     """Unmodified, on TGI's shapes: text whole and streamed, with details and without; chat by its OpenAI path."""
     client = huggingface_hub.InferenceClient(f"http://127.0.0.1:{other.port}/invocations")

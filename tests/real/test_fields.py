@@ -129,7 +129,7 @@ def test_tokens_that_end_the_text(asker: Asker) -> None:
 def test_the_narrowest_sampling_is_greedy(asker: Asker) -> None:
     """`top_k`, `top_p`, `min_p` at a temperature that would wander: each leaves the likeliest token alone."""
     plain = asker.texts(*everywhere(COUNTING, 12, {}, {}))
-    for narrow in ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1}):
+    for narrow in ({"top_k": 1}, {"top_p": 1e-6}, {"top_p": 0}, {"min_p": 1}):
         fields = {"temperature": 2.0, **narrow}
         bodies = everywhere(COUNTING, 12, fields, {})
         bodies[2]["parameters"]["do_sample"] = True

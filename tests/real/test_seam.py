@@ -11,6 +11,7 @@ import pytest
 from lmi_chat.config.settings import read
 from lmi_chat.engine.vllm import arguments, kv_cache
 from lmi_chat.engine.vllm import engine as vllm
+from lmi_chat.engine.vllm.structured_output.trials import Trials
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
 from lmi_chat.server import bootstrap, default_model
 from tests.support.recipes import RECIPES, Recipe
@@ -178,9 +179,17 @@ def test_every_value_of_sampling_reaches_the_engine() -> None:
         expected = list(value) if isinstance(value, tuple) else value
         assert getattr(given, name) == expected, name
         assert getattr(params(SamplingParams()), name) != expected, name
-    guided = params(SamplingParams(constraint=OutputConstraint("regex", "a+")))
-    assert guided.structured_outputs is not None
+    guide = OutputConstraint("regex", "a+")
+    constraint = Trials(1.0, None).params(guide)
+    assert params(SamplingParams(constraint=guide), constraint).structured_outputs is constraint
     assert params(SamplingParams()).structured_outputs is None
+
+
+@pytest.mark.parametrize("switch", ["disable_any_whitespace", "disable_additional_properties"])
+def test_switches_that_need_a_backend_are_taken_without_its_name(switch: str) -> None:
+    given = {"structured_outputs_config": json.dumps({switch: True})}
+    config = vllm._parse(vllm._choose_backend(given)).structured_outputs_config
+    assert (config.backend, getattr(config, switch)) == ("guidance", True)
 
 
 def test_a_pooling_request_says_its_task_and_has_one_tensor() -> None:

@@ -43,7 +43,8 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
     flags = _check_ending(reader)
     variables = _check_variables(reader)
     salt, asked = openai.check_salt(reader), options.check_account(body, reader)
-    unknown = [*reader.finish(), *asked.warnings]
+    reader.finish()
+    reader.warnings += asked.warnings
     if asked.is_stored:
         request_id = os.urandom(16).hex()  # a caller's own could name, and so replace, what another has stored
 
@@ -77,8 +78,8 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
     fold = partial(Whole, job, deployment, shown)
     render: Renderer = Chunks(job, deployment, usage, shown) if is_stream else fold()
     render = stored.keep(render, fold if is_stream else None, chat, job, deployment, asked)
-    task = ParsedRequest(dialect="chat", jobs=(job,), is_stream=is_stream, render=render, has_end=True, unknown=unknown)
-    task.user, task.metadata = asked.user, asked.metadata
+    task = ParsedRequest(dialect="chat", jobs=(job,), is_stream=is_stream, render=render, has_end=True)
+    task.unknown, task.user, task.metadata = reader.warnings, asked.user, asked.metadata
     return task
 
 

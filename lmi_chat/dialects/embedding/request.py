@@ -17,7 +17,7 @@ from lmi_chat.dialects.embedding.body import EmbeddingBody, Pooling
 from lmi_chat.dialects.openai import error_body
 from lmi_chat.dialects.reader import BodyReader
 from lmi_chat.dialects.task import ParsedRequest
-from lmi_chat.errors import BadField, Error, Problem, PromptTooLong
+from lmi_chat.errors import BadField, Error, Problem
 from lmi_chat.job import Delta, Embedding, EmbeddingSpec, Finished, Job, PoolingParams
 from lmi_chat.text import echo
 
@@ -111,11 +111,8 @@ def _read(prompt: Prompt, path: str, reader: BodyReader, *, most: int) -> list[i
     if not ids:
         raise BadField([Problem(path, f"{path} must have at least 1 token, got {echo(prompt)}")])
     if len(ids) > (context := _context(deployment)):
-        holder = (
-            "the model's context holds" if context == deployment.context_tokens else "this deployment takes at most"
-        )
-        text = f"{path} has {len(ids)} tokens; {holder} {context} (truncate true cuts it)"
-        raise PromptTooLong(text, param=path)
+        bound = "" if context == deployment.context_tokens else f"; this deployment takes at most {context}"
+        raise checks.too_long(f"{path} has {len(ids)} tokens{bound} (truncate true cuts it)", deployment, path)
     return ids
 
 

@@ -8,6 +8,7 @@ its `put` being called from the output loop and its `output` holding what came b
 import asyncio
 import gc
 import importlib.util
+import json
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -25,9 +26,10 @@ from lmi_chat.engine.vllm.structured_output import trials
 from lmi_chat.engine.vllm.vocabulary import Vocabulary
 from lmi_chat.job import Job, Sink, TokenSink
 from lmi_chat.observability import startup
-from lmi_chat.text import one_line
+from lmi_chat.text import echo, one_line
 
 STOP_S = 1.5
+STRUCTURED = "structured_outputs_config"
 log = logging.getLogger(__name__)
 
 
@@ -76,14 +78,16 @@ class Vllm:
             async with beam_search.run(self.run, job, sink, ends) as search:
                 yield search
             return
+        constraint = None
         if job.sampling.constraint:
             await self._trials.check(job.sampling.constraint)
+            constraint = self._trials.params(job.sampling.constraint)
         run = self._outputs(job, sink, token_sink)
         prompt = {"type": "token", "prompt_token_ids": job.prompt_ids, "prompt": job.prompt_text}
         if job.cache_salt:
             prompt["cache_salt"] = job.cache_salt
         try:
-            params = sampling.params(job.sampling, has_text=run.has_text)
+            params = sampling.params(job.sampling, constraint, has_text=run.has_text)
             collector = await self._engine.add_request(job.id, prompt, params, priority=job.priority)
         except Exception as error:
             raise translate(error) from error
@@ -149,8 +153,7 @@ def load(
     on_phase(startup.STARTING)
     heartbeat = Heartbeat()
     try:
-        args = AsyncEngineArgs.from_cli_args(_parse(arguments))
-        _choose_backend(args)
+        args = AsyncEngineArgs.from_cli_args(_parse(_choose_backend(arguments)))
         usage = UsageContext.OPENAI_API_SERVER
         config = args.create_engine_config(usage)
         if fits_cache:
@@ -176,13 +179,20 @@ def load(
     return Vllm(engine, _describe(engine, names), heartbeat, trials.load(engine, guide_compile_s), plain)
 
 
-def _choose_backend(args: Any) -> None:
-    """Choose the backend that constraints are tried with. Raises StartFailed where another is configured."""
-    config = args.structured_outputs_config
-    if config.backend not in {"auto", trials.BACKEND}:
-        text = f"structured_outputs_config.backend must be auto or {trials.BACKEND}"
-        raise StartFailed(f"{text}, got {one_line(config.backend, 80)}")
-    config.backend = trials.BACKEND
+def _choose_backend(arguments: Mapping[str, str]) -> Mapping[str, str]:
+    """Choose the backend that constraints are tried with. Raises StartFailed where another is configured.
+
+    It stands there before vLLM parses the rest, some of which it takes beside this backend alone.
+    """
+    try:
+        config = json.loads(arguments.get(STRUCTURED, "{}"))
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise StartFailed(f"{STRUCTURED} must be a JSON object, got {echo(arguments[STRUCTURED])}")
+    if (backend := config.get("backend", "auto")) not in ("auto", trials.BACKEND):
+        raise StartFailed(f"{STRUCTURED}.backend must be auto or {trials.BACKEND}, got {echo(backend)}")
+    return {**arguments, STRUCTURED: json.dumps(config | {"backend": trials.BACKEND})}
 
 
 def _parse(arguments: Mapping[str, str]) -> Any:

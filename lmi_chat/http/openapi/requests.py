@@ -9,7 +9,7 @@ from lmi_chat.dialects.body import IDS, Usage
 from lmi_chat.dialects.chat import messages
 from lmi_chat.dialects.chat.body import SESSIONS, ChatBody, MetadataBody, SessionBody
 from lmi_chat.dialects.chat.request import VARIABLE_CHARS
-from lmi_chat.dialects.completion.body import LOGPROBS_MOST, CompletionBody
+from lmi_chat.dialects.completion.body import CompletionBody
 from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.embedding.body import EmbeddingBody, Pooling
 from lmi_chat.dialects.standard.body import Parameters, StandardBody
@@ -17,7 +17,7 @@ from lmi_chat.http.openapi import structured_output
 from lmi_chat.http.openapi.shapes import TEXT, if_then, nullable, record
 
 UNSAID = (
-    "the prompt has at least one token, and with max_tokens (max_new_tokens) it fits the model's context",
+    "the prompt has at least one token, and leaves room for one and for min_tokens in the model's context",
     "min_tokens is at most max_tokens",
     "max_length is above the prompt's tokens",
     "the model's chat template takes the messages",
@@ -49,7 +49,7 @@ def _table(body: type, deployment: Deployment, insides: Json) -> Json:
     }
 
 
-ADAPTERS: Json = {"type": ["string", "array", "null"], "maxLength": 0, "maxItems": 0}
+ADAPTERS: Json = {"type": ["string", "array", "null"], "maxLength": 0, "items": {"type": "string", "maxLength": 0}}
 """None is loaded, so that only what asks for none is answered."""
 
 
@@ -164,11 +164,7 @@ def of_embedding(deployment: Deployment) -> Json:
 
 def of_completion(deployment: Deployment) -> Json:
     """A completion."""
-    most = min(LOGPROBS_MOST, deployment.limits.max_logprobs)
-    insides = _shared(deployment) | {
-        "prompt": _prompts(deployment, deployment.limits.max_prompts),
-        "logprobs": {"maximum": most},
-    }
+    insides = _shared(deployment) | {"prompt": _prompts(deployment, deployment.limits.max_prompts)}
     scored = {"use_beam_search": {"const": True}, "echo": {"const": True}}
     rules = [
         if_then({"max_tokens": {"const": 0}}, {"echo": {"const": True}}, is_given=True),
@@ -185,7 +181,7 @@ def of_standard(deployment: Deployment) -> Json:
     forms = structured_output.openai(deployment.limits, is_strict=deployment.is_strict)
     forms["grammar"] = structured_output.tgi(deployment.limits, is_strict=deployment.is_strict)
     if deployment.is_strict:
-        forms["typical_p"] = {"enum": [1, None]}
+        forms |= {"typical_p": {"enum": [1, None]}, "watermark": UNSET}
     beams = if_then({"best_of": {"minimum": 2, "type": "integer"}}, {"num_beams": {"maximum": 1}})
     inner = record(_table(Parameters, deployment, forms), is_closed=deployment.is_strict) | {"allOf": [beams]}
     prompt = {"type": "string", "minLength": 1}

@@ -453,7 +453,7 @@ def test_a_model_without_a_template_says_so() -> None:
 
 
 def test_several_problems_are_named_together() -> None:
-    error = refused(temperature=3, top_p=0, max_tokens=0)
+    error = refused(temperature=3, top_p=-1, max_tokens=0)
     assert error.param == "temperature"
     assert [part.split()[0] for part in error.message.split("; ")] == ["temperature", "top_p", "max_tokens"]
     many = refused(messages=[{"role": "x", "content": "y"}] * 9)
@@ -482,23 +482,57 @@ def test_little_of_the_callers_text_is_repeated() -> None:
     assert refused(temperature="é" * 1_000_000).message.count("é") <= 200
 
 
-@pytest.mark.parametrize(
-    ("limits", "words"),
-    [
-        (
-            {"max_tokens": 1024},
-            "max_tokens must be at most 1005, got 1024: the prompt has 19 of the context's 1024 tokens",
-        ),
-        ({"max_completion_tokens": 1024}, "max_completion_tokens must be at most 1005, got 1024"),
-    ],
-)
-def test_an_answer_that_does_not_fit(limits: Json, words: str) -> None:
-    error = refused(**limits)
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_limit_is_a_cap_and_no_reservation(name: str, *, is_stream: bool) -> None:
+    task = ask(**{name: 8192, "stream": is_stream})
+    assert task.job.sampling.max_tokens == 1005
+    assert task.unknown == [f"{name} is cut to 1005: messages has 19 of the context's 1024 tokens"]
+    fits = ask(**{name: 1005})
+    assert (fits.job.sampling.max_tokens, fits.unknown) == (1005, [])
+    error = refusal(body(**{name: 1006}), "chat", is_strict=True)
     assert isinstance(error, PromptTooLong)
-    assert (error.code, error.param) == ("context_length_exceeded", next(iter(limits)))
-    assert error.message.startswith(words)
+    assert (error.code, error.param) == ("context_length_exceeded", name)
+    text = f"{name} must be at most 1005, got 1006: messages has 19 of the context's 1024 tokens. "
+    assert error.message == text + "This model's maximum context length is 1024 tokens"
+
+
+def test_the_least_that_is_asked_for_is_no_cap() -> None:
     assert ask(min_tokens=9, max_tokens=9).job.sampling.min_tokens == 9
-    assert ask(max_tokens=1005).job.sampling.max_tokens == 1005
+    error = refused(min_tokens=1006, max_tokens=1500)
+    assert (error.code, error.param) == ("context_length_exceeded", "min_tokens")
+    assert "min_tokens must be at most 1005, got 1006: messages has 19" in error.message
+    error = refused(min_tokens=10, max_tokens=9)
+    assert (error.code, error.message) == ("bad_field", "min_tokens must be at most 9, got 10")
+
+
+def test_a_deployment_caps_every_answer() -> None:
+    limits = Limits(max_output_tokens=100)
+
+    def asked(**fields: Any) -> tuple[int, list[str]]:
+        task = parse(body(**fields), deployment(limits=limits), "1")
+        return task.job.sampling.max_tokens, task.unknown
+
+    assert asked() == (100, []), "nothing was asked for that is not given"
+    assert asked(max_tokens=100) == (100, [])
+    told = "max_tokens is cut to 100: this deployment generates no more (option.max_output_tokens)"
+    assert asked(max_tokens=101) == (100, [told])
+    long = [{"role": "user", "content": "x" * 1000}]
+    assert asked(max_tokens=101, messages=long) == (
+        7,
+        ["max_tokens is cut to 7: messages has 1017 of the context's 1024 tokens"],
+    )
+    with pytest.raises(BadField, match=r"min_tokens must be at most 100, got 101: .*max_output_tokens"):
+        asked(min_tokens=101)
+    error = refusal(body(max_tokens=101), "chat", is_strict=True, limits=limits)
+    assert (error.code, error.param) == ("bad_field", "max_tokens")
+    assert "must be at most 100, got 101: this deployment generates no more" in error.message
+
+
+def test_a_nucleus_of_nothing_is_the_likeliest_token() -> None:
+    chosen = ask(top_p=0, temperature=1.5, seed=3).job.sampling
+    assert chosen == ask(temperature=0).job.sampling
+    assert parse(body(), deployment(defaults={"top_p": 0.0}), "1").job.sampling == chosen
 
 
 def test_a_prompt_that_does_not_fit() -> None:
@@ -506,13 +540,20 @@ def test_a_prompt_that_does_not_fit() -> None:
     assert ask(messages=[{"role": "user", "content": "x" * (room - 1)}]).job.sampling.max_tokens == 1
     error = refused(messages=[{"role": "user", "content": "x" * room}])
     assert (error.status, error.param) == (400, "messages")
-    assert "messages has 1024 tokens; the model's context holds 1024" in error.message
+    words = (
+        "messages has 1024 tokens, and at least one is generated: the prompt is too long. "
+        "This model's maximum context length is 1024 tokens"
+    )
+    assert error.message == words
 
 
 def test_a_hopeless_prompt_is_refused_by_its_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     here = deployment()
     monkeypatch.setattr(here.template, "encode", None)
-    with pytest.raises(PromptTooLong, match="messages has 1000026 characters; 1024 tokens hold at most 10240"):
+    with pytest.raises(
+        PromptTooLong,
+        match=r"messages has 1000026 .* at most 10240: the prompt is too long\. This model's maximum context length",
+    ):
         parse(body(messages=[{"role": "user", "content": " " * 1_000_000}]), here, "1")
 
 
@@ -551,9 +592,9 @@ INNER = [
         "stream_options.include_usage",
     ),
     (
-        {"response_format": {"type": "json_object", "schema": {}}},
+        {"response_format": {"type": "json_object", "schemas": {}}},
+        "response_format.schemas",
         "response_format.schema",
-        "response_format.json_schema",
     ),
     (
         {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}, "strickt": True}}},

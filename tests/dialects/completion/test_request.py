@@ -205,8 +205,8 @@ def test_the_prompt_is_kept_to_its_last_tokens() -> None:
         ({"max_tokens": -1}, "max_tokens", "at least 0"),
         ({"max_tokens": 0}, "max_tokens", "must be at least 1 unless echo is true, got 0"),
         ({"max_tokens": 0, "echo": True, "min_tokens": 2}, "min_tokens", "must be 0 with max_tokens 0, got 2"),
-        ({"logprobs": 6}, "logprobs", "at least 0 and at most 5, got 6"),
-        ({"logprobs": True}, "logprobs", "must be an integer, got true"),
+        ({"logprobs": 21}, "logprobs", "at least 0 and at most 20, got 21"),
+        ({"logprobs": "1"}, "logprobs", 'must be an integer, got "1"'),
         ({"echo": 1}, "echo", "must be true or false, got 1"),
         ({"suffix": "end"}, "suffix", 'is not supported by the served model, got "end"'),
         ({"suffix": 1}, "suffix", "is not supported by the served model"),
@@ -238,26 +238,45 @@ def test_a_bad_field_is_named(fields: Json, param: str, words: str) -> None:
     assert dialects.error_body(error, "completion")["error"]["param"] == param
 
 
-def test_fewer_logprobs_where_the_deployment_gives_fewer() -> None:
+def test_as_many_logprobs_as_the_deployment_gives() -> None:
     assert "at most 2, got 3" in refusal(body(logprobs=3), "completion", limits=Limits(max_logprobs=2)).message
+    assert ask(logprobs=10).job.sampling.logprobs == 10
+    assert parse(body(logprobs=30), deployment(limits=Limits(max_logprobs=30))).job.sampling.logprobs == 30
+
+
+def test_logprobs_may_be_true_or_false() -> None:
+    assert [ask(logprobs=value).job.sampling.logprobs for value in (False, True, None)] == [0, 1, None]
 
 
 @pytest.mark.parametrize(
     ("fields", "param", "words"),
     [
-        ({"prompt": "x" * 1024}, "prompt", "prompt has 1024 tokens; the model's context holds 1024"),
+        ({"prompt": "x" * 1024}, "prompt", "prompt has 1024 tokens, and at least one is generated"),
         ({"prompt": [65] * 2000}, "prompt", "prompt has 2000 tokens"),
         ({"prompt": ["a", "x" * 1024]}, "prompt[1]", "prompt[1] has 1024 tokens"),
         ({"prompt": "x" * 1_000_000}, "prompt", "1024 tokens hold at most 10240"),
-        ({"prompt": [65] * 1000, "max_tokens": 25}, "max_tokens", "max_tokens must be at most 24, got 25"),
+        ({"prompt": [65] * 1000, "min_tokens": 25}, "min_tokens", "min_tokens must be at most 24, got 25"),
     ],
 )
 def test_a_prompt_that_does_not_fit(fields: Json, param: str, words: str) -> None:
     error = refusal(body(**fields), "completion")
     assert (type(error), error.param) == (PromptTooLong, param)
     assert words in error.message
+    assert error.message.endswith(". This model's maximum context length is 1024 tokens")
     assert ask(prompt="x" * 1023).job.sampling.max_tokens == 1
     assert ask(prompt="x" * 1023, max_tokens=0, echo=True).job.sampling.max_tokens == 1
+
+
+def test_a_limit_is_a_cap_and_no_reservation() -> None:
+    task = ask(prompt=[[65], [65] * 1000], max_tokens=25)
+    assert [job.sampling.max_tokens for job in task.jobs] == [25, 24]
+    assert task.unknown == ["max_tokens is cut to 24: prompt[1] has 1000 of the context's 1024 tokens"]
+    error = refusal(body(prompt=[65] * 1000, max_tokens=25), "completion", is_strict=True)
+    assert (error.code, error.param) == ("context_length_exceeded", "max_tokens")
+    capped = parse(body(max_tokens=50), deployment(limits=Limits(max_output_tokens=9)))
+    assert (capped.job.sampling.max_tokens, len(capped.unknown)) == (9, 1)
+    usual = parse(body(), deployment(limits=Limits(max_output_tokens=9)))
+    assert (usual.job.sampling.max_tokens, usual.unknown) == (9, [])
 
 
 def test_unknown_keys_and_other_names() -> None:
