@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from lmi_chat import __version__
 from lmi_chat.cli import chat, invoke
 from lmi_chat.config import describe, settings, sources
-from lmi_chat.server import default_model
+from lmi_chat.server import default_model, model_cache
 from lmi_chat.server.configuration import configure
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _fetch(*, is_check: bool) -> int:
         target = default_model.folder()
         default_model.fetch(target)
         wrong = default_model.verify(target) if is_check else []
-    except default_model.FetchFailed as error:
+    except model_cache.FetchFailed as error:
         sys.stderr.write(f"lmi-chat: {error}\n")
         return 1
     except KeyboardInterrupt:

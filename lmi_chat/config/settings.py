@@ -29,12 +29,25 @@ from lmi_chat.limits import ConnectionLimits, Limits, PipelineLimits, StoreLimit
 Row: TypeAlias = Mapping[str, Any]
 """A key as JSON Schema says it: type, default, description, and minimum and maximum or enum."""
 PORTS = re.compile(r"(\d{1,5})-(\d{1,5})")
+S3 = "s3://"
+S3_ADDRESS = re.compile(r"[sS]3://(?P<bucket>[A-Za-z0-9._-]{1,255})(?:/(?P<key>[^\0-\x1f]{0,1024}))?")
 
 
 def _ports(text: str) -> str:
     found = PORTS.fullmatch(text)
     if text and not (found and 0 < int(found[1]) <= int(found[2]) < 2**16):
         raise ValueError("two ports, the lower one first, such as 9000-9099")
+    return text
+
+
+def is_in_s3(text: str) -> bool:
+    """Whether a model's name is an address in S3."""
+    return text[: len(S3)].lower() == S3
+
+
+def _model(text: str) -> str:
+    if is_in_s3(text) and not S3_ADDRESS.fullmatch(text):
+        raise ValueError("an address in S3 such as s3://bucket/folder/ or s3://bucket/model.tar.gz")
     return text
 
 
@@ -47,8 +60,10 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model_id: str = Field(
-        default="", description="model folder or hub id; empty: /opt/ml/model, else the embedded model"
+    model_id: Annotated[str, AfterValidator(_model)] = Field(
+        default="",
+        description="model folder, hub id, or s3://bucket/folder/ (or a tar.gz); empty: /opt/ml/model, else the "
+        "default model",
     )
     host: str = Field(default="0.0.0.0", description="address to listen on")  # noqa: S104 a container is reached from outside
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")

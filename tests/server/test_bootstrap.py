@@ -65,3 +65,13 @@ def test_progress_never_goes_back(last: str) -> None:
         seen.append(progress.progress)
     assert seen == sorted(set(seen))
     assert seen[-1] == 1.0
+
+
+def test_progress_within_a_phase() -> None:
+    progress = startup.StartupProgress()
+    progress.enter(startup.FETCHING)
+    for share in (0.5, 0.4):  # a second download begins anew
+        progress.reach(share)
+        assert progress.report()["progress"] == 0.3
+    progress.enter(startup.IMPORTING)
+    assert progress.report()["progress"] == 0.4
