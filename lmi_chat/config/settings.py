@@ -29,6 +29,8 @@ from lmi_chat.limits import ConnectionLimits, Limits, PipelineLimits, StoreLimit
 Row: TypeAlias = Mapping[str, Any]
 """A key as JSON Schema says it: type, default, description, and minimum and maximum or enum."""
 PORTS = re.compile(r"(\d{1,5})-(\d{1,5})")
+MOST_TOLD = 20
+"""Of the settings that stop one start."""
 S3 = "s3://"
 S3_ADDRESS = re.compile(r"[sS]3://(?P<bucket>[A-Za-z0-9._-]{1,255})(?:/(?P<key>[^\0-\x1f]{0,1024}))?")
 
@@ -180,7 +182,8 @@ def read(
     """Merge all sources. `origin` is what `arguments` are called.
 
     `engine_kinds` are the engine's own argument names with their types (empty: any passes, it is not installed),
-    `gpus` is what a tensor_parallel_degree of `max` stands for. Raises BadSetting with key, value, origin and hint.
+    `gpus` is what a tensor_parallel_degree of `max` stands for. Raises BadSetting with key, value, origin and hint of
+    everything that is wrong.
     """
     keys = KeyResolver(OWN, engine_kinds, gpus)
     in_file, noted = from_properties(properties) if properties else ([], [])
@@ -191,8 +194,9 @@ def read(
         *(from_family(family, environment) for family in FAMILIES),
     ]
     chosen: dict[str, RawSetting] = {}
+    wrong: list[BadSetting] = []
     for source in sources:
-        chosen = _one_source(source, keys, noted) | chosen
+        chosen = _one_source(source, keys, noted, wrong) | chosen
     for name, (text, why) in (engine_defaults or {}).items():
         chosen.setdefault(name, RawSetting(name, text, why))
     fields: dict[str, Any] = {
@@ -204,23 +208,41 @@ def read(
         part = fields.setdefault(PARTS[name], {}) if name in PARTS else fields
         part[name] = _spelt(chosen[name])
     try:
-        return Settings.model_validate(fields)
+        settings = Settings.model_validate(fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][-1])
-        raise bad(chosen[name], _wanted(OWN[name], first)) from None
+        for each in error.errors():
+            name = str(each["loc"][-1])
+            wrong.append(bad(chosen[name], _wanted(OWN[name], each)))
+    if wrong:
+        raise _all(wrong)
+    return settings
 
 
-def _one_source(source: Iterable[RawSetting], keys: KeyResolver, noted: list[IgnoredSetting]) -> dict[str, RawSetting]:
-    """Resolve one source's keys; what sets nothing goes to `noted`. Raises BadSetting where two disagree."""
+def _all(wrong: list[BadSetting]) -> BadSetting:
+    """Put everything that is wrong into one error, a line each."""
+    if len(wrong) == 1:
+        return wrong[0]
+    more = [f"and {len(wrong) - MOST_TOLD} more"] if len(wrong) > MOST_TOLD else []
+    lines = [f"{len(wrong)} settings stop the start:", *map(str, wrong[:MOST_TOLD]), *more]
+    return BadSetting("\n  ".join(lines))
+
+
+def _one_source(
+    source: Iterable[RawSetting], keys: KeyResolver, noted: list[IgnoredSetting], wrong: list[BadSetting]
+) -> dict[str, RawSetting]:
+    """Resolve one source's keys; what sets nothing goes to `noted`, what cannot be, or disagrees, to `wrong`."""
     mine: dict[str, RawSetting] = {}
     written: dict[str, RawSetting] = {}
     for given in source:
-        resolved = keys.resolve(given)
+        try:
+            resolved = keys.resolve(given)
+        except BadSetting as error:
+            wrong.append(error)
+            continue
         if isinstance(resolved, IgnoredSetting):
             noted.append(resolved)
         elif mine.setdefault(resolved.name, resolved).text != resolved.text:
-            raise _twice(given, written[resolved.name])
+            wrong.append(_twice(given, written[resolved.name]))
         else:
             written.setdefault(resolved.name, given)
     return mine
