@@ -121,6 +121,15 @@ def test_a_folder_is_fetched_and_the_second_start_downloads_nothing(
     assert capsys.readouterr().err == ""
 
 
+def test_a_log_is_told_how_far_the_download_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(s3_model, "LOG_S", 0.0)
+    s3_model.fetch("s3://bucket/models/tiny/", tmp_path)
+    lines = [line for line in capsys.readouterr().err.splitlines() if " of " in line and "%" in line]
+    assert lines[-1] == "  2.6 MB of 2.6 MB (100%)"
+
+
 def test_a_new_version_fetches_the_changed_file_alone(wire: Wire, client: Any, tmp_path: Path) -> None:
     put(client, "models/changing", FILES)
     first = s3_model.fetch("s3://bucket/models/changing/", tmp_path)
