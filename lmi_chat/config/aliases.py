@@ -58,6 +58,8 @@ RENAMED: Mapping[str, str] = types.MappingProxyType(
         "n_positions": "max_model_len",  # AWS Neuron's
         "context_length": "max_model_len",  # SGLang's
         "pooling": "pooler_config",  # of DJL's engine for embeddings
+        "certificate_file": "ssl_certfile",
+        "private_key_file": "ssl_keyfile",
     }
 )
 MOST = "max"  # as a degree of tensor parallelism: every GPU
@@ -226,9 +228,7 @@ QUIET = frozenset({"", "false", "none", "auto", "no", "0", "text-generation", "g
 """Values of those that ask for nothing."""
 REFUSED = _by_name(
     {
-        "requests are not authenticated here; SageMaker does that, or a proxy": "api_key",
-        "TLS is not served here; SageMaker does that, or a proxy": "keystore keystore_pass keystore_type"
-        " certificate_file private_key_file ssl_keyfile ssl_certfile ssl_ca_certs ssl_cert_reqs ssl_ciphers",
+        "TLS takes PEM files: ssl_certfile and ssl_keyfile": "keystore keystore_pass keystore_type",
         "no other code runs in this server": "middleware",
         "write its keys as variables (OPTION_X or SM_VLLM_X) or into serving.properties": "config",
         "set VLLM_USE_MODELSCOPE=true in the environment, where the engine reads it": "use_modelscope",

@@ -268,11 +268,14 @@ def test_all_that_is_wrong_is_told_at_once(folder: Path) -> None:
         "option.zzz=1\noption.port=x\noption.max_n=9999\noption.max_num_seqs=1\nmax_rolling_batch_size=2\nyyy=2"
     )
     with pytest.raises(BadSetting) as caught:
-        load(folder, properties, {"prot": "1"}, {"OPTION_API_KEY": "abc"})
+        load(folder, properties, {"prot": "1"}, {"OPTION_KEYSTORE_PASS": "abc"})
     first, *lines = str(caught.value).splitlines()
     here = f"  {folder}/serving.properties"
     assert first == "7 settings stop the start:"
-    beginnings = ["  command line: prot", "  environment OPTION_API_KEY: api_key is not possible, got '(hidden)'"]
+    beginnings = [
+        "  command line: prot",
+        "  environment OPTION_KEYSTORE_PASS: keystore_pass is not possible, got '(hidden)'",
+    ]
     beginnings += [f"{here}:1: zzz is no", f"{here}:5: max_rolling_batch_size = 2 and max_num_seqs = 1"]
     beginnings += [
         f"{here}:6: yyy is no",
