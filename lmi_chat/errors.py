@@ -3,14 +3,28 @@
 No HTTP, engine or dialect names live here; a dialect renders an Error in its own shape.
 """
 
+import logging
+import os
 from dataclasses import dataclass
+from typing import Literal
 
 from lmi_chat.text import one_line
 
+Kind = Literal[
+    "invalid_request_error",
+    "authentication_error",
+    "not_found_error",
+    "rate_limit_error",
+    "unavailable_error",
+    "timeout_error",
+    "server_error",
+]
 PROBLEM_BYTES = 260
 PARAM_BYTES = 200
 PROBLEMS_SHOWN = 5
 PROBLEMS_MOST = 100
+CAUSE_BYTES = 6
+log = logging.getLogger(__name__)
 
 
 class Error(Exception):
@@ -21,7 +35,7 @@ class Error(Exception):
     """
 
     status = 500
-    kind = "server_error"
+    kind: Kind = "server_error"
     code = "internal_error"
     is_retry_free = False
     retry_after_s: int | None = None
@@ -137,6 +151,13 @@ class HookFailed(Error):
     """The deployment's own code (a formatter, a handler) failed; LMI's status for it."""
 
     status, kind, code = 424, "server_error", "custom_code_failed"
+
+    @classmethod
+    def of(cls, what: str, error: BaseException) -> "HookFailed":
+        """Log why `what` failed, and name the line in the log: paths and names of the code are not the caller's."""
+        cause = os.urandom(CAUSE_BYTES).hex()
+        log.error("%s failed (%s)", what, cause, exc_info=error)
+        return cls(f"{what} failed; the server's log says why under {cause}")
 
 
 class Unavailable(Error):

@@ -21,6 +21,7 @@ CONTRACT = {
     "PromptTooLong": (400, "invalid_request_error", "context_length_exceeded"),
     "Conflict": (409, "invalid_request_error", "conflict"),
     "AdaptersOff": (400, "invalid_request_error", "adapters_off"),
+    "Unauthorized": (401, "authentication_error", "invalid_api_key"),
     "NotFound": (404, "not_found_error", "not_found"),
     "BadMethod": (405, "invalid_request_error", "method_not_allowed"),
     "TooLarge": (413, "invalid_request_error", "body_too_large"),
@@ -32,6 +33,7 @@ CONTRACT = {
     "CutOff": (503, "unavailable_error", "draining"),
     "EngineDown": (503, "unavailable_error", "engine_down"),
     "TimedOut": (504, "timeout_error", "deadline_exceeded"),
+    "RateLimited": (429, "rate_limit_error", "rate_limit_exceeded"),
     "HookFailed": (424, "server_error", "custom_code_failed"),
     "Bug": (500, "server_error", "internal_error"),
 }

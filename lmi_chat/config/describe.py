@@ -76,7 +76,7 @@ def _shown(value: object) -> str:
 
 
 def table() -> str:
-    """README's table of keys, in Markdown."""
+    """Write docs/configuration.md's table of keys, in Markdown."""
     also = {
         name: [other.variable for family in FAMILIES for other in family.names if other.key == name] for name in OWN
     }
@@ -90,7 +90,7 @@ def table() -> str:
 
 
 def families() -> str:
-    """README's table of the sources, strongest first, in Markdown."""
+    """Write docs/configuration.md's table of the sources, strongest first, in Markdown."""
     rows = [
         ("command line", "`--max-model-len 4096`", "every key"),
         ("environment", "`OPTION_MAX_MODEL_LEN=4096`, `SERVING_JOB_QUEUE_SIZE=100`", "every key"),
@@ -103,7 +103,7 @@ def families() -> str:
 
 
 def mapping() -> str:
-    """docs/configuration.md's tables: every name of other servers and what becomes of it, in Markdown."""
+    """Write docs/configuration.md's tables of other servers' names and what becomes of each, in Markdown."""
     named = [(f"`{name.variable}`", f"`{name.key}`") for family in FAMILIES for name in family.names]
     renamed = [(f"`{name}`", f"`{key}`") for name, key in RENAMED.items()]
     values = [

@@ -13,6 +13,7 @@ from lmi_chat.text import nearest, one_line
 
 MODEL_FOLDER = Path("/opt/ml/model")
 PROPERTIES = "serving.properties"
+ENTRY = "model.py"
 PROPERTIES_BYTES = 2**20
 COMMENT = re.compile(r"\s+#(\s.*)?$", re.DOTALL)
 """Of what people write behind a value; Java's properties have comments on lines of their own only."""
@@ -126,6 +127,11 @@ def _bare(given: RawSetting) -> RawSetting:
     text = COMMENT.sub("", given.text)
     quoted = QUOTED.fullmatch(text)
     return RawSetting(given.name, (quoted[1] or quoted[2] or "") if quoted else text, given.origin)
+
+
+def names_entry_point(path: Path) -> bool:
+    """Whether the file names code to run. Raises BadSetting."""
+    return any(given.name.lower() == "entrypoint" and given.text for given in from_properties(path)[0])
 
 
 def _text(path: Path) -> str:

@@ -85,6 +85,17 @@ class Refused:
         return {"enum": [None, *self.nothing]}
 
 
+class ShownAs:
+    """A field that its dialect checks itself: its JSON Schema is that of `kind`."""
+
+    def __init__(self, kind: Any) -> None:
+        self._kind = kind
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> Json:
+        """The other type's schema."""
+        return handler(TypeAdapter(self._kind).core_schema)
+
+
 class _Array:
     """An array that is checked up to its first fault; `is_one`: one item stands for an array of one."""
 
@@ -142,7 +153,7 @@ MinTokens = Annotated[Integer, field("tokens before an end is allowed", default=
 IgnoreEos = Annotated[Flag, field("go on after the end-of-sequence token", default=False)]
 
 
-class Guides(TypedDict, total=False):
+class ConstraintFields(TypedDict, total=False):
     """The fields that ask for a form of the text; structured_output reads them."""
 
     response_format: Annotated[Any, field("the text's form: {type: text, json_object or json_schema}", shown="object")]
@@ -159,7 +170,7 @@ class Guides(TypedDict, total=False):
     ]
 
 
-class Sampling(Guides, total=False):
+class Sampling(ConstraintFields, total=False):
     """How tokens are chosen, in every dialect that generates text."""
 
     best_of: Annotated[Integer, field("sequences of which the likeliest come back", default=1, ge=1), AtMost("max_n")]
@@ -169,7 +180,7 @@ class Sampling(Guides, total=False):
     min_p: Annotated[Number, field("least probability beside the best token's", default=0.0, ge=0, le=1)]
     presence_penalty: Annotated[Number, field("against tokens already there", default=0.0, ge=-2, le=2)]
     frequency_penalty: Annotated[Number, field("against frequent tokens", default=0.0, ge=-2, le=2)]
-    # What the engine's 32 bits hold as 0 makes a token that a guide forbids the likeliest.
+    # What the engine's 32 bits hold as 0 makes a token that a constraint forbids the likeliest.
     repetition_penalty: Annotated[
         Number, field("against tokens of prompt and text; above 1 discourages", default=1.0, ge=0.01, le=100)
     ]
@@ -224,10 +235,11 @@ class OpenAI(Sampling, total=False):
     cache_salt: Salt
 
 
-class _Shape(GenerateJsonSchema):
+class PlainJsonSchema(GenerateJsonSchema):
     """JSON Schema without the titles that only repeat the names."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 pydantic asks
+        """None should."""
         return False
 
 
@@ -243,7 +255,7 @@ class Checker:
         adapter: TypeAdapter[Json] = TypeAdapter(body)
         _limits.reset(token)
         self._validate = adapter.validator.validate_python
-        self.properties: Mapping[str, Json] = adapter.json_schema(schema_generator=_Shape)["properties"]
+        self.properties: Mapping[str, Json] = adapter.json_schema(schema_generator=PlainJsonSchema)["properties"]
         self.defaults = {name: row.get("default") for name, row in self.properties.items()}
         hints = marks_of(body)
         self.places = {name: _place(name, marks) for name, marks in hints.items()}

@@ -8,7 +8,8 @@ import codecs
 from collections.abc import Sequence
 
 from lmi_chat.chat_template import Template
-from lmi_chat.codec.json_text import Json
+from lmi_chat.dialects.answer import PromptLogprobs, RankedToken
+from lmi_chat.dialects.completion.answer import CompletionLogprobs
 from lmi_chat.job import Job, Token, TokenLogprob
 
 
@@ -16,12 +17,12 @@ def _text(choice: TokenLogprob) -> str:
     return choice.bytes.decode("utf-8", "replace")
 
 
-def of_prompt(prompt: Sequence[Token | None], top: int) -> list[Json | None]:
+def of_prompt(prompt: Sequence[Token | None], top: int) -> PromptLogprobs:
     """A prompt's tokens, each with its `top` likeliest alternatives."""
     return [None if token is None else _position(token, top) for token in prompt]
 
 
-def _position(token: Token, top: int) -> Json:
+def _position(token: Token, top: int) -> dict[str, RankedToken]:
     """The prompt's own token first, then those that are likelier or as likely, by rank."""
     shown = {token.choice.id: _ranked(token.choice, token.rank)}
     for rank, choice in enumerate(token.top[:top], 1):
@@ -29,7 +30,7 @@ def _position(token: Token, top: int) -> Json:
     return shown  # type: ignore[return-value]  # JSON's writer spells the ids
 
 
-def _ranked(choice: TokenLogprob, rank: int) -> Json:
+def _ranked(choice: TokenLogprob, rank: int) -> RankedToken:
     return {"logprob": choice.logprob, "rank": rank, "decoded_token": _text(choice)}
 
 
@@ -54,9 +55,9 @@ class Scores:
         self._at = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("ignore")
 
-    def take(self, prompt: Sequence[Token | None], tokens: Sequence[Token]) -> Json:
+    def take(self, prompt: Sequence[Token | None], tokens: Sequence[Token]) -> CompletionLogprobs:
         """The object for the prompt's tokens (if they are shown) and the next ones."""
-        shown: Json = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        shown: CompletionLogprobs = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
         for token in prompt:
             choice = token.choice if token else self._first()
             self._add(shown, token or Token(choice), is_first=token is None)
@@ -84,7 +85,7 @@ class Scores:
         is_padded = self._at == 0 and choice.bytes[:1] == b" " and self._job.prompt_text[:1] != " "
         return length - is_padded  # SentencePiece begins a text with a space that it has not
 
-    def _add(self, shown: Json, token: Token, *, is_first: bool = False) -> None:
+    def _add(self, shown: CompletionLogprobs, token: Token, *, is_first: bool = False) -> None:
         """Of alternatives that read the same (parts of characters) the likeliest is shown."""
         tops = {self._spell(top): top.logprob for top in reversed(token.top[: self._top])}
         tops.setdefault(self._spell(token.choice), token.choice.logprob)

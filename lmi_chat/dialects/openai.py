@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from lmi_chat.codec.json_text import Json, dump
+from lmi_chat.dialects.answer import Choice, CompletionUsage, Head, OpenAIError
 from lmi_chat.dialects.body import USAGE, Usage
 from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.reader import BodyReader
@@ -61,18 +62,17 @@ def check_usage(body: Json, reader: BodyReader, *, is_stream: bool) -> Mapping[s
     return {name: inner.get(name) for name in USAGE}
 
 
-def error_body(error: Exception) -> Json:
+def error_body(error: Exception) -> OpenAIError:
     """An Error as OpenAI's API has it."""
     if not isinstance(error, Error):
         error = Error("internal error")
     return {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}
 
 
-def head(reply_id: str, deployment: Deployment, kind: str) -> Json:
+def head(reply_id: str, deployment: Deployment) -> Head:
     """What every object of one reply begins with."""
     return {
         "id": reply_id,
-        "object": kind,
         "created": int(time.time()),
         "model": deployment.model,
         "system_fingerprint": deployment.fingerprint or None,
@@ -89,7 +89,7 @@ class ChunkRenderer(TokenRenderer):
     PLAIN: ClassVar[tuple[bytes, bytes]]
 
     def __init__(
-        self, head: Json, usage: Mapping[str, bool], jobs: Sequence[Job], *, has_scores: bool, has_ids: bool
+        self, head: Head, usage: Mapping[str, bool], jobs: Sequence[Job], *, has_scores: bool, has_ids: bool
     ) -> None:
         """Render what is the same in every chunk once; `usage` is what `stream_options` asks for."""
         self._head = dump(head)[:-1]
@@ -122,16 +122,17 @@ class ChunkRenderer(TokenRenderer):
         choice = self._choice(delta, is_first=is_first)
         if self._has_ids:
             choice["token_ids"] = delta.ids
-            choice |= {"prompt_token_ids": self._rows[delta.index].prompt_ids} if is_first else {}
-        counted: Json | None = None
+            if is_first:
+                choice["prompt_token_ids"] = self._rows[delta.index].prompt_ids
+        counted: CompletionUsage | None = None
         if self._is_continuous:
             counted = usage(Finished(prompt_tokens=self._prompt_tokens, completion_tokens=self._completion_tokens))
         return (self._close([choice], counted),)
 
-    def _choice(self, delta: Delta, *, is_first: bool) -> Json:
+    def _choice(self, delta: Delta, *, is_first: bool) -> Choice:
         raise NotImplementedError
 
-    def _close(self, choices: list[Json], counted: Json | None) -> bytes:
+    def _close(self, choices: list[Choice], counted: CompletionUsage | None) -> bytes:
         tail = self._null_usage if counted is None else b',"usage":' + dump(counted) + b"}"
         return self._head + b',"choices":' + dump(choices) + tail
 

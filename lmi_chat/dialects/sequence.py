@@ -6,7 +6,8 @@ A whole answer keeps all of a sequence, a stream only what its last line or an e
 import codecs
 from collections.abc import Mapping, Sequence
 
-from lmi_chat.codec.json_text import Json, unescape
+from lmi_chat.codec.json_text import unescape
+from lmi_chat.dialects.answer import CompletionUsage, TokenCounts
 from lmi_chat.job import Delta, Finish, Finished, Job, Token
 
 # By a Finish's reason; a stop string has a word of its own.
@@ -28,17 +29,22 @@ def finish_word(finish: Finish | None, words: Mapping[str, str] | None) -> str |
     return words["stop_sequence" if isinstance(finish.stop, str) else finish.reason]
 
 
-def usage(done: Finished, *, is_flat: bool = False) -> Json:
-    """The usage object, in tokens. `is_flat`: LMI's, with `cached_tokens` beside the counts; else OpenAI's."""
-    cached = {"cached_tokens": done.cached_tokens}
-    counts = {
+def counts(done: Finished) -> TokenCounts:
+    """The counts that every usage object begins with."""
+    return {
         "prompt_tokens": done.prompt_tokens,
         "completion_tokens": done.completion_tokens,
         "total_tokens": done.prompt_tokens + done.completion_tokens,
     }
-    if is_flat:
-        return counts | cached
-    return counts | {"prompt_tokens_details": cached, "completion_tokens_details": {"reasoning_tokens": 0}}
+
+
+def usage(done: Finished) -> CompletionUsage:
+    """OpenAI's usage object, in tokens."""
+    return {
+        **counts(done),
+        "prompt_tokens_details": {"cached_tokens": done.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }
 
 
 class SequenceState:

@@ -9,6 +9,7 @@ from starlette.routing import Route
 
 from lmi_chat.codec import json_text
 from lmi_chat.errors import Error
+from lmi_chat.http.answers import NotReady, Ready
 from lmi_chat.observability.startup import StartupProgress
 
 PATHS = ("/ping",)
@@ -40,15 +41,20 @@ def _ping(served: Served, health: StartupProgress) -> Callable[[Request], Awaita
     async def ping(_: Request) -> Response:
         refusal = served.refusal
         if refusal is None and (seconds := served.stalled_s):
-            return _json({"status": "stalled", "active": served.active, "seconds": round(seconds, 1)}, 503)
+            return _refused({"status": "stalled", "active": served.active, "seconds": round(seconds, 1)})
         if refusal is None:
-            return _json({"status": "ready", "active": served.active}, 200)
+            return _ready({"status": "ready", "active": served.active})
         if refusal.code == "loading":
-            return _json({"status": "loading"} | health.report(), 503)
-        return _json({"status": refusal.code, "active": served.active}, 503)
+            progress, seconds = round(health.progress, 2), round(health.seconds, 1)
+            return _refused({"status": "loading", "phase": health.phase, "progress": progress, "seconds": seconds})
+        return _refused({"status": refusal.code, "active": served.active})
 
     return ping
 
 
-def _json(value: object, status: int) -> Response:
-    return Response(json_text.dump(value), status, media_type="application/json")
+def _ready(answer: Ready) -> Response:
+    return Response(json_text.dump(answer), 200, media_type="application/json")
+
+
+def _refused(answer: NotReady) -> Response:
+    return Response(json_text.dump(answer), 503, media_type="application/json")

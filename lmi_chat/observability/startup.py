@@ -42,7 +42,3 @@ class StartupProgress:
     def progress(self) -> float:
         """The part of the start that is done: 0 to 1, by phases."""
         return min((ORDER[self.phase] + self.share) / ORDER[READY], 1.0)
-
-    def report(self) -> dict[str, object]:
-        """Return the fields that `/ping` shows while the server is not ready."""
-        return {"phase": self.phase, "progress": round(self.progress, 2), "seconds": round(self.seconds, 1)}

@@ -76,6 +76,10 @@ async def load(
     `enter` is called with each phase as it begins, `reach`, from another thread, with how much of it is done, where
     that is known (0 to 1).
     """
+    try:
+        engine_vllm.check_installed()  # before hundreds of megabytes are fetched for it
+    except engine_vllm.StartFailed as error:
+        raise StartFailed(str(error)) from error
     in_folders = partial(_fetched, settings, enter, reach)
     folder = await in_folders(await _model_folder(settings, enter))
     names = _names(settings, folder)
@@ -248,14 +252,14 @@ def _deployment(settings: Settings, model: Model, store: Completions | None) -> 
     return deployment
 
 
-def policy(settings: Settings, hooks: Formatters | None = None) -> PipelineConfig:
-    """Build the pipeline's configuration; `hooks` are the deployment's own formatters."""
+def pipeline_config(settings: Settings, formatters: Formatters | None = None) -> PipelineConfig:
+    """Build the pipeline's configuration; `formatters` are the deployment's own formatters."""
     return PipelineConfig(
         **asdict(settings.pipeline),
         output_formatter=settings.output_formatter,
         sessions=_sessions(settings),
         limits=settings.limits,
-        formatters=hooks or Formatters(),
+        formatters=formatters or Formatters(),
         request_log=open_request_log(settings),
         rates=Rates(settings.rates),
         cache_salt_by=settings.cache_salt_by,

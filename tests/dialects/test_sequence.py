@@ -2,7 +2,7 @@
 
 import pytest
 
-from lmi_chat.dialects.sequence import LMI_FINISH, SequenceState, finish_word, likeliest, usage
+from lmi_chat.dialects.sequence import LMI_FINISH, SequenceState, counts, finish_word, likeliest, usage
 from lmi_chat.job import Delta, Finish, Finished, Job, Reason, Token
 from tests.support.fakes import delta, token
 
@@ -87,9 +87,10 @@ def test_every_reason_has_a_word() -> None:
 
 def test_usage_is_told_in_two_shapes() -> None:
     done = Finished(prompt_tokens=20, completion_tokens=3, cached_tokens=16)
-    counts = {"prompt_tokens": 20, "completion_tokens": 3, "total_tokens": 23}
-    assert usage(done, is_flat=True) == counts | {"cached_tokens": 16}
-    assert usage(done) == counts | {
+    told = {"prompt_tokens": 20, "completion_tokens": 3, "total_tokens": 23}
+    assert counts(done) == told
+    assert usage(done) == {
+        **told,
         "prompt_tokens_details": {"cached_tokens": 16},
         "completion_tokens_details": {"reasoning_tokens": 0},
     }

@@ -483,13 +483,14 @@ async def test_the_server_serves_what_s3_has_by_every_name(
         raise engine_vllm.StartFailed("enough")
 
     monkeypatch.setattr(engine_vllm, "load", load)
+    monkeypatch.setattr(engine_vllm, "check_installed", lambda: None)
     monkeypatch.setenv("LMI_CHAT_CACHE", str(tmp_path))
     file = tmp_path / "serving.properties"
     file.write_text(properties)
     settings = read({}, environment, file, {"tokenizer": "str", "download_dir": "str"})
     health, phases = StartupProgress(), list[str]()
     with pytest.raises(bootstrap.StartFailed, match="enough"):
-        await bootstrap.load(settings, Pipeline(bootstrap.policy(settings)), phases.append, reach=health.reach)
+        await bootstrap.load(settings, Pipeline(bootstrap.pipeline_config(settings)), phases.append, reach=health.reach)
     assert phases == [startup.FETCHING]
     assert health.share == 1
     if "OPTION_TOKENIZER" in environment:

@@ -6,8 +6,17 @@ Shapes: OpenAI API reference, "Chat completions" (completion object, chunk objec
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lmi_chat.codec.json_text import Json, dump, unescape
+from lmi_chat.codec.json_text import dump, unescape
 from lmi_chat.dialects import openai
+from lmi_chat.dialects.chat.answer import (
+    ChatChoice,
+    ChatChunkChoice,
+    ChatChunkHead,
+    ChatCompletion,
+    ChatDelta,
+    ChatLogprobs,
+    ChatTokenLogprob,
+)
 from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.logprobs import of_prompt
 from lmi_chat.dialects.sequence import SequenceState, finish_word, likeliest, usage
@@ -31,14 +40,14 @@ class Shown:
     has_ids: bool = False
 
 
-def _choice(choice: TokenLogprob) -> Json:
+def _choice(choice: TokenLogprob) -> ChatTokenLogprob:
     text = choice.bytes.decode("utf-8", "replace")
     return {"token": text, "logprob": choice.logprob, "bytes": list(choice.bytes)}
 
 
-def _logprobs(tokens: Sequence[Token]) -> Json:
+def _logprobs(tokens: Sequence[Token]) -> ChatLogprobs:
     return {
-        "content": [_choice(token.choice) | {"top_logprobs": [_choice(top) for top in token.top]} for token in tokens]
+        "content": [{**_choice(token.choice), "top_logprobs": [_choice(top) for top in token.top]} for token in tokens]
     }
 
 
@@ -49,8 +58,16 @@ class Chunks(openai.ChunkRenderer):
 
     def __init__(self, job: Job, deployment: Deployment, usage: Mapping[str, bool], shown: Shown) -> None:
         """Begin; the tier stands in each chunk if one was asked for."""
-        head = openai.head(f"chatcmpl-{job.id}", deployment, "chat.completion.chunk")
-        head |= {"service_tier": shown.tier} if shown.tier else {}
+        own = openai.head(f"chatcmpl-{job.id}", deployment)
+        head: ChatChunkHead = {
+            "id": own["id"],
+            "object": "chat.completion.chunk",
+            "created": own["created"],
+            "model": own["model"],
+            "system_fingerprint": own["system_fingerprint"],
+        }
+        if shown.tier:
+            head["service_tier"] = shown.tier
         super().__init__(head, usage, [job], has_scores=shown.has_logprobs, has_ids=shown.has_ids)
         self._deployment, self._shown = deployment, shown
 
@@ -60,17 +77,19 @@ class Chunks(openai.ChunkRenderer):
             return b"".join(self.delta(Delta(0, unescape(spelled), [token_id])))
         return super().token(token_id, spelled, logprob)
 
-    def _choice(self, delta: Delta, *, is_first: bool) -> Json:
-        message: Json = {"content": delta.text}
+    def _choice(self, delta: Delta, *, is_first: bool) -> ChatChunkChoice:
+        message: ChatDelta = {"content": delta.text}
         if is_first:
             message = {"role": "assistant", "content": self._shown.begun + delta.text}
-        choice = {
+        choice: ChatChunkChoice = {
             "index": delta.index,
             "delta": message,
             "logprobs": _logprobs(delta.tokens) if self._shown.has_logprobs else None,
             "finish_reason": finish_word(delta.finish, self._deployment.finish_words),
         }
-        return choice | ({} if delta.finish is None else {"stop_reason": delta.finish.stop})
+        if delta.finish is not None:
+            choice["stop_reason"] = delta.finish.stop
+        return choice
 
 
 class Whole:
@@ -79,7 +98,7 @@ class Whole:
     def __init__(self, job: Job, deployment: Deployment, shown: Shown) -> None:
         """Start with as many empty sequences as run; the likeliest that are to be shown are."""
         self._deployment, self._shown = deployment, shown
-        self._head = openai.head(f"chatcmpl-{job.id}", deployment, "chat.completion") | {"service_tier": shown.tier}
+        self._head = openai.head(f"chatcmpl-{job.id}", deployment)
         self._states = [SequenceState(job, shown.begun) for _ in range(job.width)]
 
     def delta(self, delta: Delta) -> Sequence[bytes]:
@@ -92,22 +111,31 @@ class Whole:
         states, returned = self._states, self._shown.returned
         if returned < len(states):
             states = likeliest(states, returned)
-        choices = [self._choice(place, state) for place, state in enumerate(states)]
-        document = self._head | {"choices": choices, "usage": usage(done)}
+        document: ChatCompletion = {
+            "id": self._head["id"],
+            "object": "chat.completion",
+            "created": self._head["created"],
+            "model": self._head["model"],
+            "system_fingerprint": self._head["system_fingerprint"],
+            "service_tier": self._shown.tier,
+            "choices": [self._choice(place, state) for place, state in enumerate(states)],
+            "usage": usage(done),
+        }
         if self._shown.prompt_logprobs is not None:
             document["prompt_logprobs"] = of_prompt(done.prompt_logprobs, self._shown.prompt_logprobs)
         return (dump(document),)
 
-    def _choice(self, place: int, state: SequenceState) -> Json:
-        choice: Json = {
+    def _choice(self, place: int, state: SequenceState) -> ChatChoice:
+        choice: ChatChoice = {
             "index": place,
             "message": {"role": "assistant", "content": state.text, "refusal": None},
             "logprobs": _logprobs(state.tokens) if self._shown.has_logprobs else None,
             "finish_reason": finish_word(state.finish, self._deployment.finish_words),
-            "stop_reason": state.finish and state.finish.stop,
+            "stop_reason": state.finish.stop if state.finish else None,
         }
-        ids = {"token_ids": state.ids, "prompt_token_ids": state.job.prompt_ids}
-        return choice | (ids if self._shown.has_ids else {})
+        if self._shown.has_ids:
+            choice["token_ids"], choice["prompt_token_ids"] = state.ids, state.job.prompt_ids
+        return choice
 
     def fail(self, error: Error) -> bytes:
         """The error in place of the document."""

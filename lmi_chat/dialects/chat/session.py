@@ -9,6 +9,7 @@ from functools import partial
 
 from lmi_chat.codec.json_text import Json, dump
 from lmi_chat.dialects.chat import request as chat
+from lmi_chat.dialects.chat.answer import SessionAnswer
 from lmi_chat.dialects.chat.body import SESSIONS, SessionBody
 from lmi_chat.dialects.chat.messages import SHOWN
 from lmi_chat.dialects.checks import check_model
@@ -48,13 +49,18 @@ def answer(
         raise BadField([Problem("requestType", text)])
     if kind == NEW:
         session = sessions.open(owner)
-        return dump({"result": f"Session {session.id} created"}), headers_of_new(session), unknown
+        return _result(f"Session {session.id} created"), headers_of_new(session), unknown
     if not session_id:
         text = "requestType CLOSE needs the session's id in the header X-Amzn-SageMaker-Session-Id"
         raise BadField([Problem("requestType", text)])
     closed = sessions.close(session_id, owner)
     headers = {"X-Amzn-SageMaker-Closed-Session-Id": closed.id}
-    return dump({"result": f"Session {closed.id} closed"}), headers, unknown
+    return _result(f"Session {closed.id} closed"), headers, unknown
+
+
+def _result(text: str) -> bytes:
+    answer: SessionAnswer = {"result": text}
+    return dump(answer)
 
 
 def parse_chat(

@@ -12,6 +12,7 @@ from lmi_chat.dialects import checks, openai
 from lmi_chat.dialects.chat.options import NOT_RANKED
 from lmi_chat.dialects.checks import Prompt
 from lmi_chat.dialects.deployment import Deployment
+from lmi_chat.dialects.embedding.answer import EmbeddingsEnd, EmbeddingUsage
 from lmi_chat.dialects.embedding.body import EmbeddingBody, Pooling
 from lmi_chat.dialects.openai import error_body
 from lmi_chat.dialects.reader import BodyReader
@@ -154,9 +155,9 @@ class Vectors:
             b'{"object":"embedding","index":%d,"embedding":%b}' % (index, vector)
             for index, vector in enumerate(self._vectors)
         )
-        usage = {"prompt_tokens": done.prompt_tokens, "total_tokens": done.prompt_tokens}
-        tail = dump({"model": self._model, "usage": usage})[1:]
-        return (b'{"object":"list","data":[' + b",".join(data) + b"]," + tail,)
+        usage: EmbeddingUsage = {"prompt_tokens": done.prompt_tokens, "total_tokens": done.prompt_tokens}
+        end: EmbeddingsEnd = {"model": self._model, "usage": usage}
+        return (b'{"object":"list","data":[' + b",".join(data) + b"]," + dump(end)[1:],)
 
     def fail(self, error: Error) -> bytes:
         """The error in place of the document."""

@@ -7,6 +7,7 @@ its `put` being called from the output loop and its `output` holding what came b
 
 import asyncio
 import gc
+import importlib.util
 import logging
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -83,8 +84,8 @@ class Vllm:
             async with beam_search.run(self.run, job, sink, ends) as search:
                 yield search
             return
-        if job.sampling.guide:
-            await self._trials.check(job.sampling.guide)
+        if job.sampling.constraint:
+            await self._trials.check(job.sampling.constraint)
         run = self._outputs(job, sink, token_sink)
         prompt = {"type": "token", "prompt_token_ids": job.prompt_ids, "prompt": job.prompt_text}
         if job.cache_salt:
@@ -116,6 +117,16 @@ class Vllm:
         await asyncio.to_thread(self._engine.shutdown, STOP_S)
 
 
+def check_installed() -> None:
+    """Look for vLLM without importing it. Raises StartFailed where it is missing."""
+    if importlib.util.find_spec("vllm") is None:
+        raise _not_installed("No module named 'vllm'")
+
+
+def _not_installed(why: str) -> StartFailed:
+    return StartFailed(f"no engine is installed ({one_line(why, 200)}); `make install` installs one")
+
+
 def load(
     arguments: Mapping[str, str],
     names: tuple[str, ...],
@@ -141,9 +152,7 @@ def load(
             from vllm.usage.usage_lib import UsageContext
             from vllm.v1.engine.async_llm import AsyncLLM
     except ImportError as error:
-        raise StartFailed(
-            f"no engine is installed ({one_line(str(error), 200)}); `make install` installs one"
-        ) from error
+        raise _not_installed(str(error)) from error
 
     on_phase(startup.STARTING)
     heartbeat = Heartbeat()

@@ -1,4 +1,4 @@
-"""The bodies of requests as JSON Schema, from the bodies that the dialects check them by.
+"""Describe the bodies of requests as JSON Schema, from the types that the dialects check them by.
 
 A rule between two fields stands here where a schema can say it; the others are sentences, in UNSAID.
 """
@@ -7,13 +7,13 @@ from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects import DIALECTS
 from lmi_chat.dialects.body import IDS, Usage
 from lmi_chat.dialects.chat import messages
-from lmi_chat.dialects.chat.body import KEY_CHARS, PAIRS_MOST, SESSIONS, VALUE_CHARS, ChatBody, SessionBody
+from lmi_chat.dialects.chat.body import SESSIONS, ChatBody, MetadataBody, SessionBody
 from lmi_chat.dialects.chat.request import VARIABLE_CHARS
 from lmi_chat.dialects.completion.body import LOGPROBS_MOST, CompletionBody
 from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.embedding.body import EmbeddingBody, Pooling
 from lmi_chat.dialects.standard.body import Parameters, StandardBody
-from lmi_chat.http.openapi import guides
+from lmi_chat.http.openapi import structured_output
 from lmi_chat.http.openapi.shapes import TEXT, if_then, nullable, record
 
 UNSAID = (
@@ -31,12 +31,6 @@ UNSAID = (
     "the body nests within option.max_json_depth",
     "the session of X-Amzn-SageMaker-Session-Id is open, and n is 1 in it",
 )
-METADATA: Json = {
-    "type": ["object", "null"],
-    "maxProperties": PAIRS_MOST,
-    "propertyNames": {"maxLength": KEY_CHARS},
-    "additionalProperties": {"type": "string", "maxLength": VALUE_CHARS},
-}
 NULL: Json = {"type": "null"}
 UNSET: Json = {"enum": [False, None]}
 
@@ -60,7 +54,7 @@ ADAPTERS: Json = {"type": ["string", "array", "null"], "maxLength": 0, "maxItems
 
 def _shared(deployment: Deployment) -> Json:
     usage = record(_table(Usage, deployment, {}), is_closed=deployment.is_strict)
-    return guides.openai(deployment.limits, is_strict=deployment.is_strict) | {
+    return structured_output.openai(deployment.limits, is_strict=deployment.is_strict) | {
         "model": {"examples": ["", *sorted(deployment.names)]},
         "adapters": ADAPTERS,
         "stream_options": {"anyOf": [usage, NULL]},
@@ -90,7 +84,6 @@ def of_chat(deployment: Deployment) -> Json:
     most = deployment.limits.max_messages
     insides = _shared(deployment) | {
         "messages": {"type": "array", "items": _message(deployment), "minItems": 1, "maxItems": most},
-        "metadata": METADATA,
         "modalities": {"enum": [["text"], None]},
         "audio": NULL,
         "chat_template_kwargs": nullable(variables),
@@ -181,8 +174,8 @@ def of_completion(deployment: Deployment) -> Json:
 
 def of_standard(deployment: Deployment) -> Json:
     """A standard request."""
-    forms = guides.openai(deployment.limits, is_strict=deployment.is_strict)
-    forms["grammar"] = guides.tgi(deployment.limits, is_strict=deployment.is_strict)
+    forms = structured_output.openai(deployment.limits, is_strict=deployment.is_strict)
+    forms["grammar"] = structured_output.tgi(deployment.limits, is_strict=deployment.is_strict)
     if deployment.is_strict:
         forms["typical_p"] = {"enum": [1, None]}
     beams = if_then({"best_of": {"minimum": 2, "type": "integer"}}, {"num_beams": {"maximum": 1}})
@@ -219,6 +212,11 @@ def of_session(deployment: Deployment) -> Json:
     """Begin or end a session."""
     kinds = {"requestType": {"enum": list(SESSIONS)}, "model": _shared(deployment)["model"]}
     return record(_table(SessionBody, deployment, kinds), ["requestType"], is_closed=deployment.is_strict)
+
+
+def of_update(deployment: Deployment) -> Json:
+    """New labels for a stored completion."""
+    return record(_table(MetadataBody, deployment, {}), ["metadata"])
 
 
 def at_any_door(name: str, *keys: str) -> Json:

@@ -1,4 +1,4 @@
-"""The fields that ask for a form of the text, as JSON Schema, from the limits that dialects/guide.py checks."""
+"""Describe the fields that ask for a form of the text, as JSON Schema, from the limits that they are checked by."""
 
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects import structured_output
