@@ -106,10 +106,17 @@ class Unauthorized(Error):
 
 
 class NotFound(Error):
-    """No such model, adapter or path."""
+    """No such adapter, path or stored completion."""
 
-    status, kind, code = 404, "not_found_error", "not_found"
+    status, code = 404, "not_found"
+    kind: Kind = "not_found_error"
     is_retry_free = True
+
+
+class ModelNotFound(NotFound):
+    """No such model; OpenAI's words for it, which its clients look for."""
+
+    kind, code = "invalid_request_error", "model_not_found"
 
 
 class BadMethod(Error):

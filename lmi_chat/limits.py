@@ -18,6 +18,7 @@ class Limits:
 
     max_json_depth: Annotated[int, Field(ge=4, le=1000, description="nesting of a request body")] = 64
     max_messages: Annotated[int, Field(ge=1, le=100_000, description="messages of one chat")] = 2048
+    max_lines: Annotated[int, Field(ge=1, le=1_000_000, description="lines of a body in JSON Lines")] = 1024
     max_input_tokens: Annotated[
         int, Field(ge=0, le=100_000_000, description="tokens of one prompt; 0: what the context holds")
     ] = 0

@@ -85,6 +85,7 @@ class AsyncRequests:
         if len(self._held) >= self._most:
             raise Busy(f"all {self._most} places for asynchronous requests are taken; send the request again later")
         asked = await self._with_own_names(asked)
+        asked.request.is_awaited = False
         promise = ExitStack()
         promise.enter_context(self._pipeline.promise(asked.request.owner))
         asked.request.is_promised = True

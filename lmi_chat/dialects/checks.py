@@ -1,16 +1,18 @@
 """Check the fields that several dialects share: model, prompts, lengths, beams; and close the sampling values."""
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.reader import BodyReader
-from lmi_chat.errors import BadField, NotFound, Problem, PromptTooLong
+from lmi_chat.errors import BadField, ModelNotFound, Problem, PromptTooLong
 from lmi_chat.job import Job, SamplingParams
 from lmi_chat.text import echo
 
 Prompt = str | list[int]
 GREEDY_BELOW = 0.01
+NAMED = 5  # of the items that are wrong in one array
 PLAIN = SamplingParams()
 NO_SEED = -1  # as vLLM has it, and so LMI
 UNSEARCHED = (
@@ -20,13 +22,13 @@ UNSEARCHED = (
 
 
 def check_model(name: object, deployment: Deployment) -> None:
-    """`model` is optional and may be ""; any other name must be served here. Raises BadField, NotFound."""
+    """`model` is optional and may be ""; any other name must be served here. Raises BadField, ModelNotFound."""
     if name is None or name == "":
         return
     if not isinstance(name, str):
         raise BadField([Problem("model", f"model must be a string, got {echo(name)}")])
-    if name not in deployment.names:
-        raise NotFound(f"model {echo(name)} is not served here; {deployment.model} is", param="model")
+    if not deployment.serves(name):
+        raise ModelNotFound(f"model {echo(name)} is not served here; {deployment.model} is", param="model")
 
 
 def check_prompts(value: object, name: str, reader: BodyReader, most: int) -> Sequence[tuple[str, Prompt]]:
@@ -50,21 +52,20 @@ def _check_prompt(prompt: object, path: str, reader: BodyReader, others: str = "
         reader.add_problem(path, "must not be empty")
     elif isinstance(prompt, list):
         most = reader.deployment.vocabulary_tokens - 1
-        wrong = next(
-            (place for place, token in enumerate(prompt) if type(token) is not int or not 0 <= token <= most), -1
-        )
-        if wrong >= 0:
-            text = f"must be a token id of at least 0 and at most {most}, got {echo(prompt[wrong])}"
-            reader.add_problem(f"{path}[{wrong}]", text)
+        wrong = (place for place, token in enumerate(prompt) if type(token) is not int or not 0 <= token <= most)
+        for place in islice(wrong, NAMED):
+            text = f"must be a token id of at least 0 and at most {most}, got {echo(prompt[place])}"
+            reader.add_problem(f"{path}[{place}]", text)
 
 
 def check_vocabulary(reader: BodyReader) -> None:
     """Token ids must stand in the vocabulary."""
     most = reader.deployment.vocabulary_tokens
     for key in ("stop_token_ids", "allowed_token_ids", "logit_bias"):
-        outside = next((token for token in reader.given.get(key, ()) if token >= most), None)
-        if outside is not None:
-            reader.add_problem(reader.paths[key], f"has token {echo(outside)}; the vocabulary ends at {most - 1}")
+        outside = [echo(token) for token in islice((each for each in reader.given.get(key, ()) if each >= most), NAMED)]
+        if outside:
+            text = f"has token {', '.join(outside)}; the vocabulary ends at {most - 1}"
+            reader.add_problem(reader.paths[key], text)
 
 
 def check_beams(reader: BodyReader, path: str, beams: int) -> None:
@@ -109,7 +110,7 @@ def check_prompt_logprobs(jobs: Sequence[Job], deployment: Deployment, path: str
 def sampling(reader: BodyReader, dialect_defaults: Mapping[str, Any], **fixed: object) -> dict[str, Any]:
     """SamplingParams's values: the request's, else the model's, else the dialect's. Near-zero temperature is greedy."""
     values = {**dialect_defaults, **reader.deployment.defaults, **reader.given, **fixed}
-    if values.get("temperature", 1.0) < GREEDY_BELOW:
+    if values.get("temperature", 1.0) < GREEDY_BELOW or reader.extra.get("do_sample") is False:
         values["temperature"] = 0.0
     if values.get("seed") == NO_SEED:
         values["seed"] = None
@@ -129,6 +130,8 @@ def fit_context(ids: list[int], values: dict[str, Any], reader: BodyReader, *, p
     Only the caller's own limit must fit; a default is cut to what has room. Raises PromptTooLong with counts, BadField.
     """
     check_room(ids, reader.deployment, path)
+    if "max_length" in reader.extra and "max_tokens" not in reader.given:
+        values = {**values, "max_tokens": _of_total(reader.extra["max_length"], len(ids), reader.paths["max_length"])}
     context, asked = reader.deployment.context_tokens, reader.given.get("max_tokens", 0)
     room = context - len(ids)
     if asked > room:
@@ -142,3 +145,10 @@ def fit_context(ids: list[int], values: dict[str, Any], reader: BodyReader, *, p
         name = reader.paths["min_tokens"]
         raise BadField([Problem(name, f"{name} must be at most {most}, got {reader.given['min_tokens']}")])
     return SamplingParams(**{**values, "max_tokens": most})
+
+
+def _of_total(total: int, prompt_tokens: int, path: str) -> int:
+    """Tokens to generate where prompt and text together may have `total`. Raises BadField."""
+    if total <= prompt_tokens:
+        raise BadField([Problem(path, f"{path} must be above the prompt's {prompt_tokens} tokens, got {total}")])
+    return total - prompt_tokens

@@ -19,6 +19,8 @@ from lmi_chat.errors import Error
 from lmi_chat.job import Delta, Finished, Job
 from lmi_chat.text import echo
 
+OWN = ("messages", "prompt", "model", "adapters", "parameters")
+"""Keys that do not stand in `parameters`."""
 SALT_FORBIDDEN = frozenset("@/\\\0")
 
 
@@ -54,8 +56,11 @@ def check_usage(body: Json, reader: BodyReader, *, is_stream: bool) -> Mapping[s
     options = body.get("stream_options")
     if options is None:
         return {}
-    if not isinstance(options, dict) or not is_stream:
-        reader.add_problem("stream_options", f"must be an object, and only with stream true; got {echo(options)}")
+    if not is_stream:
+        reader.add_problem("stream_options", f"must be absent without stream true, got {echo(options)}")
+        return {}
+    if not isinstance(options, dict):
+        reader.add_problem("stream_options", f'must be an object such as {{"include_usage":true}}, got {echo(options)}')
         return {}
     inner = BodyReader(reader.deployment, prefix="stream_options.", problems=reader.problems, unknown=reader.unknown)
     inner.read(options, Usage)

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from lmi_chat.codec import json_text
-from lmi_chat.errors import AdaptersOff, BadField, NotFound, Problem
+from lmi_chat.errors import AdaptersOff, BadField, ModelNotFound, NotFound, Problem
 from lmi_chat.http.answers import ADAPTER_NAME, Adapters, ExecutionParameters
 from lmi_chat.http.endpoint import read_body
 from lmi_chat.http.state import AppState
@@ -82,7 +82,9 @@ def _check_open(state: AppState, model: str | None = None) -> None:
     if state.pipeline.refusal:
         raise state.pipeline.refusal
     if model is not None and model not in state.pipeline.deployment.names:
-        raise NotFound(f"model {echo(model)} is not served here; {state.pipeline.deployment.model} is", param="model")
+        raise ModelNotFound(
+            f"model {echo(model)} is not served here; {state.pipeline.deployment.model} is", param="model"
+        )
 
 
 async def _list(state: AppState, request: Request) -> Response:

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from lmi_chat import dialects
 from lmi_chat.codec import json_text
-from lmi_chat.errors import BadMethod, Error, NotFound
+from lmi_chat.errors import BadMethod, Error, ModelNotFound, NotFound
 from lmi_chat.http import access, admin, errors, openapi, ping, sagemaker, stored_completions
 from lmi_chat.http.answers import Models, ServedModelCard
 from lmi_chat.http.endpoint import InferenceEndpoint
@@ -78,7 +78,7 @@ def build(state: AppState) -> Starlette:
         Route("/openapi.json", _openapi(state), methods=["GET"]),
     ]
     log = state.pipeline.request_log
-    routes = [ping.route(state.pipeline, state.health), *access.guard(guarded, state.api_keys, log, _is_recorded)]
+    routes = [*ping.routes(state.pipeline, state.health), *access.guard(guarded, state.api_keys, log, _is_recorded)]
     application = Starlette(routes=routes, exception_handlers=errors.handlers(_shape_of(state), _route_error))
     application.router.redirect_slashes = False  # it would send a client to whatever its Host header says
     return application
@@ -109,7 +109,7 @@ def _models(state: AppState) -> Callable[[Request], Any]:
             models: Models = {"object": "list", "data": [shown]}
             return _json(models)
         if name not in deployment.names:
-            raise NotFound(f"model {echo(name)} is not served here; {deployment.model} is", param="model")
+            raise ModelNotFound(f"model {echo(name)} is not served here; {deployment.model} is", param="model")
         return _json(shown)
 
     return answer

@@ -175,7 +175,7 @@ def build(site: Site) -> Starlette:
         site.request_log,
         lambda _: True,
     )
-    routes = [ping.route(site, site.health), *invoke]
+    routes = [*ping.routes(site, site.health), *invoke]
     application = Starlette(routes=routes, exception_handlers=errors.handlers(_shape_of, _route_error))
     application.router.redirect_slashes = False  # it would send a client to whatever its Host header says
     return application

@@ -12,7 +12,7 @@ from lmi_chat.errors import Error
 from lmi_chat.http.answers import NotReady, Ready
 from lmi_chat.observability.startup import StartupProgress
 
-PATHS = ("/ping",)
+PATHS = ("/ping", "/health")
 """Answered however many connections there are."""
 
 
@@ -32,9 +32,10 @@ class Served(Protocol):
         """Seconds without progress, if work waits for longer than it may; else 0."""
 
 
-def route(served: Served, health: StartupProgress) -> Route:
-    """`GET /ping`: 200 when requests are taken, else 503 with what the server is doing."""
-    return Route(PATHS[0], _ping(served, health), methods=["GET"])
+def routes(served: Served, health: StartupProgress) -> list[Route]:
+    """`GET /ping` and, as vLLM and TGI call it, `/health`: 200 when requests are taken, else 503 with the reason."""
+    answer = _ping(served, health)
+    return [Route(path, answer, methods=["GET"]) for path in PATHS]
 
 
 def _ping(served: Served, health: StartupProgress) -> Callable[[Request], Awaitable[Response]]:

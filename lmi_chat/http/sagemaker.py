@@ -22,7 +22,7 @@ from lmi_chat.codec.eventstream import EVENT_STREAM
 from lmi_chat.errors import BadField, Error, Problem, TimedOut, TooLarge
 from lmi_chat.http.access import OWNER
 from lmi_chat.http.answers import Accepted, ModelError, RuntimeFault
-from lmi_chat.http.endpoint import InferenceEndpoint, Reply, header, read_body
+from lmi_chat.http.endpoint import InferenceEndpoint, Reply, header, path_model, read_body
 from lmi_chat.http.state import AppState, Headers, RequestContext
 from lmi_chat.http.transport.send_stream import AnyBodyStream
 from lmi_chat.pipeline.request import INFERENCE_ID, of_headers
@@ -88,8 +88,9 @@ class Parts(Reply):
         return [own, (b"x-amzn-sagemaker-content-type", content_type.encode())]
 
     async def whole(self, body: bytes, content_type: str) -> None:
-        """One document in as many parts as it takes."""
-        await super().whole(b"".join(eventstream.parts(body)), content_type)
+        """One document in as many parts as it takes; readers of lines wait for a newline at its end."""
+        line = body if body.endswith(b"\n") else body + b"\n"
+        await super().whole(b"".join(eventstream.parts(line)), content_type)
 
     def _write_parts(self, data: bytes) -> None:
         for part in eventstream.parts(data):
@@ -144,6 +145,7 @@ def _order(request: Request, body: bytes, folder: Folder) -> AsyncRequest:
     call = of_headers(
         {name: given[own] for name, own in ASYNC_OWN.items()}, body=body, owner=request.scope.get(OWNER, "")
     )
+    call.path_model = path_model(request.scope)
     call.deadline_s = _seconds(given["invocationtimeoutseconds"], "InvocationTimeoutSeconds", *TIMEOUT_S)
     mine = (call.owner,) if call.owner else ()
     source = folder.parts(location) if location else None

@@ -18,6 +18,7 @@ from lmi_chat.config.api_keys import read as keys_of
 from lmi_chat.config.settings import Settings, is_in_s3
 from lmi_chat.config.sources import MODEL_FOLDER, BadSetting
 from lmi_chat.dialects import Deployment
+from lmi_chat.dialects.deployment import PLACEHOLDERS
 from lmi_chat.dialects.formatters import Formatters
 from lmi_chat.dialects.sequence import LMI_FINISH
 from lmi_chat.engine import Engine, Model
@@ -53,7 +54,6 @@ TASKS: Mapping[str, Mapping[str, str]] = {
 }
 ALSO_IN_S3 = frozenset({"tokenizer", "hf_config_path"})
 """Arguments of the engine that name a folder or hub id, as the model does."""
-TGI_NAMES = frozenset({"tgi", "dummy"})  # what TGI's clients write where they have no name
 
 STDOUT, STDERR = 1, 2
 WATCH_S, LAST_WORDS_S = 0.2, 0.5
@@ -231,7 +231,7 @@ def _deployment(settings: Settings, model: Model, store: Completions | None) -> 
         source = Path(source).read_text(encoding="utf-8")
     deployment = Deployment(
         model=model.name,
-        names=model.names | (TGI_NAMES if settings.tgi_compat else frozenset()),
+        names=model.names | (PLACEHOLDERS if settings.tgi_compat else frozenset()),
         template=Template(model.tokenizer, source),
         context_tokens=model.context_tokens,
         vocabulary_tokens=model.vocabulary_tokens,

@@ -67,6 +67,15 @@ async def test_whole_answers(engine: Scripted, monkeypatch: pytest.MonkeyPatch) 
     assert json.loads(body(outputs)) == {"generated_text": "Hello!"}
 
 
+async def test_records_are_answered_line_by_line(engine: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = b'{"inputs":"a"}\n{\n{"prompt":"b"}\n'
+    outputs = await told(engine, monkeypatch, asked(lines, **{"Content-Type": "application/x-ndjson"}))
+    assert outputs[0].properties["Content-Type"] == "application/jsonlines"
+    assert ["error" in json.loads(line) for line in body(outputs).splitlines()] == [False, True, False]
+    outputs = await told(engine, monkeypatch, asked({"inputs": "a"}, **{"Content-Type": "application/octet-stream"}))
+    assert json.loads(body(outputs)) == {"generated_text": "Hello!"}
+
+
 async def test_streams_are_a_frame_to_an_output(engine: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     outputs = await told(engine, monkeypatch, asked({**CHAT, "stream": True}, ACCEPT="text/event-stream"))
     assert outputs[0].properties["Content-Type"] == "text/event-stream"

@@ -184,11 +184,47 @@ def test_compressed_bodies_are_never_inflated(service: Service, encoding: str) -
         ("text/csv", 415),
         ("image/png", 415),
         ("application/x-www-form-urlencoded", 415),
+        ("application/octet-stream", 200),
+        ("binary/octet-stream", 200),
+        ("application/x-ndjson; charset=latin-1", 415),
     ],
 )
 def test_content_types(service: Service, content_type: str | None, status: int) -> None:
     headers = {"content-type": content_type} if content_type else {}
     assert send(service, b'{"inputs":"a"}', headers)[0] == status
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "words"),
+    [
+        (
+            "application/octet-stream",
+            b"\x00\x01\xff",
+            'got "application/octet-stream", with which a JSON object is read: ',
+        ),
+        ("application/octet-stream", b'{"inputs":', "the body is not JSON: "),
+        ("application/octet-stream", b"[1]", "the body must be a JSON object, got an array of 1 items"),
+        ("application/octet-stream", b"", "the body is empty"),
+        ("image/PNG", b"{}", 'got "image/png"'),
+        ("application/x-www-form-urlencoded", b"{}", "what curl sends without -H 'content-type: application/json'"),
+        ("text/csv; header=present", b"a,b", 'got "text/csv"'),
+        ("multipart/form-data; boundary=x", b"", 'got "multipart/form-data"'),
+        ("json", b"{}", 'got "json"'),
+    ],
+)
+def test_what_is_not_read_is_named_with_what_is(service: Service, content_type: str, body: bytes, words: str) -> None:
+    for path in ("/invocations", "/v1/chat/completions", "/v1/completions"):
+        status, _, answer = send(service, body, {"content-type": content_type}, path)
+        assert (status, answer["error"]["code"]) == (415, "unsupported_media_type")
+        assert answer["error"]["message"].startswith("content-type must be application/json, or application/jsonlines ")
+        assert words in answer["error"]["message"]
+        assert ("text/plain" in answer["error"]["message"]) == (path == "/invocations")
+
+
+def test_bytes_that_are_json_name_their_bad_fields(service: Service) -> None:
+    headers = {"content-type": "application/octet-stream"}
+    assert send(service, b'{"inputs":"a","parameters":{"seed":NaN}}', headers)[0] == 400
+    assert send(service, b'{"inputs":5}', headers)[2]["param"] == "inputs"
 
 
 def test_plain_text_is_a_standard_request(service: Service) -> None:
@@ -239,13 +275,46 @@ def test_paths_methods_and_models(service: Service) -> None:
     assert (status, headers.get("location")) == (404, None)
     status, headers, answer = send(service, b"", method="GET")
     assert (status, answer["error"]["code"], headers["allow"]) == (405, "method_not_allowed", "POST")
-    assert post(service, {**CHAT, "model": "nope"})[0] == 404
+    for path, model in (("/invocations", "nope"), ("/models/nope/invoke", ""), ("/predictions/nope", "")):
+        status, _, answer = post(service, {**CHAT, "model": model}, path=path)
+        assert status == 404
+        assert answer["error"] == answer["error"] | {
+            "code": "model_not_found",
+            "type": "invalid_request_error",
+            "param": "model",
+        }
+    status, _, answer = post(service, {"inputs": "a", "model": "nope"})
+    assert (status, answer["code"], answer["type"], answer["param"]) == (404, 404, "invalid_request_error", "model")
+    assert send(service, b"", path="/v1/models/nope", method="GET")[2]["error"]["code"] == "model_not_found"
+    assert send(service, b"", path="/nope", method="GET")[2]["error"]["code"] == "not_found"
     assert post(service, {**CHAT, "model": ""})[0] == 200
     assert post(service, CHAT, path="/predictions/tiny")[0] == 200
     assert post(service, CHAT, path="/models/nope/invoke")[0] == 404
     assert send(service, b"", path="/v1/models", method="GET")[2]["data"][0]["id"] == "tiny"
     assert send(service, b"", path="/v1/models/nope", method="GET")[0] == 404
-    assert send(service, b"", path="/ping", method="GET")[2] == {"status": "ready", "active": 0}
+    for path in ("/ping", "/health"):
+        assert send(service, b"", path=path, method="GET")[2] == {"status": "ready", "active": 0}
+
+
+BODIES: list[dict[str, Any]] = [CHAT, {"inputs": "a"}, {"prompt": "a"}]
+
+
+@pytest.mark.parametrize("body", BODIES, ids=["chat", "standard", "completion"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_placeholders_are_no_models_names(service: Service, body: dict[str, Any], stream: bool) -> None:  # noqa: FBT001
+    for name in ("tgi", "dummy"):
+        assert post(service, {**body, "model": name, "stream": stream})[0] == 200
+        assert send(service, b"", path=f"/v1/models/{name}", method="GET")[0] == 404
+        assert post(service, body, path=f"/models/{name}/invoke")[0] == 404
+    for name in ("default", "gpt-4", "TGI"):
+        assert post(service, {**body, "model": name, "stream": stream})[0] == 404
+    assert post(service, {**body, "model": "tgi", "adapters": "a"})[2] == post(service, {**body, "adapters": "a"})[2]
+
+
+def test_placeholders_are_refused_where_strict() -> None:
+    with serving(is_strict=True) as strict:
+        status, _, answer = post(strict, {**CHAT, "model": "tgi"})
+        assert (status, answer["error"]["message"]) == (404, 'model "tgi" is not served here; tiny is')
 
 
 def test_the_frame_is_chosen_by_header_then_route(service: Service) -> None:
@@ -284,8 +353,9 @@ def test_requests_before_the_model_is_there() -> None:
         status, headers, answer = post(service, CHAT)
         assert (status, answer["error"]["code"], headers["retry-after"]) == (503, "loading", "5")
         service.health.enter("importing the engine")
-        status, _, answer = send(service, b"", path="/ping", method="GET")
-        assert (status, answer["phase"]) == (503, "importing the engine")
+        for path in ("/ping", "/health"):
+            status, _, answer = send(service, b"", path=path, method="GET")
+            assert (status, answer["phase"]) == (503, "importing the engine")
 
 
 def test_more_than_the_slots_and_the_queue_is_refused_at_once() -> None:
@@ -344,7 +414,7 @@ def test_ignored_keys_are_told_and_counted(service: Service) -> None:
     assert headers["x-lmi-chat-warning"] == (
         "zz x: y is ignored; messages[0].nmae is ignored; did you mean messages[0].name?"
     )
-    assert "x-lmi-chat-warning" in post(service, {"inputs": "x", "parameters": {"max_tokens": 5}})[1]
+    assert "x-lmi-chat-warning" in post(service, {"inputs": "x", "parameters": {"max_output_tokens": 5}})[1]
     assert "x-lmi-chat-warning" not in post(service, CHAT)[1]
     after = ignored(service)
     assert {name: after[name] - before.get(name, 0) for name in ("chat", "standard")} == {"chat": 2, "standard": 1}

@@ -67,6 +67,13 @@ def test_a_file_in_a_file_out(service: Service, ask: Any, tmp_path: Path) -> Non
     assert again["OutputLocation"] != reply["OutputLocation"]
 
 
+def test_the_endpoints_name_and_several_records(ask: Any) -> None:
+    named = json.dumps({"inputs": "a", "model": "e"})
+    assert json.loads(left(ask(Body=named)["OutputLocation"])) == {"generated_text": "Hello!"}
+    several = left(ask(Body=f"{named}\n{{\n{named}\n", ContentType="application/jsonlines")["OutputLocation"])
+    assert ["error" in json.loads(line) for line in several.splitlines()] == [False, True, False]
+
+
 def test_a_body_a_stream_and_a_name_of_its_own(ask: Any, tmp_path: Path) -> None:
     reply = ask(Body=b'{"inputs":"a"}', Filename="mine.out", S3OutputPathExtension="/today/x")
     assert reply["OutputLocation"] == (tmp_path / "output/today/x/mine.out").as_uri()

@@ -138,6 +138,43 @@ def test_a_whole_answer_on_the_streams_path_is_one_part(runtime: Any) -> None:
     assert [json.loads(part)["choices"][0]["message"]["content"] for part in parts(reply)] == ["Hello!"]
 
 
+@pytest.mark.parametrize(
+    "body", [CHAT, {"inputs": "a"}, {"prompt": "a"}, {"inputs": ["a", "b"]}, {"requestType": "NEW_SESSION"}]
+)
+def test_a_whole_answer_on_the_streams_path_is_a_line(runtime: Any, body: object) -> None:
+    """LangChain's reader of lines waits for the newline for ever."""
+    data = b"".join(parts(stream(runtime, body)))
+    assert data.endswith(b"\n")
+    assert data.count(b"\n") == 1
+    assert json.loads(data)
+
+
+@pytest.mark.parametrize("body", [CHAT, {"inputs": "a"}, {"prompt": "a"}], ids=["chat", "standard", "completion"])
+def test_the_endpoints_name_is_a_name_of_its_model(service: Service, runtime: Any, body: dict[str, Any]) -> None:
+    given = {"EndpointName": "my-endpoint", "ContentType": "application/json"}
+    named = json.dumps({**body, "model": "my-endpoint"})
+    assert runtime.invoke_endpoint(**given, Body=named)["Body"].read()
+    assert parts(runtime.invoke_endpoint_with_response_stream(**given, Body=named))
+    lines = runtime.invoke_endpoint(**given | {"ContentType": "application/jsonlines"}, Body=f"{named}\n{named}")
+    assert lines["Body"].read().count(b"error") == 0
+    other = {**body, "model": "other-endpoint"}
+    with pytest.raises(runtime.exceptions.ModelError) as refused:
+        runtime.invoke_endpoint(**given, Body=json.dumps(other))
+    assert "model_not_found" in refused.value.response["OriginalMessage"] or "inputs" in body
+    assert refused.value.response["OriginalStatusCode"] == 404
+    assert send(service, named.encode())[0] == 404, "at another door it is nobody's name"
+
+
+def test_bytes_as_the_sagemaker_sdk_sends_them(runtime: Any) -> None:
+    """Its Predictor has neither a serializer nor a deserializer unless it is told: application/octet-stream, */*."""
+    given = {"EndpointName": "e", "ContentType": "application/octet-stream", "Accept": "*/*"}
+    reply = runtime.invoke_endpoint(**given, Body=b'{"inputs":"a"}')
+    assert json.loads(reply["Body"].read()) == {"generated_text": "Hello!"}
+    with pytest.raises(runtime.exceptions.ModelError) as refused:
+        runtime.invoke_endpoint(**given, Body=b"a,b")
+    assert refused.value.response["OriginalStatusCode"] == 415
+
+
 def test_a_long_answer_is_in_several_parts() -> None:
     def long(job: Job) -> Sequence[Step]:
         delta = Delta(0, "x" * (PART_BYTES + 9), [120], [], Finish("stop"))

@@ -53,7 +53,7 @@ class ChatBody(OpenAI, total=False):
     tool_choice: Annotated[Any, field(NOT_YET), Refused("none", "auto")]
     functions: Annotated[Any, field(NOT_YET), Refused([])]
     function_call: Annotated[Any, field(NOT_YET), Refused("none", "auto")]
-    reasoning_effort: Annotated[Any, field(NOT_YET), Refused()]
+    reasoning_effort: Annotated[Any, field(NOT_YET), Refused("none")]
     chat_template: Annotated[
         Any, field("is never taken from a request; it is configuration (option.chat_template)"), Refused()
     ]

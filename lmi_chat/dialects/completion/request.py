@@ -27,6 +27,7 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
     """A completion body → ParsedRequest. Raises BadField, NotFound or PromptTooLong; the paths are the caller's."""
     checks.check_model(body.get("model"), deployment)
     reader = BodyReader(deployment)
+    body = reader.lift(body, openai.OWN)
     reader.read(body, CompletionBody)
     prompts = checks.check_prompts(body.get("prompt"), "prompt", reader, deployment.limits.max_prompts)
     is_stream = reader.extra.get("stream", deployment.streams_by_default)

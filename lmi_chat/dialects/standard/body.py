@@ -17,8 +17,8 @@ from lmi_chat.dialects.body import (
     Number,
     Refused,
     Sampling,
+    Sequences,
     Sets,
-    Stop,
     Stream,
     Truncate,
     field,
@@ -59,8 +59,9 @@ class Parameters(Sampling, total=False):
         ),
     ]
     watermark: Annotated[Any, field("is not served: the engine writes no watermark"), Refused(False)]  # noqa: FBT003 a value, no switch
-    stop_sequences: Annotated[Stop, Sets("stop")]
     n: Annotated[Integer, field("sequences that come back", default=1, ge=1), AtMost("max_n"), Sets("")]
+    num_return_sequences: Annotated[Sequences, Sets("n", is_sampling=False)]
+    max_tokens: Annotated[Integer, field("as max_new_tokens, in OpenAI's words", ge=1, le=MAX_INT)]
     early_stopping: Annotated[Flag, field("beam search: end as soon as num_beams sequences have ended", default=False)]
     ignore_eos_token: Annotated[IgnoreEos, Sets("ignore_eos")]
     min_length: Annotated[MinTokens, Sets("min_tokens")]

@@ -26,6 +26,7 @@ def _header(name: str, meaning: str) -> Json:
     return {"name": name, "in": "header", "schema": TEXT, "description": meaning}
 
 
+LINES_TOO = "in JSON Lines (application/jsonlines) too: a record per line, answered by a line each, in order"
 REQUEST_ID = "the request's id: visible ASCII, up to 128 characters"
 HEADERS_IN: list[Json] = [
     _header("X-Request-Id", REQUEST_ID + "; what is none gets a new one"),
@@ -131,6 +132,7 @@ def _shared(door: Json, *, has_async: bool) -> Json:
         "/openapi.json": {"get": _get("This document", "", 503)},
     }
     paths["/ping"]["get"]["responses"]["503"] = answered(STATUSES[503], "NotReady")
+    paths["/health"] = paths["/ping"]
     return paths
 
 
@@ -161,7 +163,7 @@ def _operation(summary: str, dialects: tuple[str, ...], bodies: Json, *, has_ses
         "summary": summary,
         "description": f"Beyond its schema, a body is refused unless:{rules}",
         "parameters": [*HEADERS_IN, *([SESSION_IN] if has_sessions else [])],
-        "requestBody": {"required": True, "content": bodies},
+        "requestBody": {"required": True, "content": bodies, "description": LINES_TOO},
         "responses": responses | refusals(INFERENCE, errors),
     }
 

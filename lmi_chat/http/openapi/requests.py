@@ -4,7 +4,7 @@ A rule between two fields stands here where a schema can say it; the others are 
 """
 
 from lmi_chat.codec.json_text import Json
-from lmi_chat.dialects import DIALECTS
+from lmi_chat.dialects import DIALECTS, openai
 from lmi_chat.dialects.body import IDS, Usage
 from lmi_chat.dialects.chat import messages
 from lmi_chat.dialects.chat.body import SESSIONS, ChatBody, MetadataBody, SessionBody
@@ -19,15 +19,16 @@ from lmi_chat.http.openapi.shapes import TEXT, if_then, nullable, record
 UNSAID = (
     "the prompt has at least one token, and with max_tokens (max_new_tokens) it fits the model's context",
     "min_tokens is at most max_tokens",
+    "max_length is above the prompt's tokens",
     "the model's chat template takes the messages",
     "token ids stand in the vocabulary",
     "two names of one field (max_tokens and max_completion_tokens, stop and stop_sequences) have the same value",
+    "a field that stands both in parameters and beside it has the same value there; rules between fields hold for both",
     "n is at most best_of and num_beams, where these are above 1",
     "of several ways to ask for a form of the text all ask for the same one",
     "a beam search stands beside no form of the text, bias, penalty, list of tokens or words, or prompt_logprobs",
     "the prompts' tokens × (1 + prompt_logprobs) are within option.max_prompt_logprobs",
     "a schema, regex, choice or grammar is sound, compiles in time, and is within its bytes",
-    "an integer is written without a fraction: 4, not 4.0",
     "the body nests within option.max_json_depth",
     "the session of X-Amzn-SageMaker-Session-Id is open, and n is 1 in it",
 )
@@ -62,6 +63,12 @@ def _shared(deployment: Deployment) -> Json:
     }
 
 
+def _with_parameters(rows: Json, deployment: Deployment) -> Json:
+    """All fields, which may stand in `parameters`, too."""
+    inner = record({name: rows[name] for name in rows if name not in openai.OWN}, is_closed=deployment.is_strict)
+    return rows | {"parameters": rows["parameters"] | {"anyOf": [inner, NULL]}}
+
+
 def _streams(deployment: Deployment) -> Json:
     """What a body that streams looks like."""
     if deployment.streams_by_default:
@@ -93,9 +100,8 @@ def of_chat(deployment: Deployment) -> Json:
         if_then({"continue_final_message": {"const": True}}, {"add_generation_prompt": UNSET}),
         *_shared_rules(deployment),
     ]
-    return record(_table(ChatBody, deployment, insides), ["messages"], is_closed=deployment.is_strict) | {
-        "allOf": rules
-    }
+    rows = _with_parameters(_table(ChatBody, deployment, insides), deployment)
+    return record(rows, ["messages"], is_closed=deployment.is_strict) | {"allOf": rules}
 
 
 def _message(deployment: Deployment) -> Json:
@@ -113,12 +119,15 @@ def _message(deployment: Deployment) -> Json:
         "tool_calls": {"description": "of an assistant"},
         **{name: {"description": "of an answer that comes back"} for name in messages.ANSWERED},
         **{name: unserved | {"description": "not served by this version"} for name in messages.UNSERVED},
+        messages.CALL: ({"type": ["object", "null"]} if deployment.is_strict else {})
+        | {"description": "of an assistant, as tool_calls"},
     }
     own = {"role": {"const": "assistant"}, "content": NULL}
     ways = [
         {"properties": {"content": said}, "required": ["content"]},
         {"properties": own | {"refusal": {"type": "string", "minLength": 1}}, "required": ["refusal"]},
         {"properties": own | {"tool_calls": {"type": "array", "minItems": 1}}, "required": ["tool_calls"]},
+        {"properties": own | {messages.CALL: {"type": "object"}}, "required": [messages.CALL]},
     ]
     return record(properties, ["role"], is_closed=deployment.is_strict) | {"anyOf": ways}
 
@@ -167,9 +176,8 @@ def of_completion(deployment: Deployment) -> Json:
         if_then(scored, {"logprobs": NULL}),
         *_shared_rules(deployment),
     ]
-    return record(_table(CompletionBody, deployment, insides), ["prompt"], is_closed=deployment.is_strict) | {
-        "allOf": rules
-    }
+    rows = _with_parameters(_table(CompletionBody, deployment, insides), deployment)
+    return record(rows, ["prompt"], is_closed=deployment.is_strict) | {"allOf": rules}
 
 
 def of_standard(deployment: Deployment) -> Json:
@@ -211,7 +219,7 @@ def _standard_stream(deployment: Deployment) -> Json:
 def of_session(deployment: Deployment) -> Json:
     """Begin or end a session."""
     kinds = {"requestType": {"enum": list(SESSIONS)}, "model": _shared(deployment)["model"]}
-    return record(_table(SessionBody, deployment, kinds), ["requestType"], is_closed=deployment.is_strict)
+    return record(_table(SessionBody, deployment, kinds), ["requestType"], is_closed=True)
 
 
 def of_update(deployment: Deployment) -> Json:

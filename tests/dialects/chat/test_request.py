@@ -56,6 +56,11 @@ REACHING: dict[str, tuple[Any, str, Any]] = {
     "bad_words": (["no"], "bad_words", ("no",)),
     "prompt_logprobs": (0, "prompt_logprobs", 0),
     "logprobs": (True, "logprobs", 0),
+    "max_new_tokens": (9, "max_tokens", 9),
+    "min_new_tokens": (3, "min_tokens", 3),
+    "stop_sequences": (["a"], "stop", ("a",)),
+    "stop_strings": ("a", "stop", ("a",)),
+    "num_return_sequences": (2, "n", 2),
 }
 PLACES = deployment().checkers[ChatBody].places
 ANY_JSON = st.recursive(
@@ -277,11 +282,15 @@ def test_other_models_are_not_found() -> None:
         ({"messages": [USER] * 2049}, "messages", "at most 2048 messages, got 2049"),
         ({"messages": ["hi"]}, "messages[0]", "must be an object with role and content"),
         ({"messages": [USER, {"content": "x"}]}, "messages[1].role", "got null"),
-        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role", "assistant, tool, got " + '"wizard"'),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role", 'tool, function, got "wizard"'),
         ({"messages": [{"role": ["user"], "content": "x"}]}, "messages[0].role", "got an array"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "got null"),
         ({"messages": [{"role": "user", "content": 7}]}, "messages[0].content", "got 7"),
-        ({"messages": [{"role": "user", "content": []}]}, "messages[0].content", "an array of 0 items"),
+        (
+            {"messages": [{"role": "user", "content": []}]},
+            "messages[0].content",
+            "must be a string or an array of at least 1 part, got an empty array",
+        ),
         ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content[0]", 'got "x"'),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text", "got null"),
         (
@@ -302,13 +311,17 @@ def test_other_models_are_not_found() -> None:
         ({"n": "x"}, "n", 'got "x"'),
         ({"n": 2, "temperature": "x"}, "temperature", 'got "x"'),
         ({"seed": float(2**64)}, "seed", "got 1.8446744073709552e+19"),
-        ({"stop": ["a", 1]}, "stop", "must be a string or an array of strings"),
+        ({"stop": ["a", 1]}, "stop", "takes strings of at least 1 and at most 1024 characters, item 1 is 1"),
         ({"stop_token_ids": [257]}, "stop_token_ids", "token 257; the vocabulary ends at 256"),
         ({"allowed_token_ids": [1, 10**9]}, "allowed_token_ids", "token 1000000000"),
         ({"logit_bias": {"257": 1}}, "logit_bias", "token 257"),
         ({"min_tokens": 10, "max_tokens": 9}, "min_tokens", "at most 9, got 10"),
         ({"user": 7}, "user", "must be a string, got 7"),
-        ({"stream_options": {"include_usage": True}}, "stream_options", "only with stream true"),
+        (
+            {"stream_options": {"include_usage": True}},
+            "stream_options",
+            "must be absent without stream true, got an object",
+        ),
         ({"stream_options": [], "stream": True}, "stream_options", "must be an object"),
         ({"stream_options": {"include_usage": 1}, "stream": True}, "stream_options.include_usage", "got 1"),
         ({"add_generation_prompt": "no"}, "add_generation_prompt", "must be true or false"),
@@ -327,6 +340,9 @@ def test_other_models_are_not_found() -> None:
         ({"prompt_logprobs": True}, "prompt_logprobs", "must be an integer, got true"),
         ({"reasoning_effort": "low"}, "reasoning_effort", 'is not served by this version, got "low"'),
         ({"functions": [{}]}, "functions", "not served by this version"),
+        ({"functions": [{}], "tool_choice": "none"}, "functions", "not served by this version"),
+        ({"tools": [{}], "tool_choice": "auto"}, "tools", "not served by this version"),
+        ({"tools": {}, "tool_choice": "none"}, "tools", "not served by this version, got an object"),
         ({"function_call": {"name": "f"}}, "function_call", "not served by this version"),
         ({"tool_choice": {"type": "function"}}, "tool_choice", "not served by this version, got an object"),
         ({"parallel_tool_calls": "no"}, "parallel_tool_calls", "must be true or false"),
@@ -356,6 +372,14 @@ def test_a_bad_field_is_named(fields: Json, param: str, words: str) -> None:
     "fields",
     [
         {"tools": []},
+        {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True},
+        {"tools": [], "tool_choice": "none"},
+        {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "none"},
+        {"tools": [{}], "tool_choice": "none", "parallel_tool_calls": False},
+        {"functions": []},
+        {"functions": [{"name": "f"}], "function_call": "none"},
+        {"functions": [], "function_call": "auto"},
+        {"reasoning_effort": "none"},
         {"tool_choice": "auto"},
         {"response_format": {"type": "text"}},
         {"best_of": 1},
@@ -366,6 +390,60 @@ def test_a_bad_field_is_named(fields: Json, param: str, words: str) -> None:
 )
 def test_what_asks_for_nothing_is_not_refused(fields: Json) -> None:
     assert ask(**fields).unknown == []
+
+
+def seen(messages: list[Json], **changes: Any) -> list[Any]:
+    """What the template is shown of these messages."""
+    found: list[Any] = []
+
+    class Noting(ByteTokenizer):
+        def apply_chat_template(self, conversation: list[Json], **_: Any) -> str:
+            found[:] = conversation
+            return "x"
+
+    here = deployment(template=Template(Noting(**changes)))
+    assert parse({"messages": messages}, here, "1").unknown == []
+    return found
+
+
+FUNCTIONS: list[Json] = [
+    USER,
+    {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}},
+    {"role": "function", "name": "f", "content": "5"},
+]
+
+
+def test_calls_of_functions_are_shown_as_calls_of_tools() -> None:
+    call = {"id": "call00001", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    _, asked, given = seen(FUNCTIONS)
+    assert (asked["role"], asked["tool_calls"], "function_call" in asked) == ("assistant", [call], False)
+    assert given == {"role": "tool", "tool_call_id": "call00001", "name": "f", "content": "5"}
+    assert seen([USER, FUNCTIONS[2]])[1] == {"role": "tool", "name": "f", "content": "5"}
+    parts = {**FUNCTIONS[2], "content": [{"type": "text", "text": "5"}]}
+    assert seen([USER, parts])[1]["role"] == "tool"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% if message['role'] == 'function' %}",
+        '{% if message.role == "tool" or message.role == "function" %}',
+        "{% if m.role in ['tool', 'function'] %}",
+    ],
+)
+def test_a_template_that_knows_functions_is_shown_functions(template: str) -> None:
+    given = seen(FUNCTIONS, chat_template=template + "{turns}")[2]
+    assert given == {"role": "function", "name": "f", "content": "5"}
+
+
+@pytest.mark.parametrize("template", ["{% if tool.type == 'function' %}", "{{ message.role }} 'function'"])
+def test_a_template_that_speaks_of_functions_knows_no_such_role(template: str) -> None:
+    assert seen(FUNCTIONS, chat_template=template + "{turns}")[2]["role"] == "tool"
+
+
+def test_a_function_without_content_is_named() -> None:
+    error = refused(messages=[USER, {"role": "function", "name": "f"}])
+    assert (error.param, error.status) == ("messages[1].content", 400)
 
 
 def test_a_model_without_a_template_says_so() -> None:
@@ -463,7 +541,7 @@ INNER = [
     ),
     ({"messages": [USER | {"audio": {"id": "a"}}]}, "messages[0].audio", ""),
     (
-        {"messages": [{"role": "assistant", "content": "", "function_call": {"name": "f"}}]},
+        {"messages": [{"role": "assistant", "content": "", "function_call": "f"}]},
         "messages[0].function_call",
         "messages[0].tool_calls",
     ),
@@ -501,7 +579,7 @@ def test_unknown_keys_are_told_wherever_they_stand(fields: Json, path: str, near
 def test_a_key_in_trouble_is_told_with_the_one_that_it_was_misspelled_by() -> None:
     error = refused(messages=[{"role": "user", "contnet": "hi", "zzz": 1}])
     assert error.message == (
-        "messages[0].content must be a string or an array of parts, got null; "
+        "messages[0].content must be a string or an array of at least 1 part, got null; "
         "messages[0].contnet is not a known key; did you mean messages[0].content?"
     )
     with pytest.raises(Error, match=r"none of the keys .*requestType; did you mean messages by mesages\?"):

@@ -31,6 +31,11 @@ USAGE = {
     "completion_tokens_details": {"reasoning_tokens": 0},
 }
 REACHING: dict[str, tuple[Any, str, Any]] = {
+    "max_new_tokens": (9, "max_tokens", 9),
+    "min_new_tokens": (3, "min_tokens", 3),
+    "stop_sequences": (["a"], "stop", ("a",)),
+    "stop_strings": ("a", "stop", ("a",)),
+    "num_return_sequences": (2, "n", 2),
     "n": (2, "n", 2),
     "temperature": (0.5, "temperature", 0.5),
     "top_p": (0.9, "top_p", 0.9),
@@ -209,7 +214,7 @@ def test_the_prompt_is_kept_to_its_last_tokens() -> None:
         ({"best_of": 2, "stream": True}, "best_of", "must be 1 with stream"),
         ({"use_beam_search": True, "stream": True}, "use_beam_search", "must be false with stream true"),
         ({"use_beam_search": True, "echo": True, "logprobs": 0}, "use_beam_search", "both echo and logprobs"),
-        ({"stream_options": {"include_usage": True}}, "stream_options", "only with stream true"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "must be absent without stream true"),
         ({"temperature": 3}, "temperature", "at least 0 and at most 2, got 3"),
         ({"stop_token_ids": [257]}, "stop_token_ids", "the vocabulary ends at 256"),
         ({"add_special_tokens": "no"}, "add_special_tokens", "must be true or false"),

@@ -21,6 +21,9 @@ DONE = Finished(prompt_tokens=4, completion_tokens=3, cached_tokens=2)
 GREEDY = {"temperature": 0.0}
 REACHING: dict[str, tuple[Any, str, Any]] = {
     "max_new_tokens": (9, "max_tokens", 9),
+    "max_tokens": (9, "max_tokens", 9),
+    "min_new_tokens": (3, "min_tokens", 3),
+    "stop_strings": ("a", "stop", ("a",)),
     "temperature": (0.5, "temperature", 0.5),
     "top_p": (0.9, "top_p", 0.9),
     "top_k": (5, "top_k", 5),
@@ -242,7 +245,7 @@ def test_an_answer_is_cut_to_what_has_room_unless_it_was_asked_for() -> None:
         (body({"temperature": -3}), "parameters.temperature", "at least 0 and at most 2, got -3"),
         (body({"do_sample": 1}), "parameters.do_sample", "must be true or false, got 1"),
         (body({"details": "x"}), "parameters.details", 'got "x"'),
-        (body({"stop_sequences": [""]}), "parameters.stop_sequences", "no empty string"),
+        (body({"stop_sequences": [""]}), "parameters.stop_sequences", "item 0 is empty"),
         (body({"top_n_tokens": 21}), "parameters.top_n_tokens", "at most 20, got 21"),
         (body({"logprobs": True}), "parameters.logprobs", "must be an integer, got true"),
         (body({"prompt_logprobs": -1}), "parameters.prompt_logprobs", "at least 0"),
@@ -316,17 +319,17 @@ def test_a_flood_of_problems_is_answered_briefly() -> None:
 
 
 def test_unknown_keys_are_ignored_with_a_word() -> None:
-    task = ask({"max_tokens": 5, "zzz": 1}, max_new_tokens=5, paramters={}, strean=True)
+    task = ask({"max_output_tokens": 5, "zzz": 1}, max_new_tokens=5, paramters={}, strean=True)
     assert task.unknown == [
         "max_new_tokens is ignored; did you mean parameters.max_new_tokens?",
         "paramters is ignored; did you mean parameters?",
         "strean is ignored; did you mean stream?",
-        "parameters.max_tokens is ignored; did you mean parameters.max_new_tokens?",
+        "parameters.max_output_tokens is ignored; did you mean parameters.max_tokens?",
         "parameters.zzz is ignored",
     ]
     assert task.job == ask().job
-    error = refusal(body({"max_tokens": 5}), "standard", is_strict=True)
-    assert (error.param, error.status) == ("parameters.max_tokens", 400)
+    error = refusal(body({"max_output_tokens": 5}), "standard", is_strict=True)
+    assert (error.param, error.status) == ("parameters.max_output_tokens", 400)
 
 
 def test_names_of_the_model() -> None:
