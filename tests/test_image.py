@@ -34,6 +34,17 @@ def test_a_target_is_started_as_sagemaker_does(target: str) -> None:
     assert any("--compile-bytecode" in line and f"--override overrides-{target}.txt" in line for line in lines)
 
 
+def test_models_can_be_fetched_from_s3(tmp_path: Path) -> None:
+    """The list of packages that the build makes, by its own line."""
+    line = next(line for line in stage("tools") if "optional-dependencies" in line)
+    code = line.removeprefix('RUN python3 -c "').removesuffix('"').replace("f'/requ", f"f'{tmp_path}/requ")
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    for target in ("cpu", "gpu"):
+        listed = (tmp_path / f"requirements-{target}.txt").read_text().splitlines()
+        assert any(name.startswith("boto3>=") for name in listed)
+        assert any(name.startswith("vllm") for name in listed)
+
+
 def test_the_targets_differ_only_in_what_is_installed() -> None:
     cpu, gpu = ([line for line in stage(name) if line.startswith(SERVED)] for name in ("cpu", "gpu"))
     assert len(cpu) == len(SERVED)

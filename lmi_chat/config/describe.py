@@ -3,7 +3,17 @@
 import json
 from collections.abc import Mapping
 
-from lmi_chat.config.aliases import FAMILIES, NOT_YET, NOTED, NOTED_NOT_YET, REFUSED, RENAMED, VALUES, WITHOUT_EFFECT
+from lmi_chat.config.aliases import (
+    ELSEWHERE,
+    FAMILIES,
+    NOT_YET,
+    NOTED,
+    NOTED_NOT_YET,
+    REFUSED,
+    RENAMED,
+    VALUES,
+    WITHOUT_EFFECT,
+)
 from lmi_chat.config.settings import OWN, Settings
 from lmi_chat.config.sources import HIDDEN, IgnoredSetting, is_secret
 from lmi_chat.text import one_line
@@ -106,6 +116,7 @@ def mapping() -> str:
             _titled("Other names of values", ("given", "means"), values),
             _titled("Accepted without effect", ("names", "why"), _grouped(WITHOUT_EFFECT)),
             _titled("Accepted, not served yet: a warning at the start", ("names", "what"), _grouped(NOT_YET)),
+            _titled("Accepted, had elsewhere: a warning at the start", ("names", "where"), _grouped(ELSEWHERE)),
             _titled("Refused at the start", ("names", "why"), _grouped(REFUSED)),
             _titled("Environment variables without effect", ("names", "why"), _grouped(NOTED)),
             _titled("Environment variables, not served yet", ("names", "what"), _grouped(NOTED_NOT_YET)),

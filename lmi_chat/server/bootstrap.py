@@ -15,7 +15,7 @@ from lmi_chat.async_requests import AsyncRequests
 from lmi_chat.async_requests.folder import Folder
 from lmi_chat.chat_template import BadTemplate, Template
 from lmi_chat.config.api_keys import read as keys_of
-from lmi_chat.config.settings import Settings
+from lmi_chat.config.settings import Settings, is_in_s3
 from lmi_chat.config.sources import MODEL_FOLDER, BadSetting
 from lmi_chat.dialects import Deployment
 from lmi_chat.dialects.deployment import PLACEHOLDERS
@@ -30,7 +30,8 @@ from lmi_chat.observability import startup
 from lmi_chat.observability.access_log import LogWriter, RequestLog
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
 from lmi_chat.pipeline.rates import Rates
-from lmi_chat.server import default_model
+from lmi_chat.server import default_model, s3_model
+from lmi_chat.server.model_cache import FetchFailed
 from lmi_chat.storage.completions import Completions
 from lmi_chat.storage.sessions import Sessions
 from lmi_chat.text import one_line
@@ -51,6 +52,8 @@ TASKS: Mapping[str, Mapping[str, str]] = {
     "text-generation": {"runner": "generate"},
     "text-embedding": {"runner": "pooling", "convert": "embed"},
 }
+ALSO_IN_S3 = frozenset({"tokenizer", "hf_config_path"})
+"""Arguments of the engine that name a folder or hub id, as the model does."""
 
 STDOUT, STDERR = 1, 2
 WATCH_S, LAST_WORDS_S = 0.2, 0.5
@@ -61,17 +64,28 @@ class StartFailed(Exception):
 
 
 async def load(
-    settings: Settings, pipeline: Pipeline, enter: Callable[[str], None], store: Completions | None = None
+    settings: Settings,
+    pipeline: Pipeline,
+    enter: Callable[[str], None],
+    store: Completions | None = None,
+    *,
+    reach: Callable[[float], None] = lambda _: None,
 ) -> Engine:
-    """Start the engine and open `pipeline`; `enter` is called with each phase as it begins. Raises StartFailed."""
+    """Start the engine and open `pipeline`. Raises StartFailed.
+
+    `enter` is called with each phase as it begins, `reach`, from another thread, with how much of it is done, where
+    that is known (0 to 1).
+    """
     try:
         engine_vllm.check_installed()  # before hundreds of megabytes are fetched for it
     except engine_vllm.StartFailed as error:
         raise StartFailed(str(error)) from error
-    folder = await _model_folder(settings, enter)
+    in_folders = partial(_fetched, settings, enter, reach)
+    folder = await in_folders(await _model_folder(settings, enter))
     names = _names(settings, folder)
     # a beam search asks the engine for twice as many alternatives as it has beams
     given = {**_of_task(settings), **settings.engine}
+    given |= {name: await in_folders(given[name]) for name in ALSO_IN_S3 & given.keys()}
     given |= {"max_logprobs": str(max(settings.limits.max_logprobs, 2 * settings.limits.max_n))}
     given |= {"model": folder, "served_model_name": json.dumps(names[:1])}
     cache = _default_cache(settings, folder)
@@ -162,6 +176,18 @@ async def _model_folder(settings: Settings, enter: Callable[[str], None]) -> str
             if fetching.returncode is None:
                 fetching.terminate()
     return str(target)
+
+
+async def _fetched(settings: Settings, enter: Callable[[str], None], reach: Callable[[float], None], named: str) -> str:
+    """Return the folder of what stands in S3, fetched once; any other name as it is. Raises StartFailed."""
+    if not is_in_s3(named):
+        return named
+    enter(startup.FETCHING)
+    place = settings.engine.get("download_dir")
+    try:
+        return str(await asyncio.to_thread(s3_model.fetch, named, Path(place) if place else None, reach))
+    except FetchFailed as error:
+        raise StartFailed(str(error)) from error
 
 
 def _names(settings: Settings, folder: str) -> tuple[str, ...]:

@@ -89,7 +89,7 @@ async def run(settings: Settings, formatters: Formatters | None = None) -> int:
     async with serving(settings, listener, app.build(state)) as stop:
         processes = Processes()
         try:
-            engine = await until(stop, bootstrap.load(settings, line, _announce(health), store))
+            engine = await until(stop, bootstrap.load(settings, line, _announce(health), store, reach=health.reach))
             if engine is None:
                 _leave(processes)
             processes.note()

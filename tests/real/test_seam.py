@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -81,16 +82,35 @@ def test_the_classes_of_refusals_are_there() -> None:
     assert issubclass(EngineDeadError, Exception)
 
 
-async def test_a_bad_value_of_the_engine_says_where_it_stood(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("max_model_len", "many", "an engine setting has a bad value: argument --max-model-len: "),
+        (
+            "limit_mm_per_prompt",
+            "four",
+            "an engine setting has a bad value: limit_mm_per_prompt must be JSON such as {\"image\": 4}, got 'four' (",
+        ),
+        ("pooler_config", "first", "an engine setting has a bad value: pooler_config must be JSON, got 'first' ("),
+        (
+            "load_format",
+            "sagemaker_fast_model_loader",
+            r"load_format must be one of auto, .*safetensors, .*, got 'sagemaker_fast_model_loader' (",
+        ),
+    ],
+)
+async def test_a_bad_value_of_the_engine_says_where_it_stood(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str, said: str
+) -> None:
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    given = {"HF_MODEL_ID": "hub/m", "OPTION_MAX_MODEL_LEN": "many"}
+    given = {"HF_MODEL_ID": "hub/m", f"OPTION_{name.upper()}": text}
     settings = read({}, given, None, arguments.kinds())
     with pytest.raises(bootstrap.StartFailed) as caught:
         await bootstrap.load(settings, Pipeline(PipelineConfig()), print)
     text = str(caught.value)
     assert len(text.splitlines()) == 1
-    assert text.startswith("an engine setting has a bad value: argument --max-model-len: ")
-    assert text.endswith("(max_model_len: environment OPTION_MAX_MODEL_LEN)")
+    assert re.match(re.escape(said).replace(r"\.\*", ".*"), text)
+    assert text.endswith(f"({name}: environment OPTION_{name.upper()})")
 
 
 TEXT = {"num_hidden_layers": 3, "num_attention_heads": 9, "num_key_value_heads": 3, "hidden_size": 576}

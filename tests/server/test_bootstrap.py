@@ -71,6 +71,16 @@ def test_progress_never_goes_back(last: str) -> None:
     assert seen[-1] == 1.0
 
 
+def test_progress_within_a_phase() -> None:
+    progress = startup.StartupProgress()
+    progress.enter(startup.FETCHING)
+    for share in (0.5, 0.4):  # a second download begins anew
+        progress.reach(share)
+        assert round(progress.progress, 2) == 0.3
+    progress.enter(startup.IMPORTING)
+    assert round(progress.progress, 2) == 0.4
+
+
 async def test_a_missing_engine_is_told_before_a_model_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     found, phases = importlib.util.find_spec, list[str]()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "vllm" else found(name))

@@ -10,6 +10,7 @@ import gc
 import importlib.util
 import json
 import logging
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import cache, partial
@@ -28,6 +29,13 @@ from lmi_chat.job import Job, Sink, TokenSink
 from lmi_chat.observability import startup
 from lmi_chat.text import echo, one_line
 
+NO_JSON = re.compile(
+    r"argument --(?P<name>[\w-]+).*?: .*?"
+    r"(?:Value (?P<value>.*) cannot be converted to <function loads"
+    r"|Invalid JSON: .*input_value='(?P<short>.*)', input_type)",
+    re.DOTALL,
+)
+"""How argparse tells that a value is not JSON: by the name of a function, or as pydantic does."""
 STOP_S = 1.5
 STRUCTURED = "structured_outputs_config"
 log = logging.getLogger(__name__)
@@ -154,6 +162,7 @@ def load(
     heartbeat = Heartbeat()
     try:
         args = AsyncEngineArgs.from_cli_args(_parse(_choose_backend(arguments)))
+        _check_load_format(args)
         usage = UsageContext.OPENAI_API_SERVER
         config = args.create_engine_config(usage)
         if fits_cache:
@@ -202,13 +211,32 @@ def _parse(arguments: Mapping[str, str]) -> Any:
 
     class Parser(FlexibleArgumentParser):
         def error(self, message: str) -> Any:
-            raise StartFailed(f"an engine setting has a bad value: {one_line(message, 400)}")
+            raise StartFailed(f"an engine setting has a bad value: {one_line(_in_words(message), 400)}")
 
     parser = AsyncEngineArgs.add_cli_args(Parser())
     actions = {action.dest: action for action in parser._actions}  # noqa: SLF001 argparse has no public list
     for name in arguments.keys() - actions.keys():
         raise StartFailed(f"the engine takes no {name} from a configuration")
     return parser.parse_args([word for name, text in arguments.items() for word in words(name, text, actions[name])])
+
+
+def _in_words(complaint: str) -> str:
+    """Say what argparse complains of by the setting's name and the value; JSON's reader is a function there."""
+    found = NO_JSON.search(complaint)
+    if not found:
+        return complaint
+    example = ' such as {"image": 4}' if found["name"] == "limit-mm-per-prompt" else ""
+    return f"{found['name'].replace('-', '_')} must be JSON{example}, got {found['value'] or found['short']!r}"
+
+
+def _check_load_format(args: Any) -> None:
+    """Refuse a format that no loader has, plugins' ones included. Raises StartFailed."""
+    from vllm.model_executor import model_loader
+
+    known = model_loader._LOAD_FORMAT_TO_MODEL_LOADER  # noqa: SLF001 vLLM tells it by an error in another process only
+    if args.load_format not in known:
+        formats = ", ".join(sorted(known))
+        raise StartFailed(f"load_format must be one of {formats}, got {one_line(args.load_format, 80)!r}")
 
 
 def _describe(engine: Any, names: tuple[str, ...]) -> Model:
