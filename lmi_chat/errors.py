@@ -84,6 +84,13 @@ class AdaptersOff(Error):
     is_retry_free = True
 
 
+class Unauthorized(Error):
+    """No API key, or none of this server's (RFC 9110 section 15.5.2)."""
+
+    status, kind, code = 401, "authentication_error", "invalid_api_key"
+    is_retry_free = True
+
+
 class NotFound(Error):
     """No such model, adapter or path."""
 
@@ -116,6 +123,13 @@ class BadMedia(Error):
     """A content type or content encoding that is not read."""
 
     status, kind, code = 415, "invalid_request_error", "unsupported_media_type"
+    is_retry_free = True
+
+
+class RateLimited(Error):
+    """The API key has used what it may use in a minute (RFC 6585 section 4)."""
+
+    status, kind, code = 429, "rate_limit_error", "rate_limit_exceeded"
     is_retry_free = True
 
 

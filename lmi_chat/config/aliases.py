@@ -52,6 +52,8 @@ RENAMED: Mapping[str, str] = types.MappingProxyType(
         "max_rolling_batch_prefill_tokens": "max_num_batched_tokens",
         "quantize": "quantization",
         "cpu_offload_gb_per_gpu": "cpu_offload_gb",
+        "certificate_file": "ssl_certfile",
+        "private_key_file": "ssl_keyfile",
     }
 )
 MOST = "max"  # as a degree of tensor parallelism: every GPU
@@ -195,9 +197,7 @@ QUIET = frozenset({"", "false", "none", "auto", "no", "0", "text-generation", "g
 """Values of those that ask for nothing."""
 REFUSED = _by_name(
     {
-        "requests are not authenticated here; SageMaker does that, or a proxy": "api_key",
-        "TLS is not served here; SageMaker does that, or a proxy": "keystore keystore_pass keystore_type"
-        " certificate_file private_key_file ssl_keyfile ssl_certfile ssl_ca_certs ssl_cert_reqs ssl_ciphers",
+        "TLS takes PEM files: ssl_certfile and ssl_keyfile": "keystore keystore_pass keystore_type",
         "no other code runs in this server": "middleware",
         "its keys stand in serving.properties or in the environment": "config",
         "the server listens on host and port": "inference_address uds",

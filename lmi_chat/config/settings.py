@@ -24,7 +24,7 @@ from lmi_chat.config.sources import (
     from_properties,
     notes,
 )
-from lmi_chat.limits import ConnectionLimits, Limits, PipelineLimits, ServerLimits, StoreLimits
+from lmi_chat.limits import ConnectionLimits, Limits, PipelineLimits, RateLimits, ServerLimits, StoreLimits
 
 Row: TypeAlias = Mapping[str, Any]
 """A key as JSON Schema says it: type, default, description, and minimum and maximum or enum."""
@@ -52,6 +52,26 @@ class Settings(BaseModel):
     )
     host: str = Field(default="0.0.0.0", description="address to listen on")  # noqa: S104 a container is reached from outside
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
+    api_key: str = Field(
+        default="",
+        description="keys of which requests must carry one, as name=key after commas; empty: none is asked for",
+    )
+    api_key_file: str = Field(default="", description="a file with such keys, one on each line as name=key")
+    cache_salt_by: Literal["key", "user", "none"] = Field(
+        default="key",
+        description="whose requests share cached prefixes: key (each API key's), user (each user's) or none (all)",
+    )
+    show_cached_tokens: StrictBool = Field(
+        default=True, description="usage tells how many of a prompt's tokens were found in the cache"
+    )
+    ssl_certfile: str = Field(default="", description="a PEM file with the certificate to serve HTTPS with")
+    ssl_keyfile: str = Field(default="", description="a PEM file with the certificate's private key")
+    ssl_keyfile_password: str = Field(default="", description="what that key is encrypted with")
+    ssl_ca_certs: str = Field(default="", description="a PEM file with the authorities whose clients are trusted")
+    ssl_cert_reqs: Literal["0", "1", "2"] = Field(
+        default="0", description="a client's certificate: 0 not asked for, 1 asked for, 2 needed"
+    )
+    ssl_ciphers: str = Field(default="", description="ciphers of TLS, as OpenSSL writes them; empty: its own choice")
     safe_port_range: Annotated[str, AfterValidator(_ports)] = Field(
         default="", description="where a port is looked for that the engine asks for by number, such as 9000-9099"
     )
@@ -95,6 +115,7 @@ class Settings(BaseModel):
     max_request_size: int = Field(default=25 * 2**20, ge=1024, le=2**31, description="bytes of one request body")
     connection: ConnectionLimits = ConnectionLimits()
     server: ServerLimits = ServerLimits()
+    rates: RateLimits = RateLimits()
     limits: Limits = Limits()
     store: str = Field(
         default="",

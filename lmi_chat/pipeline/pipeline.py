@@ -24,6 +24,7 @@ from lmi_chat.observability.access_log import RequestLog
 from lmi_chat.pipeline import parsing
 from lmi_chat.pipeline.admission import AdmissionQueue
 from lmi_chat.pipeline.output import ResponseSink
+from lmi_chat.pipeline.rates import Rates
 from lmi_chat.pipeline.request import InferenceRequest
 from lmi_chat.pipeline.response import ResponseStream
 from lmi_chat.storage.sessions import Session, Sessions
@@ -46,6 +47,9 @@ class PipelineConfig(PipelineLimits):
     limits: Limits = field(default_factory=Limits)
     formatters: Formatters = field(default_factory=Formatters)
     request_log: RequestLog = field(default_factory=RequestLog)
+    rates: Rates = field(default_factory=Rates)
+    cache_salt_by: str = "key"  # or user, or none
+    shows_cached_tokens: bool = True
 
 
 class Pipeline:
@@ -138,6 +142,8 @@ class Pipeline:
 
     async def answer(self, request: InferenceRequest, out: ResponseSink) -> None:
         """Answer one request. Raises an Error when nothing was sent yet; after that errors are frames."""
+        if not request.is_promised:
+            self._config.rates.admit(request.owner)
         with self._turn(request) as session:
             parsed = await self._parse(request, session)
             if not request.is_promised:  # that is asked again when it finds no seat
@@ -151,7 +157,9 @@ class Pipeline:
         """Run the jobs of a parsed request and send their answer."""
         shape = framing.choose(request.accept, self._config.output_formatter, parsed.shape or request.route_shape)
         framed = framing.framing(shape if parsed.is_stream else "document", has_end=parsed.has_end)
-        response = ResponseStream(parsed.render, framed, parsed.jobs)
+        response = ResponseStream(
+            parsed.render, framed, parsed.jobs, shows_cached_tokens=self._config.shows_cached_tokens
+        )
         seconds = request.deadline_s or self._config.deadline_s
         try:
             async with asyncio.timeout(seconds):
@@ -171,6 +179,9 @@ class Pipeline:
                 raise TimedOut(f"no answer within {seconds:g} s") from None
         finally:
             response.fill_record(request.record)
+            if response.runs:
+                used = request.record.prompt_tokens + request.record.completion_tokens
+                self._config.rates.charge(request.owner, used)
         if parsed.is_stream:
             await out.end()
         else:
@@ -185,7 +196,7 @@ class Pipeline:
         if self._config.sessions is None:
             text = "session: sessions are off (option.enable_stateful_sessions)"
             raise BadField([Problem("session", text)])
-        session = self._config.sessions.get(request.session_id)
+        session = self._config.sessions.get(request.session_id, request.owner)
         with session.turn():
             yield session
 
@@ -202,7 +213,10 @@ class Pipeline:
 
     def _parse_body(self, request: InferenceRequest, session: Session | None) -> ParsedRequest | bytes:
         config = self._config
-        return parsing.parse(request, session, self.deployment, config.sessions, config.limits, config.formatters)
+        parsed = parsing.parse(request, session, self.deployment, config.sessions, config.limits, config.formatters)
+        if isinstance(parsed, ParsedRequest):
+            parsing.salt(parsed, request.owner, config.cache_salt_by)
+        return parsed
 
     @contextlib.asynccontextmanager
     async def _slot(
@@ -233,8 +247,12 @@ class Pipeline:
             self._settle()
 
     @contextlib.contextmanager
-    def promise(self) -> Iterator[None]:
-        """Let a drain wait for this block as for a running request; its requests are `is_promised`."""
+    def promise(self, owner: str = "") -> Iterator[None]:
+        """Let a drain wait for this block as for a running request of `owner`; its requests are `is_promised`.
+
+        Raises RateLimited.
+        """
+        self._config.rates.admit(owner)
         self._promised += 1
         self._idle.clear()
         try:

@@ -40,8 +40,11 @@ class ResponseStream:
     and tokens go follows from the state alone and is set in one place, `_enter`, so that no token has to ask for it.
     """
 
-    def __init__(self, render: Renderer, framing: Framing, jobs: Sequence[Job]) -> None:
+    def __init__(
+        self, render: Renderer, framing: Framing, jobs: Sequence[Job], *, shows_cached_tokens: bool = True
+    ) -> None:
         """Render the events of `jobs` by `render` and frame them by `framing`."""
+        self._shows_cached_tokens = shows_cached_tokens
         self._render, self._framing, self._jobs = render, framing, jobs
         self._head, self._tail = framing.head, framing.tail
         self._dones: list[Finished | None] = [None] * len(jobs)
@@ -142,7 +145,7 @@ class ResponseStream:
             case Delta():
                 return self._render.delta(event)
             case Finished():
-                payloads = self._render.done(event)
+                payloads = self._render.done(event if self._shows_cached_tokens else replace(event, cached_tokens=0))
                 self._done = event
                 return payloads
             case Error():
