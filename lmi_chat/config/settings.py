@@ -6,7 +6,7 @@ environment (`OPTION_X`, `SERVING_X`), `serving.properties`, names of other serv
 
 import re
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -131,6 +131,9 @@ class Settings(BaseModel):
     async_concurrency: int = Field(
         default=16, ge=1, le=4096, description="asynchronous requests that are answered at once"
     )
+    install_requirements: StrictBool = Field(
+        default=False, description="pip installs the requirements.txt of a model directory with code of its own"
+    )
     fast_branch: StrictBool = Field(
         default=True,
         description="plain requests' tokens go past the engine's own output objects; false only to compare",
@@ -175,6 +178,11 @@ OWN: Mapping[str, Row] = {key: row for key, _, row in KEYS}
 PARTS: Mapping[str, str] = {key: part for key, part, _ in KEYS if part}
 
 
+def of_part(part: str) -> frozenset[str]:
+    """Return the keys that stand in a nested field of Settings, such as `connection`."""
+    return frozenset(key for key, name in PARTS.items() if name == part)
+
+
 def read(
     arguments: Mapping[str, str],
     environment: Mapping[str, str],
@@ -192,21 +200,44 @@ def read(
     """
     keys = KeyResolver(OWN, engine_kinds, gpus)
     in_file, noted = from_properties(properties) if properties else ([], [])
-    sources: list[Iterable[RawSetting]] = [
+    chosen: dict[str, RawSetting] = {}
+    for source in _sources(arguments, environment, in_file, origin):
+        chosen = _one_source(source, keys, noted) | chosen
+    for name, (text, why) in (engine_defaults or {}).items():
+        chosen.setdefault(name, RawSetting(name, text, why))
+    return _built(chosen, (*noted, *notes(environment)))
+
+
+def read_only(
+    wanted: Collection[str], arguments: Mapping[str, str], environment: Mapping[str, str], properties: Path | None
+) -> Settings:
+    """Merge what all sources say of the keys `wanted`; everything else is somebody else's. Raises BadSetting."""
+    keys = KeyResolver(OWN, {}, 1)
+    in_file = from_properties(properties)[0] if properties else []
+    chosen: dict[str, RawSetting] = {}
+    for source in _sources(arguments, environment, in_file, "command line"):
+        chosen = _one_source((given for given in source if keys.name_of(given) in wanted), keys, []) | chosen
+    return _built(chosen, ())
+
+
+def _sources(
+    arguments: Mapping[str, str], environment: Mapping[str, str], in_file: Iterable[RawSetting], origin: str
+) -> list[Iterable[RawSetting]]:
+    """Return what each source gives, strongest first."""
+    return [
         [RawSetting(name, text, origin) for name, text in arguments.items()],
         from_environment(environment),
         in_file,
         *(from_family(family, environment) for family in FAMILIES),
     ]
-    chosen: dict[str, RawSetting] = {}
-    for source in sources:
-        chosen = _one_source(source, keys, noted) | chosen
-    for name, (text, why) in (engine_defaults or {}).items():
-        chosen.setdefault(name, RawSetting(name, text, why))
+
+
+def _built(chosen: Mapping[str, RawSetting], noted: tuple[IgnoredSetting, ...]) -> Settings:
+    """Build Settings of what was chosen. Raises BadSetting."""
     fields: dict[str, Any] = {
         "engine": types.MappingProxyType({name: given.text for name, given in chosen.items() if name not in OWN}),
         "origins": types.MappingProxyType({name: given.origin for name, given in chosen.items()}),
-        "notes": (*noted, *notes(environment)),
+        "notes": noted,
     }
     for name in chosen.keys() & OWN.keys():
         part = fields.setdefault(PARTS[name], {}) if name in PARTS else fields

@@ -75,7 +75,7 @@ def _parse(
     else:
         parsed = dialect.parse(body, deployment, request.id)
     request.warnings = parsed.unknown
-    parsed.render = formatters.render(parsed.render)
+    formatters.apply(parsed, body)
     _note(parsed, request.record)
     return parsed
 

@@ -21,7 +21,7 @@ from lmi_chat.errors import BadField, CutOff, Draining, EngineDown, Error, Loadi
 from lmi_chat.job import Delta, Finished, Job, PoolingParams, SamplingParams
 from lmi_chat.limits import Limits, PipelineLimits
 from lmi_chat.observability.access_log import RequestLog
-from lmi_chat.pipeline import parsing
+from lmi_chat.pipeline import parsing, shares
 from lmi_chat.pipeline.admission import AdmissionQueue
 from lmi_chat.pipeline.output import ResponseSink
 from lmi_chat.pipeline.rates import Rates
@@ -163,11 +163,18 @@ class Pipeline:
         seconds = request.deadline_s or self._config.deadline_s
         try:
             async with asyncio.timeout(seconds):
-                async with self._slot(parsed, request, response) as engine, contextlib.AsyncExitStack() as runs:
+                async with (
+                    self._slot(parsed, request, response) as slot,
+                    contextlib.AsyncExitStack() as runs,
+                ):
                     request.free_body()
                     token_sink = response.token_sink(is_stream=parsed.is_stream)
-                    for job, sink in zip(parsed.jobs, response.sinks(), strict=True):
-                        response.runs.append(await runs.enter_async_context(engine.run(job, sink, token_sink)))
+                    if len(parsed.jobs) == 1:
+                        (sink,) = response.sinks()
+                        run = await runs.enter_async_context(slot.engine.run(parsed.job, sink, token_sink))
+                        response.note_run(parsed.job, run)
+                    else:
+                        await runs.enter_async_context(shares.running(slot, response, parsed.jobs, token_sink))
                     await response.begun()
                     if parsed.is_stream:
                         await out.start(framed.content_type)
@@ -179,7 +186,7 @@ class Pipeline:
                 raise TimedOut(f"no answer within {seconds:g} s") from None
         finally:
             response.fill_record(request.record)
-            if response.runs:
+            if response.has_run:
                 used = request.record.prompt_tokens + request.record.completion_tokens
                 self._config.rates.charge(request.owner, used)
         if parsed.is_stream:
@@ -221,8 +228,8 @@ class Pipeline:
     @contextlib.asynccontextmanager
     async def _slot(
         self, parsed: ParsedRequest, request: InferenceRequest, response: ResponseStream
-    ) -> AsyncIterator[Engine]:
-        """Count as running until the end; wait for admission to the engine. Raises Busy."""
+    ) -> AsyncIterator[shares.Slot]:
+        """Count as running until the end; wait for the seats of the first job. Raises Busy."""
         self._check_open(request)
         if self._engine is None or self._admission is None:
             raise self._closed_by
@@ -235,13 +242,19 @@ class Pipeline:
             limit_s = None if request.is_promised else self._config.finish_before_s or None
             began_s = request.record.age_s
             wait_s = None if limit_s is None else limit_s - began_s
-            async with self._admission.acquire(
-                parsed.user, sum(job.width for job in parsed.jobs), priority, wait_s=wait_s
-            ):
+            admission, first = self._admission, parsed.job
+            flow = admission.flow(f"{request.owner}/{parsed.user}" if request.owner or parsed.user else "")
+
+            def acquire(job: Job, *, is_first: bool = False) -> contextlib.AbstractAsyncContextManager[None]:
+                seats, limit = job.width // job.copies, wait_s if is_first else None
+                return admission.acquire(flow, seats, priority, wait_s=limit, is_further=not is_first)
+
+            async with contextlib.AsyncExitStack() as seats:
+                await seats.enter_async_context(acquire(first, is_first=True))
                 request.record.seated_s = request.record.age_s
                 request.record.queue_s = request.record.seated_s - began_s
                 with response.limited(limit_s, request.record):
-                    yield self._engine
+                    yield shares.Slot(self._engine, seats, acquire)
         finally:
             self._active.discard(response)
             self._settle()
