@@ -54,7 +54,7 @@ def test_the_cache_is_fitted_unless_somebody_set_it(given: dict[str, str], folde
 def test_limits_are_handed_down_as_they_were_given() -> None:
     keys = {"job_queue_size": "3", "predict_timeout": "4", "finish_before_seconds": "1.5", "stall_seconds": "5"}
     settings = read(keys | {"max_n": "2"}, {}, None, KINDS)
-    policy = bootstrap.policy(settings)
+    policy = bootstrap.pipeline_config(settings)
     assert (policy.queue, policy.deadline_s, policy.finish_before_s, policy.stall_s) == (3, 4.0, 1.5, 5.0)
     assert policy.limits is settings.limits
     assert settings.limits == Limits(max_n=2)
@@ -80,7 +80,7 @@ async def test_a_chat_template_that_is_none_stops_the_start_before_the_engine(
     phases: list[str] = []
     wanted = "chat_template must be a file with a template or the template's text, "
     with pytest.raises(BadSetting, match=wanted + said):
-        await bootstrap.load(settings, Pipeline(bootstrap.policy(settings)), phases.append)
+        await bootstrap.load(settings, Pipeline(bootstrap.pipeline_config(settings)), phases.append)
     assert phases == []
 
 
