@@ -7,10 +7,12 @@ own `apply_chat_template` does, in both dialects.
 
 import copy
 import inspect
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Late
+from contextlib import suppress
 from typing import Any, Protocol
 
 from lmi_chat.errors import BadField, Problem
@@ -23,6 +25,24 @@ TRIAL = [
     {"role": "assistant", "content": f" {PROBE}\n"},
     {"role": "user", "content": f"{PROBE} <&> \u00e9"},
 ]
+CHATS = {
+    "user": ("user",),
+    "system": ("system", "user"),
+    "assistant": ("user", "assistant", "user"),
+    "developer": ("developer", "user"),
+}
+"""The roles of the chat in which a message of each role is tried out."""
+RESERVED = frozenset(
+    {
+        *("messages", "conversation", "tools", "documents", "chat_template"),
+        *("add_generation_prompt", "continue_final_message", "tokenize", "return_dict"),
+        *("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"),
+    }
+)
+"""What a request never sets as a variable of the template: a field of its own stands for it, or the tokenizer does."""
+THINKING = "enable_thinking"
+"""What clients send to every model, whether its template reads it or not."""
+Message = dict[str, Any]
 
 
 class Tokenizer(Protocol):
@@ -47,6 +67,17 @@ class Tokenizer(Protocol):
         """Return the vocabulary, spelling → id."""
 
 
+class ChatRenderer(Protocol):
+    """Code that renders chats in place of a Jinja template, for tokenizers that come with such code."""
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """Name the variables that it takes."""
+
+    def render(self, messages: list[Message], **kwargs: Any) -> str | list[int]:
+        """Render messages as they came; token ids from code that also tokenises. Any exception is a refusal."""
+
+
 class BadTemplate(Exception):
     """The configured template cannot be used; the message says why. Stops the start."""
 
@@ -54,16 +85,28 @@ class BadTemplate(Exception):
 class Template:
     """The model's prompt format and its tokenizer, for one served model."""
 
-    def __init__(self, tokenizer: Tokenizer, source: str | None = None) -> None:
-        """Use `source` (Jinja text) instead of the model's own template; raises BadTemplate if it fails a trial."""
+    def __init__(self, tokenizer: Tokenizer, source: str | None = None, own: ChatRenderer | None = None) -> None:
+        """Use `source` (Jinja text) instead of the model's own template, or `own`, code that needs none.
+
+        Raises BadTemplate if it fails a trial.
+        """
+        if source and own:
+            raise BadTemplate(
+                "option.chat_template cannot be used: the model's tokenizer renders chats by its own code"
+            )
         self.tokenizer = tokenizer
-        self._source = source
+        self._source, self._own = source, own
+        self.has_own_code = own is not None
         self._backend = _backend(tokenizer)
         self._encode = _encoder(tokenizer, self._backend)
         self.longest_token_chars = max((len(token) for token in tokenizer.get_vocab()), default=1)
-        self.has_chat = bool(source or tokenizer.chat_template)
         self._short: _Short | None = None
-        self._takes_parts = self.has_chat and self._try_out()
+        self._jinja = None if own else _jinja_text(tokenizer, source)
+        self._with_parts: frozenset[str] = frozenset()  # roles whose content may be parts
+        self._wrapped: frozenset[str] = frozenset()  # roles whose content must be
+        self._knows_developer = True
+        self.has_chat = self._try_out()
+        self.variables = frozenset({THINKING}) | (own.variables if own else _variables(tokenizer, self._jinja))
 
     def render(
         self,
@@ -72,22 +115,25 @@ class Template:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         variables: Mapping[str, Any] | None = None,
-    ) -> str:
-        """Render checked messages as the prompt. Raises BadField without a template, or where it refuses them."""
+        path: str = "messages",
+    ) -> str | list[int]:
+        """Render checked messages, which stand at `path`, as the prompt; as token ids where `own` makes these.
+
+        Raises BadField without a template, or where it refuses them.
+        """
         if not self.has_chat:
-            text = "messages cannot be served: the model has no chat template; set option.chat_template, or use inputs"
-            raise BadField([Problem("messages", text)])
+            other = "use inputs" if path == "messages" else "send a text"
+            text = f"{path} cannot be served: the model has no chat template; set option.chat_template, or {other}"
+            raise BadField([Problem(path, text)])
         try:
-            text = self._apply(
-                [self._shaped(message) for message in messages],
+            return self._apply(
+                self._shape(messages),
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
                 **(variables or {}),
             )
-        except _failures() as error:
-            text = f"messages are refused by the model's chat template: {one_line(str(error), 200)}"
-            raise BadField([Problem("messages", text)]) from None
-        return text
+        except Exception as error:  # noqa: BLE001 the template is foreign code
+            raise BadField([Problem(path, f"{path} {_refusal(error)}")]) from None
 
     def names_role(self, role: str) -> bool:
         """Whether the template asks for a message's role being this one."""
@@ -119,12 +165,12 @@ class Template:
 
     def _apply(
         self,
-        messages: list[dict[str, Any]],
+        messages: list[Message],
         *,
         add_generation_prompt: bool = False,
         continue_final_message: bool = False,
         **variables: Any,
-    ) -> str:
+    ) -> str | list[int]:
         if self._short is not None and not continue_final_message and self._short.own.isdisjoint(variables):
             return self._short.render(messages, variables, add_generation_prompt=add_generation_prompt)
         return self._apply_whole(
@@ -134,52 +180,179 @@ class Template:
             **variables,
         )
 
-    def _apply_whole(self, messages: list[dict[str, Any]], **kwargs: Any) -> str:
+    def _apply_whole(self, messages: list[Message], **kwargs: Any) -> str | list[int]:
+        if self._own is not None:
+            return self._own.render(messages, **kwargs)
         if self._source is not None:
             return str(
                 self.tokenizer.apply_chat_template(messages, chat_template=self._source, tokenize=False, **kwargs)
             )
         return str(self.tokenizer.apply_chat_template(messages, tokenize=False, **kwargs))
 
-    def _shaped(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        content = message.get("content")
-        if self._takes_parts or not isinstance(content, list):
-            return dict(message)
-        return {**message, "content": "\n".join(part["text"] for part in content)}
+    def _shape(self, messages: Sequence[Mapping[str, Any]]) -> list[Message]:
+        """Write messages as the template knows them; code of the tokenizer's own reads them as clients send them."""
+        if not self._knows_developer and any(message["role"] == "developer" for message in messages):
+            messages = _as_system(messages)
+        if self._own is not None:
+            return [dict(message) for message in messages]
+        return [self._shaped(message) for message in messages]
+
+    def _shaped(self, message: Mapping[str, Any]) -> Message:
+        """Give content the form that the template understands; a missing one is empty, arguments are no JSON text."""
+        role, content = message["role"], message.get("content")
+        shaped = {**message, "content": content or ""}
+        if "tool_calls" in message:
+            shaped["tool_calls"] = [_parsed_call(call) for call in message["tool_calls"]]
+        if reasoning := message.get("reasoning") or message.get("reasoning_content"):
+            shaped |= {"reasoning": reasoning, "reasoning_content": reasoning}
+        if isinstance(content, list) and role not in self._with_parts:
+            shaped["content"] = joined(content)
+        elif isinstance(content, str | None) and role in self._wrapped:
+            shaped["content"] = [{"type": "text", "text": content}] if content else []
+        return shaped
 
     def _try_out(self) -> bool:
-        """Render a first chat within a time limit, then ask the template whether it understands content parts."""
+        """Learn by trial, each within a time limit, which roles and forms of content reach the prompt.
+
+        Returns whether there is something to render chats with. Raises BadTemplate where a user's text gets lost.
+        """
+        is_configured = bool(self._source or self._own or getattr(self.tokenizer, "chat_template", None))
         pool = ThreadPoolExecutor(1)
         try:
-            pool.submit(self._apply, [{"role": "user", "content": PROBE}], add_generation_prompt=True).result(TRIAL_S)
+            self._learn_forms(pool)
             self._short = pool.submit(self._find_short).result(TRIAL_S)
-            parts = [{"role": "user", "content": [{"type": "text", "text": PROBE}]}]
-            text = pool.submit(self._render_probe, parts).result(TRIAL_S)
         except Late:
             raise BadTemplate(f"the chat template takes longer than {TRIAL_S:g} s for one short message") from None
-        except _failures() as error:
-            raise BadTemplate(f"the chat template fails for one user message: {one_line(str(error), 200)}") from None
+        except BadTemplate:
+            if is_configured:
+                raise
+            return False  # a tokenizer with neither template nor code
         finally:
             pool.shutdown(wait=False)
-        return PROBE in text and "'type'" not in text and '"type"' not in text
+        return True
+
+    def _learn_forms(self, pool: ThreadPoolExecutor) -> None:
+        """Fill `_with_parts`, `_wrapped` and `_knows_developer`. Raises BadTemplate."""
+        failures: list[Exception] = []
+
+        def shows(role: str, *, has_parts: bool) -> bool:
+            try:
+                return pool.submit(self._shows, role, has_parts=has_parts).result(TRIAL_S)
+            except Late:
+                raise
+            except Exception as error:  # noqa: BLE001 the template is foreign code
+                failures.append(error)
+                return False
+
+        for role in CHATS:
+            takes_text = shows(role, has_parts=False)
+            takes_parts = self._own is None and shows(role, has_parts=True)
+            if role == "user" and not (takes_text or takes_parts):
+                text = f"fails for one user message: {one_line(str(failures[0]), 200)}" if failures else ""
+                raise BadTemplate(f"the chat template {text or 'leaves the text of a user message out of the prompt'}")
+            if takes_parts:
+                self._with_parts |= {role}
+                self._wrapped |= set() if takes_text else {role}
+            if role == "developer":
+                self._knows_developer = takes_text or takes_parts
+        if self._jinja is not None:  # some print the name of any role, known or not
+            self._knows_developer = "'developer'" in self._jinja or '"developer"' in self._jinja
+
+    def _shows(self, role: str, *, has_parts: bool) -> bool:
+        """Whether the content of a message of `role`, as text or as parts, is in the prompt."""
+        content: Any = [{"type": "text", "text": PROBE}] if has_parts else PROBE
+        chat = [{"role": one, "content": content if one == role else "Hi"} for one in CHATS[role]]
+        others = [message if message["role"] == role else self._shaped(message) for message in chat]
+        rendered = self._apply(others, add_generation_prompt=True)
+        text = rendered if isinstance(rendered, str) else self.decode(rendered)
+        is_dump = has_parts and ("'type'" in text or '"type"' in text)
+        return PROBE in text.lower() and not is_dump
 
     def _find_short(self) -> "_Short | None":
         """Return a `_Short` if it renders every trial as transformers' own `apply_chat_template` does."""
+        if self._jinja is None:
+            return None
         try:
             short = _Short.of(self.tokenizer, self._source)
             for count, has_head in ((1, True), (1, False), (len(TRIAL), True)):
-                expected = self._apply_whole(TRIAL[-count:], add_generation_prompt=has_head)
-                if short is None or short.render(TRIAL[-count:], {}, add_generation_prompt=has_head) != expected:
+                trial = self._shape(TRIAL[-count:])
+                expected = self._apply_whole(trial, add_generation_prompt=has_head)
+                if short is None or short.render(trial, {}, add_generation_prompt=has_head) != expected:
                     return None
-        except _failures():  # as a template does that wants other roles
+        except Exception:  # noqa: BLE001 as a template raises that wants other roles
             return None
         return short
 
-    def _render_probe(self, messages: list[dict[str, Any]]) -> str:
+
+def joined(parts: Sequence[Mapping[str, Any]]) -> str:
+    """Join text parts for a template that knows none."""
+    return "\n".join(part["text"] for part in parts)
+
+
+def _as_system(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Make developer messages system messages, and one of all of these, at the head: some templates know no other."""
+    texts, others = [], []
+    for message in messages:
+        if message["role"] in {"system", "developer"}:
+            content = message.get("content") or ""
+            texts.append(joined(content) if isinstance(content, list) else content)
+        else:
+            others.append(message)
+    return [{"role": "system", "content": "\n\n".join(text for text in texts if text)}, *others]
+
+
+def _parsed_call(call: Mapping[str, Any]) -> Message:
+    """Write a tool call as templates expect it: its arguments are an object, {} where the model wrote none."""
+    arguments: Any = call["function"].get("arguments")
+    if isinstance(arguments, str):
         try:
-            return self._apply(messages, add_generation_prompt=True)
-        except _failures():
-            return ""
+            arguments = json.loads(arguments)
+        except ValueError:
+            arguments = {}
+    return {**call, "function": {**call["function"], "arguments": arguments if isinstance(arguments, dict) else {}}}
+
+
+def _refusal(error: Exception) -> str:
+    """Say why messages could not be rendered: in the template author's words where he raised it himself."""
+    reason = one_line(str(error), 200) or type(error).__name__
+    if isinstance(error, ValueError) or type(error).__name__ == "TemplateError":
+        return f"are refused by the model's chat template: {reason}"
+    return f"cannot be rendered by the model's chat template, which fails for them ({reason})"
+
+
+def _jinja_text(tokenizer: Any, source: str | None) -> str | None:
+    """Return the text of the template; None for a tokenizer of another library, or without one."""
+    if _transformers_base(tokenizer) is None:
+        return None
+    with suppress(ValueError):  # it has none
+        return str(tokenizer.get_chat_template(source))
+    return None
+
+
+def _transformers_base(tokenizer: object) -> Any:
+    return next((kind for kind in type(tokenizer).__mro__ if kind.__name__ == "PreTrainedTokenizerBase"), None)
+
+
+def _variables(tokenizer: Any, text: str | None) -> frozenset[str]:
+    """List the variables that a template reads and a request may set."""
+    compiled = None if text is None else _compiled(text)
+    if compiled is None:
+        return frozenset()
+    from jinja2 import meta
+
+    environment = compiled.environment
+    read = meta.find_undeclared_variables(environment.parse(text))
+    own = inspect.signature(_transformers_base(tokenizer).apply_chat_template).parameters
+    return frozenset(read - environment.globals.keys() - own.keys() - tokenizer.special_tokens_map.keys() - RESERVED)
+
+
+def _compiled(text: str) -> Any:
+    """Compile a template in transformers' sandbox; None for a transformers that is built differently."""
+    try:
+        from transformers.utils.chat_template_utils import _compile_jinja_template as compiled
+    except ImportError:
+        return None
+    return compiled(text)
 
 
 class _Short:
@@ -198,15 +371,12 @@ class _Short:
     @classmethod
     def of(cls, tokenizer: Any, source: str | None) -> "_Short | None":
         """Build one; None for a tokenizer of another library, and for a transformers that is built differently."""
-        base: Any = next((kind for kind in type(tokenizer).__mro__ if kind.__name__ == "PreTrainedTokenizerBase"), None)
-        if base is None:
-            return None
-        try:
-            from transformers.utils.chat_template_utils import _compile_jinja_template as compiled
-        except ImportError:
+        base = _transformers_base(tokenizer)
+        template = None if base is None else _compiled(tokenizer.get_chat_template(source))
+        if template is None:
             return None
         own = frozenset(inspect.signature(base.apply_chat_template).parameters)
-        return cls(compiled(tokenizer.get_chat_template(source)), tokenizer.special_tokens_map, own)
+        return cls(template, tokenizer.special_tokens_map, own)
 
     def render(
         self, messages: list[dict[str, Any]], variables: Mapping[str, Any], *, add_generation_prompt: bool
@@ -219,13 +389,6 @@ class _Short:
             "add_generation_prompt": add_generation_prompt,
         }
         return str(self._join.concat(self._root(self._context(given, shared=True))))
-
-
-def _failures() -> tuple[type[Exception], ...]:
-    """List the exceptions that a template may raise over a conversation it cannot render."""
-    from jinja2 import TemplateError  # here so that the wire runs in tests without Jinja
-
-    return (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError)
 
 
 def _encoder(tokenizer: Tokenizer, backend: Any) -> Callable[[str, bool], list[int]]:

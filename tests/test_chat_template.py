@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from lmi_chat.chat_template import Template
+from lmi_chat.chat_template import BadTemplate, Template
 from lmi_chat.errors import BadField
 from lmi_chat.text import one_line
 
@@ -76,16 +76,16 @@ def own_way(made: Any, messages: Sequence[dict[str, Any]], template: Template, *
     try:
         return str(made.apply_chat_template(shown, tokenize=False, **given))
     except Exception as error:  # noqa: BLE001 whatever a template raises is compared
-        return f"refused: {one_line(str(error), 200)}"
+        return f"refused: messages are refused by the model's chat template: {one_line(str(error), 200)}"
 
 
 def our_way(template: Template, messages: Sequence[dict[str, Any]], **given: Any) -> str:
     variables = {name: value for name, value in given.items() if name != "add_generation_prompt"}
     has_head = given["add_generation_prompt"]
     try:
-        return template.render(messages, add_generation_prompt=has_head, variables=variables)
+        return str(template.render(messages, add_generation_prompt=has_head, variables=variables))
     except BadField as error:
-        return f"refused: {error.message.partition(': ')[2]}"
+        return f"refused: {error.message}"
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -114,7 +114,7 @@ def test_a_tokenizer_with_a_way_of_its_own_is_asked_each_time() -> None:
     made = tokenizer(CHATML, Shouting)
     template = Template(made)
     before = made.whole
-    assert template.render([USER]).endswith("WHAT IS 1 < 2 & 'X'?<|IM_END|>\n<|IM_START|>ASSISTANT\n")
+    assert str(template.render([USER])).endswith("WHAT IS 1 < 2 & 'X'?<|IM_END|>\n<|IM_START|>ASSISTANT\n")
     assert made.whole == before + 1
 
 
@@ -124,18 +124,171 @@ def test_what_transformers_takes_for_itself_goes_its_way() -> None:
     template = Template(made)
     before = made.whole
     begun = [USER, {"role": "assistant", "content": "It is "}]
-    text = template.render(begun, add_generation_prompt=False, continue_final_message=True)
+    text = str(template.render(begun, add_generation_prompt=False, continue_final_message=True))
     assert text.endswith("<|im_start|>assistant\nIt is ")
-    with pytest.raises(BadField, match="messages are refused"):
+    with pytest.raises(BadField, match=r"cannot be rendered .* \(Documents should be a list of dicts"):
         template.render([USER], variables={"documents": ["no object"]})
     assert made.whole == before + 2
 
 
 def test_the_template_cannot_change_what_it_is_given() -> None:
     """It runs in the sandbox this way too, and no chat leaves anything behind for the next."""
-    made = tokenizer("{% set bos_token = 'mine' %}{{ bos_token }}{{ messages.append(1) if messages | length > 1 }}")
+    made = tokenizer(
+        "{% set bos_token = 'mine' %}{{ bos_token }}{{ messages.append(1) if messages | length > 1 }}"
+        "{{ messages[0].content }}"
+    )
     template = Template(made)
-    assert template.render([USER]) == "mine"
+    said = f"mine{USER['content']}"
+    assert template.render([USER]) == said
     with pytest.raises(BadField, match=r"immutable|not safely|unsafe"):
         template.render([USER, USER])
-    assert template.render([USER]) == "mine"
+    assert template.render([USER]) == said
+
+
+ALTERNATING = "{% for m in messages %}{{ '<' + m.role + '>' + m.content }}{% endfor %}"
+PARTS_ONLY = """{% for m in messages %}<{{ m['role'] }}>{% for part in m['content'] %}{% if part['type'] == 'text' %}
+{{- part['text'] -}}
+{% endif %}{% endfor %}{% endfor %}"""
+PARTS_OF_USERS = """{% for m in messages %}<{{ m['role'] }}>{% if m['role'] == 'user' %}{% for part in m['content'] %}
+{{- part.text -}}
+{% endfor %}{% else %}{{ m['content'] + '' }}{% endif %}{% endfor %}"""
+NEVER_TEXT = """{% for m in messages %}<{{ m.role }}>{% for part in m.content %}{{- part['text'] + '' -}}{% endfor %}
+{%- endfor %}"""
+BOTH = """{% for m in messages %}<{{ m.role }}>{% if m.content is string %}{{ m.content }}{% else %}
+{%- for part in m.content %}[{{ part.text }}]{% endfor %}{% endif %}{% endfor %}"""
+CONTENTS: list[dict[str, Any]] = [
+    {"role": "system", "content": "Be short."},
+    {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+    {"role": "assistant", "content": "Yes."},
+    {"role": "user", "content": "Sure?"},
+]
+
+
+@pytest.mark.parametrize(
+    ("source", "prompt"),
+    [
+        (ALTERNATING, "<system>Be short.<user>a\nb<assistant>Yes.<user>Sure?"),
+        (PARTS_ONLY, "<system>Be short.<user>ab<assistant>Yes.<user>Sure?"),
+        (PARTS_OF_USERS, "<system>Be short.<user>ab<assistant>Yes.<user>Sure?"),
+        (NEVER_TEXT, "<system>Be short.<user>ab<assistant>Yes.<user>Sure?"),
+        (BOTH, "<system>Be short.<user>[a][b]<assistant>Yes.<user>Sure?"),
+    ],
+)
+def test_content_has_the_form_that_the_template_reads(source: str, prompt: str) -> None:
+    """Of each role: a text where it takes texts, parts where it knows nothing else; no text gets lost in silence."""
+    assert Template(tokenizer(source)).render(CONTENTS) == prompt
+
+
+def test_an_empty_text_is_no_part() -> None:
+    template = Template(tokenizer(PARTS_ONLY))
+    assert template.render([{"role": "user", "content": ""}]) == "<user>"
+    assert template.render([USER, {"role": "assistant", "content": None}]) == f"<user>{USER['content']}<assistant>"
+    tool = {"role": "tool", "content": [{"type": "text", "text": "7"}]}
+    assert Template(tokenizer(BOTH)).render([USER, tool]).endswith("<tool>7"), "what a tool gives is a text everywhere"  # type: ignore[union-attr]
+
+
+TOOLS = """{% for m in messages %}<{{ m.role }}>{{ m.content + '' }}{% for call in m.tool_calls or [] %}
+{{- call.function.name }}({% for key, value in call.function.arguments.items() -%}
+{{ key }}={{ value | tojson }};{% endfor %}){% endfor %}{% endfor %}"""
+
+
+@pytest.mark.parametrize("content", [{"content": None}, {}, {"content": ""}])
+def test_calls_without_a_word_are_rendered(content: dict[str, Any]) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": [1], "b": "\u00e9"}'}}
+    chat = [USER, {"role": "assistant", "tool_calls": [call], **content}, {"role": "tool", "content": "7"}]
+    text = Template(tokenizer(TOOLS)).render(chat)
+    assert text == f'<user>{USER["content"]}<assistant>f(a=[1];b="\u00e9";)<tool>7'
+
+
+def test_a_reason_has_both_of_its_names() -> None:
+    template = Template(
+        tokenizer("{% for m in messages %}{{ m.content }}{{ m.reasoning }}{{ m.reasoning_content }};{% endfor %}")
+    )
+    for name in ("reasoning", "reasoning_content"):
+        assert template.render([USER, {"role": "assistant", "content": "b", name: "c"}]) == f"{USER['content']};bcc;"
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_a_developer_speaks_as_the_system_where_the_template_knows_none(*, parts: bool) -> None:
+    def said(role: str, text: str) -> dict[str, Any]:
+        return {"role": role, "content": [{"type": "text", "text": text}] if parts else text}
+
+    for source in (ALTERNATING, PARTS_ONLY, BOTH):
+        template = Template(tokenizer(source))
+        assert "developer" not in template.render([said("developer", "a"), USER])
+        once = template.render([{"role": "system", "content": "a\n\nb\n\nc"}, USER])
+        assert template.render([said("system", "a"), said("developer", "b"), USER, said("developer", "c")]) == once
+    knows = Template(tokenizer(ALTERNATING + "{% if messages[0].role == 'developer' %}!{% endif %}"))
+    assert knows.render([said("developer", "a"), USER]) == f"<developer>a<user>{USER['content']}!"
+
+
+def test_system_messages_stay_where_they_are_without_a_developer() -> None:
+    chat = [{"role": "system", "content": "a"}, USER, {"role": "system", "content": "b"}]
+    assert Template(tokenizer(ALTERNATING)).render(chat) == f"<system>a<user>{USER['content']}<system>b"
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("/opt/ml/model/missing.jinja", "leaves the text of a user message out of the prompt"),
+        ("{% for m in messages %}{{ m.role }}{% endfor %}", "leaves the text of a user message out of the prompt"),
+        ("{{ messages[0].text + '' }}", "fails for one user message"),
+        ("{{ raise_exception('Not I.') }}", "fails for one user message: Not I."),
+        ("{% for m in messages %}", "fails for one user message"),
+    ],
+)
+@pytest.mark.parametrize("is_source", [True, False])
+def test_a_template_that_loses_the_text_stops_the_start(source: str, said: str, *, is_source: bool) -> None:
+    with pytest.raises(BadTemplate, match=said):
+        Template(tokenizer(CHATML if is_source else source), source if is_source else None)
+
+
+def test_a_tokenizer_without_a_template_serves_no_chat_and_one_with_code_does() -> None:
+    none: Any = None
+    template = Template(tokenizer(none))
+    assert not template.has_chat
+    with pytest.raises(BadField, match="messages cannot be served: the model has no chat template"):
+        template.render([USER])
+
+    class Coded(Counting):
+        def apply_chat_template(self, conversation: Any, **_: Any) -> Any:
+            return "|".join(f"{message['role']}: {message['content']}" for message in conversation)
+
+    assert Template(tokenizer(none, Coded)).render([USER]) == f"user: {USER['content']}"
+
+
+def test_a_refusal_is_in_the_authors_words_and_a_failure_in_ours() -> None:
+    author = Template(tokenizer(STRICT))
+    with pytest.raises(BadField) as refused:
+        author.render([USER, USER])
+    assert refused.value.message == (
+        "messages are refused by the model's chat template: Roles must alternate user/assistant"
+    )
+    fails = Template(tokenizer(ALTERNATING + "{{ messages[1].name + '' if messages | length > 1 }}"))
+    with pytest.raises(BadField) as failed:
+        fails.render([USER, USER], path="inputs[1]")
+    assert failed.value.param == "inputs[1]"
+    assert "inputs[1] cannot be rendered by the model's chat template, which fails for them ('dict object' has" in (
+        failed.value.message
+    )
+    endless = Template(
+        tokenizer("{% macro a() %}{{ a() }}{% endmacro %}{{ messages[0].content }}{{ a() if messages | length > 1 }}")
+    )
+    with pytest.raises(BadField, match="which fails for them"):
+        endless.render([USER, USER])
+
+
+def test_a_request_sets_the_variables_that_the_template_reads() -> None:
+    """And what every recipe sends; never what a field of the request or the tokenizer stands for, or a function."""
+    reads = """{{ bos_token }}{{ eos_token }}{{ pad_token }}{% if tools %}{% endif %}{% for m in messages %}
+    {{ m.content }}{% endfor %}{% if add_generation_prompt %}{{ strftime_now('%Y') }}{% endif %}
+    {% if not date_string is defined %}{% set date_string = 'today' %}{% endif %}{% set ns = namespace(a=documents) %}
+    {{ thinking_budget | default(0) }}
+    {% macro f(inner) %}{{ inner }}{{ mood }}{% endmacro %}{% for i in range(1) %}
+    {{ raise_exception('x') if angry }}{% endfor %}
+    {{ continue_final_message }}{{ chat_template }}{{ tokenize }}{{ messages[0] }}{{ own_token }}"""
+    made = tokenizer(reads)
+    template = Template(made)
+    assert template.variables == {"enable_thinking", "date_string", "thinking_budget", "mood", "angry", "own_token"}
+    assert Template(tokenizer(CHATML), reads).variables == template.variables
+    assert Template(tokenizer(CHATML)).variables == {"enable_thinking"}

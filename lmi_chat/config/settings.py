@@ -105,7 +105,8 @@ class Settings(BaseModel):
         default="", description="a Jinja file, or its text, instead of the model's own chat template"
     )
     chat_template_kwargs: str = Field(
-        default="", description="names that a request may set in chat_template_kwargs, separated by commas"
+        default="",
+        description="names that a request may set in chat_template_kwargs beside those that the template reads; commas",
     )
     output_formatter: Literal["", "json", "jsonlines", "sse"] = Field(
         default="", description="json, jsonlines or sse; the last two also make streaming the default"

@@ -27,6 +27,14 @@ SECRETS = ("token", "key", "password", "_pass", "secret")
 HIDDEN = "(hidden)"
 
 
+MODEL_FILES = ("config.json", "params.json")  # the second in Mistral AI's own format
+
+
+def is_model(folder: Path) -> bool:
+    """Whether a model is in this folder."""
+    return any((folder / name).is_file() for name in MODEL_FILES)
+
+
 class BadSetting(Exception):
     """Unknown keys or impossible values, which stop the start: one sentence, or a line for each."""
 

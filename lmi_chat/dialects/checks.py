@@ -88,9 +88,14 @@ def _beyond_context(text: str, deployment: Deployment, path: str) -> PromptTooLo
 
 def check_length(text: str, deployment: Deployment, path: str) -> None:
     """Refuse a prompt that cannot fit, by its characters alone, before it is tokenised. Raises PromptTooLong."""
+    check_characters(len(text), deployment, path)
+
+
+def check_characters(count: int, deployment: Deployment, path: str) -> None:
+    """Refuse so many characters where the context cannot hold them. Raises PromptTooLong."""
     most = deployment.context_tokens * deployment.template.longest_token_chars
-    if len(text) > most:
-        said = f"{path} has {len(text)} characters; {deployment.context_tokens} tokens hold at most {most}"
+    if count > most:
+        said = f"{path} has {count} characters; {deployment.context_tokens} tokens hold at most {most}"
         raise too_long(said, deployment, path)
 
 

@@ -27,7 +27,7 @@ class Deployment:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     is_strict: bool = False
     is_tgi: bool = False
-    template_variables: frozenset[str] = frozenset()
+    template_variables: frozenset[str] = frozenset()  # beyond those that the template reads
     streams_by_default: bool = False
     finish_words: Mapping[str, str] | None = None
     fingerprint: str = ""
@@ -36,6 +36,11 @@ class Deployment:
     is_normalized: bool | None = None  # vectors have length 1; None: as the model has it
     save: Callable[[StoredCompletion], None] | None = None  # keeps a completion, without waiting; None: none is kept
     checkers: Checkers = field(init=False, repr=False, compare=False)  # of bodies, by their types
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """The names that a request may set for the chat template."""
+        return self.template.variables | self.template_variables
 
     def __post_init__(self) -> None:
         """Deployments of the same limits share their checkers."""

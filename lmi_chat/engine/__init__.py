@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from lmi_chat.chat_template import Tokenizer
+from lmi_chat.chat_template import ChatRenderer, Tokenizer
 from lmi_chat.job import EmbeddingSpec, Job, Sink, TokenSink
 
 
@@ -14,7 +14,8 @@ class Model:
     """The served model.
 
     `names`: accepted model names; `defaults`: its own SamplingParams, named as there; `end_ids` end a sequence;
-    `has_priority`: a job's priority counts, and is not passed over in silence; `space`: it embeds and writes no text.
+    `has_priority`: a job's priority counts, and is not passed over in silence; `space`: it embeds and writes no text;
+    `chat`: code that renders its chats, None where a chat template does.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Model:
     fingerprint: str
     has_priority: bool = False
     space: EmbeddingSpec | None = None
+    chat: ChatRenderer | None = None
     end_ids: frozenset[int] = frozenset()
     defaults: Mapping[str, Any] = field(default_factory=dict)
 

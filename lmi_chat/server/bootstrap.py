@@ -13,10 +13,10 @@ from pathlib import Path
 from lmi_chat import dialects
 from lmi_chat.async_requests import AsyncRequests
 from lmi_chat.async_requests.folder import Folder
-from lmi_chat.chat_template import BadTemplate, Template
+from lmi_chat.chat_template import RESERVED, BadTemplate, Template
 from lmi_chat.config.api_keys import read as keys_of
 from lmi_chat.config.settings import Settings, is_in_s3
-from lmi_chat.config.sources import MODEL_FOLDER, BadSetting
+from lmi_chat.config.sources import MODEL_FOLDER, BadSetting, is_model
 from lmi_chat.dialects import Deployment
 from lmi_chat.dialects.deployment import PLACEHOLDERS
 from lmi_chat.dialects.formatters import Formatters
@@ -36,17 +36,6 @@ from lmi_chat.storage.completions import Completions
 from lmi_chat.storage.sessions import Sessions
 from lmi_chat.text import one_line
 
-RENDER_OWN = frozenset(
-    {
-        "messages",
-        "conversation",
-        "tokenize",
-        "add_generation_prompt",
-        "continue_final_message",
-        "chat_template",
-        "tools",
-    }
-)
 TASKS: Mapping[str, Mapping[str, str]] = {
     "auto": {},
     "text-generation": {"runner": "generate"},
@@ -76,6 +65,7 @@ async def load(
     `enter` is called with each phase as it begins, `reach`, from another thread, with how much of it is done, where
     that is known (0 to 1).
     """
+    source = _template_source(settings)
     try:
         engine_vllm.check_installed()  # before hundreds of megabytes are fetched for it
     except engine_vllm.StartFailed as error:
@@ -102,7 +92,7 @@ async def load(
             engine_vllm.load, guide_compile_s=seconds, has_fast_branch=is_fast, fits_cache=bool(cache)
         )
         engine = await asyncio.to_thread(load_engine, given, names, enter_soon)
-        deployment = _deployment(settings, engine.model, store)
+        deployment = _deployment(settings, engine.model, store, source)
         enter(startup.FIRST_EMBEDDING if engine.model.space else startup.FIRST_TOKEN)
         await pipeline.open(engine, deployment)
     except engine_vllm.StartFailed as error:
@@ -162,7 +152,7 @@ async def _model_folder(settings: Settings, enter: Callable[[str], None]) -> str
     """Find the model to serve: the configured one, else SageMaker's folder, else the default one, fetched once."""
     if settings.model_id:
         return settings.model_id
-    if (MODEL_FOLDER / "config.json").is_file():
+    if is_model(MODEL_FOLDER):
         return str(MODEL_FOLDER)
     target = default_model.folder()
     if not default_model.is_present(target):
@@ -225,21 +215,38 @@ def api_keys(settings: Settings) -> ApiKeys | None:
     return ApiKeys(keys) if keys else None
 
 
-def _deployment(settings: Settings, model: Model, store: Completions | None) -> Deployment:
-    source = settings.chat_template or None
-    if source and Path(source).is_file():
-        source = Path(source).read_text(encoding="utf-8")
+def _template_source(settings: Settings) -> str | None:
+    """Read the configured chat template: a file, its text, or a name among the model's. Raises BadSetting.
+
+    A relative path may start in the model's folder, which is the current one under DJL Serving.
+    """
+    source = settings.chat_template
+    if not source or "{" in source:
+        return source or None
+    places = [Path(source), Path(settings.model_id or MODEL_FOLDER, source)]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None and source.isidentifier():
+        return source
+    try:
+        return (path or places[0]).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        shown = f"{one_line(source, 200)} ({reason})"
+        raise BadSetting(f"chat_template must be a file with a template or the template's text, got {shown}") from error
+
+
+def _deployment(settings: Settings, model: Model, store: Completions | None, source: str | None) -> Deployment:
     deployment = Deployment(
         model=model.name,
         names=model.names | (PLACEHOLDERS if settings.tgi_compat else frozenset()),
-        template=Template(model.tokenizer, source),
+        template=Template(model.tokenizer, source, model.chat),
         context_tokens=model.context_tokens,
         vocabulary_tokens=model.vocabulary_tokens,
         limits=settings.limits,
         defaults=model.defaults,
         is_strict=settings.strict_requests,
         is_tgi=settings.tgi_compat,
-        template_variables=frozenset(settings.chat_template_kwargs.replace(",", " ").split()) - RENDER_OWN,
+        template_variables=frozenset(settings.chat_template_kwargs.replace(",", " ").split()) - RESERVED,
         streams_by_default=settings.output_formatter in {"jsonlines", "sse"},
         finish_words=LMI_FINISH if settings.finish_reason == "lmi" else None,
         fingerprint=model.fingerprint,

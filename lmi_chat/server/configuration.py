@@ -7,7 +7,7 @@ from typing import Any
 from lmi_chat.config import settings
 from lmi_chat.config.aliases import ELSEWHERE, NOT_YET, RENAMED
 from lmi_chat.config.settings import Settings
-from lmi_chat.config.sources import MODEL_VARIABLES, OWN_PREFIXES, environment
+from lmi_chat.config.sources import MODEL_VARIABLES, OWN_PREFIXES, environment, is_model
 from lmi_chat.engine.vllm import arguments
 
 
@@ -35,7 +35,7 @@ def configure_merged(given: Mapping[str, Any], source: str) -> Settings:
 
 
 def _model_of(folder: Path) -> dict[str, str]:
-    return {"model_id": str(folder)} if (folder / "config.json").is_file() else {}
+    return {"model_id": str(folder)} if is_model(folder) else {}
 
 
 def _read(

@@ -109,7 +109,7 @@ def test_the_chat_prompt_is_the_models_own(server: Server, tokenizer: Any) -> No
     ]
     for messages in chats:
         own = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
-        text = template.render(messages)
+        text = str(template.render(messages))
         assert template.encode(text, add_special_tokens=False) == own
         usage = server.whole({"messages": messages, "max_tokens": 1, "temperature": 0})["usage"]
         assert usage["prompt_tokens"] == len(own)

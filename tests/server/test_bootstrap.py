@@ -2,16 +2,17 @@
 
 import asyncio
 import importlib.util
+from pathlib import Path
 
 import pytest
 
 from lmi_chat.config.settings import read
-from lmi_chat.config.sources import MODEL_FOLDER
+from lmi_chat.config.sources import MODEL_FOLDER, BadSetting, is_model
 from lmi_chat.engine.vllm import arguments
 from lmi_chat.limits import Limits
 from lmi_chat.observability import startup
 from lmi_chat.pipeline.pipeline import Pipeline
-from lmi_chat.server import bootstrap, default_model
+from lmi_chat.server import bootstrap, configuration, default_model
 
 KINDS = {"max_model_len": "int", "gpu_memory_utilization": "float", "seed": "int", "kv_cache_memory_bytes": "int"}
 CACHE = {"kv_cache_memory_bytes": (str(3 << 30), arguments.CACHE_ORIGIN)}
@@ -58,6 +59,59 @@ def test_limits_are_handed_down_as_they_were_given() -> None:
     assert (policy.queue, policy.deadline_s, policy.finish_before_s, policy.stall_s) == (3, 4.0, 1.5, 5.0)
     assert policy.limits is settings.limits
     assert settings.limits == Limits(max_n=2)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("/opt/ml/model/missing.jinja", r"got /opt/ml/model/missing.jinja \(No such file or directory\)"),
+        ("missing.jinja", r"got missing.jinja \(No such file"),
+        ("/", r"got / \(Is a directory\)"),
+        ("s3://bucket/chat.jinja", "got s3://bucket/chat.jinja "),
+        ("Answer the messages.", "got Answer the messages"),
+        ("binary.jinja", r"got binary.jinja \(it is no UTF-8 text\)"),
+    ],
+)
+async def test_a_chat_template_that_is_none_stops_the_start_before_the_engine(
+    given: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "binary.jinja").write_bytes(b"\xff\xfe")
+    settings = read({"chat_template": given, "model_id": "/models/own"}, {}, None, KINDS)
+    phases: list[str] = []
+    wanted = "chat_template must be a file with a template or the template's text, "
+    with pytest.raises(BadSetting, match=wanted + said):
+        await bootstrap.load(settings, Pipeline(bootstrap.pipeline_config(settings)), phases.append)
+    assert phases == []
+
+
+def test_a_chat_template_is_a_file_a_text_or_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("template").write_text("{{ messages }}", encoding="utf-8")
+    for given, source in {
+        "": None,
+        "{{ messages }}": "{{ messages }}",
+        "template": "{{ messages }}",
+        str(tmp_path / "template"): "{{ messages }}",
+        "tool_use": "tool_use",
+    }.items():
+        assert bootstrap._template_source(read({"chat_template": given}, {}, None, KINDS)) == source
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "mine.jinja").write_text("{{ messages[0] }}", encoding="utf-8")
+    settings = read({"chat_template": "mine.jinja", "model_id": str(tmp_path / "own")}, {}, None, KINDS)
+    assert bootstrap._template_source(settings) == "{{ messages[0] }}"
+
+
+@pytest.mark.parametrize("name", ["config.json", "params.json"])
+def test_a_model_in_either_format_is_found_in_its_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bootstrap, "MODEL_FOLDER", tmp_path)
+    assert not is_model(tmp_path)
+    (tmp_path / name).touch()
+    folder = asyncio.run(bootstrap._model_folder(read({}, {}, None, KINDS), lambda _: None))
+    assert folder == str(tmp_path)
+    assert configuration._model_of(tmp_path) == {"model_id": str(tmp_path)}
 
 
 @pytest.mark.parametrize("last", [startup.FIRST_TOKEN, startup.FIRST_EMBEDDING])

@@ -39,7 +39,7 @@ class ChatBody(OpenAI, total=False):
     continue_final_message: Annotated[Flag, field("go on with the last message instead of a new turn", default=False)]
     echo: Annotated[Flag, field("with continue_final_message: its beginning comes back, too", default=False)]
     chat_template_kwargs: Annotated[
-        dict[str, Any] | None, field("variables of the template; option.chat_template_kwargs names those allowed")
+        dict[str, Any] | None, field("variables that the template reads; option.chat_template_kwargs allows others")
     ]
     store: Annotated[Flag, field("keep the completion, where option.store names a file", default=False)]
     metadata: Metadata

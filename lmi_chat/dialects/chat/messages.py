@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lmi_chat.chat_template import joined
 from lmi_chat.dialects.reader import BodyReader
 from lmi_chat.errors import PROBLEMS_MOST
 from lmi_chat.text import echo
@@ -22,17 +23,17 @@ PARTS = {"text": "text", "refusal": "refusal"}
 Message = Mapping[str, Any]
 
 
-def check_messages(messages: object, reader: BodyReader) -> Sequence[Message]:
-    """The messages as a template may see them, what is wrong noted in `reader`; empty when they are no usable array."""
+def check_messages(messages: object, reader: BodyReader, path: str = "messages") -> Sequence[Message]:
+    """The messages at `path` as a template may see them, what is wrong noted in `reader`; empty for no usable array."""
     if not isinstance(messages, list):
-        reader.add_problem("messages", f"must be an array of messages, got {echo(messages)}")
+        reader.add_problem(path, f"must be an array of messages, got {echo(messages)}")
         return []
     most = reader.deployment.limits.max_messages
     if not messages or len(messages) > most:
-        reader.add_problem("messages", f"must have at least 1 and at most {most} messages, got {len(messages)}")
+        reader.add_problem(path, f"must have at least 1 and at most {most} messages, got {len(messages)}")
         return []
     messages = _with_tools(messages, reader)
-    return [_check_message(message, index, reader) for index, message in enumerate(messages)]
+    return [_check_message(message, f"{path}[{index}]", reader) for index, message in enumerate(messages)]
 
 
 def _with_tools(messages: list[Any], reader: BodyReader) -> list[Any]:
@@ -57,16 +58,17 @@ def _with_tools(messages: list[Any], reader: BodyReader) -> list[Any]:
     return told
 
 
-def _check_message(message: object, index: int, reader: BodyReader) -> Message:
+def _check_message(message: object, path: str, reader: BodyReader) -> Message:
     if not isinstance(message, dict):
-        reader.add_problem(f"messages[{index}]", f"must be an object with role and content, got {echo(message)}")
+        reader.add_problem(path, f"must be an object with role and content, got {echo(message)}")
         return {}
     role, content = message.get("role"), message.get("content")
     is_plain = isinstance(content, str)
     if is_plain and role in ROLES and len(message) == len(PLAIN):
         return message  # nearly all are
-    path = f"messages[{index}]"
     message = _check_keys(message, path, reader)
+    if "tool_calls" in message:
+        _check_calls(message["tool_calls"], f"{path}.tool_calls", reader)
     if role not in ROLES:
         reader.add_problem(f"{path}.role", f"must be one of {', '.join(ROLES)}, got {echo(role)}")
     if is_plain:
@@ -96,6 +98,26 @@ def _check_keys(message: Message, path: str, reader: BodyReader) -> Message:
     if unknown:
         reader.note_unknown(unknown, {name: f"{path}.{name}" for name in KNOWN if name not in unknown}, f"{path}.")
     return shown
+
+
+def _check_calls(calls: object, path: str, reader: BodyReader) -> None:
+    """The calls of functions that an assistant has made, as an answer told them."""
+    if not isinstance(calls, list):
+        reader.add_problem(path, f"must be an array of calls, got {echo(calls)}")
+        return
+    for index, call in enumerate(calls):
+        if len(reader.problems) >= PROBLEMS_MOST:
+            break
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or call.get("type", "function") != "function":
+            text = 'must be an object such as {"id":"…","type":"function","function":{"name":"…","arguments":"{}"}}'
+            reader.add_problem(f"{path}[{index}]", f"{text}, got {echo(call)}")
+        elif not isinstance(function.get("name"), str):
+            name = function.get("name")
+            reader.add_problem(f"{path}[{index}].function.name", f"must be a string, got {echo(name)}")
+        elif not isinstance(arguments := function.get("arguments"), str | dict | None):
+            text = f"must be an object, or one as JSON text, got {echo(arguments)}"
+            reader.add_problem(f"{path}[{index}].function.arguments", text)
 
 
 def _check_parts(parts: Sequence[object], path: str, reader: BodyReader) -> Sequence[Message]:
@@ -129,6 +151,4 @@ def _check_part(part: object, path: str, reader: BodyReader) -> Message:
 def text_of(message: Message) -> str:
     """A checked message's text, parts joined as a template without parts gets them."""
     content = message.get("content")
-    if isinstance(content, list):
-        return "\n".join(part["text"] for part in content)
-    return content or ""
+    return joined(content) if isinstance(content, list) else content or ""

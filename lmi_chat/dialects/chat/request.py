@@ -10,7 +10,7 @@ from typing import Any
 
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects import checks, openai, structured_output
-from lmi_chat.dialects.chat import options, stored
+from lmi_chat.dialects.chat import options, prompt, stored
 from lmi_chat.dialects.chat.body import ChatBody
 from lmi_chat.dialects.chat.messages import check_messages, text_of
 from lmi_chat.dialects.chat.response import Chunks, Shown, Whole
@@ -48,9 +48,8 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
     if asked.is_stored:
         request_id = os.urandom(16).hex()  # a caller's own could name, and so replace, what another has stored
 
-    text = deployment.template.render(chat, variables=variables, **flags)
-    checks.check_length(text, deployment, "messages")
-    ids = deployment.template.encode(text, add_special_tokens=False)[-reader.extra.get("truncate_prompt_tokens", 0) :]
+    ids, text = prompt.render(chat, deployment, "messages", variables=variables, **flags)
+    ids = ids[-reader.extra.get("truncate_prompt_tokens", 0) :]
     values = checks.sampling(reader, {}, logprobs=0 if logprobs is None and width > returned else logprobs)
     copies = checks.expand_sequences(values, width, beams=beams)
     job = Job(
@@ -101,15 +100,16 @@ def _check_ending(reader: BodyReader) -> Mapping[str, bool]:
 
 
 def _check_variables(reader: BodyReader) -> Mapping[str, Any]:
-    """Variables for the template: only names that the deployment allows, only plain values."""
+    """Variables for the template: only names that it reads or that the deployment allows, only plain values."""
     given = reader.extra.get("chat_template_kwargs", {})
-    allowed = reader.deployment.template_variables
+    allowed = reader.deployment.variables
     for name, value in given.items():
         path = f"chat_template_kwargs.{one_line(name, 40)}"
         if name not in allowed:
-            reader.add_problem(
-                path, f"is not allowed; option.chat_template_kwargs allows {', '.join(sorted(allowed)) or 'none'}"
+            told = (
+                f"is not allowed; the chat template and option.chat_template_kwargs allow {', '.join(sorted(allowed))}"
             )
+            reader.add_problem(path, told)
         elif not isinstance(value, str | int | float | None) or (
             isinstance(value, str) and len(value) > VARIABLE_CHARS
         ):

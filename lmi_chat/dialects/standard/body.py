@@ -32,7 +32,11 @@ class StandardBody(TypedDict, total=False):
 
     inputs: Annotated[
         Any,
-        field("what is to be continued", shown="string or array of strings", allows={"minItems": 1}),
+        field(
+            "what is to be continued",
+            shown="string, chat (array of messages), or array of these",
+            allows={"minItems": 1},
+        ),
         AtMost("max_prompts"),
     ]
     parameters: Annotated[Any, field("the parameters, below", shown="object")]

@@ -4,11 +4,13 @@ Shapes: DJL Serving's "LMI handlers inference API schema"; the streamed line is 
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects import checks, structured_output
+from lmi_chat.dialects.chat import prompt as chat_prompt
+from lmi_chat.dialects.chat.messages import Message, check_messages
 from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.reader import BodyReader
 from lmi_chat.dialects.standard.body import MAX_NEW_TOKENS, Parameters, StandardBody
@@ -25,6 +27,7 @@ NOT_HAD: Mapping[str, tuple[object, str]] = {
     "watermark": (False, "the engine writes no watermark"),
 }
 """What the engine cannot do and TGI's clients send by default: the value that asks for nothing, and why."""
+Prompt = str | Sequence[Message]
 SAMPLES = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 
 
@@ -54,7 +57,7 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
     if shape["width"] > 1 and not is_stream and fixed["logprobs"] is None:
         fixed["logprobs"] = 0
     values = checks.sampling(reader, {"max_tokens": MAX_NEW_TOKENS}, **fixed)
-    is_many = isinstance(body.get("inputs"), list)
+    is_many = _is_many(body.get("inputs"))
     jobs = tuple(
         _job(prompt, place, request_id, reader, values, shape, is_many=is_many) for place, prompt in enumerate(prompts)
     )
@@ -79,7 +82,7 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
 
 
 def _job(
-    prompt: str,
+    prompt: Prompt,
     place: int,
     request_id: str,
     reader: BodyReader,
@@ -89,22 +92,35 @@ def _job(
     is_many: bool,
 ) -> Job:
     path = f"inputs[{place}]" if is_many else "inputs"
-    checks.check_length(prompt, reader.deployment, path)
-    ids = reader.deployment.template.encode(prompt, add_special_tokens=True)[-reader.extra.get("truncate", 0) :]
+    ids, text = _tokenize(prompt, reader.deployment, path)
+    ids = ids[-reader.extra.get("truncate", 0) :]
     if not ids:
-        raise BadField([Problem(path, f"{path} must have at least 1 token, got {echo(prompt)}")])
+        raise BadField([Problem(path, f"{path} must have at least 1 token, got {echo(text)}")])
     own = dict(values)
     copies = checks.expand_sequences(own, shape["width"], beams=shape["beams"])
     return Job(
         id=f"{request_id}-{place}" if is_many else request_id,
         prompt_ids=ids,
-        prompt_text=prompt,
+        prompt_text=text,
         sampling=checks.fit_context(ids, own, reader, path=path),
         copies=copies,
         beams=shape["beams"],
         length_penalty=reader.get("length_penalty"),
         stops_early=reader.get("early_stopping"),
     )
+
+
+def _tokenize(prompt: Prompt, deployment: Deployment, path: str) -> tuple[list[int], str]:
+    """A prompt's token ids and text; a chat is rendered as everywhere else."""
+    if not isinstance(prompt, str):
+        return chat_prompt.render(prompt, deployment, path)
+    checks.check_length(prompt, deployment, path)
+    return deployment.template.encode(prompt, add_special_tokens=True), prompt
+
+
+def _is_many(inputs: object) -> bool:
+    """Whether there are several prompts; an array of messages is one."""
+    return isinstance(inputs, list) and not (inputs and isinstance(inputs[0], dict))
 
 
 def _check_shape(body: Json) -> Json:
@@ -116,16 +132,22 @@ def _check_shape(body: Json) -> Json:
     return parameters
 
 
-def _check_inputs(inputs: object, reader: BodyReader) -> list[str]:
+def _check_inputs(inputs: object, reader: BodyReader) -> list[Prompt]:
+    """The prompts, each a text or the checked messages of a chat."""
     most = reader.deployment.limits.max_prompts
-    prompts: list[Any] = inputs if isinstance(inputs, list) else [inputs]
+    is_many = _is_many(inputs)
+    prompts: list[Any] = [*inputs] if is_many and isinstance(inputs, list) else [inputs]
     if not prompts or len(prompts) > most:
         reader.add_problem("inputs", f"must have at least 1 and at most {most} prompts, got {len(prompts)}")
         return []
     for place, prompt in enumerate(prompts):
-        path = f"inputs[{place}]" if isinstance(inputs, list) else "inputs"
-        if not isinstance(prompt, str):
-            others = "" if isinstance(inputs, list) else " or an array of strings"
+        path = f"inputs[{place}]" if is_many else "inputs"
+        if isinstance(prompt, list):
+            prompts[place] = check_messages(prompt, reader, path)
+        elif not isinstance(prompt, str):
+            others = (
+                " or a chat (array of messages)" if is_many else ", a chat (array of messages) or an array of these"
+            )
             reader.add_problem(path, f"must be a string{others}, got {echo(prompt)}")
         elif not prompt:
             reader.add_problem(path, "must not be empty")

@@ -17,7 +17,7 @@ from functools import cache, partial
 from typing import Any
 
 from lmi_chat.engine import Model, Run, beam_search
-from lmi_chat.engine.vllm import kv_cache, pooling, preload, sampling
+from lmi_chat.engine.vllm import chat, kv_cache, pooling, preload, sampling
 from lmi_chat.engine.vllm.arguments import words
 from lmi_chat.engine.vllm.errors import translate
 from lmi_chat.engine.vllm.fast_path import detokenizer, output_loop, output_processor
@@ -110,6 +110,7 @@ class Vllm:
             token_sink is None
             or self._plain is None
             or self._spelling is None
+            or not self._spelling.fits(job.prompt_ids)
             or not output_processor.is_plain(job.sampling, token_sink)
         ):
             return Outputs(job, sink, self._vocabulary)
@@ -254,6 +255,7 @@ def _describe(engine: Any, names: tuple[str, ...]) -> Model:
         # under "fcfs" vLLM takes any priority and passes it over
         has_priority=engine.vllm_config.scheduler_config.policy == "priority",
         space=pooling.space(config),
+        chat=chat.of(engine),
         defaults=config.get_diff_sampling_param(),
         end_ids=_end_ids(engine),
     )

@@ -1,16 +1,15 @@
 """Look up the bytes of a token id, in a table built once per model from the tokenizer's vocabulary."""
 
 import json
-import re
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from lmi_chat.chat_template import Tokenizer
+from lmi_chat.engine.vllm import mistral
 from lmi_chat.job import TokenLogprob
 
 NO_PROBABILITY = -9999.0
-BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class Vocabulary:
@@ -25,6 +24,7 @@ class Vocabulary:
         self._tokenizer = tokenizer
         self._special = frozenset(tokenizer.all_special_ids)
         self._spelling = _spelling(tokenizer)
+        self._bytes = mistral.token_bytes(tokenizer)
         self._known: dict[int, bytes] = {}
 
     def choice(self, token_id: int, logprob: float) -> TokenLogprob:
@@ -40,6 +40,8 @@ class Vocabulary:
         return known
 
     def _read(self, token_id: int) -> bytes:
+        if self._bytes is not None:
+            return self._bytes(token_id)
         spelled = self._tokenizer.convert_ids_to_tokens([token_id])[0]
         if spelled is None:
             return b""
@@ -56,7 +58,7 @@ def _spelling(tokenizer: Tokenizer) -> Callable[[str], bytes] | None:
     kinds = {part["type"] for part in [state, *state.get("decoders", [])]}
     if "ByteLevel" in kinds:
         return byte_level
-    return _sentencepiece if kinds & {"ByteFallback", "Metaspace"} else None
+    return mistral.sentencepiece if kinds & {"ByteFallback", "Metaspace"} else None
 
 
 def byte_level(spelled: str) -> bytes:
@@ -65,11 +67,6 @@ def byte_level(spelled: str) -> bytes:
     if all(character in table for character in spelled):
         return bytes(table[character] for character in spelled)
     return spelled.encode()
-
-
-def _sentencepiece(spelled: str) -> bytes:
-    single = BYTE_TOKEN.fullmatch(spelled)
-    return bytes([int(single[1], 16)]) if single else spelled.replace("\u2581", " ").encode()
 
 
 @cache

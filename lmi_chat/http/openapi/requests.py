@@ -33,6 +33,13 @@ UNSAID = (
     "the session of X-Amzn-SageMaker-Session-Id is open, and n is 1 in it",
 )
 NULL: Json = {"type": "null"}
+CALL: Json = record(
+    {
+        "type": {"const": "function"},
+        "function": record({"name": TEXT, "arguments": {"type": ["string", "object", "null"]}}, ["name"]),
+    },
+    ["function"],
+)
 UNSET: Json = {"enum": [False, None]}
 
 
@@ -87,7 +94,7 @@ def _shared_rules(deployment: Deployment) -> list[Json]:
 def of_chat(deployment: Deployment) -> Json:
     """A chat."""
     plain: Json = {"type": ["string", "number", "boolean", "null"], "maxLength": VARIABLE_CHARS}
-    variables = record(dict.fromkeys(sorted(deployment.template_variables), plain)) | {"additionalProperties": False}
+    variables = record(dict.fromkeys(sorted(deployment.variables), plain)) | {"additionalProperties": False}
     most = deployment.limits.max_messages
     insides = _shared(deployment) | {
         "messages": {"type": "array", "items": _message(deployment), "minItems": 1, "maxItems": most},
@@ -116,7 +123,7 @@ def _message(deployment: Deployment) -> Json:
         "role": {"enum": list(messages.ROLES)},
         "content": {"anyOf": [said, NULL]},
         **dict.fromkeys(messages.STRINGS, nullable(TEXT)),
-        "tool_calls": {"description": "of an assistant"},
+        "tool_calls": {"description": "of an assistant", "anyOf": [{"type": "array", "items": CALL}, NULL]},
         **{name: {"description": "of an answer that comes back"} for name in messages.ANSWERED},
         **{name: unserved | {"description": "not served by this version"} for name in messages.UNSERVED},
         messages.CALL: ({"type": ["object", "null"]} if deployment.is_strict else {})
@@ -185,9 +192,12 @@ def of_standard(deployment: Deployment) -> Json:
     beams = if_then({"best_of": {"minimum": 2, "type": "integer"}}, {"num_beams": {"maximum": 1}})
     inner = record(_table(Parameters, deployment, forms), is_closed=deployment.is_strict) | {"allOf": [beams]}
     prompt = {"type": "string", "minLength": 1}
-    several = {"type": "array", "items": prompt, "minItems": 1, "maxItems": deployment.limits.max_prompts}
+    messages_most = deployment.limits.max_messages
+    chat = {"type": "array", "items": _message(deployment), "minItems": 1, "maxItems": messages_most}
+    either = {"anyOf": [prompt, chat]}
+    several = {"type": "array", "items": either, "minItems": 1, "maxItems": deployment.limits.max_prompts}
     insides: Json = {
-        "inputs": {"anyOf": [prompt, several]},
+        "inputs": {"anyOf": [prompt, chat, several]},
         "parameters": {"anyOf": [inner, NULL]},
         "model": _shared(deployment)["model"],
         "adapters": ADAPTERS,

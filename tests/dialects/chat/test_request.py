@@ -220,10 +220,37 @@ def test_parts_go_to_templates_that_know_them(source: Callable[[Any], str], prom
     assert parse({"messages": [{"role": "user", "content": parts}]}, here, "1").job.prompt_text == prompt
 
 
+CALLS = {'{"a": [1, "b"]}': '{"a": [1, "b"]}', "": "{}", "[1]": "{}", '{"a": ': "{}", None: "{}"}
+WRONG_CALLS: list[tuple[Any, str]] = [
+    (7, ""),
+    ([7], "[0]"),
+    ([{"type": "function"}], "[0]"),
+    ([{"type": "custom", "function": {"name": "f"}}], "[0]"),
+    ([{"function": {"name": 7}}], "[0].function.name"),
+    ([{"function": {"name": "f", "arguments": 7}}], "[0].function.arguments"),
+]
+
+
 def test_a_turn_of_calls_needs_no_content() -> None:
-    here = deployment(template=Template(Templated(lambda messages: str(messages[0].get("tool_calls")))))
-    call = {"role": "assistant", "content": None, "tool_calls": [7]}
-    assert parse({"messages": [call]}, here, "1").job.prompt_text == "[7]"
+    """Its content is empty and its arguments are an object; whoever concatenates texts or walks through keys can."""
+
+    def written(messages: list[dict[str, Any]]) -> str:
+        calls = [dict(call["function"]["arguments"]) for call in messages[0].get("tool_calls", ())]
+        return str(messages[0]["content"] + json.dumps(calls))
+
+    here = deployment(template=Template(Templated(written)))
+    call: Json = {"role": "assistant", "content": None}
+    for arguments, shown in CALLS.items():
+        asked = {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+        sent = {"messages": [call | {"tool_calls": [asked]}]}
+        assert parse(sent, here, "1").job.prompt_text == f"[{shown}]"
+        assert asked["function"]["arguments"] == arguments, "the body stays as it came"  # type: ignore[index]
+    call["tool_calls"] = [{"function": {"name": "f"}}]
+    assert parse({"messages": [call]}, here, "1").job.prompt_text == "[{}]"
+    for wrong, path in WRONG_CALLS:
+        with pytest.raises(BadField) as raised:
+            parse({"messages": [call | {"tool_calls": wrong}]}, here, "1")
+        assert raised.value.param == f"messages[0].tool_calls{path}"
     for other in (call | {"role": "user"}, call | {"content": 7}, call | {"tool_calls": []}):
         with pytest.raises(BadField, match=r"messages\[0\].content"):
             parse({"messages": [other]}, here, "1")
@@ -397,9 +424,9 @@ def seen(messages: list[Json], **changes: Any) -> list[Any]:
     found: list[Any] = []
 
     class Noting(ByteTokenizer):
-        def apply_chat_template(self, conversation: list[Json], **_: Any) -> str:
+        def apply_chat_template(self, conversation: list[Json], **flags: Any) -> str | list[int]:
             found[:] = conversation
-            return "x"
+            return super().apply_chat_template(conversation, **flags)
 
     here = deployment(template=Template(Noting(**changes)))
     assert parse({"messages": messages}, here, "1").unknown == []
@@ -414,7 +441,7 @@ FUNCTIONS: list[Json] = [
 
 
 def test_calls_of_functions_are_shown_as_calls_of_tools() -> None:
-    call = {"id": "call00001", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    call = {"id": "call00001", "type": "function", "function": {"name": "f", "arguments": {}}}
     _, asked, given = seen(FUNCTIONS)
     assert (asked["role"], asked["tool_calls"], "function_call" in asked) == ("assistant", [call], False)
     assert given == {"role": "tool", "tool_call_id": "call00001", "name": "f", "content": "5"}
@@ -960,6 +987,17 @@ def test_allowed_variables_reach_the_template() -> None:
     for value in ("x" * 1025, ["x"], {"a": 1}):
         error = refusal(body(chat_template_kwargs={"shout": value}), "chat", template_variables=frozenset({"shout"}))
         assert error.param == "chat_template_kwargs.shout"
+
+
+def test_a_switch_that_every_recipe_sends_is_taken_and_others_are_not() -> None:
+    """The template's own variables are those of a Jinja template: tests/test_chat_template.py."""
+    assert ask(chat_template_kwargs={"enable_thinking": False}).job.prompt_text == PROMPT
+    for name in ("tools", "messages", "add_generation_prompt", "bos_token", "eos_token", "chat_template", "documents"):
+        error = refused(chat_template_kwargs={name: "x"})
+        assert error.param == f"chat_template_kwargs.{name}"
+        assert (
+            "is not allowed; the chat template and option.chat_template_kwargs allow enable_thinking" in error.message
+        )
 
 
 @pytest.mark.parametrize("is_stream", [True, False])

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lmi_chat.chat_template import Template
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects.standard import request as standard
 from lmi_chat.dialects.standard.body import Parameters
@@ -16,7 +17,7 @@ from lmi_chat.dialects.task import ParsedRequest
 from lmi_chat.errors import BadField, EngineDown, Error, NotFound, PromptTooLong
 from lmi_chat.job import Delta, Finish, Finished, SamplingParams, Token, TokenLogprob
 from lmi_chat.limits import Limits
-from tests.support.fakes import brief, delta, deployment, parse, refusal, rendered, token
+from tests.support.fakes import ByteTokenizer, brief, delta, deployment, parse, refusal, rendered, token
 
 DONE = Finished(prompt_tokens=4, completion_tokens=3, cached_tokens=2)
 GREEDY = {"temperature": 0.0}
@@ -253,12 +254,12 @@ def test_a_deployment_caps_every_answer() -> None:
 @pytest.mark.parametrize(
     ("sent", "param", "words"),
     [
-        (body(inputs=None), "inputs", "must be a string or an array of strings, got null"),
+        (body(inputs=None), "inputs", "must be a string, a chat (array of messages) or an array of these, got null"),
         (body(inputs=7), "inputs", "got 7"),
         (body(inputs=""), "inputs", "must not be empty"),
         (body(inputs=[]), "inputs", "at least 1 and at most 64 prompts, got 0"),
         (body(inputs=["a"] * 65), "inputs", "at least 1 and at most 64 prompts, got 65"),
-        (body(inputs=["a", 7]), "inputs[1]", "must be a string, got 7"),
+        (body(inputs=["a", 7]), "inputs[1]", "must be a string or a chat (array of messages), got 7"),
         (body(inputs=["a", ""]), "inputs[1]", "must not be empty"),
         (body([]), "parameters", "must be an object, got an array"),
         (body("x"), "parameters", 'must be an object, got "x"'),
@@ -397,7 +398,7 @@ def test_a_prompt_without_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("sent", [{}, {"parameters": {}}, {"inputs": None}])
 def test_a_forced_dialect_needs_its_key_too(sent: Json) -> None:
-    with pytest.raises(BadField, match="inputs must be a string or an array of strings, got null"):
+    with pytest.raises(BadField, match=r"inputs must be a string, a chat .* or an array of these, got null"):
         parse(sent, deployment(), "1", forced="standard")
 
 
@@ -659,3 +660,60 @@ def test_the_stream_joined_is_the_whole_answer(deltas: list[Delta]) -> None:
     assert [line["token"] for line in shown] == whole["details"]["tokens"]
     assert shown[-1]["details"]["generated_tokens"] == whole["details"]["generated_tokens"] == len(shown)
     assert not any("\ufffd" in line["token"]["text"] for line in shown if "\ufffd" not in joined)
+
+
+CHAT = [{"role": "system", "content": "Be short."}, {"role": "user", "content": [{"type": "text", "text": "hi"}]}]
+CHAT_PROMPT = "system\nBe short.<|im_end|>\nuser\nhi<|im_end|>\nassistant\n"
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_a_chat_is_an_input(is_stream: bool) -> None:  # noqa: FBT001
+    """JumpStart's clients send one as `[[…]]`, others as `[…]`; the answer is a standard one."""
+    events: list[Any] = [delta("He"), delta("y", finish="stop"), DONE]
+    [job] = ask(inputs=CHAT, stream=is_stream).jobs
+    assert (job.prompt_text, job.sampling.max_tokens) == (CHAT_PROMPT, 30)
+    assert bytes(token for token in job.prompt_ids if token < 256).decode() == CHAT_PROMPT.replace("<|im_end|>", "")
+    single = rendered(ask(inputs=CHAT, stream=is_stream).render, *events)
+    several = rendered(ask(inputs=[CHAT], stream=is_stream).render, *events)
+    if is_stream:
+        assert [line["generated_text"] for line in single][-1] == "Hey"
+        assert single == several
+    else:
+        assert single == [{"generated_text": "Hey"}]
+        assert several == [single]
+
+
+def test_chats_and_texts_may_stand_beside_each_other() -> None:
+    jobs = ask({"truncate": 5}, inputs=["Once", CHAT]).jobs
+    assert [job.prompt_text for job in jobs] == ["Once", CHAT_PROMPT]
+    assert [len(job.prompt_ids) for job in jobs] == [4, 5]
+    full = rendered(ask({"return_full_text": True}, inputs=CHAT).render, delta("x", finish="stop"), DONE)
+    assert full == [{"generated_text": CHAT_PROMPT + "x"}]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "path", "text"),
+    [
+        ([{"role": "user"}], "inputs[0].content", "must be a string or an array of at least 1 part, got null"),
+        ([{"role": "robot", "content": "x"}], "inputs[0].role", "must be one of"),
+        ([{"role": "user", "content": "x"}, "y"], "inputs[1]", "must be an object with role and content"),
+        ([[{"role": "user", "content": [{"type": "image"}]}]], "inputs[0][0].content[0].type", "must be text"),
+        (["a", []], "inputs[1]", "must have at least 1 and at most"),
+        ([{}], "inputs[0].role", "must be one of"),
+        ({"role": "user", "content": "x"}, "inputs", "must be a string, a chat (array of messages) or an array"),
+    ],
+)
+def test_a_chat_that_is_wrong_is_named_by_its_place(inputs: Any, path: str, text: str) -> None:
+    error = refused(inputs=inputs)
+    assert error.param == path
+    assert text in error.message
+
+
+def test_a_chat_that_the_model_cannot_take_is_named_too() -> None:
+    error = refusal(body(inputs=["a", CHAT]), "standard", template=Template(ByteTokenizer(None)))
+    assert (error.param, error.status) == ("inputs[1]", 400)
+    assert error.message.startswith("inputs[1] cannot be served: the model has no chat template")
+    long = [{"role": "user", "content": "x" * 2000}]
+    error = refusal(body(inputs=long), "standard")
+    assert isinstance(error, PromptTooLong)
+    assert error.param == "inputs"

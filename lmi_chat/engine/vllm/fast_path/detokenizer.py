@@ -8,14 +8,16 @@ Where tokens stand for bytes, as in byte-level BPE, the bytes are held instead.
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lmi_chat.chat_template import Tokenizer
 from lmi_chat.codec.json_text import dump, unescape
+from lmi_chat.engine.vllm import mistral
 from lmi_chat.engine.vllm.vocabulary import byte_level
 
 INCOMPLETE = "\ufffd"
+TAIL_TOKENS = 8  # more than the bytes of a character
 INVALID_PREFIX = "Invalid prefix"
 LLAMA = {"Replace", "ByteFallback", "Fuse", "Strip"}
 log = logging.getLogger(__name__)
@@ -55,6 +57,10 @@ class Detokenizer:
         self._backend, self._anchor, self.has_bytes = backend, anchor, has_bytes
         self.table = Table(backend, anchor, parts)
 
+    def fits(self, prompt_ids: Sequence[int]) -> bool:  # noqa: ARG002 another kind looks at it
+        """Whether the text after this prompt can be decoded here."""
+        return True
+
     def begin(self, prompt_ids: Sequence[int]) -> "Text":
         """Begin the text of a sequence that follows a prompt."""
         return Text(self, None if self._is_clean(prompt_ids) else self.stream(prompt_ids))
@@ -88,6 +94,48 @@ class Detokenizer:
 
         fresh = DecodeStream(skip_special_tokens=True)
         return fresh, fresh.step(self._backend, token_id) or ""
+
+
+class TekkenTable(dict[int, bytes | None]):
+    """As Table; what is shown of a token is what vLLM's `convert_ids_to_tokens` leaves of it."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        """Spell the tokens of vLLM's MistralTokenizer."""
+        super().__init__()
+        self._tokenizer, self._count = tokenizer, len(tokenizer)
+
+    def __missing__(self, token_id: int) -> bytes | None:
+        """Spell a token by itself: its bytes do not depend on those before."""
+        known = self[token_id] = self._spell(token_id) if token_id < self._count else b""
+        return known
+
+    def _spell(self, token_id: int) -> bytes | None:
+        shown = self._tokenizer.convert_ids_to_tokens([token_id], skip_special_tokens=True)
+        text = self._tokenizer.convert_tokens_to_string(shown)
+        return None if text.endswith(INCOMPLETE) else dump(text)[1:-1]
+
+
+class TekkenDetokenizer(Detokenizer):
+    """Decodes the tokens of Mistral's Tekken, which are bytes; a prompt that ends inside a character is not for it."""
+
+    def __init__(self, tokenizer: Any, token_bytes: Callable[[int], bytes]) -> None:
+        """`token_bytes`: a token's bytes."""
+        self.has_bytes = True
+        self.table: Any = TekkenTable(tokenizer)
+        self._token_bytes = token_bytes
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """See Detokenizer.bytes_of."""
+        return self._token_bytes(token_id)
+
+    def fits(self, prompt_ids: Sequence[int]) -> bool:
+        """See Detokenizer.fits."""
+        shown = [token_id for token_id in prompt_ids[-TAIL_TOKENS:] if self.table[token_id] != b""]
+        return not b"".join(map(self.bytes_of, shown)).decode("utf-8", "replace").endswith(INCOMPLETE)
+
+    def begin(self, prompt_ids: Sequence[int]) -> "Text":  # noqa: ARG002 it fits
+        """See Detokenizer.begin."""
+        return Text(self, None)
 
 
 class Text:
@@ -136,6 +184,9 @@ class Text:
 
 def of(tokenizer: Tokenizer) -> Detokenizer | None:
     """Return the Detokenizer of a tokenizer whose tokens have a text of their own; None for another."""
+    token_bytes = mistral.token_bytes(tokenizer)
+    if token_bytes is not None and mistral.is_tekken(tokenizer):
+        return TekkenDetokenizer(tokenizer, token_bytes)
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or backend.decoder is None:
         return None

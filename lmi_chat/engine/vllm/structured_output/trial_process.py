@@ -3,8 +3,8 @@
 It loads llguidance once and forks for every trial, so that one can be killed by the kernel in the midst of native code
 (a thread cannot), costs no new start, and takes its memory and its crashes with it. One line of JSON in, one out:
 `{"seconds", "tokenizer", "vocabulary", "end"}` first, then `{"kind", "text"}` → `{"problem"}`: "" for a good one, null
-where it had no processor for long enough to be judged. It ends with its standard input, that is with the server,
-however that dies.
+where it had no processor for long enough to be judged. A file of Mistral's Tekken, `"tekken"`, may stand in place of
+the tokenizer and what follows it. It ends with its standard input, that is with the server, however that dies.
 
 A trial compiles, then walks: random texts that are allowed, token by token, as the engine will. What compiles in
 a millisecond may take seconds for each token (an ambiguous grammar: `s ::= s s | [a-z]`), and that is time in which
@@ -38,14 +38,24 @@ def main() -> None:
     os.dup2(2, 1)  # a library that prints must not speak in our name
     os.nice(NICE)
     head = json.loads(sys.stdin.readline())
-    import llguidance.numpy
-
-    tokenizer = llguidance.LLTokenizer(head["tokenizer"], n_vocab=head["vocabulary"], eos_token=head["end"])
+    tokenizer = _tokenizer(head)
     for line in sys.stdin:
         task = json.loads(line)
         problem = _try_apart(tokenizer, task["kind"], task["text"], head)
         replies.write(json.dumps({"problem": problem}) + "\n")
         replies.flush()
+
+
+def _tokenizer(head: dict[str, Any]) -> Any:
+    """Build llguidance's view of the tokenizer, as vLLM's engine process does."""
+    import llguidance.numpy
+
+    if "tekken" in head:
+        from mistral_common.guidance.tokenizer import from_mistral_tokenizer
+        from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+
+        return from_mistral_tokenizer(MistralTokenizer.from_file(head["tekken"]))
+    return llguidance.LLTokenizer(head["tokenizer"], n_vocab=head["vocabulary"], eos_token=head["end"])
 
 
 def _try_apart(tokenizer: Any, kind: str, text: str, head: dict[str, Any]) -> str | None:

@@ -29,6 +29,7 @@ from collections import OrderedDict
 from typing import Any
 
 from lmi_chat.codec.json_text import Json
+from lmi_chat.engine.vllm import mistral
 from lmi_chat.engine.vllm.structured_output import whitespace
 from lmi_chat.engine.vllm.structured_output.trial_process import COMPLEX, WALL
 from lmi_chat.errors import BadField, Busy, Problem, Unavailable
@@ -185,6 +186,9 @@ def load(engine: Any, seconds: float) -> Trials:
     from vllm.v1.structured_output.backend_guidance import GuidanceBackend
 
     tokenizer, config = engine.get_tokenizer(), engine.vllm_config
+    is_compact = config.structured_outputs_config.disable_any_whitespace
+    if mistral.is_tekken(tokenizer):
+        return Trials(seconds, {"tekken": str(tokenizer.tokenizer.file_path)}, is_compact=is_compact)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or not GuidanceBackend.is_tokenizer_supported(tokenizer):
         return Trials(seconds, None)
@@ -196,4 +200,4 @@ def load(engine: Any, seconds: float) -> Trials:
         "vocabulary": max(config.model_config.get_vocab_size(), len(tokenizer)),
         "end": tokenizer.eos_token_id,
     }
-    return Trials(seconds, head, is_compact=config.structured_outputs_config.disable_any_whitespace)
+    return Trials(seconds, head, is_compact=is_compact)

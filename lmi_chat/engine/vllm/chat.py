@@ -1,0 +1,83 @@
+"""Render chats by vLLM's renderers, for tokenizers whose own code does it: Mistral's, DeepSeek's and others."""
+
+import copy
+import logging
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+from lmi_chat.chat_template import Message, joined
+
+MISTRAL = "mistral"
+NO_VARIABLES = frozenset[str]()
+DEEPSEEK = frozenset({"thinking", "enable_thinking"})
+EFFORT = frozenset({"reasoning_effort"})
+VARIABLES: Mapping[str, frozenset[str]] = {
+    "deepseek_v32": DEEPSEEK,
+    "deepseek_v4": DEEPSEEK | EFFORT | {"drop_thinking"},
+    "deepseek_v41": DEEPSEEK | EFFORT | {"drop_thinking"},
+    "inkling": EFFORT,
+    "kimi_k3": frozenset({"thinking"}) | EFFORT,
+    "cohere": EFFORT | {"reasoning_type", "safety_mode", "citation_quality", "grounding"},
+}
+"""What a renderer's code reads of a request's variables, by the tokenizer's mode."""
+EFFORT_SINCE = 15  # Mistral's tokenizers of earlier versions write no effort
+
+
+class OwnChat:
+    """Renders by one of vLLM's renderers. It reads messages as clients send them."""
+
+    def __init__(self, renderer: Any, mode: str) -> None:
+        """`renderer` of the tokenizer's `mode`."""
+        self._renderer, self._mode = renderer, mode
+        self.variables = VARIABLES.get(mode, NO_VARIABLES)
+        if mode == MISTRAL and renderer.tokenizer.version >= EFFORT_SINCE:
+            self.variables = EFFORT
+
+    def render(
+        self, messages: list[Message], *, continue_final_message: bool = False, **kwargs: Any
+    ) -> str | list[int]:
+        """See ChatRenderer.render."""
+        from vllm.renderers.params import ChatParams
+
+        given = copy.deepcopy(messages)  # vLLM writes into them
+        if self._mode == MISTRAL:
+            _shorten_ids(given)
+        kwargs |= {"continue_final_message": continue_final_message, "tokenize": self._mode == MISTRAL, "tools": None}
+        _, prompt = self._renderer.render_messages(given, ChatParams(chat_template_kwargs=kwargs))
+        ids = prompt.get("prompt_token_ids")
+        if ids is not None:
+            return list(ids)
+        text = str(prompt["prompt"])
+        return _cut_after_last(text, given[-1]) if continue_final_message else text
+
+
+def of(engine: Any) -> OwnChat | None:
+    """Return what renders the chats of an AsyncLLM; None where a Jinja template does."""
+    from vllm.renderers.hf import HfRenderer
+    from vllm.tokenizers.registry import tokenizer_args_from_config
+
+    renderer = engine.renderer
+    if isinstance(renderer, HfRenderer) or renderer.tokenizer is None:
+        return None
+    mode, *_ = tokenizer_args_from_config(engine.model_config)
+    if mode == MISTRAL:  # it logs a traceback for each chat that it refuses
+        logging.getLogger(f"vllm.renderers.{MISTRAL}").setLevel(logging.CRITICAL)
+    return OwnChat(renderer, mode)
+
+
+def _shorten_ids(messages: list[Message]) -> None:
+    """Shorten the ids of tool calls to the nine characters that Mistral's tokenizers take, as vLLM's server does."""
+    from vllm.tokenizers.mistral import truncate_tool_call_ids
+
+    truncate_tool_call_ids(SimpleNamespace(messages=messages))
+
+
+def _cut_after_last(prompt: str, message: Message) -> str:
+    """End a prompt inside its last message, so that the model goes on with it. Raises ValueError."""
+    content = message.get("content") or ""
+    text = (joined(content) if isinstance(content, list) else content).strip()
+    place = prompt.rfind(text)
+    if place < 0 or not text:
+        raise ValueError("continue_final_message needs a text in the last message that stands in the prompt as it is")
+    return prompt[: place + len(text)]
