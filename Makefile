@@ -83,13 +83,15 @@ container-test: dev ## the container image, built and run with docker or podman
 	@echo "==> the container image"
 	@$(BIN)/pytest --capture no tests/container/check_image.py
 
-wheel-test: dev ## the wheel, built and installed alone in a fresh environment, then started
-	@echo "==> the wheel"
+wheel-test: dev ## the wheels, ours and djl-serving's, each built and installed in a fresh environment, then started
+	@echo "==> the wheels"
 	@rm -rf build/wheel
 	@$(UV) build --quiet --wheel --out-dir build/wheel
-	@$(UV) venv --quiet --python $(BIN)/python build/wheel/venv
+	@$(UV) build --quiet --wheel --out-dir build/wheel/shim shim
+	@for one in venv shim-venv; do $(UV) venv --quiet --python $(BIN)/python build/wheel/$$one || exit; done
 	@$(UV) pip install --quiet --python build/wheel/venv/bin/python $(PINS) build/wheel/*.whl
-	@$(BIN)/pytest tests/wheel/check_wheel.py
+	@$(UV) pip install --quiet --python build/wheel/shim-venv/bin/python $(PINS) build/wheel/shim/*.whl build/wheel/*.whl
+	@$(BIN)/pytest tests/wheel/check_wheel.py tests/wheel/check_shim.py
 
 bench-real: dev ## the real engine behind our server and alone: tokens a second, first token (docs/performance.md)
 	@$(BIN)/python bench/real.py $(if $(MODEL),--model-id "$(MODEL)") $(ARGS)

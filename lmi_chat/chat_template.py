@@ -8,6 +8,7 @@ own `apply_chat_template` does, in both dialects.
 import copy
 import inspect
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Late
@@ -133,6 +134,12 @@ class Template:
             )
         except Exception as error:  # noqa: BLE001 the template is foreign code
             raise BadField([Problem(path, f"{path} {_refusal(error)}")]) from None
+
+    def names_role(self, role: str) -> bool:
+        """Whether the template asks for a message's role being this one."""
+        text = str(self._source or self.tokenizer.chat_template)
+        word = rf"""['"]{role}['"]"""
+        return re.search(rf"""role['"\]\s]*(?:==\s*{word}|in\s*[\[(][^\])]*{word})""", text) is not None
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Tokenise a text; `add_special_tokens` for plain prompts, not for rendered chats."""

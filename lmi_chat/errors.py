@@ -6,9 +6,19 @@ No HTTP, engine or dialect names live here; a dialect renders an Error in its ow
 import logging
 import os
 from dataclasses import dataclass
+from typing import Literal
 
 from lmi_chat.text import one_line
 
+Kind = Literal[
+    "invalid_request_error",
+    "authentication_error",
+    "not_found_error",
+    "rate_limit_error",
+    "unavailable_error",
+    "timeout_error",
+    "server_error",
+]
 PROBLEM_BYTES = 260
 PARAM_BYTES = 200
 PROBLEMS_SHOWN = 5
@@ -25,7 +35,7 @@ class Error(Exception):
     """
 
     status = 500
-    kind = "server_error"
+    kind: Kind = "server_error"
     code = "internal_error"
     is_retry_free = False
     retry_after_s: int | None = None
@@ -96,10 +106,17 @@ class Unauthorized(Error):
 
 
 class NotFound(Error):
-    """No such model, adapter or path."""
+    """No such adapter, path or stored completion."""
 
-    status, kind, code = 404, "not_found_error", "not_found"
+    status, code = 404, "not_found"
+    kind: Kind = "not_found_error"
     is_retry_free = True
+
+
+class ModelNotFound(NotFound):
+    """No such model; OpenAI's words for it, which its clients look for."""
+
+    kind, code = "invalid_request_error", "model_not_found"
 
 
 class BadMethod(Error):

@@ -10,7 +10,7 @@ from typing import Literal
 from lmi_chat.errors import Error
 
 Reason = Literal["stop", "length", "abort", "time_limit"]
-GuideKind = Literal["json", "regex", "choice", "grammar", "json_object"]
+ConstraintKind = Literal["json", "regex", "choice", "grammar", "json_object"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +18,14 @@ class OutputConstraint:
     """The form that the generated text must fit, whichever field asked for it.
 
     `value` is a JSON Schema's text, a regex, the choices, a grammar (EBNF or Lark) or "" for any JSON object; `path` is
-    the field that asked, for an error's sake.
+    the field that asked, for an error's sake. `whitespace`: a regex of what may stand between the parts of JSON; None:
+    as the engine has it, which bounds it.
     """
 
-    kind: GuideKind
+    kind: ConstraintKind
     value: str | tuple[str, ...]
     path: str = field(default="", compare=False)
+    whitespace: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +54,7 @@ class SamplingParams:
     logit_bias: Mapping[int, float] | None = None
     allowed_token_ids: tuple[int, ...] | None = None
     bad_words: tuple[str, ...] = ()
-    guide: OutputConstraint | None = None
+    constraint: OutputConstraint | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

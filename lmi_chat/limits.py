@@ -18,8 +18,17 @@ class Limits:
 
     max_json_depth: Annotated[int, Field(ge=4, le=1000, description="nesting of a request body")] = 64
     max_messages: Annotated[int, Field(ge=1, le=100_000, description="messages of one chat")] = 2048
+    max_lines: Annotated[int, Field(ge=1, le=1_000_000, description="lines of a body in JSON Lines")] = 1024
     max_input_tokens: Annotated[
         int, Field(ge=0, le=100_000_000, description="tokens of one prompt; 0: what the context holds")
+    ] = 0
+    max_output_tokens: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=100_000_000,
+            description="tokens of one answer, whatever is asked for (more is cut, with a warning); 0: no cap",
+        ),
     ] = 0
     max_n: Annotated[int, Field(ge=1, le=1024, description="sequences of one request")] = 16
     max_prompts: Annotated[int, Field(ge=1, le=4096, description="prompts of one request")] = 64

@@ -73,7 +73,7 @@ class AsyncRequests:
         self._held: set[asyncio.Task[None]] = set()
         self._outputs: set[Parts] = set()  # of those that are held
 
-    async def take(self, asked: AsyncRequest) -> AsyncRequest:
+    async def submit(self, asked: AsyncRequest) -> AsyncRequest:
         """Accept a request, under names that no other answer has, and return it.
 
         Raises the pipeline's refusal, Busy, RateLimited, and for an unreadable file BadField or TooLarge.
@@ -85,6 +85,7 @@ class AsyncRequests:
         if len(self._held) >= self._most:
             raise Busy(f"all {self._most} places for asynchronous requests are taken; send the request again later")
         asked = await self._with_own_names(asked)
+        asked.request.is_awaited = False
         promise = ExitStack()
         promise.enter_context(self._pipeline.promise(asked.request.owner))
         asked.request.is_promised = True

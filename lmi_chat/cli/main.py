@@ -10,7 +10,7 @@ from pathlib import Path
 from lmi_chat import __version__
 from lmi_chat.cli import chat, invoke
 from lmi_chat.config import describe, settings, sources
-from lmi_chat.server import default_model
+from lmi_chat.server import default_model, model_cache
 from lmi_chat.server.configuration import configure
 
 USAGE = "any key of the configuration is an option too: --port 8081, --max-model-len 4096, --strict-requests true"
@@ -136,7 +136,7 @@ def _fetch(*, is_check: bool) -> int:
         target = default_model.folder()
         default_model.fetch(target)
         wrong = default_model.verify(target) if is_check else []
-    except default_model.FetchFailed as error:
+    except model_cache.FetchFailed as error:
         sys.stderr.write(f"lmi-chat: {error}\n")
         return 1
     except KeyboardInterrupt:

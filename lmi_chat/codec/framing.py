@@ -23,16 +23,31 @@ class Framing:
 
 DOCUMENT = Framing(content_type="application/json")
 LINES = Framing(content_type="application/jsonlines", tail=b"\n")
-EVENTS = Framing(content_type="text/event-stream", head=b"data: ", tail=b"\n\n")
-OPENAI_EVENTS = Framing(content_type="text/event-stream", head=b"data: ", tail=b"\n\n", end=b"data: [DONE]\n\n")
+# requests takes text/* for Latin-1 unless told otherwise; it takes JSON and JSON Lines for UTF-8, as all clients do,
+# and RFC 8259 knows no charset for them.
+EVENT_TYPE = "text/event-stream; charset=utf-8"
+EVENTS = Framing(content_type=EVENT_TYPE, head=b"data: ", tail=b"\n\n")
+OPENAI_EVENTS = Framing(content_type=EVENT_TYPE, head=b"data: ", tail=b"\n\n", end=b"data: [DONE]\n\n")
 
-ACCEPTED: dict[str, Shape] = {
-    "application/jsonlines": "lines",
-    "application/x-jsonlines": "lines",
-    "application/jsonl": "lines",
-    "text/event-stream": "events",
-}
+JSON_LINES = frozenset(
+    f"application/{name}"
+    for name in ("jsonlines", "x-jsonlines", "json-lines", "jsonl", "x-jsonl", "ndjson", "x-ndjson")
+)
+"""What JSON Lines are called; here they are application/jsonlines."""
+ACCEPTED: dict[str, Shape] = {**dict.fromkeys(JSON_LINES, "lines"), "text/event-stream": "events"}
 FORMATTERS: dict[str, Shape] = {"json": "document", "jsonlines": "lines", "sse": "events"}
+
+
+def media_type(text: str) -> str:
+    """A content type without its parameters, in lower case."""
+    return text.partition(";")[0].strip().lower()
+
+
+def whole(content_type: str, accept: str) -> Framing:
+    """Return the framing of a whole answer: lines bring a line, unless `accept` asks for a JSON document."""
+    if media_type(content_type) not in JSON_LINES:
+        return DOCUMENT
+    return DOCUMENT if DOCUMENT.content_type in map(media_type, accept.split(",")) else LINES
 
 
 def choose(accept: str, formatter: str, route_default: Shape) -> Shape:
@@ -41,7 +56,7 @@ def choose(accept: str, formatter: str, route_default: Shape) -> Shape:
     `accept` is the header's text ("" when absent); a type that is no stream's (application/json) decides nothing.
     """
     for item in accept.split(","):
-        shape = ACCEPTED.get(item.partition(";")[0].strip().lower())
+        shape = ACCEPTED.get(media_type(item))
         if shape:
             return shape
     configured = FORMATTERS.get(formatter)

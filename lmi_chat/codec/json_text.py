@@ -25,6 +25,7 @@ DOUBLE_BITS = 1000
 SURROGATE = re.compile("[\ud800-\udfff]")
 EXPLAINED_BYTES = 2**20
 STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+LINE_ENDS = [(end.encode(), b"\\u%04x" % ord(end)) for end in "\x85\u2028\u2029"]
 BRACKET = re.compile(rb'[^"\[\]{}]*+(?:' + STRING + rb'[^"\[\]{}]*+)*+[\[\]{}]', re.DOTALL)
 
 Json = dict[str, Any]
@@ -61,12 +62,29 @@ def dump(value: object) -> bytes:
     """Render to compact UTF-8 JSON.
 
     NaN and infinities become null, lone surrogates their escapes as text, objects of other types text, and what nests
-    deeper than DUMP_DEPTH null.
+    deeper than DUMP_DEPTH null. No line reader finds the end of a line in it.
     """
     try:
-        return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
+        return escape_line_ends(orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS))
     except TypeError:
-        return orjson.dumps(_clean(value), option=orjson.OPT_NON_STR_KEYS)
+        return escape_line_ends(orjson.dumps(_clean(value), option=orjson.OPT_NON_STR_KEYS))
+
+
+def escape_line_ends(text: bytes) -> bytes:
+    """Escape in a JSON text what JSON lets stand in a string and line readers (str.splitlines) take for a line's end.
+
+    The others, U+000A to U+000D and U+001C to U+001E, are control characters, which JSON always escapes.
+    """
+    if text.isascii():
+        return text
+    for raw, escaped in LINE_ENDS:
+        text = text.replace(raw, escaped)
+    return text
+
+
+def number(value: float) -> bytes:
+    """Write one finite number: in a hot path, without a look for what `dump` escapes."""
+    return orjson.dumps(value)
 
 
 def unescape(spelled: bytes) -> str:

@@ -52,6 +52,14 @@ RENAMED: Mapping[str, str] = types.MappingProxyType(
         "max_rolling_batch_prefill_tokens": "max_num_batched_tokens",
         "quantize": "quantization",
         "cpu_offload_gb_per_gpu": "cpu_offload_gb",
+        "guided_decoding_disable_any_whitespace": "structured_outputs_config",
+        "structured_outputs_config.disable_any_whitespace": "structured_outputs_config",
+        "max_input_len": "max_input_tokens",  # TensorRT-LLM's, as the two below
+        "max_num_tokens": "max_num_batched_tokens",
+        "max_seq_len": "max_model_len",
+        "n_positions": "max_model_len",  # AWS Neuron's
+        "context_length": "max_model_len",  # SGLang's
+        "pooling": "pooler_config",  # of DJL's engine for embeddings
         "certificate_file": "ssl_certfile",
         "private_key_file": "ssl_keyfile",
     }
@@ -61,7 +69,16 @@ VALUES: Mapping[str, Mapping[str, str]] = types.MappingProxyType(
     {
         "dtype": {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"},
         "quantization": {"none": ""},
-        "task": {"generate": "text-generation"} | dict.fromkeys(("feature-extraction", "embed"), "text-embedding"),
+        "structured_outputs_config": {"true": '{"disable_any_whitespace":true}', "false": ""},  # vLLM's former switches
+        "task": dict.fromkeys(
+            ("generate", "text2text-generation", "conversational", "image-text-to-text", "any-to-any"),
+            "text-generation",
+        )
+        | dict.fromkeys(("feature-extraction", "sentence-similarity", "embed"), "text-embedding"),
+        "pooler_config": {
+            name: f'{{"pooling_type": "{kind}"}}'
+            for name, kind in {"cls": "CLS", "mean": "MEAN", "lasttoken": "LAST"}.items()
+        },
         "output_formatter": {"json_chat": "json", "jsonlines_chat": "jsonlines", "sse_chat": "sse", "none": ""},
     }
 )
@@ -158,10 +175,13 @@ WITHOUT_EFFECT = _by_name(
         " disable_log_requests max_log_len enable_log_outputs enable_log_deltas log_error_stack",
         "answers are never held back whole": "max_output_size sse_keep_alive_interval",
         "sessions are held in memory": "sessions_path",
+        "the platform chooses the machine": "instance_type",
+        "it belongs to TensorRT-LLM": "batch_scheduler_policy use_custom_all_reduce max_draft_len"
+        " baichuan_model_version chatglm_model_version gpt_model_version",
         "answers always carry it": "enable_prompt_tokens_details enable_request_id_headers",
-        "the engine decides by itself": "device use_v2_block_manager num_scheduler_steps multi_step_stream_outputs"
-        " swap_space preemption_mode max_seq_len_to_capture worker_use_ray engine_use_ray enable_reasoning"
-        " guided_decoding_backend use_v1",
+        "the engine decides by itself": "device device_map use_v2_block_manager num_scheduler_steps"
+        " multi_step_stream_outputs swap_space preemption_mode max_seq_len_to_capture worker_use_ray engine_use_ray"
+        " enable_reasoning guided_decoding_backend use_v1",
         "HTTP on one port is all that is served": "grpc_port disable_fastapi_docs enable_offline_docs"
         " enable_tokenizer_info_endpoint enable_scale_out enable_flash_late_interaction enable_ssl_refresh"
         " data_parallel_supervisor_port dp_supervisor_probe_interval_s dp_supervisor_probe_timeout_s"
@@ -178,6 +198,9 @@ NOT_YET = _by_name(
         " lora_extra_vocab_size long_lora_scaling_factors lora_dtype lora_target_modules default_mm_loras adapters",
         "quantization while loading by this name (quantize has the engine's)": "load_in_8bit load_in_4bit",
         "Bedrock's schema": "bedrock_compat",
+        "AWS Neuron": "neuron_optimize_level attention_layout collectives_layout context_length_estimate unroll"
+        " enable_mixed_precision_accumulation load_split_model group_query_attention fuse_qkv on_device_embedding",
+        "reranking": "reranking",
         "sessions in S3": "sessions_s3url",
         "LMCache's own configuration": "lmcache_auto_config lmcache_config_file",
         "other chat template options": "chat_template_content_format default_chat_template_kwargs response_role"
@@ -193,13 +216,25 @@ NOT_YET = _by_name(
         "secure mode": "secure_mode untrusted_channels security_controls",
     }
 )
+ELSEWHERE = _by_name(
+    {
+        "each request says how much it wants; max_model_len bounds prompt and answer": "max_tokens max_new_tokens"
+        " max_output_len",
+        'speculative_config has it, as JSON: {"model": "…", "num_speculative_tokens": 5}': "speculative_model"
+        " num_speculative_tokens speculative_draft_model speculative_draft_model_quantization speculative_length"
+        " speculative_max_model_len speculative_draft_tensor_parallel_size",
+        "each request has it, in chat_template_kwargs": "enable_thinking",
+    }
+)
+"""Keys that set nothing here, where another key or the request has what they mean: a warning says which."""
 QUIET = frozenset({"", "false", "none", "auto", "no", "0", "text-generation", "generate"})
 """Values of those that ask for nothing."""
 REFUSED = _by_name(
     {
         "TLS takes PEM files: ssl_certfile and ssl_keyfile": "keystore keystore_pass keystore_type",
         "no other code runs in this server": "middleware",
-        "its keys stand in serving.properties or in the environment": "config",
+        "write its keys as variables (OPTION_X or SM_VLLM_X) or into serving.properties": "config",
+        "set VLLM_USE_MODELSCOPE=true in the environment, where the engine reads it": "use_modelscope",
         "the server listens on host and port": "inference_address uds",
         "it stands in hf_overrides, as JSON": "rope_scaling rope_theta",
     }

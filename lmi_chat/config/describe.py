@@ -3,7 +3,17 @@
 import json
 from collections.abc import Mapping
 
-from lmi_chat.config.aliases import FAMILIES, NOT_YET, NOTED, NOTED_NOT_YET, REFUSED, RENAMED, VALUES, WITHOUT_EFFECT
+from lmi_chat.config.aliases import (
+    ELSEWHERE,
+    FAMILIES,
+    NOT_YET,
+    NOTED,
+    NOTED_NOT_YET,
+    REFUSED,
+    RENAMED,
+    VALUES,
+    WITHOUT_EFFECT,
+)
 from lmi_chat.config.settings import OWN, Settings
 from lmi_chat.config.sources import HIDDEN, IgnoredSetting, is_secret
 from lmi_chat.text import one_line
@@ -66,7 +76,7 @@ def _shown(value: object) -> str:
 
 
 def table() -> str:
-    """README's table of keys, in Markdown."""
+    """Write docs/configuration.md's table of keys, in Markdown."""
     also = {
         name: [other.variable for family in FAMILIES for other in family.names if other.key == name] for name in OWN
     }
@@ -80,7 +90,7 @@ def table() -> str:
 
 
 def families() -> str:
-    """README's table of the sources, strongest first, in Markdown."""
+    """Write docs/configuration.md's table of the sources, strongest first, in Markdown."""
     rows = [
         ("command line", "`--max-model-len 4096`", "every key"),
         ("environment", "`OPTION_MAX_MODEL_LEN=4096`, `SERVING_JOB_QUEUE_SIZE=100`", "every key"),
@@ -93,7 +103,7 @@ def families() -> str:
 
 
 def mapping() -> str:
-    """docs/configuration.md's tables: every name of other servers and what becomes of it, in Markdown."""
+    """Write docs/configuration.md's tables of other servers' names and what becomes of each, in Markdown."""
     named = [(f"`{name.variable}`", f"`{name.key}`") for family in FAMILIES for name in family.names]
     renamed = [(f"`{name}`", f"`{key}`") for name, key in RENAMED.items()]
     values = [
@@ -106,6 +116,7 @@ def mapping() -> str:
             _titled("Other names of values", ("given", "means"), values),
             _titled("Accepted without effect", ("names", "why"), _grouped(WITHOUT_EFFECT)),
             _titled("Accepted, not served yet: a warning at the start", ("names", "what"), _grouped(NOT_YET)),
+            _titled("Accepted, had elsewhere: a warning at the start", ("names", "where"), _grouped(ELSEWHERE)),
             _titled("Refused at the start", ("names", "why"), _grouped(REFUSED)),
             _titled("Environment variables without effect", ("names", "why"), _grouped(NOTED)),
             _titled("Environment variables, not served yet", ("names", "what"), _grouped(NOTED_NOT_YET)),

@@ -29,12 +29,27 @@ from lmi_chat.limits import ConnectionLimits, Limits, PipelineLimits, RateLimits
 Row: TypeAlias = Mapping[str, Any]
 """A key as JSON Schema says it: type, default, description, and minimum and maximum or enum."""
 PORTS = re.compile(r"(\d{1,5})-(\d{1,5})")
+MOST_TOLD = 20
+"""Of the settings that stop one start."""
+S3 = "s3://"
+S3_ADDRESS = re.compile(r"[sS]3://(?P<bucket>[A-Za-z0-9._-]{1,255})(?:/(?P<key>[^\0-\x1f]{0,1024}))?")
 
 
 def _ports(text: str) -> str:
     found = PORTS.fullmatch(text)
     if text and not (found and 0 < int(found[1]) <= int(found[2]) < 2**16):
         raise ValueError("two ports, the lower one first, such as 9000-9099")
+    return text
+
+
+def is_in_s3(text: str) -> bool:
+    """Whether a model's name is an address in S3."""
+    return text[: len(S3)].lower() == S3
+
+
+def _model(text: str) -> str:
+    if is_in_s3(text) and not S3_ADDRESS.fullmatch(text):
+        raise ValueError("an address in S3 such as s3://bucket/folder/ or s3://bucket/model.tar.gz")
     return text
 
 
@@ -47,8 +62,10 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model_id: str = Field(
-        default="", description="model folder or hub id; empty: /opt/ml/model, else the embedded model"
+    model_id: Annotated[str, AfterValidator(_model)] = Field(
+        default="",
+        description="model folder, hub id, or s3://bucket/folder/ (or a tar.gz); empty: /opt/ml/model, else the "
+        "default model",
     )
     host: str = Field(default="0.0.0.0", description="address to listen on")  # noqa: S104 a container is reached from outside
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
@@ -199,16 +216,18 @@ def read(
     """Merge all sources. `origin` is what `arguments` are called.
 
     `engine_kinds` are the engine's own argument names with their types (empty: any passes, it is not installed),
-    `gpus` is what a tensor_parallel_degree of `max` stands for. Raises BadSetting with key, value, origin and hint.
+    `gpus` is what a tensor_parallel_degree of `max` stands for. Raises BadSetting with key, value, origin and hint of
+    everything that is wrong.
     """
     keys = KeyResolver(OWN, engine_kinds, gpus)
     in_file, noted = from_properties(properties) if properties else ([], [])
     chosen: dict[str, RawSetting] = {}
+    wrong: list[BadSetting] = []
     for source in _sources(arguments, environment, in_file, origin):
-        chosen = _one_source(source, keys, noted) | chosen
+        chosen = _one_source(source, keys, noted, wrong) | chosen
     for name, (text, why) in (engine_defaults or {}).items():
         chosen.setdefault(name, RawSetting(name, text, why))
-    return _built(chosen, (*noted, *notes(environment)))
+    return _built(chosen, (*noted, *notes(environment)), wrong)
 
 
 def read_only(
@@ -218,9 +237,10 @@ def read_only(
     keys = KeyResolver(OWN, {}, 1)
     in_file = from_properties(properties)[0] if properties else []
     chosen: dict[str, RawSetting] = {}
+    wrong: list[BadSetting] = []
     for source in _sources(arguments, environment, in_file, "command line"):
-        chosen = _one_source((given for given in source if keys.name_of(given) in wanted), keys, []) | chosen
-    return _built(chosen, ())
+        chosen = _one_source((given for given in source if keys.name_of(given) in wanted), keys, [], wrong) | chosen
+    return _built(chosen, (), wrong)
 
 
 def _sources(
@@ -235,8 +255,8 @@ def _sources(
     ]
 
 
-def _built(chosen: Mapping[str, RawSetting], noted: tuple[IgnoredSetting, ...]) -> Settings:
-    """Build Settings of what was chosen. Raises BadSetting."""
+def _built(chosen: Mapping[str, RawSetting], noted: tuple[IgnoredSetting, ...], wrong: list[BadSetting]) -> Settings:
+    """Build Settings of what was chosen. Raises BadSetting, of what was `wrong` already too."""
     fields: dict[str, Any] = {
         "engine": types.MappingProxyType({name: given.text for name, given in chosen.items() if name not in OWN}),
         "origins": types.MappingProxyType({name: given.origin for name, given in chosen.items()}),
@@ -246,23 +266,41 @@ def _built(chosen: Mapping[str, RawSetting], noted: tuple[IgnoredSetting, ...]) 
         part = fields.setdefault(PARTS[name], {}) if name in PARTS else fields
         part[name] = _spelt(chosen[name])
     try:
-        return Settings.model_validate(fields)
+        settings = Settings.model_validate(fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][-1])
-        raise bad(chosen[name], _wanted(OWN[name], first)) from None
+        for each in error.errors():
+            name = str(each["loc"][-1])
+            wrong.append(bad(chosen[name], _wanted(OWN[name], each)))
+    if wrong:
+        raise _all(wrong)
+    return settings
 
 
-def _one_source(source: Iterable[RawSetting], keys: KeyResolver, noted: list[IgnoredSetting]) -> dict[str, RawSetting]:
-    """Resolve one source's keys; what sets nothing goes to `noted`. Raises BadSetting where two disagree."""
+def _all(wrong: list[BadSetting]) -> BadSetting:
+    """Put everything that is wrong into one error, a line each."""
+    if len(wrong) == 1:
+        return wrong[0]
+    more = [f"and {len(wrong) - MOST_TOLD} more"] if len(wrong) > MOST_TOLD else []
+    lines = [f"{len(wrong)} settings stop the start:", *map(str, wrong[:MOST_TOLD]), *more]
+    return BadSetting("\n  ".join(lines))
+
+
+def _one_source(
+    source: Iterable[RawSetting], keys: KeyResolver, noted: list[IgnoredSetting], wrong: list[BadSetting]
+) -> dict[str, RawSetting]:
+    """Resolve one source's keys; what sets nothing goes to `noted`, what cannot be, or disagrees, to `wrong`."""
     mine: dict[str, RawSetting] = {}
     written: dict[str, RawSetting] = {}
     for given in source:
-        resolved = keys.resolve(given)
+        try:
+            resolved = keys.resolve(given)
+        except BadSetting as error:
+            wrong.append(error)
+            continue
         if isinstance(resolved, IgnoredSetting):
             noted.append(resolved)
         elif mine.setdefault(resolved.name, resolved).text != resolved.text:
-            raise _twice(given, written[resolved.name])
+            wrong.append(_twice(given, written[resolved.name]))
         else:
             written.setdefault(resolved.name, given)
     return mine

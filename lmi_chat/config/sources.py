@@ -15,6 +15,10 @@ MODEL_FOLDER = Path("/opt/ml/model")
 PROPERTIES = "serving.properties"
 ENTRY = "model.py"
 PROPERTIES_BYTES = 2**20
+COMMENT = re.compile(r"\s+#(\s.*)?$", re.DOTALL)
+"""Of what people write behind a value; Java's properties have comments on lines of their own only."""
+QUOTED = re.compile(r"\"([^\"]*)\"|'([^']*)'")
+AS_WRITTEN = "chat_template"
 LINE_END = re.compile(r"\r\n|\r|\n")
 OWN_PREFIXES = ("OPTION_", "SERVING_")
 MODEL_VARIABLES = ("OPTION_MODEL_ID", "SERVING_MODEL_ID", "HF_MODEL_ID", "SM_VLLM_MODEL")
@@ -32,7 +36,7 @@ def is_model(folder: Path) -> bool:
 
 
 class BadSetting(Exception):
-    """An unknown key or an impossible value; one sentence, which stops the start."""
+    """Unknown keys or impossible values, which stop the start: one sentence, or a line for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,7 @@ def _variable(name: str) -> str:
 def from_properties(path: Path) -> tuple[list[RawSetting], list[IgnoredSetting]]:
     """Read the file's keys, each with its line. Of a key that stands twice the last counts, as in Java, with a note.
 
-    Raises BadSetting.
+    A comment behind a value and quotes around it are none of the value, with a note, too. Raises BadSetting.
     """
     last: dict[str, RawSetting] = {}
     again: list[IgnoredSetting] = []
@@ -108,16 +112,29 @@ def from_properties(path: Path) -> tuple[list[RawSetting], list[IgnoredSetting]]
     try:
         for element in javaproperties.parse(_text(path)):
             if isinstance(element, javaproperties.reading.KeyValue):
-                name, text = element.key, element.value.strip()
-                if name in last and last[name].text != text:
+                name = element.key
+                written = RawSetting(name.removeprefix("option."), element.value.strip(), f"{path}:{line}")
+                given = _bare(written)
+                if given != written:
+                    again.append(IgnoredSetting(written, f"read as {given.shown}", is_warning=True))
+                if name in last and last[name].text != given.text:
                     again.append(
                         IgnoredSetting(last[name], f"it stands again on line {line}, which counts", is_warning=True)
                     )
-                last[name] = RawSetting(name.removeprefix("option."), text, f"{path}:{line}")
+                last[name] = given
             line += len(LINE_END.findall(element.source))
     except ValueError as error:
         raise BadSetting(f"{path}:{line}: it cannot be read: {one_line(str(error), 200)}") from error
     return list(last.values()), again
+
+
+def _bare(given: RawSetting) -> RawSetting:
+    """Take a comment behind the value, or quotes around it, away. JSON and templates stay as they are."""
+    if given.name == AS_WRITTEN or given.text[:1] in {"{", "["}:
+        return given
+    text = COMMENT.sub("", given.text)
+    quoted = QUOTED.fullmatch(text)
+    return RawSetting(given.name, (quoted[1] or quoted[2] or "") if quoted else text, given.origin)
 
 
 def names_entry_point(path: Path) -> bool:

@@ -1,20 +1,25 @@
 """Choose the dialect of a body and parse it: one key decides, so that every error names a field the caller meant."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects import openai
+from lmi_chat.dialects.chat import answer as chat_answer
 from lmi_chat.dialects.chat import request as chat
 from lmi_chat.dialects.chat import session
 from lmi_chat.dialects.chat.body import ChatBody, SessionBody
+from lmi_chat.dialects.completion import answer as completion_answer
 from lmi_chat.dialects.completion import request as completion
 from lmi_chat.dialects.completion.body import CompletionBody
 from lmi_chat.dialects.deployment import Deployment
+from lmi_chat.dialects.embedding import answer as embedding_answer
 from lmi_chat.dialects.embedding import request as embedding
 from lmi_chat.dialects.embedding.body import EmbeddingBody
 from lmi_chat.dialects.reader import NAME_BYTES, UNKNOWN_SHOWN
+from lmi_chat.dialects.standard import answer as standard_answer
 from lmi_chat.dialects.standard import request as standard
 from lmi_chat.dialects.standard.body import Parameters, StandardBody
 from lmi_chat.dialects.task import ParsedRequest
@@ -29,13 +34,16 @@ class Dialect:
     """One shape of bodies: `key` chooses it, `parse` reads a body that has it, `error_body` is how its errors look.
 
     `bodies`: the TypedDicts of its fields. `parse` None: nothing is generated (a session is opened or closed).
+    `whole`, `items`: the types of its whole answers and of a stream's items, by their names in the OpenAPI document.
     """
 
     name: str
     key: str
     parse: Parse | None
-    error_body: Callable[[Exception], Json] = openai.error_body
+    error_body: Callable[[Exception], Mapping[str, object]] = openai.error_body
     bodies: tuple[type, ...] = ()
+    whole: Mapping[str, Any] = field(default_factory=dict)
+    items: Mapping[str, Any] = field(default_factory=dict)
 
 
 DIALECTS: dict[str, Dialect] = {}
@@ -51,17 +59,46 @@ def register(dialect: Dialect) -> None:
 
 
 for _each in (
-    Dialect(name="chat", key="messages", parse=chat.parse, bodies=(ChatBody,)),
+    Dialect(
+        name="chat",
+        key="messages",
+        parse=chat.parse,
+        bodies=(ChatBody,),
+        whole=chat_answer.WHOLE,
+        items=chat_answer.ITEMS,
+    ),
     Dialect(
         name="standard",
         key="inputs",
         parse=standard.parse,
         error_body=standard.error_body,
         bodies=(StandardBody, Parameters),
+        whole=standard_answer.WHOLE,
+        items=standard_answer.ITEMS,
     ),
-    Dialect(name="completion", key="prompt", parse=completion.parse, bodies=(CompletionBody,)),
-    Dialect(name="embedding", key="input", parse=embedding.parse, bodies=(EmbeddingBody,)),
-    Dialect(name="session", key="requestType", parse=None, error_body=standard.error_body, bodies=(SessionBody,)),
+    Dialect(
+        name="completion",
+        key="prompt",
+        parse=completion.parse,
+        bodies=(CompletionBody,),
+        whole=completion_answer.WHOLE,
+        items=completion_answer.ITEMS,
+    ),
+    Dialect(
+        name="embedding",
+        key="input",
+        parse=embedding.parse,
+        bodies=(EmbeddingBody,),
+        whole=embedding_answer.WHOLE,
+    ),
+    Dialect(
+        name="session",
+        key="requestType",
+        parse=None,
+        error_body=standard.error_body,
+        bodies=(SessionBody,),
+        whole=chat_answer.SESSION,
+    ),
 ):
     register(_each)
 
@@ -114,7 +151,7 @@ def error_body(error: Exception, dialect: str, *, is_tgi: bool = False) -> Json:
 
     `is_tgi`: a deployment for TGI's clients, who are told `error_type` wherever they may be the ones that asked.
     """
-    body = (DIALECTS[dialect].error_body if dialect else openai.error_body)(error)
+    body = dict((DIALECTS[dialect].error_body if dialect else openai.error_body)(error))
     return body | {"error_type": standard.tgi_type(error)} if is_tgi and dialect in {"standard", ""} else body
 
 

@@ -5,7 +5,7 @@
 
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects.deployment import Deployment
-from lmi_chat.errors import BadField, NotFound, Problem
+from lmi_chat.errors import BadField, ModelNotFound, NotFound, Problem
 from lmi_chat.text import echo
 
 HEADER = "X-Amzn-SageMaker-Adapter-Identifier"
@@ -20,7 +20,7 @@ def check(body: Json, header: str, deployment: Deployment) -> None:
         return
     asked = _names(body)
     model = body.get("model")
-    if isinstance(model, str) and model and model not in deployment.names and (header or any(asked)):
+    if isinstance(model, str) and model and not deployment.serves(model) and (header or any(asked)):
         asked["model"] = model
     if header:
         asked[HEADER] = header
@@ -30,7 +30,7 @@ def check(body: Json, header: str, deployment: Deployment) -> None:
             says = f"{other} asks for {echo(text)} and {place} for {echo(name)}: one request has one adapter"
             raise BadField([Problem(other, says)])
     if name:
-        raise NotFound(f"adapter {echo(name)} is not loaded here", param=place)
+        raise (ModelNotFound if place == "model" else NotFound)(f"adapter {echo(name)} is not loaded here", param=place)
 
 
 def _names(body: Json) -> dict[str, str]:

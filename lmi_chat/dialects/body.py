@@ -6,10 +6,11 @@ deployment's own, AtMost names the member of Limits. Whole sentences are made on
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from typing import Annotated, Any, get_type_hints
 
 from pydantic import (
@@ -26,6 +27,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError, ValidationError, co
 from typing_extensions import TypedDict
 
 from lmi_chat.codec.json_text import Json
+from lmi_chat.errors import PROBLEMS_SHOWN
 from lmi_chat.job import SamplingParams
 from lmi_chat.limits import Limits
 from lmi_chat.text import echo
@@ -61,9 +63,10 @@ class AtMost:
 
 @dataclass(frozen=True, slots=True)
 class Sets:
-    """The name under which a value is kept that has several; "": among those that are not sampling's."""
+    """The name under which a value is kept that has several; "": its own, among those that are not sampling's."""
 
     place: str
+    is_sampling: bool = True
 
 
 class Refused:
@@ -85,6 +88,17 @@ class Refused:
         return {"enum": [None, *self.nothing]}
 
 
+class ShownAs:
+    """A field that its dialect checks itself: its JSON Schema is that of `kind`."""
+
+    def __init__(self, kind: Any) -> None:
+        self._kind = kind
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> Json:
+        """The other type's schema."""
+        return handler(TypeAdapter(self._kind).core_schema)
+
+
 class _Array:
     """An array that is checked up to its first fault; `is_one`: one item stands for an array of one."""
 
@@ -102,6 +116,21 @@ class _Array:
 
 def _listed(value: object) -> object:
     return [value] if isinstance(value, str) else value
+
+
+class _Switch:
+    """A number that may also be written true (1) or false (0)."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        return core_schema.no_info_before_validator_function(_counted, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> Json:
+        shown = handler(schema)
+        return shown | {"anyOf": [*shown["anyOf"], {"type": "boolean"}]}
+
+
+def _counted(value: object) -> object:
+    return int(value) if isinstance(value, bool) else value
 
 
 def field(
@@ -139,13 +168,18 @@ Truncate = Annotated[Integer, field("keep the last tokens of the prompt", ge=1, 
 BadWords = Annotated[Words, field("words that are not generated", shown=STRINGS), AtMost(256)]
 Stop = Annotated[Words, field("strings that end the text", shown=STRINGS), AtMost("max_stop")]
 MinTokens = Annotated[Integer, field("tokens before an end is allowed", default=0, ge=0, le=MAX_INT)]
+NewTokens = Annotated[Integer, field("as max_tokens, in Transformers' words", ge=1, le=MAX_INT), Sets("max_tokens")]
+Sequences = Annotated[Integer, field("as n, in Transformers' words", ge=1), AtMost("max_n")]
+Logprobs = Annotated[Integer, field("alternatives per token", ge=0), AtMost("max_logprobs"), _Switch()]
 IgnoreEos = Annotated[Flag, field("go on after the end-of-sequence token", default=False)]
 
 
-class Guides(TypedDict, total=False):
+class ConstraintFields(TypedDict, total=False):
     """The fields that ask for a form of the text; structured_output reads them."""
 
-    response_format: Annotated[Any, field("the text's form: {type: text, json_object or json_schema}", shown="object")]
+    response_format: Annotated[
+        Any, field("the text's form: {type: text, json_object, json_schema, json or regex}", shown="object")
+    ]
     structured_outputs: Annotated[
         Any, field("the text's form: one of json, regex, choice, grammar, json_object", shown="object")
     ]
@@ -157,25 +191,36 @@ class Guides(TypedDict, total=False):
     guided_grammar: Annotated[
         Any, field("the text fits this grammar (EBNF or Lark)", shown="string"), AtMost("max_grammar_bytes")
     ]
+    guided_whitespace_pattern: Annotated[
+        Text,
+        field('in JSON: a regex of the whitespace between its parts, "" for none; absent: at most one blank'),
+        AtMost("max_regex_bytes"),
+    ]
 
 
-class Sampling(Guides, total=False):
+class Sampling(ConstraintFields, total=False):
     """How tokens are chosen, in every dialect that generates text."""
 
     best_of: Annotated[Integer, field("sequences of which the likeliest come back", default=1, ge=1), AtMost("max_n")]
     temperature: Annotated[Number, field("randomness; below 0.01 is greedy", default=1.0, ge=0, le=2)]
-    top_p: Annotated[Number, field("nucleus sampling", default=1.0, gt=0, le=1)]
+    top_p: Annotated[Number, field("nucleus sampling; 0: the likeliest token alone", default=1.0, ge=0, le=1)]
     top_k: Annotated[Integer, field("most likely tokens kept; 0, −1: all", default=0, ge=-1, le=MAX_INT)]
     min_p: Annotated[Number, field("least probability beside the best token's", default=0.0, ge=0, le=1)]
     presence_penalty: Annotated[Number, field("against tokens already there", default=0.0, ge=-2, le=2)]
     frequency_penalty: Annotated[Number, field("against frequent tokens", default=0.0, ge=-2, le=2)]
-    # What the engine's 32 bits hold as 0 makes a token that a guide forbids the likeliest.
+    # What the engine's 32 bits hold as 0 makes a token that a constraint forbids the likeliest.
     repetition_penalty: Annotated[
         Number, field("against tokens of prompt and text; above 1 discourages", default=1.0, ge=0.01, le=100)
     ]
     seed: Annotated[Integer, field("makes sampling repeatable; -1: none", ge=-(2**63), le=2**63 - 1)]
     min_tokens: MinTokens
+    min_new_tokens: Annotated[MinTokens, Sets("min_tokens")]
+    max_length: Annotated[
+        Integer, field("tokens of prompt and text together; says nothing beside max_tokens", ge=1, le=MAX_INT)
+    ]
     stop: Stop
+    stop_sequences: Annotated[Stop, Sets("stop")]
+    stop_strings: Annotated[Stop, Sets("stop")]
     stop_token_ids: Annotated[Ids, field("token ids that end the text", shown=IDS), AtMost(1024)]
     include_stop_str_in_output: Annotated[Flag, field("keep the stop string in the text", default=False)]
     ignore_eos: IgnoreEos
@@ -200,7 +245,7 @@ class Usage(TypedDict, total=False):
     """What `stream_options` may ask for."""
 
     include_usage: Annotated[Flag, field("a last chunk with the usage", default=False)]
-    continuous_usage_stats: Annotated[Flag, field("the usage so far in every chunk", default=False)]
+    continuous_usage_stats: Annotated[Flag, field("with include_usage: the usage so far in every chunk", default=False)]
 
 
 USAGE = tuple(Usage.__annotations__)
@@ -214,20 +259,26 @@ class OpenAI(Sampling, total=False):
     stream: Stream
     stream_options: Annotated[Any, field(f"with stream true: {', '.join(USAGE)}", shown="object")]
     n: Annotated[Integer, field("sequences", default=1, ge=1), AtMost("max_n")]
+    num_return_sequences: Annotated[Sequences, Sets("n")]
+    max_new_tokens: NewTokens
+    do_sample: Annotated[Flag, field("false: greedy")]
+    parameters: Annotated[Any, field("the fields may stand here, too, as in LMI's schema", shown="object")]
     allowed_token_ids: Annotated[Ids, field("nothing but these tokens", shown=IDS, min_length=1), AtMost(2**17)]
     bad_words: BadWords
     truncate_prompt_tokens: Truncate
     priority: Priority
     use_beam_search: Annotated[Flag, field("beam search: n is its width, nothing is sampled", default=False)]
     return_token_ids: Annotated[Flag, field("token ids of the prompt and of the answer, too", default=False)]
+    return_tokens_as_token_ids: Annotated[Flag, field("in logprobs, tokens are written token_id:7", default=False)]
     user: User
     cache_salt: Salt
 
 
-class _Shape(GenerateJsonSchema):
+class PlainJsonSchema(GenerateJsonSchema):
     """JSON Schema without the titles that only repeat the names."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 pydantic asks
+        """None should."""
         return False
 
 
@@ -243,10 +294,11 @@ class Checker:
         adapter: TypeAdapter[Json] = TypeAdapter(body)
         _limits.reset(token)
         self._validate = adapter.validator.validate_python
-        self.properties: Mapping[str, Json] = adapter.json_schema(schema_generator=_Shape)["properties"]
+        self.properties: Mapping[str, Json] = adapter.json_schema(schema_generator=PlainJsonSchema)["properties"]
         self.defaults = {name: row.get("default") for name, row in self.properties.items()}
         hints = marks_of(body)
         self.places = {name: _place(name, marks) for name, marks in hints.items()}
+        self._word_chars = limits.max_stop_chars
         self._refused = {name for name, marks in hints.items() if any(isinstance(mark, Refused) for mark in marks)}
 
     def check(self, body: Json) -> tuple[Json, Mapping[str, str]]:
@@ -258,22 +310,24 @@ class Checker:
         whole = {str(fault["loc"][0]) for fault in faults if fault["type"] == "int_type" and _is_whole(fault["input"])}
         if whole:
             return self.check(body | {name: _integers(body[name]) for name in whole})
-        wrong: dict[str, str] = {}
+        grouped: dict[str, list[ErrorDetails]] = {}
         for fault in faults:
-            name = str(fault["loc"][0])
-            wrong.setdefault(name, self._sentence(name, fault, body[name]))
+            grouped.setdefault(str(fault["loc"][0]), []).append(fault)
+        wrong = {name: self._sentence(name, group, body[name]) for name, group in grouped.items()}
         return self._validate({name: value for name, value in body.items() if name not in wrong}), wrong
 
-    def _sentence(self, name: str, fault: ErrorDetails, value: Any) -> str:
-        row = self.properties[name]
+    def _sentence(self, name: str, faults: list[ErrorDetails], value: Any) -> str:
+        row, fault = self.properties[name], faults[0]
         shape = next((one for one in row.get("anyOf", ()) if one.get("type") != "null"), row)
         kind = row.get("title", shape.get("type", ""))
         if name in self._refused:
             return f"{row['description']}, got {echo(value)}"
-        facts = {"count": _length(value), "length": _length(fault["input"]), "item": echo(fault["input"])}
+        if len(fault["loc"]) > 1:  # of items
+            return _of_bias(faults) if kind == BIAS else self._of_items(kind, value)
+        facts = {"count": _length(value), "length": _length(fault["input"])}
         said = SENTENCES.get((kind, fault["type"]))
         if said is not None:
-            return said.format(place=fault["loc"][-1], **facts, **fault.get("ctx", {}))
+            return said.format(**facts, **fault.get("ctx", {}))
         if fault["type"] == "literal_error":
             wanted = "one of " + ", ".join(shape["enum"])
         elif fault["type"] in RANGE or (kind == "integer" and _is_huge(value)):
@@ -282,28 +336,59 @@ class Checker:
             wanted = "true or false" if kind == "boolean" else f"{'an' if kind[0] in 'aio' else 'a'} {kind}"
         return f"must be {wanted}, got {echo(value)}"
 
+    def _of_items(self, kind: str, value: Any) -> str:
+        """What is wrong with the items of an array of strings or token ids."""
+        items = enumerate([value] if isinstance(value, str) else value)
+        if kind == IDS:
+            faulty = (f"item {place} is {echo(item)}" for place, item in items if not _is_token_id(item))
+            return f"takes token ids of at least 0, {_named(faulty)}"
+        most = self._word_chars
+        faults = (f"item {place} {fault}" for place, item in items if (fault := _fault_of_word(item, most)))
+        return f"takes strings of at least 1 and at most {most} characters, " + _named(faults)
+
+
+def _is_token_id(item: Any) -> bool:
+    return (type(item) is int or _is_whole(item)) and item >= 0
+
+
+def _fault_of_word(item: object, most: int) -> str:
+    if not isinstance(item, str):
+        return f"is {echo(item)}"
+    if not item:
+        return "is empty"
+    return f"has {len(item)}" if len(item) > most else ""
+
+
+def _of_bias(faults: list[ErrorDetails]) -> str:
+    """What is wrong with the keys, which must be token ids, and the weights of an object of these."""
+    keys = [echo(fault["input"]) for fault in faults if fault["loc"][-1] == "[key]"]
+    weights = [f"token {fault['loc'][1]} has {echo(fault['input'])}" for fault in faults if fault["loc"][-1] != "[key]"]
+    of_keys = [f"takes token ids as keys, got {_named(keys)}"] if keys else []
+    of_weights = [f"takes numbers of at least -100 and at most 100, {_named(weights)}"] if weights else []
+    return ", and ".join((*of_keys, *of_weights))
+
+
+def _named(items: Iterable[str]) -> str:
+    """The first few of what is wrong, and whether that is all."""
+    shown = list(islice(items, PROBLEMS_SHOWN + 1))
+    return ", ".join(shown) if len(shown) <= PROBLEMS_SHOWN else ", ".join(shown[:-1]) + " and more"
+
 
 RANGE = ("less_than_equal", "greater_than_equal", "greater_than")
-WEIGHT = "takes numbers of at least -100 and at most 100, token {place} has {item}"
 SENTENCES: Mapping[tuple[str, str], str] = {
     ("string", "string_too_long"): "must have at most {max_length} characters, got {length}",
     ("string", "string_too_short"): "must not be empty",
     (STRINGS, "too_long"): "takes at most {max_length} strings, got {count}",
-    (STRINGS, "string_too_short"): "takes no empty string (item {place})",
-    (STRINGS, "string_too_long"): "takes strings of at most {max_length} characters, item {place} has {length}",
     (IDS, "too_long"): "takes at most {max_length} token ids, got {count}",
     (IDS, "too_short"): "takes at least {min_length} token id, got {count}",
-    (IDS, "greater_than_equal"): "takes token ids of at least 0, got {item}",
     (BIAS, "too_long"): "takes at most {max_length} tokens, got {count}",
-    (BIAS, "string_pattern_mismatch"): "takes token ids as keys, got {item}",
-    **dict.fromkeys(((BIAS, fault) for fault in (*RANGE, "float_type")), WEIGHT),
 }
 """What is said of a fault, by the field's type in words and the fault's name in pydantic; else _sentence says it."""
 
 
 def _place(name: str, marks: tuple[Any, ...]) -> tuple[str, bool]:
-    place = next((mark.place for mark in marks if isinstance(mark, Sets)), name if name in SAMPLED else "")
-    return place or name, bool(place)
+    given = next((mark for mark in marks if isinstance(mark, Sets)), Sets(name if name in SAMPLED else ""))
+    return given.place or name, given.is_sampling and bool(given.place)
 
 
 def _length(value: object) -> int:

@@ -1,32 +1,34 @@
-"""Check what several dialects share: model, prompts, lengths, beams; and close the sampling values."""
+"""Check the fields that several dialects share: model, prompts, lengths, beams; and close the sampling values."""
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.reader import BodyReader
-from lmi_chat.errors import BadField, NotFound, Problem, PromptTooLong
+from lmi_chat.errors import BadField, ModelNotFound, Problem, PromptTooLong
 from lmi_chat.job import Job, SamplingParams
 from lmi_chat.text import echo
 
 Prompt = str | list[int]
 GREEDY_BELOW = 0.01
+NAMED = 5  # of the items that are wrong in one array
 PLAIN = SamplingParams()
 NO_SEED = -1  # as vLLM has it, and so LMI
 UNSEARCHED = (
-    *("guide", "logit_bias", "allowed_token_ids", "bad_words", "prompt_logprobs"),
+    *("constraint", "logit_bias", "allowed_token_ids", "bad_words", "prompt_logprobs"),
     *("presence_penalty", "frequency_penalty", "repetition_penalty"),
 )
 
 
 def check_model(name: object, deployment: Deployment) -> None:
-    """`model` is optional and may be ""; any other name must be served here. Raises BadField, NotFound."""
+    """`model` is optional and may be ""; any other name must be served here. Raises BadField, ModelNotFound."""
     if name is None or name == "":
         return
     if not isinstance(name, str):
         raise BadField([Problem("model", f"model must be a string, got {echo(name)}")])
-    if name not in deployment.names:
-        raise NotFound(f"model {echo(name)} is not served here; {deployment.model} is", param="model")
+    if not deployment.serves(name):
+        raise ModelNotFound(f"model {echo(name)} is not served here; {deployment.model} is", param="model")
 
 
 def check_prompts(value: object, name: str, reader: BodyReader, most: int) -> Sequence[tuple[str, Prompt]]:
@@ -50,21 +52,20 @@ def _check_prompt(prompt: object, path: str, reader: BodyReader, others: str = "
         reader.add_problem(path, "must not be empty")
     elif isinstance(prompt, list):
         most = reader.deployment.vocabulary_tokens - 1
-        wrong = next(
-            (place for place, token in enumerate(prompt) if type(token) is not int or not 0 <= token <= most), -1
-        )
-        if wrong >= 0:
-            text = f"must be a token id of at least 0 and at most {most}, got {echo(prompt[wrong])}"
-            reader.add_problem(f"{path}[{wrong}]", text)
+        wrong = (place for place, token in enumerate(prompt) if type(token) is not int or not 0 <= token <= most)
+        for place in islice(wrong, NAMED):
+            text = f"must be a token id of at least 0 and at most {most}, got {echo(prompt[place])}"
+            reader.add_problem(f"{path}[{place}]", text)
 
 
 def check_vocabulary(reader: BodyReader) -> None:
     """Token ids must stand in the vocabulary."""
     most = reader.deployment.vocabulary_tokens
     for key in ("stop_token_ids", "allowed_token_ids", "logit_bias"):
-        outside = next((token for token in reader.given.get(key, ()) if token >= most), None)
-        if outside is not None:
-            reader.add_problem(reader.paths[key], f"has token {echo(outside)}; the vocabulary ends at {most - 1}")
+        outside = [echo(token) for token in islice((each for each in reader.given.get(key, ()) if each >= most), NAMED)]
+        if outside:
+            text = f"has token {', '.join(outside)}; the vocabulary ends at {most - 1}"
+            reader.add_problem(reader.paths[key], text)
 
 
 def check_beams(reader: BodyReader, path: str, beams: int) -> None:
@@ -72,6 +73,17 @@ def check_beams(reader: BodyReader, path: str, beams: int) -> None:
     for name in UNSEARCHED if beams else ():
         if reader.given.get(name) not in (None, getattr(PLAIN, name)):
             reader.add_problem(path, f"must ask for no beam search beside {reader.paths[name]}")
+
+
+def too_long(text: str, deployment: Deployment, path: str) -> PromptTooLong:
+    """Refuse a prompt of which `text` tells the length."""
+    return _beyond_context(f"{text}: the prompt is too long", deployment, path)
+
+
+def _beyond_context(text: str, deployment: Deployment, path: str) -> PromptTooLong:
+    """Say how long the context is, in the words by which LiteLLM and others know that they need a longer one."""
+    context = f"This model's maximum context length is {deployment.context_tokens} tokens"
+    return PromptTooLong(f"{text}. {context}", param=path)
 
 
 def check_length(text: str, deployment: Deployment, path: str) -> None:
@@ -83,19 +95,17 @@ def check_characters(count: int, deployment: Deployment, path: str) -> None:
     """Refuse so many characters where the context cannot hold them. Raises PromptTooLong."""
     most = deployment.context_tokens * deployment.template.longest_token_chars
     if count > most:
-        text = f"{path} has {count} characters; {deployment.context_tokens} tokens hold at most {most}"
-        raise PromptTooLong(text, param=path)
+        said = f"{path} has {count} characters; {deployment.context_tokens} tokens hold at most {most}"
+        raise too_long(said, deployment, path)
 
 
 def check_room(ids: Sequence[int], deployment: Deployment, path: str) -> None:
     """Refuse a prompt that leaves no room for a token of the answer, or has too many. Raises PromptTooLong."""
     most = deployment.limits.max_input_tokens
     if most and len(ids) > most:
-        raise PromptTooLong(f"{path} has {len(ids)} tokens; this deployment takes at most {most}", param=path)
+        raise too_long(f"{path} has {len(ids)} tokens; this deployment takes at most {most}", deployment, path)
     if len(ids) >= deployment.context_tokens:
-        text = f"{path} has {len(ids)} tokens; the model's context holds {deployment.context_tokens}, "
-        text += "one of them generated"
-        raise PromptTooLong(text, param=path)
+        raise too_long(f"{path} has {len(ids)} tokens, and at least one is generated", deployment, path)
 
 
 def check_prompt_logprobs(jobs: Sequence[Job], deployment: Deployment, path: str, *, times: int = 1) -> None:
@@ -111,38 +121,71 @@ def check_prompt_logprobs(jobs: Sequence[Job], deployment: Deployment, path: str
 
 
 def sampling(reader: BodyReader, dialect_defaults: Mapping[str, Any], **fixed: object) -> dict[str, Any]:
-    """SamplingParams's values: the request's, else the model's, else the dialect's. Near-zero temperature is greedy."""
+    """SamplingParams's values: the request's, else the model's, else the dialect's.
+
+    A temperature near zero is greedy, and so is a nucleus of nothing, which leaves the likeliest token.
+    """
     values = {**dialect_defaults, **reader.deployment.defaults, **reader.given, **fixed}
-    if values.get("temperature", 1.0) < GREEDY_BELOW:
+    is_narrowest = values.get("top_p") == 0
+    is_greedy = is_narrowest or reader.extra.get("do_sample") is False
+    if is_greedy or values.get("temperature", 1.0) < GREEDY_BELOW:
         values["temperature"] = 0.0
+    if is_narrowest:
+        values["top_p"] = PLAIN.top_p
     if values.get("seed") == NO_SEED:
         values["seed"] = None
     return values
 
 
 def expand_sequences(values: dict[str, Any], width: int, *, beams: int = 0) -> int:
-    """Make `values` ask for `width` sequences; gives the copies of each (greedy ones are all the same)."""
+    """Make `values` ask for `width` sequences; gives the copies of each (greedy ones are all the same).
+
+    Where nothing is drawn there is no seed.
+    """
     is_one_run = beams > 0 or values.get("temperature") == 0
     values["n"] = 1 if is_one_run else width
+    if is_one_run:
+        values["seed"] = None
     return width if is_one_run and not beams else 1
 
 
 def fit_context(ids: list[int], values: dict[str, Any], reader: BodyReader, *, path: str) -> SamplingParams:
     """Fit prompt and answer into the context and close the sampling values; `path` is the prompt's.
 
-    Only the caller's own limit must fit; a default is cut to what has room. Raises PromptTooLong with counts, BadField.
+    A limit of tokens is a cap, no reservation: it is cut to what has room and to what the deployment gives, and the
+    caller's own is told so; a strict deployment refuses it. Raises PromptTooLong, BadField.
     """
-    check_room(ids, reader.deployment, path)
-    context, asked = reader.deployment.context_tokens, reader.given.get("max_tokens", 0)
-    room = context - len(ids)
-    if asked > room:
+    deployment = reader.deployment
+    check_room(ids, deployment, path)
+    if "max_length" in reader.extra and "max_tokens" not in reader.given:
+        values = {**values, "max_tokens": _of_total(reader.extra["max_length"], len(ids), reader.paths["max_length"])}
+    room = deployment.context_tokens - len(ids)
+    most = min(room, deployment.limits.max_output_tokens or room)
+    why = f"{path} has {len(ids)} of the context's {deployment.context_tokens} tokens"
+    if most < room:
+        why = "this deployment generates no more (option.max_output_tokens)"
+    if (asked := reader.given.get("max_tokens", 0)) > most:
         name = reader.paths["max_tokens"]
-        text = (
-            f"{name} must be at most {room}, got {asked}: the prompt has {len(ids)} of the context's {context} tokens"
-        )
-        raise PromptTooLong(text, param=name)
-    most = min(values.get("max_tokens") or room, room)
-    if reader.given.get("min_tokens", 0) > most:
+        if deployment.is_strict:
+            raise _no_room(name, f"must be at most {most}, got {asked}: {why}", deployment, is_context=most == room)
+        reader.warnings.append(f"{name} is cut to {most}: {why}")
+    limit = min(values.get("max_tokens") or most, most)
+    if (least := reader.given.get("min_tokens", 0)) > limit:
         name = reader.paths["min_tokens"]
-        raise BadField([Problem(name, f"{name} must be at most {most}, got {reader.given['min_tokens']}")])
-    return SamplingParams(**{**values, "max_tokens": most})
+        if least > most:
+            raise _no_room(name, f"must be at most {most}, got {least}: {why}", deployment, is_context=most == room)
+        raise BadField([Problem(name, f"{name} must be at most {limit}, got {least}")])
+    return SamplingParams(**{**values, "max_tokens": limit})
+
+
+def _no_room(name: str, text: str, deployment: Deployment, *, is_context: bool) -> PromptTooLong | BadField:
+    if is_context:
+        return _beyond_context(f"{name} {text}", deployment, name)
+    return BadField([Problem(name, f"{name} {text}")])
+
+
+def _of_total(total: int, prompt_tokens: int, path: str) -> int:
+    """Tokens to generate where prompt and text together may have `total`. Raises BadField."""
+    if total <= prompt_tokens:
+        raise BadField([Problem(path, f"{path} must be above the prompt's {prompt_tokens} tokens, got {total}")])
+    return total - prompt_tokens

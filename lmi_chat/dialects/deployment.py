@@ -1,7 +1,7 @@
 """Describe the deployment that a dialect checks a body against."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lmi_chat.chat_template import Template
@@ -9,6 +9,9 @@ from lmi_chat.dialects.body import Checkers, checkers
 from lmi_chat.job import EmbeddingSpec
 from lmi_chat.limits import Limits
 from lmi_chat.storage.completions_db import StoredCompletion
+
+PLACEHOLDERS = frozenset({"tgi", "dummy"})
+"""What clients write into `model` by themselves where they were given a URL and no name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,3 +45,11 @@ class Deployment:
     def __post_init__(self) -> None:
         """Deployments of the same limits share their checkers."""
         object.__setattr__(self, "checkers", checkers(self.limits))
+
+    def serves(self, model: str) -> bool:
+        """Whether `model` names the served model; a placeholder does, unless the deployment is strict."""
+        return model in self.names or (model in PLACEHOLDERS and not self.is_strict)
+
+    def also_named(self, name: str) -> "Deployment":
+        """The same deployment under one more name."""
+        return replace(self, names=self.names | {name})

@@ -5,6 +5,7 @@ A formatter that raises is answered with 424 and a sentence without its words, w
 that as its last frame. A formatter of LMI's older kind writes each token instead of each payload (TokenFormatter).
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -47,7 +48,7 @@ class Formatters:
         return self.read is not None or bool(self.adapters)
 
     def of(self, adapter: object) -> "Formatters":
-        """The hooks for a request that names `adapter`: its own, else these."""
+        """The formatters for a request that names `adapter`: its own, else these."""
         return self.adapters.get(adapter, self) if isinstance(adapter, str) else self
 
     def body(self, body: json_text.Json, tokenizer: object) -> json_text.Json:
@@ -106,6 +107,16 @@ class Formatted:
 def line(text: str) -> bytes:
     """Encode a formatter's text as a payload, without the end of its line. Raises HookFailed for several lines."""
     text = text.rstrip("\n")
-    if "\n" in text:
+    if "\n" in text or "\r" in text:
         raise HookFailed("the output formatter must give one line, got a text of several")
-    return text.encode()
+    return _one_line(text.encode())
+
+
+def _one_line(text: bytes) -> bytes:
+    """A text that is JSON has what line readers split at escaped; any other stays as it is: it knows no escapes."""
+    escaped = json_text.escape_line_ends(text)
+    if escaped != text:
+        with contextlib.suppress(orjson.JSONDecodeError):
+            orjson.loads(text)
+            return escaped
+    return text

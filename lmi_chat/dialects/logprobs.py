@@ -1,27 +1,30 @@
-"""Render log-probabilities: the completion dialect's object, and vLLM's list for a prompt.
+"""Render log-probabilities: of a content's tokens for chat, of a choice's for completion, of a prompt's as vLLM does.
 
-Shapes: OpenAI API reference, "Completions (legacy)" (four arrays in parallel, one entry per token of a choice); vLLM's
-`prompt_logprobs` (one object per token, by token id; null for the first token, which nothing comes before).
+Shapes: OpenAI API reference, "Chat completions" (one object per token of the content) and "Completions (legacy)" (four
+arrays in parallel, one entry per token of a choice); vLLM's `prompt_logprobs` (one object per token, by token id; null
+for the first token, which nothing comes before).
 """
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lmi_chat.chat_template import Template
-from lmi_chat.codec.json_text import Json
-from lmi_chat.job import Job, Token, TokenLogprob
+from lmi_chat.dialects.answer import PromptLogprobs, RankedToken
+from lmi_chat.dialects.chat.answer import ChatChosenToken, ChatLogprobs, ChatTokenLogprob
+from lmi_chat.dialects.completion.answer import CompletionLogprobs
+from lmi_chat.job import Job, SamplingParams, Token, TokenLogprob
 
 
 def _text(choice: TokenLogprob) -> str:
     return choice.bytes.decode("utf-8", "replace")
 
 
-def of_prompt(prompt: Sequence[Token | None], top: int) -> list[Json | None]:
+def of_prompt(prompt: Sequence[Token | None], top: int) -> PromptLogprobs:
     """A prompt's tokens, each with its `top` likeliest alternatives."""
     return [None if token is None else _position(token, top) for token in prompt]
 
 
-def _position(token: Token, top: int) -> Json:
+def _position(token: Token, top: int) -> dict[str, RankedToken]:
     """The prompt's own token first, then those that are likelier or as likely, by rank."""
     shown = {token.choice.id: _ranked(token.choice, token.rank)}
     for rank, choice in enumerate(token.top[:top], 1):
@@ -29,12 +32,30 @@ def _position(token: Token, top: int) -> Json:
     return shown  # type: ignore[return-value]  # JSON's writer spells the ids
 
 
-def _ranked(choice: TokenLogprob, rank: int) -> Json:
+def _ranked(choice: TokenLogprob, rank: int) -> RankedToken:
     return {"logprob": choice.logprob, "rank": rank, "decoded_token": _text(choice)}
 
 
 def _named(choice: TokenLogprob) -> str:
     return f"token_id:{choice.id}"
+
+
+def of_content(tokens: Sequence[Token], sampling: SamplingParams, *, names_ids: bool = False) -> ChatLogprobs:
+    """A chat's object for tokens of its content: bytes joined are the content, so a hidden token has none.
+
+    `names_ids`: tokens are written `token_id:7`.
+    """
+    spell = _named if names_ids else _text
+    return {"content": [_entry(token, spell, hides_special=sampling.skip_special_tokens) for token in tokens]}
+
+
+def _entry(token: Token, spell: Callable[[TokenLogprob], str], *, hides_special: bool) -> ChatChosenToken:
+    choice = token.choice
+    own = [] if choice.is_special and hides_special else list(choice.bytes)
+    tops: list[ChatTokenLogprob] = [
+        {"token": spell(top), "logprob": top.logprob, "bytes": list(top.bytes)} for top in token.top
+    ]
+    return {"token": spell(choice), "logprob": choice.logprob, "bytes": own, "top_logprobs": tops}
 
 
 class Scores:
@@ -54,9 +75,9 @@ class Scores:
         self._at = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("ignore")
 
-    def take(self, prompt: Sequence[Token | None], tokens: Sequence[Token]) -> Json:
+    def take(self, prompt: Sequence[Token | None], tokens: Sequence[Token]) -> CompletionLogprobs:
         """The object for the prompt's tokens (if they are shown) and the next ones."""
-        shown: Json = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        shown: CompletionLogprobs = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
         for token in prompt:
             choice = token.choice if token else self._first()
             self._add(shown, token or Token(choice), is_first=token is None)
@@ -84,10 +105,12 @@ class Scores:
         is_padded = self._at == 0 and choice.bytes[:1] == b" " and self._job.prompt_text[:1] != " "
         return length - is_padded  # SentencePiece begins a text with a space that it has not
 
-    def _add(self, shown: Json, token: Token, *, is_first: bool = False) -> None:
-        """Of alternatives that read the same (parts of characters) the likeliest is shown."""
-        tops = {self._spell(top): top.logprob for top in reversed(token.top[: self._top])}
-        tops.setdefault(self._spell(token.choice), token.choice.logprob)
+    def _add(self, shown: CompletionLogprobs, token: Token, *, is_first: bool = False) -> None:
+        """The token itself stands first, then the likeliest; of those that read the same the likeliest is shown."""
+        tops = {self._spell(token.choice): token.choice.logprob}
+        for top in token.top[: self._top]:
+            name = self._spell(top)
+            tops[name] = max(top.logprob, tops.get(name, top.logprob))
         shown["tokens"].append(self._spell(token.choice))
         shown["token_logprobs"].append(None if is_first else token.choice.logprob)
         shown["top_logprobs"].append(None if is_first else tops)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from lmi_chat.codec.json_text import Json, dump
+from lmi_chat.dialects.answer import Choice, CompletionUsage, Head, OpenAIError
 from lmi_chat.dialects.body import USAGE, Usage
 from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.reader import BodyReader
@@ -18,6 +19,8 @@ from lmi_chat.errors import Error
 from lmi_chat.job import Delta, Finished, Job
 from lmi_chat.text import echo
 
+OWN = ("messages", "prompt", "model", "adapters", "parameters")
+"""Keys that do not stand in `parameters`."""
 SALT_FORBIDDEN = frozenset("@/\\\0")
 
 
@@ -53,26 +56,28 @@ def check_usage(body: Json, reader: BodyReader, *, is_stream: bool) -> Mapping[s
     options = body.get("stream_options")
     if options is None:
         return {}
-    if not isinstance(options, dict) or not is_stream:
-        reader.add_problem("stream_options", f"must be an object, and only with stream true; got {echo(options)}")
+    if not is_stream:
+        reader.add_problem("stream_options", f"must be absent without stream true, got {echo(options)}")
+        return {}
+    if not isinstance(options, dict):
+        reader.add_problem("stream_options", f'must be an object such as {{"include_usage":true}}, got {echo(options)}')
         return {}
     inner = BodyReader(reader.deployment, prefix="stream_options.", problems=reader.problems, unknown=reader.unknown)
     inner.read(options, Usage)
     return {name: inner.get(name) for name in USAGE}
 
 
-def error_body(error: Exception) -> Json:
+def error_body(error: Exception) -> OpenAIError:
     """An Error as OpenAI's API has it."""
     if not isinstance(error, Error):
         error = Error("internal error")
     return {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}
 
 
-def head(reply_id: str, deployment: Deployment, kind: str) -> Json:
+def head(reply_id: str, deployment: Deployment) -> Head:
     """What every object of one reply begins with."""
     return {
         "id": reply_id,
-        "object": kind,
         "created": int(time.time()),
         "model": deployment.model,
         "system_fingerprint": deployment.fingerprint or None,
@@ -80,7 +85,7 @@ def head(reply_id: str, deployment: Deployment, kind: str) -> Json:
 
 
 class ChunkRenderer(TokenRenderer):
-    """A stream of chunks, one per delta, as far as it is the same for all: heads, first chunks, usage, the end.
+    """A stream of chunks, one per delta or more, as far as it is the same for all: heads, first chunks, usage, the end.
 
     A dialect gives `PLAIN`, what stands before (with %d for the index) and after the text of a chunk that has nothing
     else, and `_choice`, the choice of a chunk that has.
@@ -89,11 +94,12 @@ class ChunkRenderer(TokenRenderer):
     PLAIN: ClassVar[tuple[bytes, bytes]]
 
     def __init__(
-        self, head: Json, usage: Mapping[str, bool], jobs: Sequence[Job], *, has_scores: bool, has_ids: bool
+        self, head: Head, usage: Mapping[str, bool], jobs: Sequence[Job], *, has_scores: bool, has_ids: bool
     ) -> None:
         """Render what is the same in every chunk once; `usage` is what `stream_options` asks for."""
         self._head = dump(head)[:-1]
-        self._has_usage, self._is_continuous = (usage.get(name, False) for name in USAGE)
+        self._has_usage, is_continuous = (usage.get(name, False) for name in USAGE)
+        self._is_continuous = self._has_usage and is_continuous
         self._rows = [job for job in jobs for _ in range(job.width)]
         self._prompt_tokens, self._completion_tokens = sum(len(job.prompt_ids) for job in jobs), 0
         self._null_usage = b',"usage":null}' if self._has_usage else b"}"
@@ -109,29 +115,36 @@ class ChunkRenderer(TokenRenderer):
         self.ends = self._plain_heads[0] + b'"', b'"' + self._plain_tail
 
     def delta(self, delta: Delta) -> Sequence[bytes]:
-        """One chunk; the plain ones, which are nearly all, are prefix + text + suffix."""
+        """Its chunks; the plain ones, which are nearly all, are prefix + text + suffix."""
         self._completion_tokens += len(delta.ids)
         if self.is_quick and delta.finish is None and delta.index in self._begun:
             return (self._plain_heads[delta.index] + dump(delta.text) + self._plain_tail,) if delta.text else ()
-        is_first = delta.index not in self._begun
-        if is_first and self._leads:
+        if self._leads and delta.index not in self._begun:
             delta = replace(delta, text=self._leads[delta.index] + delta.text)
-        if not (delta.text or delta.tokens or delta.finish or (self._has_ids and delta.ids)):
-            return ()
+        return [self._chunk(part) for part in self._split(delta)]
+
+    def _split(self, delta: Delta) -> Sequence[Delta]:
+        """What of a delta stands in a chunk of its own; nothing of one that has nothing to show."""
+        is_shown = delta.text or delta.tokens or delta.finish or (self._has_ids and delta.ids)
+        return (delta,) if is_shown else ()
+
+    def _chunk(self, delta: Delta) -> bytes:
+        is_first = delta.index not in self._begun
         self._begun.add(delta.index)
         choice = self._choice(delta, is_first=is_first)
         if self._has_ids:
             choice["token_ids"] = delta.ids
-            choice |= {"prompt_token_ids": self._rows[delta.index].prompt_ids} if is_first else {}
-        counted: Json | None = None
+            if is_first:
+                choice["prompt_token_ids"] = self._rows[delta.index].prompt_ids
+        counted: CompletionUsage | None = None
         if self._is_continuous:
             counted = usage(Finished(prompt_tokens=self._prompt_tokens, completion_tokens=self._completion_tokens))
-        return (self._close([choice], counted),)
+        return self._close([choice], counted)
 
-    def _choice(self, delta: Delta, *, is_first: bool) -> Json:
+    def _choice(self, delta: Delta, *, is_first: bool) -> Choice:
         raise NotImplementedError
 
-    def _close(self, choices: list[Json], counted: Json | None) -> bytes:
+    def _close(self, choices: list[Choice], counted: CompletionUsage | None) -> bytes:
         tail = self._null_usage if counted is None else b',"usage":' + dump(counted) + b"}"
         return self._head + b',"choices":' + dump(choices) + tail
 

@@ -5,10 +5,13 @@ A whole answer keeps all of a sequence, a stream only what its last line or an e
 
 import codecs
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from lmi_chat.codec.json_text import Json, unescape
-from lmi_chat.job import Delta, Finish, Finished, Job, Token
+from lmi_chat.codec.json_text import unescape
+from lmi_chat.dialects.answer import CompletionUsage, TokenCounts
+from lmi_chat.job import Delta, Finish, Finished, Job, SamplingParams, Token
 
+INCOMPLETE = "\ufffd"
 # By a Finish's reason; a stop string has a word of its own.
 LMI_FINISH = {
     "stop": "eos_token",
@@ -28,27 +31,105 @@ def finish_word(finish: Finish | None, words: Mapping[str, str] | None) -> str |
     return words["stop_sequence" if isinstance(finish.stop, str) else finish.reason]
 
 
-def usage(done: Finished, *, is_flat: bool = False) -> Json:
-    """The usage object, in tokens. `is_flat`: LMI's, with `cached_tokens` beside the counts; else OpenAI's."""
-    cached = {"cached_tokens": done.cached_tokens}
-    counts = {
+def counts(done: Finished) -> TokenCounts:
+    """The counts that every usage object begins with."""
+    return {
         "prompt_tokens": done.prompt_tokens,
         "completion_tokens": done.completion_tokens,
         "total_tokens": done.prompt_tokens + done.completion_tokens,
     }
-    if is_flat:
-        return counts | cached
-    return counts | {"prompt_tokens_details": cached, "completion_tokens_details": {"reasoning_tokens": 0}}
+
+
+def usage(done: Finished) -> CompletionUsage:
+    """OpenAI's usage object, in tokens."""
+    return {
+        **counts(done),
+        "prompt_tokens_details": {"cached_tokens": done.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }
+
+
+class TextTokens:
+    """A sequence's tokens, each when its text is there: stop strings hold text back, and one that is found cuts it.
+
+    What is told by bytes: those of the tokens that have a text, joined, are the sequence's text.
+    """
+
+    __slots__ = ("_held", "_hides_special", "_is_held_back", "_room")
+
+    def __init__(self, sampling: SamplingParams) -> None:
+        """Begin without text."""
+        self._is_held_back, self._hides_special = bool(sampling.stop), sampling.skip_special_tokens
+        self._held: list[Token] = []
+        self._room = 0  # bytes of the text beyond those of the tokens that were given
+
+    def take(self, delta: Delta) -> tuple[list[Token], list[Token]]:
+        """The tokens whose text is there with this delta, and those that ended the sequence and have none.
+
+        A token that a stop string begins in comes with the bytes before that.
+        """
+        self._room += len(delta.text.encode("utf-8", "surrogatepass"))
+        if delta.finish is None and not self._is_held_back:
+            for token in delta.tokens:
+                self._room -= self._size(token)
+            return delta.tokens, []
+        held, self._held = [*self._held, *delta.tokens], []
+        is_cut = delta.finish is not None and isinstance(delta.finish.stop, str)
+        if is_cut or delta.finish is None:
+            given, left = self._fitting(held)
+            if not is_cut:
+                self._held = left
+                return given, []
+            if left and self._room > 0:
+                choice = left[0].choice
+                given.append(replace(left.pop(0), choice=replace(choice, bytes=choice.bytes[: self._room])))
+            return given, left
+        self._room -= sum(map(self._size, held))
+        if held and delta.finish.reason == "stop" and self._is_beyond(held[-1]):
+            return held[:-1], held[-1:]
+        return held, []
+
+    def _fitting(self, tokens: list[Token]) -> tuple[list[Token], list[Token]]:
+        """Split tokens into those whose text is there, and the others."""
+        for place, token in enumerate(tokens):
+            if self._size(token) > self._room:
+                return tokens[:place], tokens[place:]
+            self._room -= self._size(token)
+        return tokens, []
+
+    def _is_beyond(self, last: Token) -> bool:
+        """Whether the text has nothing of its last token."""
+        size = self._size(last)
+        return self._room <= -size if size else last.choice.is_special
+
+    def _size(self, token: Token) -> int:
+        """Its bytes of the text."""
+        return 0 if token.choice.is_special and self._hides_special else len(token.choice.bytes)
 
 
 class SequenceState:
     """What one sequence of `job` has become so far.
 
-    `ids` and `tokens` are all of them in order; `prompt` the prompt's tokens, if they were asked for; `shares` each
-    token's own part of the text, where the dialect shows it (`cut`). A stream has `text`, `count` and `finish` alone.
+    `ids` and `tokens` are all of them in order; `prompt` the prompt's tokens, if they were asked for; `shown` each
+    token with its own text, where the dialect shows it (`spell`). A stream has `text`, `count` and `finish` alone.
     """
 
-    __slots__ = ("_decoder", "_spelled", "_texts", "count", "finish", "ids", "job", "prompt", "shares", "tokens")
+    __slots__ = (
+        *(
+            "_decoder",
+            "_partial",
+            "_spelled",
+            "_text_tokens",
+            "_texts",
+            "count",
+            "finish",
+            "ids",
+            "job",
+            "prompt",
+            "shown",
+        ),
+        "tokens",
+    )
 
     def __init__(self, job: Job, lead: str = "") -> None:
         """Start with no token; the text begins with `lead`."""
@@ -56,12 +137,14 @@ class SequenceState:
         self._texts = [lead]
         self._spelled: list[bytes] = []  # what came after `_texts`, as JSON writes it, without quotes
         self._decoder: codecs.IncrementalDecoder | None = None
+        self._text_tokens: TextTokens | None = None
+        self._partial = b""
         self.count = 0
         self.finish: Finish | None = None
         self.prompt: tuple[Token | None, ...] = ()
         self.ids: list[int] = []
         self.tokens: list[Token] = []
-        self.shares: list[str] = []
+        self.shown: list[tuple[Token, str]] = []
 
     @property
     def text(self) -> str:
@@ -99,20 +182,47 @@ class SequenceState:
         self._texts.append(unescape(b"".join(self._spelled)))
         self._spelled.clear()
 
-    def cut(self, delta: Delta) -> list[str]:
-        """The delta's text cut along its tokens: each gets as many characters as its own bytes complete.
+    def spell(self, delta: Delta) -> list[tuple[Token, str]]:
+        """The delta's tokens, each with its text: the characters that its own bytes complete.
 
+        That is cut out of the delta's text, which knows a tokenizer's ways with spaces. Where stop strings hold text
+        back, tokens wait for theirs, and what ended the sequence has none.
         Deltas must come in order: a character may begin in one and end in the next.
         """
-        decoder = self._decoder = self._decoder or codecs.getincrementaldecoder("utf-8")("ignore")
+        if not self.job.sampling.stop:
+            return self._cut(delta)
+        known = self._text_tokens = self._text_tokens or TextTokens(self.job.sampling)
+        given, beyond = known.take(delta)
+        return [*((token, self._complete(token)) for token in given), *((token, "") for token in beyond)]
+
+    def _is_hidden(self, token: Token) -> bool:
+        return token.choice.is_special and self.job.sampling.skip_special_tokens
+
+    def _complete(self, token: Token) -> str:
+        """The token's text where it ends with a whole character; else "", and the next one's begins with it.
+
+        So does the engine's text grow.
+        """
+        if self._is_hidden(token):
+            return ""
+        self._partial += token.choice.bytes
+        text = self._partial.decode("utf-8", "replace")
+        if text.endswith(INCOMPLETE):
+            return ""
+        self._partial = b""
+        return text
+
+    def _cut(self, delta: Delta) -> list[tuple[Token, str]]:
+        """The delta's tokens with so much of its text as each completes; what is over is the last one's."""
+        decoder = self._decoder = self._decoder or codecs.getincrementaldecoder("utf-8")("replace")
         shares, start = [], 0
         for token in delta.tokens:
-            end = start + (0 if token.choice.is_special else len(decoder.decode(token.choice.bytes)))
-            shares.append(delta.text[start:end])
-            start = min(end, len(delta.text))
+            length = 0 if self._is_hidden(token) else len(decoder.decode(token.choice.bytes))
+            shares.append(delta.text[start : start + length])
+            start += len(shares[-1])
         if shares:
             shares[-1] += delta.text[start:]
-        return shares
+        return list(zip(delta.tokens, shares, strict=True))
 
 
 def likeliest(states: Sequence[SequenceState], most: int) -> list[SequenceState]:

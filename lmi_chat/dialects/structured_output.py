@@ -1,50 +1,80 @@
 """Read the schema, regex, choices or grammar that a text must fit: every spelling gives one OutputConstraint.
 
-Shapes: OpenAI's `response_format`, vLLM's `structured_outputs` and its older `guided_*`, TGI's `grammar`. Checked here
-is what can be seen without compiling; whether it compiles in good time is the engine's side (its trials).
+Shapes: OpenAI's `response_format`, vLLM's `structured_outputs` and its older `guided_*`, TGI's `grammar`, whose
+spellings its clients put into `response_format`, too. Checked here is what can be seen without compiling; whether it
+compiles in good time is the engine's side (its trials).
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from lmi_chat.codec import json_text
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects.reader import BodyReader
 from lmi_chat.errors import Error
-from lmi_chat.job import GuideKind, OutputConstraint
+from lmi_chat.job import ConstraintKind, OutputConstraint
 from lmi_chat.limits import Limits
 from lmi_chat.text import echo
 
-GUIDED: Mapping[str, GuideKind] = {
+GUIDED: Mapping[str, ConstraintKind] = {
     "guided_json": "json",
     "guided_regex": "regex",
     "guided_choice": "choice",
     "guided_grammar": "grammar",
 }
 OUTPUTS = ("json", "regex", "choice", "grammar", "json_object")
-FORMAT_KEYS = ("type", "json_schema")
+PATTERN, COMPACT = "whitespace_pattern", "disable_any_whitespace"
+SCHEMA_PLACES = ("json_schema", "value", "schema")
+FORMAT_KEYS = ("type", *SCHEMA_PLACES)
 SCHEMA_KEYS = ("name", "description", "schema", "strict")
-TGI_KEYS = ("type", "value")
-TGI_KINDS = "json, json_schema or regex"
+WRAPPING = ("name", "schema", "strict")
+TGI = "grammar"
+FORMATS = ("text", "json_object", "json_schema", "json", "regex")
 PROBLEM_ITEMS = 5
 
 
 def read(body: Json, reader: BodyReader, *, has_grammar: bool = False) -> None:
-    """Note the one guide of `body` as the sampling value `guide`; `has_grammar`: TGI's `grammar` is a spelling too."""
+    """Note the constraint of `body` among the sampling values; `has_grammar`: TGI's `grammar` is a spelling too."""
     if SOURCES.keys().isdisjoint(body):
         return  # nearly always
     for name, read_source in SOURCES.items():
         if body.get(name) is None or (name == TGI and not has_grammar):
             continue
         path = reader.prefix + name
-        guide = read_source(body[name], path, reader)
-        if guide is None:
+        constraint = read_source(body[name], path, reader)
+        if constraint is None:
             continue
-        if reader.given.setdefault("guide", guide) != guide:
+        if reader.given.setdefault("constraint", constraint) != constraint:
             reader.add_problem(
-                path, f"and {reader.paths['guide']} ask for different forms of the text; send one of them"
+                path, f"and {reader.paths['constraint']} ask for different forms of the text; send one of them"
             )
-        reader.paths.setdefault("guide", path)
+        reader.paths.setdefault("constraint", path)
+    if (whitespace := _read_whitespace(body, reader)) is not None and "constraint" in reader.given:
+        reader.given["constraint"] = replace(reader.given["constraint"], whitespace=whitespace)
+
+
+def _read_whitespace(body: Json, reader: BodyReader) -> str | None:
+    """The regex of the whitespace between the parts of JSON, "" for none; None: nothing is said of it."""
+    guided: str | None = reader.get(f"guided_{PATTERN}")
+    outputs = body.get("structured_outputs")
+    if not isinstance(outputs, dict):
+        return guided
+    path, pattern, is_compact = f"{reader.prefix}structured_outputs.", outputs.get(PATTERN), outputs.get(COMPACT)
+    most = reader.deployment.limits.max_regex_bytes
+    if pattern is not None and not isinstance(pattern, str):
+        reader.add_problem(path + PATTERN, f"must be a string, got {echo(pattern)}")
+    elif pattern is not None and (size := len(pattern.encode())) > most:
+        reader.add_problem(path + PATTERN, f"must be at most {most} bytes long, got {size}")
+    if is_compact is not None and not isinstance(is_compact, bool):
+        reader.add_problem(path + COMPACT, f"must be true or false, got {echo(is_compact)}")
+    asked = {one for one in (guided, pattern, "" if is_compact is True else None) if isinstance(one, str)}
+    if len(asked) > 1:
+        reader.add_problem(
+            path + (PATTERN if pattern is not None else COMPACT),
+            "asks for other whitespace than another field; send one of them",
+        )
+    return asked.pop() if asked else None
 
 
 def _read_format(value: object, path: str, reader: BodyReader) -> OutputConstraint | None:
@@ -52,16 +82,31 @@ def _read_format(value: object, path: str, reader: BodyReader) -> OutputConstrai
         reader.add_problem(path, f'must be an object such as {{"type":"json_object"}}, got {echo(value)}')
         return None
     reader.check_keys(value, FORMAT_KEYS, path)
+    places = [name for name in SCHEMA_PLACES if value.get(name) is not None]
     match value.get("type"):
         case "text":
             return None
-        case "json_object":
+        case "regex":
+            return _check_text("regex", value.get("value"), f"{path}.value", reader)
+        case "json_object" if not places:
             return OutputConstraint("json_object", "", path)
-        case "json_schema":
-            return _read_named_schema(value.get("json_schema"), f"{path}.json_schema", reader)
-        case other:
-            reader.add_problem(f"{path}.type", f"must be text, json_object or json_schema, got {echo(other)}")
+        case "json_object" | "json_schema" | "json" if len(places) > 1:
+            reader.add_problem(path, f"must have one of {', '.join(SCHEMA_PLACES)}, got {' and '.join(places)}")
             return None
+        case "json_object" | "json_schema" | "json" as kind:
+            usual = "json_schema" if kind == "json_schema" and not path.endswith(TGI) else "value"
+            place = places[0] if places else usual
+            is_named = place == "json_schema" or _is_wrapper(value.get(place))
+            read_schema = _read_named_schema if is_named else _check_schema
+            return read_schema(value.get(place), f"{path}.{place}", reader)
+        case other:
+            reader.add_problem(f"{path}.type", f"must be one of {', '.join(FORMATS)}, got {echo(other)}")
+            return None
+
+
+def _is_wrapper(value: object) -> bool:
+    """Whether this is an object around a JSON Schema; its keys mean nothing in a schema itself."""
+    return isinstance(value, dict) and any(name in value for name in WRAPPING)
 
 
 def _read_named_schema(value: object, path: str, reader: BodyReader) -> OutputConstraint | None:
@@ -80,7 +125,7 @@ def _read_outputs(value: object, path: str, reader: BodyReader) -> OutputConstra
     if not isinstance(value, dict):
         reader.add_problem(path, f"must be an object with one of {', '.join(OUTPUTS)}, got {echo(value)}")
         return None
-    reader.check_keys(value, OUTPUTS, path)
+    reader.check_keys(value, (*OUTPUTS, PATTERN, COMPACT), path)
     named = [name for name in OUTPUTS if value.get(name) is not None]
     if len(named) > 1:
         reader.add_problem(path, f"must have one of {', '.join(OUTPUTS)}, got {' and '.join(named)}")
@@ -90,24 +135,7 @@ def _read_outputs(value: object, path: str, reader: BodyReader) -> OutputConstra
     return _reader(named[0])(value[named[0]], f"{path}.{named[0]}", reader)  # type: ignore[arg-type]
 
 
-def _read_tgi(value: object, path: str, reader: BodyReader) -> OutputConstraint | None:
-    if not isinstance(value, dict):
-        reader.add_problem(path, f"must be an object with type and value, got {echo(value)}")
-        return None
-    reader.check_keys(value, TGI_KEYS, path)
-    match value.get("type"):
-        case "json":
-            return _check_schema(value.get("value"), f"{path}.value", reader)
-        case "json_schema":
-            return _read_named_schema(value.get("value"), f"{path}.value", reader)
-        case "regex":
-            return _check_text("regex", value.get("value"), f"{path}.value", reader)
-        case other:
-            reader.add_problem(f"{path}.type", f"must be {TGI_KINDS}, got {echo(other)}")
-            return None
-
-
-def _reader(kind: GuideKind) -> Callable[[object, str, BodyReader], OutputConstraint | None]:
+def _reader(kind: ConstraintKind) -> Callable[[object, str, BodyReader], OutputConstraint | None]:
     def read_kind(value: object, path: str, reader: BodyReader) -> OutputConstraint | None:
         match kind:
             case "json":
@@ -128,7 +156,7 @@ def _check_flag(value: object, path: str, reader: BodyReader) -> OutputConstrain
     return OutputConstraint("json_object", "", path) if value is True else None
 
 
-def _check_text(kind: GuideKind, value: object, path: str, reader: BodyReader) -> OutputConstraint | None:
+def _check_text(kind: ConstraintKind, value: object, path: str, reader: BodyReader) -> OutputConstraint | None:
     most = reader.deployment.limits.max_regex_bytes if kind == "regex" else reader.deployment.limits.max_grammar_bytes
     if not isinstance(value, str) or not value.strip():
         reader.add_problem(path, f"must be a string that is not empty, got {echo(value)}")
@@ -167,7 +195,7 @@ def _check_choices(value: object, path: str, reader: BodyReader) -> OutputConstr
 
 
 def _check_schema(value: object, path: str, reader: BodyReader) -> OutputConstraint | None:
-    """A JSON Schema, as an object or as its text. The Guide holds its text, properties in the caller's order."""
+    """A JSON Schema, as an object or as its text. The constraint holds its text, properties in the caller's order."""
     if isinstance(value, str):
         value = _parse_schema(value, path, reader)
         if value is None:
@@ -268,11 +296,10 @@ def _resolve(schema: Json, pointer: str) -> object:
     return node
 
 
-TGI = "grammar"
 SOURCES: Mapping[str, Callable[[object, str, BodyReader], OutputConstraint | None]] = {
     "response_format": _read_format,
     "structured_outputs": _read_outputs,
     **{name: _reader(kind) for name, kind in GUIDED.items()},
-    TGI: _read_tgi,
+    TGI: _read_format,
 }
 """The fields that say what the text must fit, and who reads each."""

@@ -1,4 +1,4 @@
-"""Say what a parsed request is: its jobs, and the renderer of its answer."""
+"""Define a parsed request: its jobs, and the renderer of its answer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -17,7 +17,7 @@ from lmi_chat.dialects.sequence import LMI_FINISH, SequenceState, finish_word
 from lmi_chat.dialects.task import ParsedRequest
 from lmi_chat.djl import library
 from lmi_chat.errors import Error, HookFailed
-from lmi_chat.job import Delta, Finished, Job, Token
+from lmi_chat.job import Delta, Finished, Job, Token, TokenLogprob
 
 KINDS = frozenset({"RequestOutput", "TextGenerationOutput"})
 PROMPTS = frozenset({"messages", "prompt", "inputs"})
@@ -84,29 +84,25 @@ class Written:
         tokens = self._tokens(delta)
         finish = finish_word(delta.finish, LMI_FINISH)
         payloads = []
-        for number, token in enumerate(tokens, 1):
+        for number, (token, top) in enumerate(tokens, 1):
             is_last = number == len(tokens) and finish is not None
             output.set_next_token(token, index, is_last, finish if is_last else None)
             output.sequences[index].cumulative_log_prob += token.log_prob or 0.0
-            if number <= len(delta.tokens) and (top := delta.tokens[number - 1].top):
+            if top:
                 output.set_next_top_tokens([self._token(each.id, _text(each.bytes), each) for each in top], index)
             output.finished = output.finished or (is_last and index == 0)
             if index == 0:
                 payloads += self._called(place)
         return payloads
 
-    def _tokens(self, delta: Delta) -> list[Any]:
-        """The tokens of a delta, each with its own text; an end without a token is one that is none."""
-        if delta.tokens:
-            texts = self._states[delta.index].cut(delta)
-            return [
-                self._token(token.choice.id, text, token.choice)
-                for token, text in zip(delta.tokens, texts, strict=True)
-            ]
-        texts = [""] * (len(delta.ids) - 1) + [delta.text]
-        if delta.ids:
-            return [self._io.Token(token_id, text) for token_id, text in zip(delta.ids, texts, strict=True)]
-        return [self._io.Token(NO_TOKEN, delta.text, 0.0, special_token=True)] if delta.finish is not None else []
+    def _tokens(self, delta: Delta) -> list[tuple[Any, Sequence[TokenLogprob]]]:
+        """The tokens of a delta with their texts and alternatives; an end without a token is one that is none."""
+        if spelled := self._states[delta.index].spell(delta):
+            return [(self._token(token.choice.id, text, token.choice), token.top) for token, text in spelled]
+        if delta.ids and not delta.tokens:
+            texts = [""] * (len(delta.ids) - 1) + [delta.text]
+            return [(self._io.Token(token_id, text), ()) for token_id, text in zip(delta.ids, texts, strict=True)]
+        return [(self._io.Token(NO_TOKEN, delta.text, 0.0, special_token=True), ())] if delta.finish is not None else []
 
     def _token(self, token_id: int, text: str, choice: Any) -> Any:
         logprob = choice.logprob if math.isfinite(choice.logprob) else None

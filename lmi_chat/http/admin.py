@@ -10,13 +10,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from lmi_chat.codec import json_text
-from lmi_chat.errors import AdaptersOff, BadField, NotFound, Problem
+from lmi_chat.errors import AdaptersOff, BadField, ModelNotFound, NotFound, Problem
+from lmi_chat.http.answers import ADAPTER_NAME, Adapters, ExecutionParameters
 from lmi_chat.http.endpoint import read_body
 from lmi_chat.http.state import AppState
 from lmi_chat.observability import metrics
 from lmi_chat.text import echo
 
-NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,64}")
+NAME = re.compile(ADAPTER_NAME)
 KINDS: Mapping[str, str] = {"name": "a string", "src": "a string", "preload": "true or false", "pin": "true or false"}
 BATCH_MB = 100
 """MaxConcurrentTransforms × MaxPayloadInMB may be at most this (SageMaker API reference, CreateTransformJob)."""
@@ -69,22 +70,28 @@ async def _parameters(state: AppState, _: Request) -> Response:
     most = state.pipeline.max_running
     payload_mb = max(1, min(state.max_body_bytes // 2**20, BATCH_MB // most))
     concurrent = min(most, BATCH_MB // payload_mb)
-    return _json(
-        {"MaxConcurrentTransforms": concurrent, "BatchStrategy": "SINGLE_RECORD", "MaxPayloadInMB": payload_mb}
-    )
+    answer: ExecutionParameters = {
+        "MaxConcurrentTransforms": concurrent,
+        "BatchStrategy": "SINGLE_RECORD",
+        "MaxPayloadInMB": payload_mb,
+    }
+    return _json(answer)
 
 
 def _check_open(state: AppState, model: str | None = None) -> None:
     if state.pipeline.refusal:
         raise state.pipeline.refusal
     if model is not None and model not in state.pipeline.deployment.names:
-        raise NotFound(f"model {echo(model)} is not served here; {state.pipeline.deployment.model} is", param="model")
+        raise ModelNotFound(
+            f"model {echo(model)} is not served here; {state.pipeline.deployment.model} is", param="model"
+        )
 
 
 async def _list(state: AppState, request: Request) -> Response:
     """GET …/adapters: all of them."""
     _check_open(state, request.path_params.get("model"))
-    return _json({"adapters": []})
+    answer: Adapters = {"adapters": []}
+    return _json(answer)
 
 
 async def _register(state: AppState, request: Request) -> Response:

@@ -1,5 +1,6 @@
 """Build the application around a pipeline: its routes, and the words of its errors."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
@@ -13,8 +14,9 @@ from starlette.routing import Route
 
 from lmi_chat import dialects
 from lmi_chat.codec import json_text
-from lmi_chat.errors import BadMethod, Error, NotFound
+from lmi_chat.errors import BadMethod, Error, ModelNotFound, NotFound
 from lmi_chat.http import access, admin, errors, openapi, ping, sagemaker, stored_completions
+from lmi_chat.http.answers import Models, ServedModelCard
 from lmi_chat.http.endpoint import InferenceEndpoint
 from lmi_chat.http.state import AppState, RequestContext
 from lmi_chat.text import echo
@@ -76,7 +78,7 @@ def build(state: AppState) -> Starlette:
         Route("/openapi.json", _openapi(state), methods=["GET"]),
     ]
     log = state.pipeline.request_log
-    routes = [ping.route(state.pipeline, state.health), *access.guard(guarded, state.api_keys, log, _is_recorded)]
+    routes = [*ping.routes(state.pipeline, state.health), *access.guard(guarded, state.api_keys, log, _is_recorded)]
     application = Starlette(routes=routes, exception_handlers=errors.handlers(_shape_of(state), _route_error))
     application.router.redirect_slashes = False  # it would send a client to whatever its Host header says
     return application
@@ -90,12 +92,12 @@ def _is_recorded(route: Route) -> bool:
 def _models(state: AppState) -> Callable[[Request], Any]:
     created = int(time.time())
 
-    async def models(request: Request) -> Response:
+    async def answer(request: Request) -> Response:
         """OpenAI's list of models, or one of them."""
         if state.pipeline.refusal:
             raise state.pipeline.refusal
         deployment = state.pipeline.deployment
-        shown = {
+        shown: ServedModelCard = {
             "id": deployment.model,
             "object": "model",
             "created": created,
@@ -104,18 +106,25 @@ def _models(state: AppState) -> Callable[[Request], Any]:
         }
         name = request.path_params.get("model")
         if name is None:
-            return _json({"object": "list", "data": [shown]})
+            models: Models = {"object": "list", "data": [shown]}
+            return _json(models)
         if name not in deployment.names:
-            raise NotFound(f"model {echo(name)} is not served here; {deployment.model} is", param="model")
+            raise ModelNotFound(f"model {echo(name)} is not served here; {deployment.model} is", param="model")
         return _json(shown)
 
-    return models
+    return answer
 
 
 def _openapi(state: AppState) -> Callable[[Request], Any]:
-    async def shown(_: Request) -> Response:
-        """What this server takes and gives, with the model's bounds, as an OpenAPI document. Raises Loading."""
-        line, has_async = state.pipeline, state.async_requests is not None
-        return _json(openapi.document(line.deployment, has_sessions=line.has_sessions, has_async=has_async))
+    built: list[bytes] = []
 
-    return shown
+    async def answer(_: Request) -> Response:
+        """What this server takes and gives, with the model's bounds, as an OpenAPI document. Raises Loading."""
+        deployment, has_sessions = state.pipeline.deployment, state.pipeline.has_sessions
+        if not built:
+            has_async = state.async_requests is not None
+            make = partial(openapi.document, deployment, has_sessions=has_sessions, has_async=has_async)
+            built.append(json_text.dump(await asyncio.to_thread(make)))
+        return Response(built[0], media_type="application/json")
+
+    return answer

@@ -147,8 +147,12 @@ class Invoke:
         await reply.end()
 
 
+class _NoRoute(Error):
+    """What no route takes; DJL Serving says no more than its status and text."""
+
+
 def _body(error: Error) -> dict[str, object]:
-    kind = {"type": error.kind} if error.kind else {}
+    kind = {} if isinstance(error, _NoRoute) else {"type": error.kind}
     return {"code": error.status, "message": error.message, "error": error.message, **kind}
 
 
@@ -157,8 +161,8 @@ def _shape_of(_: Request, error: Error) -> errors.Refusal:
 
 
 def _route_error(_: Request, error: HTTPException) -> Error:
-    refusal = Error(error.detail)
-    refusal.status, refusal.kind = error.status_code, ""
+    refusal = _NoRoute(error.detail)
+    refusal.status = error.status_code
     return refusal
 
 
@@ -171,7 +175,7 @@ def build(site: Site) -> Starlette:
         site.request_log,
         lambda _: True,
     )
-    routes = [ping.route(site, site.health), *invoke]
+    routes = [*ping.routes(site, site.health), *invoke]
     application = Starlette(routes=routes, exception_handlers=errors.handlers(_shape_of, _route_error))
     application.router.redirect_slashes = False  # it would send a client to whatever its Host header says
     return application

@@ -9,7 +9,7 @@ from typing import ClassVar
 from starlette.types import Receive, Scope, Send
 
 from lmi_chat.codec.framing import Shape
-from lmi_chat.errors import BadField, Error, NotFound, Problem, TooLarge
+from lmi_chat.errors import BadField, Error, ModelNotFound, Problem, TooLarge
 from lmi_chat.http.access import OWNER
 from lmi_chat.http.state import AppState, Headers, RequestContext
 from lmi_chat.http.transport.body_stream import OUTLET
@@ -92,6 +92,12 @@ def _check_headers(given: Mapping[bytes, str]) -> None:
             raise BadField([Problem(name, says)])
 
 
+def path_model(scope: Scope) -> str:
+    """The name in a request's path, of an endpoint or a model; "" in a path that has none."""
+    names: Mapping[str, str] = scope["path_params"]
+    return names.get("name") or names.get("model") or ""
+
+
 class InferenceEndpoint:
     """An inference route as an ASGI application: the body goes to the line, the reply to the connection."""
 
@@ -131,6 +137,7 @@ class InferenceEndpoint:
     def exchange(self, scope: Scope, given: Mapping[bytes, str]) -> RequestContext:
         """A request's head as the line takes it, by its headers `given`, and what its reply repeats."""
         call = of_headers(given, route_shape=self._shape, forced=self._forced, owner=scope.get(OWNER, ""))
+        call.path_model = path_model(scope)
         headers: Headers = [(b"x-request-id", call.id.encode())]
         headers += [(name.lower().encode(), text.encode()) for name in VISIBLE if (text := visible(given, name))]
         return RequestContext(call, headers)
@@ -142,7 +149,7 @@ class InferenceEndpoint:
             and self._state.pipeline.refusal is None
             and name not in self._state.pipeline.deployment.names | {"model"}
         ):
-            raise NotFound(f"model {echo(name)} is not served here", param="model")
+            raise ModelNotFound(f"model {echo(name)} is not served here", param="model")
 
 
 async def read_body(scope: Scope, receive: Receive, most: int, says: str = "", *, body: Body | None = None) -> bytes:

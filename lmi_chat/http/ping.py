@@ -1,4 +1,4 @@
-"""Answer SageMaker's health check."""
+"""Answer health checks: whether requests are taken, and whether the process is there at all."""
 
 from collections.abc import Awaitable, Callable
 from typing import Protocol
@@ -9,10 +9,14 @@ from starlette.routing import Route
 
 from lmi_chat.codec import json_text
 from lmi_chat.errors import Error
+from lmi_chat.http.answers import Live, NotReady, Ready
 from lmi_chat.observability.startup import StartupProgress
 
-PATHS = ("/ping",)
+READINESS = ("/ping", "/health")
+LIVENESS = "/live"
+PATHS = (*READINESS, LIVENESS)
 """Answered however many connections there are."""
+LIVE: Live = {"status": "live"}
 
 
 class Served(Protocol):
@@ -31,24 +35,41 @@ class Served(Protocol):
         """Seconds without progress, if work waits for longer than it may; else 0."""
 
 
-def route(served: Served, health: StartupProgress) -> Route:
-    """`GET /ping`: 200 when requests are taken, else 503 with what the server is doing."""
-    return Route(PATHS[0], _ping(served, health), methods=["GET"])
+def routes(served: Served, health: StartupProgress) -> list[Route]:
+    """Return the routes: `/ping`, `/health` and `/live`.
+
+    The first, and the second, as vLLM and TGI call it: 200 when requests are taken, else 503 with the reason. The
+    third: 200 as long as the event loop answers, so that who restarts what is not alive lets a model load.
+    """
+    answer = _ping(served, health)
+    return [
+        *(Route(path, answer, methods=["GET"]) for path in READINESS),
+        Route(LIVENESS, _live, methods=["GET"]),
+    ]
+
+
+async def _live(_: Request) -> Response:
+    return Response(json_text.dump(LIVE), media_type="application/json")
 
 
 def _ping(served: Served, health: StartupProgress) -> Callable[[Request], Awaitable[Response]]:
     async def ping(_: Request) -> Response:
         refusal = served.refusal
         if refusal is None and (seconds := served.stalled_s):
-            return _json({"status": "stalled", "active": served.active, "seconds": round(seconds, 1)}, 503)
+            return _refused({"status": "stalled", "active": served.active, "seconds": round(seconds, 1)})
         if refusal is None:
-            return _json({"status": "ready", "active": served.active}, 200)
+            return _ready({"status": "ready", "active": served.active})
         if refusal.code == "loading":
-            return _json({"status": "loading"} | health.report(), 503)
-        return _json({"status": refusal.code, "active": served.active}, 503)
+            progress, seconds = round(health.progress, 2), round(health.seconds, 1)
+            return _refused({"status": "loading", "phase": health.phase, "progress": progress, "seconds": seconds})
+        return _refused({"status": refusal.code, "active": served.active})
 
     return ping
 
 
-def _json(value: object, status: int) -> Response:
-    return Response(json_text.dump(value), status, media_type="application/json")
+def _ready(answer: Ready) -> Response:
+    return Response(json_text.dump(answer), 200, media_type="application/json")
+
+
+def _refused(answer: NotReady) -> Response:
+    return Response(json_text.dump(answer), 503, media_type="application/json")

@@ -21,7 +21,8 @@ from lmi_chat.codec import eventstream, json_text
 from lmi_chat.codec.eventstream import EVENT_STREAM
 from lmi_chat.errors import BadField, Error, Problem, TimedOut, TooLarge
 from lmi_chat.http.access import OWNER
-from lmi_chat.http.endpoint import InferenceEndpoint, Reply, header, read_body
+from lmi_chat.http.answers import Accepted, ModelError, RuntimeFault
+from lmi_chat.http.endpoint import InferenceEndpoint, Reply, header, path_model, read_body
 from lmi_chat.http.state import AppState, Headers, RequestContext
 from lmi_chat.http.transport.send_stream import AnyBodyStream
 from lmi_chat.pipeline.request import INFERENCE_ID, of_headers
@@ -87,8 +88,9 @@ class Parts(Reply):
         return [own, (b"x-amzn-sagemaker-content-type", content_type.encode())]
 
     async def whole(self, body: bytes, content_type: str) -> None:
-        """One document in as many parts as it takes."""
-        await super().whole(b"".join(eventstream.parts(body)), content_type)
+        """One document in as many parts as it takes; readers of lines wait for a newline at its end."""
+        line = body if body.endswith(b"\n") else body + b"\n"
+        await super().whole(b"".join(eventstream.parts(line)), content_type)
 
     def _write_parts(self, data: bytes) -> None:
         for part in eventstream.parts(data):
@@ -121,13 +123,14 @@ class Later:
             raise _bad("InvokeEndpointAsync", "is not served: option.async_folder is not set")
         body = await read_body(request.scope, request.receive, INLINE_BYTES, INLINE_SAYS)
         order = _order(request, body, self._state.async_requests.folder)
-        order = await self._state.async_requests.take(order)
+        order = await self._state.async_requests.submit(order)
         headers = {
             "X-Amzn-SageMaker-OutputLocation": self._state.async_requests.folder.url(order.output),
             "X-Amzn-SageMaker-FailureLocation": self._state.async_requests.folder.url(order.failure),
             REQUEST_ID.decode(): order.request.id,
         }
-        return Response(json_text.dump({"InferenceId": order.request.id}), 202, headers, "application/json")
+        answer: Accepted = {"InferenceId": order.request.id}
+        return Response(json_text.dump(answer), 202, headers, "application/json")
 
 
 def _order(request: Request, body: bytes, folder: Folder) -> AsyncRequest:
@@ -142,6 +145,7 @@ def _order(request: Request, body: bytes, folder: Folder) -> AsyncRequest:
     call = of_headers(
         {name: given[own] for name, own in ASYNC_OWN.items()}, body=body, owner=request.scope.get(OWNER, "")
     )
+    call.path_model = path_model(request.scope)
     call.deadline_s = _seconds(given["invocationtimeoutseconds"], "InvocationTimeoutSeconds", *TIMEOUT_S)
     mine = (call.owner,) if call.owner else ()
     source = folder.parts(location) if location else None
@@ -180,7 +184,7 @@ def check_head(scope: Scope) -> None:
             raise _bad(field, text)
 
 
-def refusal(error: Error, body_of: BodyOf, *, is_models: bool) -> tuple[int, str, json_text.Json]:
+def refusal(error: Error, body_of: BodyOf, *, is_models: bool) -> tuple[int, str, RuntimeFault]:
     """An Error as the runtime API tells it: status, error type, body. `is_models`: it is the container's own word.
 
     boto3 sends a request again after 500, 502, 503, 504 and 429. Only what cost nothing is a 503; all else that the
@@ -200,7 +204,7 @@ def refusal(error: Error, body_of: BodyOf, *, is_models: bool) -> tuple[int, str
     return 424, "ModelError", body
 
 
-def _model_error(error: Error, body_of: BodyOf, message: str) -> json_text.Json:
+def _model_error(error: Error, body_of: BodyOf, message: str) -> ModelError:
     """OriginalMessage is the body that /invocations gives; `message` is the error's, shortened if need be."""
     original = Error(message, param=error.param)
     original.status, original.kind, original.code = error.status, error.kind, error.code

@@ -20,12 +20,18 @@ class StartupProgress:
     began: float = field(default_factory=time.monotonic)
     phase_began: float = field(default_factory=time.monotonic)
     done: dict[str, float] = field(default_factory=dict)
+    share: float = 0.0
+    """How much of the running phase is done, where that is known: 0 to 1."""
 
     def enter(self, phase: str) -> None:
         """Close the running phase and begin `phase`."""
         now = time.monotonic()
         self.done[self.phase] = now - self.phase_began
-        self.phase, self.phase_began = phase, now
+        self.phase, self.phase_began, self.share = phase, now, 0.0
+
+    def reach(self, share: float) -> None:
+        """Note how much of the running phase is done."""
+        self.share = min(max(share, self.share), 1.0)
 
     @property
     def seconds(self) -> float:
@@ -35,8 +41,4 @@ class StartupProgress:
     @property
     def progress(self) -> float:
         """The part of the start that is done: 0 to 1, by phases."""
-        return ORDER[self.phase] / ORDER[READY]
-
-    def report(self) -> dict[str, object]:
-        """Return the fields that `/ping` shows while the server is not ready."""
-        return {"phase": self.phase, "progress": round(self.progress, 2), "seconds": round(self.seconds, 1)}
+        return min((ORDER[self.phase] + self.share) / ORDER[READY], 1.0)

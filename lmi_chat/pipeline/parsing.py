@@ -5,18 +5,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lmi_chat import dialects
-from lmi_chat.codec import json_text
+from lmi_chat.codec import framing, json_text
 from lmi_chat.dialects import Deployment, ParsedRequest, adapter
 from lmi_chat.dialects.chat.session import NEW
 from lmi_chat.dialects.formatters import Formatters
-from lmi_chat.errors import BadMedia, NotFound
+from lmi_chat.errors import BadField, BadJson, BadMedia, ModelNotFound, Problem
 from lmi_chat.limits import Limits
 from lmi_chat.observability.record import RequestRecord
 from lmi_chat.pipeline.request import InferenceRequest
-from lmi_chat.storage.sessions import Session, Sessions
+from lmi_chat.storage.sessions import Sessions, Turn
 from lmi_chat.text import echo, one_line
 
 WARNING_CHARS = 1024
+HINTS = {"application/x-www-form-urlencoded": " (what curl sends without -H 'content-type: application/json')"}
+"""Who sends a content type that nobody means."""
 SALT_CHARS = 32
 
 
@@ -27,7 +29,7 @@ def warning(texts: Sequence[str]) -> str:
 
 def parse(
     request: InferenceRequest,
-    session: Session | None,
+    turn: Turn | None,
     deployment: Deployment,
     sessions: Sessions | None,
     limits: Limits,
@@ -38,14 +40,14 @@ def parse(
     Fills in the request's dialect, warnings, headers and record. Raises an Error that names the field.
     """
     try:
-        return _parse(request, session, deployment, sessions, limits, formatters)
+        return _parse(request, turn, deployment, sessions, limits, formatters)
     finally:
         request.record.ignored = [text.partition(" ")[0] for text in request.warnings if " is ignored" in text]
 
 
 def _parse(
     request: InferenceRequest,
-    session: Session | None,
+    turn: Turn | None,
     deployment: Deployment,
     sessions: Sessions | None,
     limits: Limits,
@@ -58,22 +60,26 @@ def _parse(
     request.dialect = request.record.dialect = dialect.name
     request.record.model = deployment.model
     _check_target(request, deployment)
+    if request.path_model and body.get("model") == request.path_model:
+        deployment = deployment.also_named(request.path_model)
+    if request.is_record:
+        deployment = replace(deployment, streams_by_default=False)
     if dialect.parse is None:
-        document, headers, request.warnings = dialects.session.answer(
-            body, deployment, sessions, request.session_id, request.owner
-        )
+        document, headers = dialects.session.answer(body, deployment, sessions, request.session_id, request.owner)
         request.headers |= headers
         return document
     adapter.check(body, request.adapter, deployment)
     deployment = _of_owner(deployment, request.owner)
     is_new = request.session_id == NEW
-    if request.dialect == "chat" and sessions is not None and (is_new or session is not None):
-        session = session or sessions.draft(request.owner)
+    if request.dialect == "chat" and sessions is not None and (is_new or turn is not None):
+        session = turn.begin() if turn is not None else sessions.draft(request.owner)
         parsed = dialects.session.parse_chat(body, deployment, request.id, session, sessions)
         if is_new:
             request.headers |= dialects.session.headers_of_new(sessions.add(session))
     else:
         parsed = dialect.parse(body, deployment, request.id)
+    if request.is_record and parsed.is_stream:
+        raise BadField([Problem("stream", "stream must be false in a body of several records, got true")])
     request.warnings = parsed.unknown
     formatters.apply(parsed, body)
     _note(parsed, request.record)
@@ -104,26 +110,48 @@ def _of_owner(deployment: Deployment, owner: str) -> Deployment:
 
 
 def _check_target(request: InferenceRequest, deployment: Deployment) -> None:
-    """Check the model that a multi-model endpoint names; here there is one. Raises NotFound."""
+    """Check the model that a multi-model endpoint names; here there is one. Raises ModelNotFound."""
     if request.target_model and request.target_model not in deployment.names:
-        raise NotFound(f"model {echo(request.target_model)} is not served here", param="X-Amzn-SageMaker-Target-Model")
+        raise ModelNotFound(
+            f"model {echo(request.target_model)} is not served here", param="X-Amzn-SageMaker-Target-Model"
+        )
 
 
-def _read(request: InferenceRequest, limits: Limits) -> json_text.Json:
+def check_media(request: InferenceRequest) -> str:
+    """The media type of a body that is UTF-8 as it came. Raises BadMedia."""
     if request.content_encoding not in ("", "identity"):
         raise BadMedia("content-encoding must be absent or identity; send the body uncompressed")
-    media, _, rest = request.content_type.partition(";")
+    _, _, rest = request.content_type.partition(";")
     charset = rest.partition("charset=")[2].strip().strip('"').lower()
     if charset not in ("", "utf-8", "utf8"):
         raise BadMedia("the charset of content-type must be utf-8")
-    match media.strip().lower():
-        case "" | "application/json":
-            lengths = {"messages": limits.max_messages, "prompt": limits.max_prompts, "input": limits.max_inputs}
-            return json_text.read(request.body, depth=limits.max_json_depth, lengths=lengths)
+    return framing.media_type(request.content_type)
+
+
+def _read(request: InferenceRequest, limits: Limits) -> json_text.Json:
+    """The body as an object. Raises BadMedia, BadJson, BadField."""
+    media = check_media(request)
+    match media:
         case "text/plain" if request.forced in (None, "standard"):
             return {"inputs": json_text.text(request.body)}
-        case _:
-            raise BadMedia("content-type must be application/json or text/plain")
+        case "" | "application/json" | "application/octet-stream" | "binary/octet-stream":
+            pass
+        case _ if media not in framing.JSON_LINES:
+            raise BadMedia(f"content-type must be {_readable(request)}, got {echo(media)}{HINTS.get(media, '')}")
+    lengths = {"messages": limits.max_messages, "prompt": limits.max_prompts, "input": limits.max_inputs}
+    try:
+        return json_text.read(request.body, depth=limits.max_json_depth, lengths=lengths)
+    except BadJson as error:
+        if not media.endswith("octet-stream"):
+            raise
+        text = f"content-type must be {_readable(request)}, got {echo(media)}, with which a JSON object is read"
+        raise BadMedia(f"{text}: {error.message}") from error
+
+
+def _readable(request: InferenceRequest) -> str:
+    """The content types that the request's route reads."""
+    text = "" if request.forced else ", or text/plain for inputs"
+    return "application/json, or application/jsonlines for a record per line" + text
 
 
 def _note(parsed: ParsedRequest, record: RequestRecord) -> None:

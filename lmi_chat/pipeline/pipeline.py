@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from lmi_chat.codec import framing
 from lmi_chat.dialects import Deployment, ParsedRequest
@@ -21,13 +22,13 @@ from lmi_chat.errors import BadField, CutOff, Draining, EngineDown, Error, Loadi
 from lmi_chat.job import Delta, Finished, Job, PoolingParams, SamplingParams
 from lmi_chat.limits import Limits, PipelineLimits
 from lmi_chat.observability.access_log import RequestLog
-from lmi_chat.pipeline import parsing, shares
+from lmi_chat.pipeline import parsing, records, shares
 from lmi_chat.pipeline.admission import AdmissionQueue
 from lmi_chat.pipeline.output import ResponseSink
 from lmi_chat.pipeline.rates import Rates
 from lmi_chat.pipeline.request import InferenceRequest
 from lmi_chat.pipeline.response import ResponseStream
-from lmi_chat.storage.sessions import Session, Sessions
+from lmi_chat.storage.sessions import Sessions, Turn
 
 INLINE_BYTES = 4 * 1024
 """Bodies up to this size are read on the event loop, in about 2 ms; 32 KiB would stop every stream for 26."""
@@ -142,21 +143,51 @@ class Pipeline:
 
     async def answer(self, request: InferenceRequest, out: ResponseSink) -> None:
         """Answer one request. Raises an Error when nothing was sent yet; after that errors are frames."""
+        if framing.media_type(request.content_type) in framing.JSON_LINES:
+            self._check_open(request)
+            parsing.check_media(request)
+            lines = records.split(request.body, self._config.limits.max_lines)
+            if len(lines) > 1:
+                await self._answer_records(request, lines, out)
+                return
+        await self._answer_one(request, out)
+
+    async def _answer_records(self, request: InferenceRequest, lines: Sequence[bytes], out: ResponseSink) -> None:
+        """Answer a body of several records; a drain lets all of them finish."""
+        if not request.is_promised:
+            request.body = b""  # its bytes count until the answer is complete: the lines are held
+        request.record.model = self.deployment.model
+        work = records.Records(
+            request=request,
+            lines=lines,
+            answer_one=self._answer_one,
+            request_log=self._config.request_log,
+            at_once=self.max_running,
+            seconds=request.deadline_s or self._config.deadline_s,
+            is_tgi=self.deployment.is_tgi,
+            admit=partial(self._config.rates.admit, request.owner),
+        )
+        with self.promise():
+            await work.answer(out)
+
+    async def _answer_one(self, request: InferenceRequest, out: ResponseSink) -> None:
         if not request.is_promised:
             self._config.rates.admit(request.owner)
-        with self._turn(request) as session:
-            parsed = await self._parse(request, session)
+        with self._turn(request) as turn:
+            parsed = await self._parse(request, turn)
             if not request.is_promised:  # that is asked again when it finds no seat
                 request.free_body()
             if isinstance(parsed, bytes):
-                await out.whole(parsed, framing.DOCUMENT.content_type)
+                whole = framing.whole(request.content_type, request.accept)
+                await out.whole(parsed + whole.tail, whole.content_type)
             else:
                 await self._respond(parsed, request, out)
 
     async def _respond(self, parsed: ParsedRequest, request: InferenceRequest, out: ResponseSink) -> None:
         """Run the jobs of a parsed request and send their answer."""
         shape = framing.choose(request.accept, self._config.output_formatter, parsed.shape or request.route_shape)
-        framed = framing.framing(shape if parsed.is_stream else "document", has_end=parsed.has_end)
+        whole = framing.whole(request.content_type, request.accept)
+        framed = framing.framing(shape, has_end=parsed.has_end) if parsed.is_stream else whole
         response = ResponseStream(
             parsed.render, framed, parsed.jobs, shows_cached_tokens=self._config.shows_cached_tokens
         )
@@ -195,32 +226,34 @@ class Pipeline:
             await out.whole(response.document(), framed.content_type)
 
     @contextlib.contextmanager
-    def _turn(self, request: InferenceRequest) -> Iterator[Session | None]:
-        """Hold the session that the request belongs to for its answer. Raises BadField, Conflict."""
+    def _turn(self, request: InferenceRequest) -> Iterator[Turn | None]:
+        """The request's turn in its session, which a chat begins and its answer ends. Raises BadField."""
         if not request.session_id or request.session_id == NEW:
             yield None
             return
         if self._config.sessions is None:
             text = "session: sessions are off (option.enable_stateful_sessions)"
             raise BadField([Problem("session", text)])
-        session = self._config.sessions.get(request.session_id, request.owner)
-        with session.turn():
-            yield session
+        turn = Turn(self._config.sessions.get(request.session_id, request.owner))
+        try:
+            yield turn
+        finally:
+            turn.end()
 
-    async def _parse(self, request: InferenceRequest, session: Session | None) -> ParsedRequest | bytes:
+    async def _parse(self, request: InferenceRequest, turn: Turn | None) -> ParsedRequest | bytes:
         """Parse the body; all parsing ends here, before a slot is taken. Long work is done in a thread.
 
         That is a long body, and a session's turn, whose prompt is the whole conversation.
         A request that needs no engine, opening or closing a session, gives its answer, a document.
         """
         self._check_open(request)
-        if len(request.body) <= INLINE_BYTES and session is None and not self._config.formatters.can_read:
-            return self._parse_body(request, session)
-        return await asyncio.to_thread(self._parse_body, request, session)
+        if len(request.body) <= INLINE_BYTES and turn is None and not self._config.formatters.can_read:
+            return self._parse_body(request, turn)
+        return await asyncio.to_thread(self._parse_body, request, turn)
 
-    def _parse_body(self, request: InferenceRequest, session: Session | None) -> ParsedRequest | bytes:
+    def _parse_body(self, request: InferenceRequest, turn: Turn | None) -> ParsedRequest | bytes:
         config = self._config
-        parsed = parsing.parse(request, session, self.deployment, config.sessions, config.limits, config.formatters)
+        parsed = parsing.parse(request, turn, self.deployment, config.sessions, config.limits, config.formatters)
         if isinstance(parsed, ParsedRequest):
             parsing.salt(parsed, request.owner, config.cache_salt_by)
         return parsed
@@ -239,7 +272,7 @@ class Pipeline:
         self._idle.clear()
         try:
             priority = parsed.job.priority if self._engine.model.has_priority else 0
-            limit_s = None if request.is_promised else self._config.finish_before_s or None
+            limit_s = (self._config.finish_before_s or None) if request.is_awaited else None
             began_s = request.record.age_s
             wait_s = None if limit_s is None else limit_s - began_s
             admission, first = self._admission, parsed.job

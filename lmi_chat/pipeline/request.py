@@ -31,11 +31,14 @@ class InferenceRequest:
     session_id: str = ""
     adapter: str = ""
     target_model: str = ""
+    path_model: str = ""  # the name in its path, an endpoint's or a model's: one of the served model's for this request
     route_shape: Shape = "lines"
     forced: str | None = None
     dialect: str = ""
     deadline_s: float | None = None  # None: the deployment's
     is_promised: bool = False  # accepted earlier: answered in a drain too
+    is_awaited: bool = True  # by a client, for which finish_before_seconds is there
+    is_record: bool = False  # one of several in its body: it does not stream
     on_body_freed: Callable[[], None] | None = None
     warnings: list[str] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)

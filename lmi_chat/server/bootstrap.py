@@ -15,9 +15,10 @@ from lmi_chat.async_requests import AsyncRequests
 from lmi_chat.async_requests.folder import Folder
 from lmi_chat.chat_template import RESERVED, BadTemplate, Template, first_chats, jinja_text
 from lmi_chat.config.api_keys import read as keys_of
-from lmi_chat.config.settings import Settings
+from lmi_chat.config.settings import Settings, is_in_s3
 from lmi_chat.config.sources import MODEL_FOLDER, BadSetting, is_model
 from lmi_chat.dialects import Deployment
+from lmi_chat.dialects.deployment import PLACEHOLDERS
 from lmi_chat.dialects.formatters import Formatters
 from lmi_chat.dialects.sequence import LMI_FINISH
 from lmi_chat.engine import Engine, Model
@@ -29,8 +30,9 @@ from lmi_chat.observability import startup
 from lmi_chat.observability.access_log import LogWriter, RequestLog
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
 from lmi_chat.pipeline.rates import Rates
-from lmi_chat.server import default_model, model_folder, terminal
+from lmi_chat.server import default_model, model_folder, s3_model, terminal
 from lmi_chat.server.children import end_children
+from lmi_chat.server.model_cache import FetchFailed
 from lmi_chat.storage.completions import Completions
 from lmi_chat.storage.sessions import Sessions
 from lmi_chat.template_trial import Endless, Trial
@@ -41,7 +43,8 @@ TASKS: Mapping[str, Mapping[str, str]] = {
     "text-generation": {"runner": "generate"},
     "text-embedding": {"runner": "pooling", "convert": "embed"},
 }
-TGI_NAMES = frozenset({"tgi", "dummy"})  # what TGI's clients write where they have no name
+ALSO_IN_S3 = frozenset({"tokenizer", "hf_config_path"})
+"""Arguments of the engine that name a folder or hub id, as the model does."""
 
 FINAL = ("ValueError: ", "ValidationError: ", "ImportError: ", "ModuleNotFoundError: ", "NotImplementedError: ")
 """Exceptions by which the engine's processes refuse a configuration or a model: the next start would end so too."""
@@ -53,18 +56,33 @@ class StartFailed(Exception):
 
 
 async def load(
-    settings: Settings, pipeline: Pipeline, enter: Callable[[str], None], store: Completions | None = None
+    settings: Settings,
+    pipeline: Pipeline,
+    enter: Callable[[str], None],
+    store: Completions | None = None,
+    *,
+    reach: Callable[[float], None] = lambda _: None,
 ) -> Engine:
-    """Start the engine and open `pipeline`; `enter` is called with each phase as it begins. Raises StartFailed."""
+    """Start the engine and open `pipeline`. Raises StartFailed.
+
+    `enter` is called with each phase as it begins, `reach`, from another thread, with how much of it is done, where
+    that is known (0 to 1).
+    """
     source = _template_source(settings)
-    folder = await _model_folder(settings, enter)
     try:
-        await asyncio.to_thread(model_folder.check, folder, settings.engine)
-    except model_folder.BadModelFolder as error:
+        engine_vllm.check_installed()  # before hundreds of megabytes are fetched for it
+    except engine_vllm.StartFailed as error:
         raise StartFailed(str(error)) from error
+    in_folders = partial(_fetched, settings, enter, reach)
+    folder = await in_folders(await _model_folder(settings, enter))
     names = _names(settings, folder)
     # a beam search asks the engine for twice as many alternatives as it has beams
     given = {**_of_task(settings), **settings.engine}
+    given |= {name: await in_folders(given[name]) for name in ALSO_IN_S3 & given.keys()}
+    try:
+        await asyncio.to_thread(model_folder.check, folder, given)
+    except model_folder.BadModelFolder as error:
+        raise StartFailed(str(error)) from error
     given |= {"max_logprobs": str(max(settings.limits.max_logprobs, 2 * settings.limits.max_n))}
     given |= {"model": folder, "served_model_name": json.dumps(names[:1])}
     cache = _default_cache(settings, folder)
@@ -130,7 +148,7 @@ async def _start(
             if attempt == most or found.startswith(FINAL):
                 tries = f" ({most} tries)" if attempt == most > 1 else ""
                 raise engine_vllm.StartFailed(text + tries) from error
-            terminal.say(f"{text}; starting it again ({attempt + 1} of {most})")
+            terminal.print_status(f"{text}; starting it again ({attempt + 1} of {most})")
             enter = _pass_over
     raise AssertionError("start_attempts is at least 1")
 
@@ -210,6 +228,18 @@ async def _model_folder(settings: Settings, enter: Callable[[str], None]) -> str
     return str(target)
 
 
+async def _fetched(settings: Settings, enter: Callable[[str], None], reach: Callable[[float], None], named: str) -> str:
+    """Return the folder of what stands in S3, fetched once; any other name as it is. Raises StartFailed."""
+    if not is_in_s3(named):
+        return named
+    enter(startup.FETCHING)
+    place = settings.engine.get("download_dir")
+    try:
+        return str(await asyncio.to_thread(s3_model.fetch, named, Path(place) if place else None, reach))
+    except FetchFailed as error:
+        raise StartFailed(str(error)) from error
+
+
 def _names(settings: Settings, folder: str) -> tuple[str, ...]:
     configured = tuple(name.strip() for name in settings.served_model_name.split(",") if name.strip())
     own = Path(folder).name if Path(folder).is_dir() else folder
@@ -283,7 +313,7 @@ def _template_source(settings: Settings) -> str | None:
 def _deployment(settings: Settings, model: Model, store: Completions | None, source: str | None) -> Deployment:
     deployment = Deployment(
         model=model.name,
-        names=model.names | (TGI_NAMES if settings.tgi_compat else frozenset()),
+        names=model.names | (PLACEHOLDERS if settings.tgi_compat else frozenset()),
         template=Template(model.tokenizer, source, model.chat),
         context_tokens=model.context_tokens,
         vocabulary_tokens=model.vocabulary_tokens,
@@ -304,14 +334,14 @@ def _deployment(settings: Settings, model: Model, store: Completions | None, sou
     return deployment
 
 
-def policy(settings: Settings, hooks: Formatters | None = None) -> PipelineConfig:
-    """Build the pipeline's configuration; `hooks` are the deployment's own formatters."""
+def pipeline_config(settings: Settings, formatters: Formatters | None = None) -> PipelineConfig:
+    """Build the pipeline's configuration; `formatters` are the deployment's own formatters."""
     return PipelineConfig(
         **asdict(settings.pipeline),
         output_formatter=settings.output_formatter,
         sessions=_sessions(settings),
         limits=settings.limits,
-        formatters=hooks or Formatters(),
+        formatters=formatters or Formatters(),
         request_log=open_request_log(settings),
         rates=Rates(settings.rates),
         cache_salt_by=settings.cache_salt_by,

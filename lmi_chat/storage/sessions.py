@@ -7,9 +7,9 @@ half of all makes room with its own. A conversation is held as JSON, and counted
 
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 import orjson
@@ -37,18 +37,7 @@ class Session:
     owner: str = ""
     began: float = field(default_factory=time.monotonic)
     document: bytes = b"[]"
-    is_answering: bool = False
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Hold the session for one answer. Raises Conflict while it answers another request."""
-        if self.is_answering:
-            raise Conflict(f"session {self.id} is answering another request; send one turn at a time")
-        self.is_answering = True
-        try:
-            yield
-        finally:
-            self.is_answering = False
+    turn: "Turn | None" = None
 
     @property
     def messages(self) -> list[Message]:
@@ -66,6 +55,36 @@ class Session:
         if held and _said(messages[: len(held)]) == _said(held):
             return list(messages)
         return [*held, *messages]
+
+
+_turns = Lock()  # of all sessions: it is held for an assignment
+
+
+@dataclass(slots=True, eq=False)
+class Turn:
+    """One request in a session. It excludes others from `begin` to `end`, which may come from different threads.
+
+    Only what uses the held conversation begins: a request that passes it by never meets a Conflict.
+    """
+
+    session: Session
+    is_over: bool = False
+
+    def begin(self) -> Session:
+        """Hold the session. Raises Conflict while it answers another turn."""
+        with _turns:
+            if self.session.turn is not None:
+                raise Conflict(f"session {self.session.id} is answering another request; send one turn at a time")
+            if not self.is_over:  # else its client has gone while this was on its way
+                self.session.turn = self
+        return self.session
+
+    def end(self) -> None:
+        """Let go of the session; a `begin` that comes later holds nothing."""
+        with _turns:
+            self.is_over = True
+            if self.session.turn is self:
+                self.session.turn = None
 
 
 def _said(messages: Sequence[Any]) -> list[tuple[Any, Any]]:

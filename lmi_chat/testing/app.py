@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,12 +25,18 @@ Application = Callable[[Any, Any, Any], Awaitable[None]]
 BODY_BYTES = 2**20
 
 
+@cache
+def _template(chat_template: str | None) -> Template:
+    """Build a template once: it keeps nothing of what it renders, and is tried in a thread of its own first."""
+    return Template(ByteTokenizer(chat_template))
+
+
 def deployment(*, chat_template: str | None = TURNS, **changes: Any) -> Deployment:
     """Build the deployment that dialects see around ScriptedEngine: "tiny" (also "lmi"), 1,024 tokens of context."""
     values: dict[str, Any] = {
         "model": "tiny",
         "names": frozenset({"tiny", "lmi"}),
-        "template": Template(ByteTokenizer(chat_template)),
+        "template": _template(chat_template),
         "context_tokens": 1024,
         "vocabulary_tokens": VOCABULARY_TOKENS,
     }

@@ -7,6 +7,8 @@ from typing import Any
 from djl_python.outputs import Output
 
 Texts = str | dict[str, Any]
+# What JSON lets stand in a string and line readers take for the end of a line, as JSON escapes it.
+LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 
 
 def create_non_stream_output(
@@ -35,7 +37,7 @@ def _output(
     error: str | None = None,
     code: int | None = None,
 ) -> Output:
-    text = json.dumps(data, ensure_ascii=False) if isinstance(data, dict) else data
+    text = json.dumps(data, ensure_ascii=False).translate(LINE_ENDS) if isinstance(data, dict) else data
     pairs: dict[str, Any] = {"data": text + "\n", "last": is_last}
     pairs |= {name: value for name, value in (("error", error), ("code", code)) if value}
     output = Output().add(Output.binary_encode(pairs)).add_property("Content-Type", content_type)

@@ -25,6 +25,8 @@ from tests.support.fakes import brief
         ("application/json", "", "events", "events"),
         ("*/*", "", "lines", "lines"),
         ("text/event-stream", "", "lines", "events"),
+        ("text/event-stream; charset=utf-8", "", "lines", "events"),
+        ("application/jsonlines;charset=UTF-8", "", "events", "lines"),
         ("Text/Event-Stream; charset=utf-8", "", "lines", "events"),
         ("application/jsonlines", "", "events", "lines"),
         ("application/x-jsonlines", "sse", "events", "lines"),
@@ -58,7 +60,8 @@ def test_each_shape_has_its_framing(shape: Shape, has_end: bool, expected: Frami
 
 def test_content_types() -> None:
     types = [each.content_type for each in (DOCUMENT, LINES, EVENTS, OPENAI_EVENTS)]
-    assert types == ["application/json", "application/jsonlines", "text/event-stream", "text/event-stream"]
+    events = "text/event-stream; charset=utf-8"
+    assert types == ["application/json", "application/jsonlines", events, events]
 
 
 def framed(framing: Framing, payloads: list[bytes]) -> bytes:

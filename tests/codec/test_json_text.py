@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lmi_chat.codec.json_text import dump, read, text
+from lmi_chat.codec.json_text import dump, escape_line_ends, read, text
 from lmi_chat.errors import BadEncoding, BadField, BadJson, Error
 from tests.support.fakes import brief
 
@@ -280,3 +280,24 @@ def test_plain_text_is_utf8_too(body: bytes) -> None:
     assert text("né\0\n".encode()) == "né\0\n"
     with pytest.raises(BadEncoding):
         text(body)
+
+
+EVERY_LINE_END = "".join(chr(code) for code in range(0x110000) if len(f"a{chr(code)}b".splitlines()) > 1)
+
+
+def test_no_line_reader_finds_a_line_in_a_json_text() -> None:
+    assert set("\n\r\x1c\x85\u2028\u2029") < set(EVERY_LINE_END)
+    value = {f"k{EVERY_LINE_END}": [EVERY_LINE_END, f"\\{EVERY_LINE_END}é入", 2**70]}
+    data = dump(value)
+    assert data.decode().splitlines() == [data.decode()]
+    assert json.loads(data) == {f"k{EVERY_LINE_END}": [EVERY_LINE_END, f"\\{EVERY_LINE_END}é入", 2.0**70]}
+    assert "é入".encode() in data, "nothing else is escaped"
+
+
+@brief
+@given(ANY_TEXT)
+def test_escaping_a_json_text_changes_no_value(text: str) -> None:
+    data = json.dumps(text.encode("utf-8", "ignore").decode(), ensure_ascii=False).encode()
+    escaped = escape_line_ends(data)
+    assert json.loads(escaped) == json.loads(data)
+    assert len(escaped.decode().splitlines()) == 1

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmi_chat.config.aliases import FAMILIES, NOT_YET, REFUSED, RENAMED, WITHOUT_EFFECT
+from lmi_chat.config.aliases import ELSEWHERE, FAMILIES, NOT_YET, REFUSED, RENAMED, WITHOUT_EFFECT
 from lmi_chat.config.describe import as_json, as_text
 from lmi_chat.config.settings import OWN, Settings, read
 from lmi_chat.config.sources import PROPERTIES, BadSetting, IgnoredSetting
@@ -29,6 +29,13 @@ ENGINE = {
     "revision": "str | None",
     "hf_overrides": "HfOverrides",
     "kv_cache_dtype_skip_layers": "list[str]",
+    "structured_outputs_config": "StructuredOutputsConfig",
+    "max_num_batched_tokens": "int | None",
+    "limit_mm_per_prompt": "dict[str, int | dict[str, int]]",
+    "pooler_config": "PoolerConfig | None",
+    "block_size": "int",
+    "attention_config": "AttentionConfig",
+    "optimization_level": "OptimizationLevel",
 }
 KINDS = {"integer": "a whole number", "number": "a number"}
 
@@ -103,12 +110,24 @@ def test_names_of_other_servers_stand_below_the_properties(folder: Path) -> None
         ("option.dtype=fp16", "dtype", "float16"),
         ("option.dtype=fp32", "dtype", "float32"),
         ("option.dtype=auto", "dtype", "auto"),
+        (
+            "option.guided_decoding_disable_any_whitespace=true",
+            "structured_outputs_config",
+            '{"disable_any_whitespace":true}',
+        ),
+        (
+            "option.structured_outputs_config.disable_any_whitespace=True",
+            "structured_outputs_config",
+            '{"disable_any_whitespace":true}',
+        ),
     ],
 )
 def test_names_for_the_engine(folder: Path, line: str, name: str, value: str) -> None:
     settings = load(folder, line)
     assert dict(settings.engine) == {name: value}
-    assert settings.origins[name] == f"{folder}/serving.properties:1"
+    given = line.partition("=")[2]
+    translated = "" if given == value else f" ({given})"
+    assert settings.origins[name] == f"{folder}/serving.properties:1{translated}"
 
 
 def test_the_environment_names_engine_arguments_too(folder: Path) -> None:
@@ -121,7 +140,7 @@ def test_defaults_of_the_engine_give_way() -> None:
     chosen = {"dtype": ("float32", "default on this CPU"), "max_num_seqs": ("8", "default here")}
     settings = read({"dtype": "bf16"}, {}, None, ENGINE, chosen)
     assert dict(settings.engine) == {"dtype": "bfloat16", "max_num_seqs": "8"}
-    assert (settings.origins["dtype"], settings.origins["max_num_seqs"]) == ("command line", "default here")
+    assert (settings.origins["dtype"], settings.origins["max_num_seqs"]) == ("command line (bf16)", "default here")
 
 
 @pytest.mark.parametrize(
@@ -149,7 +168,7 @@ def test_two_names_with_one_value_are_one_setting(folder: Path) -> None:
     assert settings.engine["tensor_parallel_size"] == "4"
 
 
-@pytest.mark.parametrize(("keys", "is_warning"), [(WITHOUT_EFFECT, False), (NOT_YET, True)])
+@pytest.mark.parametrize(("keys", "is_warning"), [(WITHOUT_EFFECT, False), (NOT_YET, True), (ELSEWHERE, True)])
 def test_keys_that_set_nothing_are_accepted_and_noted(
     folder: Path, keys: Mapping[str, str], *, is_warning: bool
 ) -> None:
@@ -173,7 +192,7 @@ def test_keys_that_would_only_seem_to_protect_stop_the_start(folder: Path, key: 
 
 
 def test_a_key_has_one_meaning() -> None:
-    tables = [set(OWN), set(RENAMED), set(WITHOUT_EFFECT), set(NOT_YET), set(REFUSED)]
+    tables = [set(OWN), set(RENAMED), set(WITHOUT_EFFECT), set(NOT_YET), set(ELSEWHERE), set(REFUSED)]
     both = [one & other for index, one in enumerate(tables) for other in tables[index + 1 :]]
     assert not set().union(*both), "a key that is served now leaves the tables of families.py"
     folded = [name.lower().replace("_", "") for names in tables for name in names]
@@ -207,7 +226,12 @@ def test_the_default_deployment_starts(folder: Path) -> None:
         (None, {}, {"SM_VLLM_MAX_MODEL_LENGHT": "1"}, "environment SM_VLLM_MAX_MODEL_LENGHT: .* is max_model_len$"),
         (None, {}, {"SERVING_JOB_QUEUE": "1"}, "environment SERVING_JOB_QUEUE: .* is job_queue_size$"),
         (None, {}, {"OPTION_HF_TOKN": "secret"}, r"got '\(hidden\)'; .* is hf_token$"),
-        (None, {"zzz": "1"}, {}, "command line: zzz is no key of lmi-chat or of the engine, got '1'$"),
+        (
+            None,
+            {"zzz": "1"},
+            {},
+            r"command line: zzz is no key of lmi-chat or of the engine, got '1'; leave it out \(.*\)$",
+        ),
         ("option.x\\n" + "y" * 1000 + "=1", {}, {}, "is no key"),
     ],
 )
@@ -217,6 +241,132 @@ def test_an_unknown_key_names_the_nearest(
     text = refusal(folder, properties, arguments, environment)
     assert re.search(words, text)
     assert len(text) < 300
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("max_rolling_batch", "max_rolling_batch_size"),
+        ("max_rolling_batch_prefill_tokes", "max_rolling_batch_prefill_tokens"),
+        ("tensor_parallelism", "tensor_parallel_size"),
+        ("model_name", "served_model_name"),
+        ("modelName", "served_model_name"),
+        ("load_on_device", "load_on_devices"),
+        ("entry_pont", "entryPoint"),
+        ("chattemplate_kwarg", "chat_template_kwargs"),
+        ("model_format", ""),
+        ("max_output_limit", ""),
+        ("awq_block_size", ""),
+        ("awq_zero_point", ""),
+        ("attention_layer", ""),
+        ("optimize", ""),
+        ("pretrained_model_name", ""),
+        ("blockFactory", ""),
+        ("pythonExecutioner", ""),
+        ("name", ""),
+        ("size", ""),
+        ("use_block_size", ""),
+    ],
+)
+def test_a_hint_fits_or_there_is_none(folder: Path, key: str, meant: str) -> None:
+    text = refusal(folder, f"option.{key}=1")
+    hint = f"the nearest known key is {meant}" if meant else "leave it out (a handler of your own gets its keys from"
+    assert f"got '1'; {hint}" in text
+
+
+def test_all_that_is_wrong_is_told_at_once(folder: Path) -> None:
+    properties = (
+        "option.zzz=1\noption.port=x\noption.max_n=9999\noption.max_num_seqs=1\nmax_rolling_batch_size=2\nyyy=2"
+    )
+    with pytest.raises(BadSetting) as caught:
+        load(folder, properties, {"prot": "1"}, {"OPTION_KEYSTORE_PASS": "abc"})
+    first, *lines = str(caught.value).splitlines()
+    here = f"  {folder}/serving.properties"
+    assert first == "7 settings stop the start:"
+    beginnings = [
+        "  command line: prot",
+        "  environment OPTION_KEYSTORE_PASS: keystore_pass is not possible, got '(hidden)'",
+    ]
+    beginnings += [f"{here}:1: zzz is no", f"{here}:5: max_rolling_batch_size = 2 and max_num_seqs = 1"]
+    beginnings += [
+        f"{here}:6: yyy is no",
+        f"{here}:2: port must be a whole number",
+        f"{here}:3: max_n must be at least",
+    ]
+    assert len(lines) == len(beginnings)
+    assert all(any(line.startswith(begin) for line in lines) for begin in beginnings)
+    with pytest.raises(BadSetting) as caught:
+        load(folder, "\n".join(f"key{n}=1" for n in range(1000)))
+    first, *lines = str(caught.value).splitlines()
+    assert (first, len(lines), lines[-1]) == ("1000 settings stop the start:", 21, "  and 980 more")
+
+
+@pytest.mark.parametrize(
+    ("line", "own", "engine"),
+    [
+        ("option.max_input_len=1024", {"max_input_tokens": 1024}, {}),
+        ("option.max_num_tokens=50000", {}, {"max_num_batched_tokens": "50000"}),
+        ("option.max_seq_len=8192", {}, {"max_model_len": "8192"}),
+        ("option.n_positions=512", {}, {"max_model_len": "512"}),
+        ("option.context_length=512", {}, {"max_model_len": "512"}),
+        ("option.task=image-text-to-text", {"task": "text-generation"}, {}),
+        ("option.task=Image-Text-to-Text", {"task": "text-generation"}, {}),
+        ("option.task=sentence-similarity", {"task": "text-embedding"}, {}),
+        ("pooling=cls", {}, {"pooler_config": '{"pooling_type": "CLS"}'}),
+        ("option.limit_mm_per_prompt=image=4", {}, {"limit_mm_per_prompt": '{"image": 4}'}),
+        ("option.limit_mm_per_prompt=image=2, video=0", {}, {"limit_mm_per_prompt": '{"image": 2, "video": 0}'}),
+        ('option.limit_mm_per_prompt={"image": 4}', {}, {"limit_mm_per_prompt": '{"image": 4}'}),
+    ],
+)
+def test_other_servers_words_are_read_and_explained(
+    folder: Path, line: str, own: dict[str, object], engine: dict[str, str]
+) -> None:
+    settings = load(folder, line)
+    assert settings.values().items() >= own.items()
+    assert dict(settings.engine) == engine
+    name, value = next(iter({**own, **engine}.items()))
+    given = line.partition("=")[2]
+    assert settings.origins[name] == f"{folder}/serving.properties:1" + ("" if given == str(value) else f" ({given})")
+    assert not settings.notes
+
+
+def test_a_map_of_devices_is_the_engines_business(folder: Path) -> None:
+    [note] = load(folder, "option.device_map=auto").notes
+    assert (note.why, note.is_warning) == ("the engine decides by itself", False)
+
+
+@pytest.mark.parametrize(
+    ("written", "read_as"),
+    [
+        ("auto # devices", "auto"),
+        ("fp16   # memory", "fp16"),
+        ("x #", "x"),
+        ('"a b"', "a b"),
+        ("'a'", "a"),
+        ('"a" # b', "a"),
+        ("A #1", "A #1"),
+        ("a#b", "a#b"),
+        ('{"a": "b # c"}', '{"a": "b # c"}'),
+        ('["a"]', '["a"]'),
+        ('"a" and "b"', '"a" and "b"'),
+    ],
+)
+def test_comments_and_quotes_are_none_of_the_value(folder: Path, written: str, read_as: str) -> None:
+    settings = load(folder, f"option.served_model_name={written}")
+    assert settings.served_model_name == read_as
+    assert [(note.given.text, note.why, note.is_warning) for note in settings.notes] == (
+        [] if written == read_as else [(written, f"read as {read_as}", True)]
+    )
+
+
+def test_a_template_stays_as_it_is(folder: Path) -> None:
+    text = "'{{ a }}' # b"
+    assert load(folder, f"option.chat_template={text}").chat_template == text
+
+
+@pytest.mark.parametrize("text", ["s3://", "s3:///m/", "s3://a b/", "S3://{bucket}/m", "s3://b\\u0000/m"])
+def test_an_address_in_s3_has_a_bucket(folder: Path, text: str) -> None:
+    assert "model_id must be an address in S3 such as s3://bucket/folder/ or" in refusal(folder, f"option.s3url={text}")
 
 
 def test_without_an_engine_every_other_key_may_be_its(folder: Path) -> None:
@@ -374,7 +524,7 @@ def test_a_key_that_stands_twice_in_the_file_is_the_last_one(folder: Path) -> No
 
 PREFIXES = ("OPTION_", "SERVING_", "SM_VLLM_", "HF_", "SAGEMAKER_", "")
 VARIABLES = [name.variable for family in FAMILIES for name in family.names]
-NAMES = st.sampled_from([*OWN, *RENAMED, *WITHOUT_EFFECT, *NOT_YET, *REFUSED, *ENGINE]) | st.text(
+NAMES = st.sampled_from([*OWN, *RENAMED, *WITHOUT_EFFECT, *NOT_YET, *ELSEWHERE, *REFUSED, *ENGINE]) | st.text(
     "aA_-\n.é", max_size=9
 )
 WRITTEN = st.builds(lambda prefix, name: prefix + name.upper(), st.sampled_from(PREFIXES), NAMES)
@@ -389,10 +539,11 @@ def test_whatever_is_given_is_settings_or_one_sentence(environment: dict[str, st
     try:
         settings = read(arguments, environment, None, ENGINE)
     except BadSetting as error:
-        text = str(error)
-        assert len(text.splitlines()) == 1
-        assert len(text) < 700
-        assert text.startswith(("environment ", "command line: "))
+        first, *more = str(error).splitlines()
+        lines = more or [first]
+        assert not more or first.endswith(" settings stop the start:")
+        assert all(len(line) < 700 for line in lines)
+        assert all(line.strip().startswith(("environment ", "command line: ", "and ")) for line in lines)
     else:
         assert settings.origins.keys() <= OWN.keys() | ENGINE.keys()
         assert {*settings.engine} <= ENGINE.keys()

@@ -106,7 +106,7 @@ def test_the_bounds_are_the_contracts() -> None:
         "logit_bias": (-100, 100),
     }
     assert {name: (SAMPLING[name].low, SAMPLING[name].high) for name in contract} == contract
-    assert {name for name, field in SAMPLING.items() if field.is_above_low} == {"top_p"}
+    assert not any(field.is_above_low for field in SAMPLING.values())
     assert (LIMITS.max_messages, LIMITS.max_stop, LIMITS.max_stop_chars) == (2048, 16, 1024)
     assert (LIMITS.max_logit_bias, LIMITS.max_json_depth) == (1024, 64)
 
@@ -155,6 +155,12 @@ def test_an_integral_float_is_an_integer() -> None:
     assert wrong("n", 17.0) == "here.n must be at least 1 and at most 16, got 17"
 
 
+@pytest.mark.parametrize("name", ["temperature", "top_p", "max_tokens", "n", "seed", "top_k"])
+def test_a_number_as_text_is_refused(name: str) -> None:
+    """As OpenAI's API has it; vLLM and LMI take it."""
+    assert re.search(r'must be an? (number|integer), got "1"$', wrong(name, "1"))
+
+
 def test_an_integer_is_a_number() -> None:
     assert (right("temperature", 1), right("top_p", 1)) == (1.0, 1.0)
 
@@ -177,8 +183,9 @@ def test_a_string_is_an_array_of_one() -> None:
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ("", "no empty string"),
-        (["a", ""], "no empty string (item 1)"),
+        ("", "item 0 is empty"),
+        (["a", "", None, 3], "item 1 is empty, item 2 is null, item 3 is 3"),
+        ([None], "takes strings of at least 1 and at most 1024 characters, item 0 is null"),
         (["a", "x" * 1025], "at most 1024 characters, item 1 has 1025"),
         ("x" * 1_000_000, "at most 1024 characters, item 0 has 1000000"),
         (["x"] * 10_000, "at most 16 strings, got 10000"),
@@ -189,7 +196,9 @@ def test_stop_strings(value: object, words: str) -> None:
 
 
 def test_token_ids() -> None:
-    assert "at least 0, got -5" in wrong("stop_token_ids", [1, -5])
+    assert wrong("stop_token_ids", [1, -5]) == "here.stop_token_ids takes token ids of at least 0, item 1 is -5"
+    assert wrong("stop_token_ids", ["a", 2.0, True]).endswith('item 0 is "a", item 2 is true')
+    assert wrong("stop_token_ids", ["x"] * 900).count("item") == 5
     assert (right("stop_token_ids", []), right("stop_token_ids", [0])) == ((), (0,))
     assert "at least 1 token id" in wrong("allowed_token_ids", [])
 
@@ -201,6 +210,12 @@ def test_logit_bias() -> None:
     assert "at least -100 and at most 100, token 7 has 1e+308" in wrong("logit_bias", {"7": 1e308})
     assert "token 7 has -100.5" in wrong("logit_bias", {"7": -100.5})
     assert right("logit_bias", {"9" * 9: 1}) == {999_999_999: 1.0}
+    found = wrong("logit_bias", {"bad1": 1, "7": 101, "bad2": 2, "8": "x"})
+    assert found == (
+        'here.logit_bias takes token ids as keys, got "bad1", "bad2", '
+        'and takes numbers of at least -100 and at most 100, token 7 has 101, token 8 has "x"'
+    )
+    assert wrong("logit_bias", {f"bad{place}": 1 for place in range(9)}).endswith('"bad4" and more')
     assert 'got "' + "9" * 10 in wrong("logit_bias", {"9" * 10: 1})
     assert 'got "' + "9" * 40 in wrong("logit_bias", {"9" * 5000: 1})
 

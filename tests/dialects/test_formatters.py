@@ -82,27 +82,47 @@ async def test_the_output_formatter_writes_a_whole_answer_and_each_chunk() -> No
     out = await answered(line, STREAM, "text/event-stream")
     events = out.data.split(b"\n\n")
     assert [json.loads(event.removeprefix(b"data: ")) for event in events[:-2]] == [
-        {"number": number, "was": "chat.completion.chunk"} for number in range(1, 7)
+        {"number": number, "was": "chat.completion.chunk"} for number in range(1, 8)
     ]
     assert events[-2:] == [b"data: [DONE]", b""]
 
 
 async def test_an_output_formatter_may_give_a_line_of_text() -> None:
     line, _ = await opened(
-        formatters=Formatters(write=lambda payload: payload["choices"][0]["delta"]["content"] + "\n")
+        formatters=Formatters(write=lambda payload: payload["choices"][0]["delta"].get("content", "end") + "\n")
     )
-    assert (await answered(line, STREAM)).data == b"H\ne\nl\nl\no\n!\n"
+    assert (await answered(line, STREAM)).data == b"H\ne\nl\nl\no\n!\nend\n"
     bad: object
-    for bad, why in (("a\nb", "one line"), (7, "got int")):
+    for bad, why in (("a\nb", "one line"), ("a\rb", "one line"), (7, "got int")):
         line, engine = await opened(formatters=Formatters(write=constant(bad)))
         with pytest.raises(HookFailed, match=why):
             await answered(line, STREAM)
         assert (line.active, engine.running) == (0, 0)
 
 
+@pytest.mark.parametrize("end", "\x85\u2028\u2029")
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        (lambda end: {"text": f"a{end}b"}, r'{"text":"a%sb"}'),
+        (lambda end: f'{{"text": "a{end}b"}}\n', r'{"text": "a%sb"}'),
+    ],
+)
+async def test_no_line_reader_splits_the_json_of_a_formatter(given: Any, sent: str, end: str) -> None:
+    line, _ = await opened(formatters=Formatters(write=constant(given(end))))
+    out = await answered(line, STREAM)
+    assert set(out.data.decode().splitlines()) == {sent % f"\\u{ord(end):04x}"}
+    assert json.loads((await answered(line, CHAT)).data)["text"] == f"a{end}b"
+
+
+async def test_a_formatters_text_that_is_no_json_is_its_own() -> None:
+    line, _ = await opened(formatters=Formatters(write=constant("a\u2028 b")))
+    assert (await answered(line, STREAM)).data.startswith("a\u2028 b\n".encode())
+
+
 async def test_an_output_formatter_that_fails_ends_the_stream(caplog: pytest.LogCaptureFixture) -> None:
     def write(payload: dict[str, Any]) -> dict[str, Any]:
-        if payload["choices"][0]["delta"]["content"] == "o":
+        if payload["choices"][0]["delta"].get("content") == "o":
             raise RuntimeError("no o")
         return payload
 

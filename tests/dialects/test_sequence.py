@@ -1,10 +1,14 @@
 """One sequence as it grows: its text from deltas and spelled tokens, each token's share, its end, its likelihood."""
 
-import pytest
+from itertools import pairwise
 
-from lmi_chat.dialects.sequence import LMI_FINISH, SequenceState, finish_word, likeliest, usage
-from lmi_chat.job import Delta, Finish, Finished, Job, Reason, Token
-from tests.support.fakes import delta, token
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmi_chat.dialects.sequence import LMI_FINISH, SequenceState, TextTokens, counts, finish_word, likeliest, usage
+from lmi_chat.job import Delta, Finish, Finished, Job, Reason, SamplingParams, Token
+from tests.support.fakes import brief, delta, token
 
 JOB = Job(id="1", prompt_ids=[1, 2], prompt_text="Say ")
 CUTS: list[tuple[list[Delta], list[str]]] = [
@@ -61,7 +65,35 @@ def test_a_stream_keeps_no_token() -> None:
 @pytest.mark.parametrize(("deltas", "shares"), CUTS)
 def test_each_token_has_its_share_of_the_text(deltas: list[Delta], shares: list[str]) -> None:
     state = SequenceState(JOB)
-    assert [share for delta in deltas for share in state.cut(delta)] == shares
+    assert [share for delta in deltas for _, share in state.spell(delta)] == shares
+
+
+@brief
+@given(
+    st.text("ab é€", max_size=12), st.lists(st.integers(0, 30), max_size=12), st.sampled_from(["zz", "b", "ab", "é€"])
+)
+def test_tokens_with_a_text_joined_are_the_text_whatever_a_stop_string_holds_back(
+    said: str, cuts: list[int], stop: str
+) -> None:
+    """As vLLM sends it: a token a step, the text behind by all but one of the stop string's characters, cut there."""
+    data = said.encode()
+    ends = sorted({len(data), *(cut for cut in cuts if cut < len(data))} - {0})
+    tokens = [token(data[low:high]) for low, high in pairwise([0, *ends])]
+    text_tokens = TextTokens(SamplingParams(stop=(stop,)))
+    told, shown, beyond, so_far = "", list[Token](), list[Token](), b""
+    for place, each in enumerate(tokens):
+        so_far += each.choice.bytes
+        known = so_far.decode("utf-8", "ignore")
+        at, is_last = known.find(stop), place == len(tokens) - 1
+        ready = known[:at] if at >= 0 else known if is_last else known[: max(len(known) - len(stop) + 1, len(told))]
+        finish = Finish("stop", stop) if at >= 0 else Finish("length") if is_last else None
+        step, left = text_tokens.take(Delta(0, ready[len(told) :], [1], [each], finish))
+        told, shown, beyond = ready, shown + step, beyond + left
+        assert told.encode().startswith(b"".join(one.choice.bytes for one in shown))
+        if finish:
+            break
+    assert b"".join(one.choice.bytes for one in shown) == told.encode()
+    assert [one.choice.id for one in shown + beyond] == [one.choice.id for one in tokens[: len(shown) + len(beyond)]]
 
 
 @pytest.mark.parametrize(
@@ -87,9 +119,10 @@ def test_every_reason_has_a_word() -> None:
 
 def test_usage_is_told_in_two_shapes() -> None:
     done = Finished(prompt_tokens=20, completion_tokens=3, cached_tokens=16)
-    counts = {"prompt_tokens": 20, "completion_tokens": 3, "total_tokens": 23}
-    assert usage(done, is_flat=True) == counts | {"cached_tokens": 16}
-    assert usage(done) == counts | {
+    told = {"prompt_tokens": 20, "completion_tokens": 3, "total_tokens": 23}
+    assert counts(done) == told
+    assert usage(done) == {
+        **told,
         "prompt_tokens_details": {"cached_tokens": 16},
         "completion_tokens_details": {"reasoning_tokens": 0},
     }

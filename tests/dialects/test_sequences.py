@@ -79,8 +79,8 @@ async def test_greedy_sequences_run_once_and_come_back_as_often_as_asked() -> No
     assert engine.jobs[-1].sampling.n == 1
     chunks = (await answered(line, {**CHAT, "n": 2, "temperature": 0, "stream": True})).data.splitlines()
     choices = [json.loads(chunk)["choices"][0] for chunk in chunks]
-    assert [choice["index"] for choice in choices] == [0, 1, 0, 1]
-    assert [choice["delta"].get("role") for choice in choices] == ["assistant", "assistant", None, None]
+    assert [choice["index"] for choice in choices] == [0, 1, 0, 0, 1, 1]
+    assert [choice["delta"].get("role") for choice in choices] == ["assistant", "assistant", None, None, None, None]
 
 
 async def test_chat_gives_the_best_of_several_without_showing_their_logprobs() -> None:
@@ -108,7 +108,7 @@ async def test_tgi_compat_wraps_adds_details_and_streams_events() -> None:
         "details" not in json.loads((await answered(line, {"inputs": "a", "parameters": {"details": False}})).data)[0]
     )
     out = await answered(line, {"inputs": "a", "stream": True})
-    assert out.content_type == "text/event-stream"
+    assert out.content_type == "text/event-stream; charset=utf-8"
     assert all(json.loads(event.removeprefix(b"data:"))["token"] for event in out.data.split(b"\n\n")[:-1])
     assert b"[DONE]" not in out.data
     assert (await answered(line, {"inputs": "a", "stream": True}, "application/jsonlines")).data.startswith(b'{"index"')

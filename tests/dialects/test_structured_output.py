@@ -8,7 +8,7 @@ import pytest
 
 from lmi_chat.engine.vllm.structured_output import trials
 from lmi_chat.errors import BadField
-from lmi_chat.job import GuideKind, OutputConstraint
+from lmi_chat.job import ConstraintKind, OutputConstraint
 from lmi_chat.limits import Limits
 from tests.support.fakes import deployment, parse, refusal
 
@@ -16,7 +16,7 @@ SCHEMA = {"type": "object", "properties": {"b": {"type": "integer"}, "a": {"enum
 TEXT = json.dumps(SCHEMA, separators=(",", ":"))
 NAMED = {"name": "x", "schema": SCHEMA, "strict": True}
 EBNF = 'root ::= "a" | "b"'
-SPELLINGS: list[tuple[dict[str, Any], GuideKind, str | tuple[str, ...], str]] = [
+SPELLINGS: list[tuple[dict[str, Any], ConstraintKind, str | tuple[str, ...], str]] = [
     ({"response_format": {"type": "json_object"}}, "json_object", "", ""),
     ({"response_format": {"type": "json_schema", "json_schema": NAMED}}, "json", TEXT, ".json_schema.schema"),
     (
@@ -37,7 +37,25 @@ SPELLINGS: list[tuple[dict[str, Any], GuideKind, str | tuple[str, ...], str]] = 
     ({"guided_choice": ["a", "b"]}, "choice", ("a", "b"), ""),
     ({"guided_grammar": EBNF}, "grammar", EBNF, ""),
 ]
-TGI: list[tuple[dict[str, Any], GuideKind, str | tuple[str, ...], str]] = [
+# What TGI's clients put into `response_format`, and into `grammar`; {"type":"json_object","schema":…} is llama.cpp's.
+EVERYWHERE: list[tuple[dict[str, Any], ConstraintKind, str | tuple[str, ...], str]] = [
+    ({"type": "json_object"}, "json_object", "", ""),
+    ({"type": "json_object", "value": None}, "json_object", "", ""),
+    ({"type": "json_object", "value": SCHEMA}, "json", TEXT, ".value"),
+    ({"type": "json_object", "value": TEXT}, "json", TEXT, ".value"),
+    ({"type": "json_object", "value": NAMED}, "json", TEXT, ".value.schema"),
+    ({"type": "json_object", "schema": SCHEMA}, "json", TEXT, ".schema"),
+    ({"type": "json_object", "json_schema": NAMED}, "json", TEXT, ".json_schema.schema"),
+    ({"type": "json", "value": SCHEMA}, "json", TEXT, ".value"),
+    ({"type": "json", "value": TEXT}, "json", TEXT, ".value"),
+    ({"type": "json", "value": NAMED}, "json", TEXT, ".value.schema"),
+    ({"type": "json_schema", "value": NAMED}, "json", TEXT, ".value.schema"),
+    ({"type": "json_schema", "value": SCHEMA}, "json", TEXT, ".value"),
+    ({"type": "json_schema", "schema": SCHEMA}, "json", TEXT, ".schema"),
+    ({"type": "json_schema", "json_schema": NAMED, "value": None}, "json", TEXT, ".json_schema.schema"),
+    ({"type": "regex", "value": "a+"}, "regex", "a+", ".value"),
+]
+TGI: list[tuple[dict[str, Any], ConstraintKind, str | tuple[str, ...], str]] = [
     ({"grammar": {"type": "json", "value": SCHEMA}}, "json", TEXT, ".value"),
     ({"grammar": {"type": "json", "value": TEXT}}, "json", TEXT, ".value"),
     ({"grammar": {"type": "json_schema", "value": NAMED}}, "json", TEXT, ".value.schema"),
@@ -89,7 +107,28 @@ FITS: dict[str, dict[str, Any]] = {
 FITS["a chain"]["guided_json"]["$defs"]["c"] = {"x/y": [{"type": "string"}]}
 BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"response_format": "json"}, "response_format", 'must be an object such as {"type":"json_object"}, got "json"'),
-    ({"response_format": {}}, "response_format.type", "must be text, json_object or json_schema, got null"),
+    (
+        {"response_format": {}},
+        "response_format.type",
+        "must be one of text, json_object, json_schema, json, regex, got",
+    ),
+    ({"response_format": {"type": "json"}}, "response_format.value", "must be a JSON Schema (an object), got null"),
+    (
+        {"response_format": {"type": "json_object", "value": SCHEMA, "schema": SCHEMA}},
+        "response_format",
+        "must have one of json_schema, value, schema, got value and schema",
+    ),
+    (
+        {"response_format": {"type": "json_schema", "value": {"name": "x"}}},
+        "response_format.value.schema",
+        "must be a JSON Schema (an object), got null",
+    ),
+    (
+        {"response_format": {"type": "json_object", "value": ["a"]}},
+        "response_format.value",
+        "must be a JSON Schema (an object), got an array",
+    ),
+    ({"response_format": {"type": "regex"}}, "response_format.value", "must be a string that is not empty, got null"),
     ({"response_format": {"type": ["text"]}}, "response_format.type", "got an array of 1 items"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "name and schema, got null"),
     (
@@ -148,11 +187,12 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ),
 ]
 BAD_TGI: list[tuple[dict[str, Any], str, str]] = [
-    ({"grammar": "a"}, "grammar", 'must be an object with type and value, got "a"'),
-    ({"grammar": {"type": "ebnf"}}, "grammar.type", 'must be json, json_schema or regex, got "ebnf"'),
+    ({"grammar": "a"}, "grammar", 'must be an object such as {"type":"json_object"}, got "a"'),
+    ({"grammar": {"type": "ebnf"}}, "grammar.type", 'json_schema, json, regex, got "ebnf"'),
     ({"grammar": {"type": "json"}}, "grammar.value", "must be a JSON Schema (an object), got null"),
     ({"grammar": {"type": "regex", "value": {}}}, "grammar.value", "must be a string that is not empty, got an object"),
-    ({"grammar": {"type": "json_schema", "value": {}}}, "grammar.value.schema", "must be a JSON Schema"),
+    ({"grammar": {"type": "json_schema", "value": {"strict": True}}}, "grammar.value.schema", "must be a JSON Schema"),
+    ({"grammar": {"type": "json_schema"}}, "grammar.value", "must be a JSON Schema"),
     ({"grammar": {"type": "regex", "value": "a"}, "guided_regex": "b"}, "grammar", "and parameters.guided_regex ask"),
 ]
 
@@ -168,12 +208,12 @@ def standard(fields: Mapping[str, Any]) -> dict[str, Any]:
 def guide_of(body: dict[str, Any]) -> OutputConstraint | None:
     task = parse(body, deployment(), "1")
     assert task.unknown == []
-    return task.job.sampling.guide
+    return task.job.sampling.constraint
 
 
 @pytest.mark.parametrize(("fields", "kind", "value", "below"), SPELLINGS)
 def test_every_spelling_is_one_guide(
-    fields: dict[str, Any], kind: GuideKind, value: str | tuple[str, ...], below: str
+    fields: dict[str, Any], kind: ConstraintKind, value: str | tuple[str, ...], below: str
 ) -> None:
     (name,) = fields
     for body, prefix in ((chat(fields), ""), (standard(fields), "parameters.")):
@@ -184,11 +224,29 @@ def test_every_spelling_is_one_guide(
 
 
 @pytest.mark.parametrize(("fields", "kind", "value", "below"), TGI)
-def test_tgis_grammar(fields: dict[str, Any], kind: GuideKind, value: str | tuple[str, ...], below: str) -> None:
+def test_tgis_grammar(fields: dict[str, Any], kind: ConstraintKind, value: str | tuple[str, ...], below: str) -> None:
     guide = guide_of(standard(fields))
     assert guide == OutputConstraint(kind, value)
     assert guide is not None
     assert guide.path == "parameters.grammar" + below
+
+
+@pytest.mark.parametrize(("form", "kind", "value", "below"), EVERYWHERE)
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_tgis_spellings_stand_wherever_a_grammar_does(
+    form: dict[str, Any], kind: ConstraintKind, value: str | tuple[str, ...], below: str, *, is_stream: bool
+) -> None:
+    shaped: dict[str, Any] = {"response_format": form}
+    for body, path in (
+        (chat(shaped), "response_format"),
+        ({"prompt": "hi", **shaped}, "response_format"),
+        (standard(shaped), "parameters.response_format"),
+        (standard({"grammar": form}), "parameters.grammar"),
+    ):
+        guide = guide_of(body | {"stream": is_stream})
+        assert guide == OutputConstraint(kind, value)
+        assert guide is not None
+        assert guide.path == path + below
 
 
 @pytest.mark.parametrize("fields", NOTHING)
@@ -230,6 +288,52 @@ def test_the_bounds_are_settings() -> None:
         assert refusal(chat(fields), "chat", limits=small).status == 400
 
 
+@pytest.mark.parametrize(
+    ("fields", "whitespace"),
+    [
+        ({"guided_json": SCHEMA}, None),
+        ({"guided_json": SCHEMA, "guided_whitespace_pattern": "[ ]?"}, "[ ]?"),
+        ({"guided_json": SCHEMA, "guided_whitespace_pattern": ""}, ""),
+        ({"response_format": {"type": "json_object"}, "guided_whitespace_pattern": " "}, " "),
+        ({"structured_outputs": {"json": SCHEMA, "whitespace_pattern": " "}}, " "),
+        ({"structured_outputs": {"json_object": True, "whitespace_pattern": None}}, None),
+        ({"structured_outputs": {"json": SCHEMA, "disable_any_whitespace": True}}, ""),
+        ({"structured_outputs": {"json": SCHEMA, "disable_any_whitespace": False}}, None),
+        ({"structured_outputs": {"json": SCHEMA, "whitespace_pattern": " "}, "guided_whitespace_pattern": " "}, " "),
+    ],
+)
+def test_whitespace_is_the_callers_choice(fields: dict[str, Any], whitespace: str | None) -> None:
+    for body in (chat(fields), standard(fields), {"prompt": "hi", **fields}):
+        guide = guide_of(body)
+        assert guide is not None
+        assert guide.whitespace == whitespace
+
+
+@pytest.mark.parametrize(
+    ("more", "path", "words"),
+    [
+        ({"whitespace_pattern": 1}, "structured_outputs.whitespace_pattern", "must be a string, got 1"),
+        (
+            {"whitespace_pattern": "a" * 4097},
+            "structured_outputs.whitespace_pattern",
+            "at most 4096 bytes long, got 4097",
+        ),
+        ({"disable_any_whitespace": 1}, "structured_outputs.disable_any_whitespace", "must be true or false, got 1"),
+        (
+            {"whitespace_pattern": " ", "disable_any_whitespace": True},
+            "structured_outputs.whitespace_pattern",
+            "asks for other whitespace than another field; send one of them",
+        ),
+    ],
+)
+def test_whitespace_that_is_wrong_is_named(more: dict[str, Any], path: str, words: str) -> None:
+    error = refusal(chat({"structured_outputs": {"json": SCHEMA, **more}}), "chat")
+    assert (error.param, words in error.message) == (path, True)
+    assert refusal(chat({"guided_json": SCHEMA, "guided_whitespace_pattern": 1}), "chat").param == (
+        "guided_whitespace_pattern"
+    )
+
+
 def test_no_beam_search_beside_a_guide() -> None:
     error = refusal(chat({"guided_regex": "a", "use_beam_search": True, "n": 2}), "chat")
     assert (error.param, "beside guided_regex" in error.message) == ("use_beam_search", True)
@@ -261,8 +365,6 @@ async def test_a_model_without_a_fast_tokenizer_takes_no_guide() -> None:
 @pytest.mark.parametrize(
     ("guide", "expected"),
     [
-        (OutputConstraint("json_object", ""), ("json", '{"type": "object"}')),
-        (OutputConstraint("json", TEXT), ("json", TEXT)),
         (OutputConstraint("regex", "a"), ("regex", "a")),
         (OutputConstraint("choice", ("a", '"')), ("choice", '["a", "\\""]')),
         (OutputConstraint("grammar", EBNF), ("grammar", EBNF)),

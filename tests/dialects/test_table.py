@@ -36,7 +36,7 @@ def test_every_field_of_every_dialect_has_a_row() -> None:
 
 ROWS = """
 | `temperature` | number | 0 to 2 | `1.0` | randomness; below 0.01 is greedy | chat, standard, completion |
-| `top_p` | number | above 0, to 1 | `1.0` | nucleus sampling | chat, standard, completion |
+| `top_p` | number | 0 to 1 | `1.0` | nucleus sampling; 0: the likeliest token alone | chat, standard, completion |
 | `n` | integer | 1 to `max_n` | `1` | sequences | chat, completion |
 | `max_new_tokens` | integer | 1 to 2147483647 | `30` | tokens to generate | standard |
 | `tools` | null, `[]` |  |  | 400: is not served by this version | chat |

@@ -9,6 +9,7 @@ import pytest
 
 from djl_python import Input, Output
 from lmi_chat import djl
+from lmi_chat.codec.framing import EVENTS
 from lmi_chat.config.settings import Settings
 from lmi_chat.dialects.formatters import Formatters
 from lmi_chat.djl import handler, output_parts
@@ -67,10 +68,19 @@ async def test_whole_answers(engine: Scripted, monkeypatch: pytest.MonkeyPatch) 
     assert json.loads(body(outputs)) == {"generated_text": "Hello!"}
 
 
+async def test_records_are_answered_line_by_line(engine: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = b'{"inputs":"a"}\n{\n{"prompt":"b"}\n'
+    outputs = await told(engine, monkeypatch, asked(lines, **{"Content-Type": "application/x-ndjson"}))
+    assert outputs[0].properties["Content-Type"] == "application/jsonlines"
+    assert ["error" in json.loads(line) for line in body(outputs).splitlines()] == [False, True, False]
+    outputs = await told(engine, monkeypatch, asked({"inputs": "a"}, **{"Content-Type": "application/octet-stream"}))
+    assert json.loads(body(outputs)) == {"generated_text": "Hello!"}
+
+
 async def test_streams_are_a_frame_to_an_output(engine: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     outputs = await told(engine, monkeypatch, asked({**CHAT, "stream": True}, ACCEPT="text/event-stream"))
-    assert outputs[0].properties["Content-Type"] == "text/event-stream"
-    assert len(outputs) == len("Hello!") + 2
+    assert outputs[0].properties["Content-Type"] == EVENTS.content_type
+    assert len(outputs) == len("Hello!") + 3
     assert body(outputs).endswith("data: [DONE]\n\n")
     outputs = await told(engine, monkeypatch, asked({"inputs": "x", "stream": True}))
     assert [json.loads(line)["token"]["text"] for line in body(outputs).splitlines()] == list("Hello!")
@@ -132,11 +142,11 @@ async def test_no_frame_comes_near_djls_limit(engine: Scripted, monkeypatch: pyt
 
 
 async def test_formatters_are_djls_properties(engine: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = handler.hooks({"input_formatter": lambda body, **_: body, "output_formatter": "sse"})
+    found = handler.find_formatters({"input_formatter": lambda body, **_: body, "output_formatter": "sse"})
     assert found.read is not None
     assert found.write is None
-    hooks = Formatters(read=lambda body, **_: {"inputs": body["question"]}, write=lambda answer: {"said": answer})
-    outputs = await told(engine, monkeypatch, asked({"question": "x"}), PipelineConfig(formatters=hooks))
+    formatters = Formatters(read=lambda body, **_: {"inputs": body["question"]}, write=lambda answer: {"said": answer})
+    outputs = await told(engine, monkeypatch, asked({"question": "x"}), PipelineConfig(formatters=formatters))
     assert json.loads(body(outputs)) == {"said": {"generated_text": "Hello!"}}
 
 

@@ -101,6 +101,7 @@ def test_all_but_ping_needs_a_key(service: Service, path: str) -> None:
     assert send(service, b"", {}, path, "GET")[0] == 401
     assert send(service, b"", {"x-api-key": BOB}, path, "GET")[0] == 200
     assert send(service, b"", {}, "/ping", "GET")[0] == 200
+    assert send(service, b"", {}, "/live", "GET")[::2] == (200, {"status": "live"})
 
 
 def test_boto_shows_a_key_in_a_header_of_its_own(service: Service) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from lmi_chat.codec.framing import EVENTS
 from lmi_chat.limits import Limits
 from lmi_chat.pipeline.pipeline import PipelineConfig
 from tests.support.scripted import Scripted, Service, said, serving
@@ -184,11 +185,47 @@ def test_compressed_bodies_are_never_inflated(service: Service, encoding: str) -
         ("text/csv", 415),
         ("image/png", 415),
         ("application/x-www-form-urlencoded", 415),
+        ("application/octet-stream", 200),
+        ("binary/octet-stream", 200),
+        ("application/x-ndjson; charset=latin-1", 415),
     ],
 )
 def test_content_types(service: Service, content_type: str | None, status: int) -> None:
     headers = {"content-type": content_type} if content_type else {}
     assert send(service, b'{"inputs":"a"}', headers)[0] == status
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "words"),
+    [
+        (
+            "application/octet-stream",
+            b"\x00\x01\xff",
+            'got "application/octet-stream", with which a JSON object is read: ',
+        ),
+        ("application/octet-stream", b'{"inputs":', "the body is not JSON: "),
+        ("application/octet-stream", b"[1]", "the body must be a JSON object, got an array of 1 items"),
+        ("application/octet-stream", b"", "the body is empty"),
+        ("image/PNG", b"{}", 'got "image/png"'),
+        ("application/x-www-form-urlencoded", b"{}", "what curl sends without -H 'content-type: application/json'"),
+        ("text/csv; header=present", b"a,b", 'got "text/csv"'),
+        ("multipart/form-data; boundary=x", b"", 'got "multipart/form-data"'),
+        ("json", b"{}", 'got "json"'),
+    ],
+)
+def test_what_is_not_read_is_named_with_what_is(service: Service, content_type: str, body: bytes, words: str) -> None:
+    for path in ("/invocations", "/v1/chat/completions", "/v1/completions"):
+        status, _, answer = send(service, body, {"content-type": content_type}, path)
+        assert (status, answer["error"]["code"]) == (415, "unsupported_media_type")
+        assert answer["error"]["message"].startswith("content-type must be application/json, or application/jsonlines ")
+        assert words in answer["error"]["message"]
+        assert ("text/plain" in answer["error"]["message"]) == (path == "/invocations")
+
+
+def test_bytes_that_are_json_name_their_bad_fields(service: Service) -> None:
+    headers = {"content-type": "application/octet-stream"}
+    assert send(service, b'{"inputs":"a","parameters":{"seed":NaN}}', headers)[0] == 400
+    assert send(service, b'{"inputs":5}', headers)[2]["param"] == "inputs"
 
 
 def test_plain_text_is_a_standard_request(service: Service) -> None:
@@ -218,14 +255,14 @@ def test_the_body_chooses_and_its_own_field_is_named(service: Service, body: obj
 
 def test_errors_have_their_dialects_shape(service: Service) -> None:
     assert post(service, {"inputs": "a", "parameters": {"top_p": 2}})[2] == {
-        "error": "parameters.top_p must be above 0 and at most 1, got 2",
+        "error": "parameters.top_p must be at least 0 and at most 1, got 2",
         "code": 400,
         "type": "invalid_request_error",
         "param": "parameters.top_p",
     }
     assert post(service, {**CHAT, "top_p": 2})[2] == {
         "error": {
-            "message": "top_p must be above 0 and at most 1, got 2",
+            "message": "top_p must be at least 0 and at most 1, got 2",
             "type": "invalid_request_error",
             "param": "top_p",
             "code": "bad_field",
@@ -239,13 +276,46 @@ def test_paths_methods_and_models(service: Service) -> None:
     assert (status, headers.get("location")) == (404, None)
     status, headers, answer = send(service, b"", method="GET")
     assert (status, answer["error"]["code"], headers["allow"]) == (405, "method_not_allowed", "POST")
-    assert post(service, {**CHAT, "model": "nope"})[0] == 404
+    for path, model in (("/invocations", "nope"), ("/models/nope/invoke", ""), ("/predictions/nope", "")):
+        status, _, answer = post(service, {**CHAT, "model": model}, path=path)
+        assert status == 404
+        assert answer["error"] == answer["error"] | {
+            "code": "model_not_found",
+            "type": "invalid_request_error",
+            "param": "model",
+        }
+    status, _, answer = post(service, {"inputs": "a", "model": "nope"})
+    assert (status, answer["code"], answer["type"], answer["param"]) == (404, 404, "invalid_request_error", "model")
+    assert send(service, b"", path="/v1/models/nope", method="GET")[2]["error"]["code"] == "model_not_found"
+    assert send(service, b"", path="/nope", method="GET")[2]["error"]["code"] == "not_found"
     assert post(service, {**CHAT, "model": ""})[0] == 200
     assert post(service, CHAT, path="/predictions/tiny")[0] == 200
     assert post(service, CHAT, path="/models/nope/invoke")[0] == 404
     assert send(service, b"", path="/v1/models", method="GET")[2]["data"][0]["id"] == "tiny"
     assert send(service, b"", path="/v1/models/nope", method="GET")[0] == 404
-    assert send(service, b"", path="/ping", method="GET")[2] == {"status": "ready", "active": 0}
+    for path in ("/ping", "/health"):
+        assert send(service, b"", path=path, method="GET")[2] == {"status": "ready", "active": 0}
+
+
+BODIES: list[dict[str, Any]] = [CHAT, {"inputs": "a"}, {"prompt": "a"}]
+
+
+@pytest.mark.parametrize("body", BODIES, ids=["chat", "standard", "completion"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_placeholders_are_no_models_names(service: Service, body: dict[str, Any], stream: bool) -> None:  # noqa: FBT001
+    for name in ("tgi", "dummy"):
+        assert post(service, {**body, "model": name, "stream": stream})[0] == 200
+        assert send(service, b"", path=f"/v1/models/{name}", method="GET")[0] == 404
+        assert post(service, body, path=f"/models/{name}/invoke")[0] == 404
+    for name in ("default", "gpt-4", "TGI"):
+        assert post(service, {**body, "model": name, "stream": stream})[0] == 404
+    assert post(service, {**body, "model": "tgi", "adapters": "a"})[2] == post(service, {**body, "adapters": "a"})[2]
+
+
+def test_placeholders_are_refused_where_strict() -> None:
+    with serving(is_strict=True) as strict:
+        status, _, answer = post(strict, {**CHAT, "model": "tgi"})
+        assert (status, answer["error"]["message"]) == (404, 'model "tgi" is not served here; tiny is')
 
 
 def test_the_frame_is_chosen_by_header_then_route(service: Service) -> None:
@@ -254,26 +324,27 @@ def test_the_frame_is_chosen_by_header_then_route(service: Service) -> None:
         ("/invocations", ""): "application/jsonlines",
         ("/invocations", "*/*"): "application/jsonlines",
         ("/invocations", "application/json"): "application/jsonlines",
-        ("/invocations", "text/event-stream"): "text/event-stream",
-        ("/v1/chat/completions", ""): "text/event-stream",
-        ("/v1/chat/completions", "application/json"): "text/event-stream",
+        ("/invocations", "text/event-stream"): EVENTS.content_type,
+        ("/invocations", "text/event-stream; charset=utf-8"): EVENTS.content_type,
+        ("/v1/chat/completions", ""): EVENTS.content_type,
+        ("/v1/chat/completions", "application/json"): EVENTS.content_type,
         ("/v1/chat/completions", "application/jsonlines"): "application/jsonlines",
     }
     for (path, accept), kind in kinds.items():
         headers = JSON | ({"accept": accept} if accept else {})
         found = send(service, json.dumps(asked).encode(), headers, path)
         assert (found[1]["content-type"], found[1]["transfer-encoding"]) == (kind, "chunked"), (path, accept)
-        assert found[2].endswith(b"data: [DONE]\n\n") == (kind == "text/event-stream")
+        assert found[2].endswith(b"data: [DONE]\n\n") == (kind == EVENTS.content_type)
 
 
 def test_completions_have_a_route_of_their_own(service: Service) -> None:
     asked = {"prompt": "hi"}
-    for path, kind in (("/v1/completions", "text/event-stream"), ("/invocations", "application/jsonlines")):
+    for path, kind in (("/v1/completions", EVENTS.content_type), ("/invocations", "application/jsonlines")):
         status, _, answer = post(service, asked, path=path)
         assert (status, answer["object"], answer["choices"][0]["text"]) == (200, "text_completion", "Hello!")
         status, headers, data = post(service, {**asked, "stream": True}, path=path)
         assert (status, headers["content-type"]) == (200, kind)
-        assert data.endswith(b"data: [DONE]\n\n") == (kind == "text/event-stream")
+        assert data.endswith(b"data: [DONE]\n\n") == (kind == EVENTS.content_type)
     status, _, answer = post(service, {"inputs": "hi"}, path="/v1/completions")
     assert (status, answer["error"]["param"]) == (400, "prompt")
     assert send(service, b"hello", {"content-type": "text/plain"}, path="/v1/completions")[0] == 415
@@ -284,8 +355,18 @@ def test_requests_before_the_model_is_there() -> None:
         status, headers, answer = post(service, CHAT)
         assert (status, answer["error"]["code"], headers["retry-after"]) == (503, "loading", "5")
         service.health.enter("importing the engine")
-        status, _, answer = send(service, b"", path="/ping", method="GET")
-        assert (status, answer["phase"]) == (503, "importing the engine")
+        for path in ("/ping", "/health"):
+            status, _, answer = send(service, b"", path=path, method="GET")
+            assert (status, answer["phase"]) == (503, "importing the engine")
+        assert send(service, b"", path="/live", method="GET")[::2] == (200, {"status": "live"})
+
+
+def test_the_process_is_live_when_the_engine_is_gone() -> None:
+    engine = Scripted()
+    with serving(engine) as service:
+        engine.is_dead = True
+        assert send(service, b"", path="/ping", method="GET")[0] == 503
+        assert send(service, b"", path="/live", method="GET")[::2] == (200, {"status": "live"})
 
 
 def test_more_than_the_slots_and_the_queue_is_refused_at_once() -> None:
@@ -295,7 +376,7 @@ def test_more_than_the_slots_and_the_queue_is_refused_at_once() -> None:
         threads = [threading.Thread(target=lambda: answers.append(post(service, CHAT))) for _ in range(4)]
         for thread in threads:
             thread.start()
-        while service.line.active < 4:
+        while service.pipeline.active < 4:
             time.sleep(0.01)
         status, headers, answer = post(service, CHAT)
         assert (status, headers["retry-after"]) == (503, "1")
@@ -326,9 +407,8 @@ def test_each_frame_is_one_write(service: Service) -> None:
         payload = payload[int(size, 16) + 2 :]
     assert events.pop() == b""
     assert events.pop() == b"data: [DONE]\n\n"
-    texts = [json.loads(event.removeprefix(b"data: "))["choices"][0]["delta"]["content"] for event in events]
-    assert "".join(texts) == "Hello!"
-    assert len(texts) == 6
+    texts = [json.loads(event.removeprefix(b"data: "))["choices"][0]["delta"].get("content", "") for event in events]
+    assert texts == [*"Hello!", ""]
 
 
 def ignored(service: Service) -> dict[str, float]:
@@ -344,7 +424,7 @@ def test_ignored_keys_are_told_and_counted(service: Service) -> None:
     assert headers["x-lmi-chat-warning"] == (
         "zz x: y is ignored; messages[0].nmae is ignored; did you mean messages[0].name?"
     )
-    assert "x-lmi-chat-warning" in post(service, {"inputs": "x", "parameters": {"max_tokens": 5}})[1]
+    assert "x-lmi-chat-warning" in post(service, {"inputs": "x", "parameters": {"max_output_tokens": 5}})[1]
     assert "x-lmi-chat-warning" not in post(service, CHAT)[1]
     after = ignored(service)
     assert {name: after[name] - before.get(name, 0) for name in ("chat", "standard")} == {"chat": 2, "standard": 1}

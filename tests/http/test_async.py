@@ -67,12 +67,19 @@ def test_a_file_in_a_file_out(service: Service, ask: Any, tmp_path: Path) -> Non
     assert again["OutputLocation"] != reply["OutputLocation"]
 
 
+def test_the_endpoints_name_and_several_records(ask: Any) -> None:
+    named = json.dumps({"inputs": "a", "model": "e"})
+    assert json.loads(left(ask(Body=named)["OutputLocation"])) == {"generated_text": "Hello!"}
+    several = left(ask(Body=f"{named}\n{{\n{named}\n", ContentType="application/jsonlines")["OutputLocation"])
+    assert ["error" in json.loads(line) for line in several.splitlines()] == [False, True, False]
+
+
 def test_a_body_a_stream_and_a_name_of_its_own(ask: Any, tmp_path: Path) -> None:
     reply = ask(Body=b'{"inputs":"a"}', Filename="mine.out", S3OutputPathExtension="/today/x")
     assert reply["OutputLocation"] == (tmp_path / "output/today/x/mine.out").as_uri()
     assert json.loads(left(reply["OutputLocation"])) == {"generated_text": "Hello!"}
     lines = left(ask(Body=json.dumps({**CHAT, "stream": True}))["OutputLocation"]).splitlines()
-    assert [json.loads(line)["choices"][0]["delta"]["content"] for line in lines] == [*"Hello!"]
+    assert [json.loads(line)["choices"][0]["delta"].get("content", "") for line in lines] == [*"Hello!", ""]
     events = left(ask(Body=json.dumps({**CHAT, "stream": True}), Accept="text/event-stream")["OutputLocation"])
     assert events.endswith(b"data: [DONE]\n\n")
     plain = ask(Body=b"hello", ContentType="text/plain")
@@ -211,17 +218,17 @@ async def opened(folder: Path, engine: Scripted) -> tuple[Pipeline, AsyncRequest
 async def test_a_drain_waits_for_what_was_accepted(tmp_path: Path) -> None:
     line, spool = await opened(tmp_path, Scripted(said("abc", gap_s=0.02)))
     for name in "123":
-        await spool.take(order(name))
+        await spool.submit(order(name))
     await line.drain(10)
     assert sorted(path.name for path in (tmp_path / "output").iterdir()) == ["1", "2", "3"]
     with pytest.raises(Exception, match="shutting down"):
-        await spool.take(order("4"))
+        await spool.submit(order("4"))
 
 
 async def test_a_drain_has_an_end(tmp_path: Path) -> None:
     line, spool = await opened(tmp_path, Scripted(said("abc", gap_s=60.0)))
     for name in "123":
-        await spool.take(order(name))
+        await spool.submit(order(name))
     await asyncio.sleep(0.01)
     await line.drain(0.05)
     assert not (tmp_path / "output").exists()
@@ -232,8 +239,8 @@ async def test_a_drain_has_an_end(tmp_path: Path) -> None:
 
 async def test_who_waits_too_long_is_told(tmp_path: Path) -> None:
     line, spool = await opened(tmp_path, Scripted(said("abc", gap_s=0.1)))
-    await spool.take(order("1"))
-    await spool.take(order("2", wait_s=0.05))
+    await spool.submit(order("1"))
+    await spool.submit(order("2", wait_s=0.05))
     await line.drain(10)
     assert (tmp_path / "output" / "1").exists()
     assert b"the request was not started within 0.05 s" in (tmp_path / "failure" / "2").read_bytes()

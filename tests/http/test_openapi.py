@@ -11,7 +11,7 @@ import openapi_spec_validator
 import pytest
 
 from lmi_chat.codec.json_text import Json
-from lmi_chat.dialects.body import USAGE, Guides
+from lmi_chat.dialects.body import USAGE, ConstraintFields
 from lmi_chat.dialects.chat import messages
 from lmi_chat.dialects.chat.body import ChatBody, SessionBody
 from lmi_chat.dialects.completion.body import CompletionBody
@@ -69,7 +69,7 @@ INVALID: list[tuple[str, dict[str, Any]]] = [
     ("chat", {"messages": []}),
     ("chat", {"messages": [TURN] * 2049}),
     ("chat", {"messages": [{"role": "wizard", "content": "a"}]}),
-    ("chat", {**CHAT, "top_p": 0}),
+    ("chat", {**CHAT, "top_p": -0.1}),
     ("chat", {**CHAT, "max_tokens": 0}),
     ("chat", {**CHAT, "stop": [""]}),
     ("chat", {**CHAT, "logit_bias": {"x": 1}}),
@@ -105,7 +105,7 @@ INVALID: list[tuple[str, dict[str, Any]]] = [
     ("standard", {"inputs": "a", "parameters": {"grammar": {"type": "json"}}}),
     ("completion", {"prompt": []}),
     ("completion", {"prompt": [1, "a"]}),
-    ("completion", {"prompt": "a", "logprobs": 6}),
+    ("completion", {"prompt": "a", "logprobs": 21}),
     ("completion", {"prompt": "a", "max_tokens": 0}),
     ("completion", {"prompt": "a", "suffix": "b"}),
 ]
@@ -256,6 +256,11 @@ FORMS: list[Any] = [
     {"type": "text", "other": 1},
     {"type": "regex", "value": "a", "other": 1},
     {"type": "json", "value": {}},
+    {"type": "json_object", "value": {"type": "string"}},
+    {"type": "json_object", "value": {"name": "x"}},
+    {"type": "json_object", "value": {}, "schema": {}},
+    {"type": "json_schema", "value": {"schema": {}, "strict": True}, "json_schema": None},
+    {"type": "json_schema", "schema": "{}"},
     {"type": "regex", "value": "a"},
     {"type": "regex", "value": ""},
     {"json": {}},
@@ -356,6 +361,6 @@ def test_guides_have_the_limits_of_the_deployment() -> None:
         for value, is_right in ((least, True), (most, True), (least[:0], False), (beyond, False)):
             body = {**CHAT, name: value}
             assert (checks.is_valid(body), refusal(body, at) is None) == (is_right, is_right), body
-    assert set(Guides.__annotations__) <= set(properties("chat"))
+    assert set(ConstraintFields.__annotations__) <= set(properties("chat"))
     assert set(USAGE) == set(properties("chat")["stream_options"]["anyOf"][0]["properties"])
     assert bounds(properties("chat")["allowed_token_ids"]).low == 1

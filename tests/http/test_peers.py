@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
 from lmi_chat.config.settings import read
@@ -40,7 +41,7 @@ def _as_it_was(service: Service) -> Iterator[None]:
     service.engine.script, service.engine.left_early = said("Hello!"), 0
     service.engine.jobs.clear()
     yield
-    wait_for(lambda: not (service.line.active or service.engine.running))
+    wait_for(lambda: not (service.pipeline.active or service.engine.running))
 
 
 def streamed(service: Service, body: dict[str, Any], accept: str = "application/jsonlines") -> bytes:
@@ -57,7 +58,7 @@ def test_a_stream_has_no_empty_lines_and_ends_its_last_one(service: Service, bod
     assert b"\n\n" not in data
     assert b"[DONE]" not in data
     lines = [json.loads(line) for line in data[:-1].split(b"\n")]
-    assert len(lines) == len("Hello!") + ("stream_options" in body)
+    assert len(lines) == len("Hello!") + (2 if "stream_options" in body else 0)  # a chat's end, and its usage
 
 
 @pytest.mark.parametrize("body", BODIES)
@@ -68,7 +69,7 @@ def test_a_reader_of_lines_gets_every_line_out_of_sagemakers_parts(service: Serv
         for part in parts(stream(runtime, {**body, "stream": True})):
             *whole, buffer = (buffer + part).split(b"\n")
             lines += [json.loads(line) for line in whole]
-    assert (len(lines), buffer) == (len("Hello!"), b"")
+    assert (len(lines), buffer) == (len("Hello!") + ("messages" in body), b"")
 
 
 @pytest.mark.parametrize("body", BODIES)
@@ -199,7 +200,7 @@ def test_a_client_that_goes_ends_its_generation(service: Service, stream: bool) 
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
     wait_for(lambda: service.engine.running == 0)
-    assert (service.engine.left_early, service.line.active) == (1, 0)
+    assert (service.engine.left_early, service.pipeline.active) == (1, 0)
 
 
 def wait_for(what: Any) -> None:
@@ -217,14 +218,47 @@ def test_after_failures_requests_are_answered(service: Service, failure: Any) ->
         assert post(service, CHAT)[0] == 500
     service.engine.script = said("Hello!")
     assert [post(service, body)[0] for body in BODIES] == [200] * 3
-    assert service.line.active == 0
+    assert service.pipeline.active == 0
 
 
 def test_sagemaker_gets_no_healthy_ping_from_a_server_without_a_model() -> None:
     """Others: /ping 200 although the load failed."""
     with serving(is_open=False) as service:
         assert send(service, b"", path="/ping", method="GET")[0] == 503
-        service.do(service.line.open(service.engine, deployment()))
+        service.do(service.pipeline.open(service.engine, deployment()))
         assert send(service, b"", path="/ping", method="GET")[0] == 200
         service.engine.is_dead = True
         assert send(service, b"", path="/ping", method="GET")[0] == 503
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("path", ["/invocations", "/endpoints/tiny/invocations", "/predictions/tiny"])
+@pytest.mark.parametrize(
+    "body", [{"messages": [{"role": "user", "content": "x" * 1100}]}, {"inputs": "x" * 1100}, {"prompt": "x" * 1100}]
+)
+def test_a_prompt_that_is_too_long_is_told_in_the_words_that_clients_look_for(
+    service: Service, body: dict[str, Any], path: str, *, is_stream: bool
+) -> None:
+    """LiteLLM goes to a longer model, and LangChain raises an error of its own, by these words and by no others."""
+    status, _, data = post(service, {**body, "stream": is_stream}, path=path)
+    assert status == (424 if path.startswith("/endpoints") else 400)
+    assert "model's maximum context length is 1024 tokens" in json.dumps(data)
+    assert "the prompt is too long" in json.dumps(data)
+
+
+def test_openais_client_is_told_that_the_context_ends(service: Service) -> None:
+    client = openai.OpenAI(base_url=f"http://127.0.0.1:{service.port}/v1", api_key="none", max_retries=0)
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "x" * 1100}])
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_limit_that_is_cut_is_told_by_the_header(service: Service, body: dict[str, Any], *, is_stream: bool) -> None:
+    """VLLM refuses what it has not all the room for."""
+    own = {"parameters": {"max_new_tokens": 9000}} if "inputs" in body else {"max_tokens": 9000}
+    status, headers, _ = post(service, {**body, **own, "stream": is_stream})
+    assert status == 200
+    assert " is cut to " in headers["x-lmi-chat-warning"]
+    assert service.engine.jobs[-1].sampling.max_tokens == 1024 - len(service.engine.jobs[-1].prompt_ids)

@@ -11,6 +11,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, EventStreamError
 
 from lmi_chat.codec.eventstream import PART_BYTES
+from lmi_chat.codec.framing import EVENTS
 from lmi_chat.errors import Bug, CutOff, EngineDown, Error, TimedOut
 from lmi_chat.job import Delta, Finish, Finished, Job
 from lmi_chat.pipeline.pipeline import PipelineConfig
@@ -52,7 +53,9 @@ def _as_it_was(service: Service) -> Iterator[None]:
     yield
     service.engine.script = said("Hello!")
     end = time.monotonic() + 5
-    while service.line.active or service.engine.running:  # the client has its answer before the server has tidied up
+    while (
+        service.pipeline.active or service.engine.running
+    ):  # the client has its answer before the server has tidied up
         assert time.monotonic() < end
         time.sleep(0.005)
 
@@ -109,7 +112,7 @@ def test_a_session_from_its_beginning_to_its_end(service: Service, runtime: Any)
 
 @pytest.mark.parametrize(
     ("accept", "content_type", "is_line"),
-    [("", "application/jsonlines", True), ("text/event-stream", "text/event-stream", False)],
+    [("", "application/jsonlines", True), ("text/event-stream", EVENTS.content_type, False)],
 )
 def test_each_frame_is_one_part(runtime: Any, accept: str, content_type: str, is_line: bool) -> None:  # noqa: FBT001
     reply = stream(runtime, STREAM, CustomAttributes="a", **({"Accept": accept} if accept else {}))
@@ -121,7 +124,7 @@ def test_each_frame_is_one_part(runtime: Any, accept: str, content_type: str, is
         assert found.pop() == b"data: [DONE]\n\n"
         assert all(part.startswith(b"data: ") and part.endswith(b"\n\n") for part in found)
     chunks = [json.loads(part.removeprefix(b"data: ")) for part in found]
-    assert [chunk["choices"][0]["delta"]["content"] for chunk in chunks] == [*"Hello!"]
+    assert [chunk["choices"][0]["delta"].get("content", "") for chunk in chunks] == [*"Hello!", ""]
 
 
 def test_the_standard_schema_streams_too(runtime: Any) -> None:
@@ -136,6 +139,43 @@ def test_a_whole_answer_on_the_streams_path_is_one_part(runtime: Any) -> None:
     assert [json.loads(part)["choices"][0]["message"]["content"] for part in parts(reply)] == ["Hello!"]
 
 
+@pytest.mark.parametrize(
+    "body", [CHAT, {"inputs": "a"}, {"prompt": "a"}, {"inputs": ["a", "b"]}, {"requestType": "NEW_SESSION"}]
+)
+def test_a_whole_answer_on_the_streams_path_is_a_line(runtime: Any, body: object) -> None:
+    """LangChain's reader of lines waits for the newline for ever."""
+    data = b"".join(parts(stream(runtime, body)))
+    assert data.endswith(b"\n")
+    assert data.count(b"\n") == 1
+    assert json.loads(data)
+
+
+@pytest.mark.parametrize("body", [CHAT, {"inputs": "a"}, {"prompt": "a"}], ids=["chat", "standard", "completion"])
+def test_the_endpoints_name_is_a_name_of_its_model(service: Service, runtime: Any, body: dict[str, Any]) -> None:
+    given = {"EndpointName": "my-endpoint", "ContentType": "application/json"}
+    named = json.dumps({**body, "model": "my-endpoint"})
+    assert runtime.invoke_endpoint(**given, Body=named)["Body"].read()
+    assert parts(runtime.invoke_endpoint_with_response_stream(**given, Body=named))
+    lines = runtime.invoke_endpoint(**given | {"ContentType": "application/jsonlines"}, Body=f"{named}\n{named}")
+    assert lines["Body"].read().count(b"error") == 0
+    other = {**body, "model": "other-endpoint"}
+    with pytest.raises(runtime.exceptions.ModelError) as refused:
+        runtime.invoke_endpoint(**given, Body=json.dumps(other))
+    assert "model_not_found" in refused.value.response["OriginalMessage"] or "inputs" in body
+    assert refused.value.response["OriginalStatusCode"] == 404
+    assert send(service, named.encode())[0] == 404, "at another door it is nobody's name"
+
+
+def test_bytes_as_the_sagemaker_sdk_sends_them(runtime: Any) -> None:
+    """Its Predictor has neither a serializer nor a deserializer unless it is told: application/octet-stream, */*."""
+    given = {"EndpointName": "e", "ContentType": "application/octet-stream", "Accept": "*/*"}
+    reply = runtime.invoke_endpoint(**given, Body=b'{"inputs":"a"}')
+    assert json.loads(reply["Body"].read()) == {"generated_text": "Hello!"}
+    with pytest.raises(runtime.exceptions.ModelError) as refused:
+        runtime.invoke_endpoint(**given, Body=b"a,b")
+    assert refused.value.response["OriginalStatusCode"] == 415
+
+
 def test_a_long_answer_is_in_several_parts() -> None:
     def long(job: Job) -> Sequence[Step]:
         delta = Delta(0, "x" * (PART_BYTES + 9), [120], [], Finish("stop"))
@@ -145,16 +185,17 @@ def test_a_long_answer_is_in_several_parts() -> None:
         client = boto(service)
         for body, part in ((CHAT, "message"), (STREAM, "delta")):
             found = parts(stream(client, body))
-            assert [len(one) == PART_BYTES for one in found] == [True, False]
-            assert json.loads(b"".join(found))["choices"][0][part]["content"] == "x" * (PART_BYTES + 9)
+            end = found[2:]  # a stream's last chunk
+            assert [len(one) == PART_BYTES for one in found] == [True, False, *(False for _ in end)]
+            assert json.loads(b"".join(found[:2]))["choices"][0][part]["content"] == "x" * (PART_BYTES + 9)
         client.close()
 
 
 @pytest.mark.parametrize(
     ("body", "status", "words", "shape"),
     [
-        ({**CHAT, "top_p": 2}, 400, "top_p must be above 0 and at most 1, got 2", "openai"),
-        ({"inputs": "a", "parameters": {"top_p": 2}}, 400, "parameters.top_p must be above 0", "lmi"),
+        ({**CHAT, "top_p": 2}, 400, "top_p must be at least 0 and at most 1, got 2", "openai"),
+        ({"inputs": "a", "parameters": {"top_p": 2}}, 400, "parameters.top_p must be at least 0", "lmi"),
         ({**CHAT, "model": "nope"}, 404, 'model "nope" is not served here', "openai"),
         ({**STREAM, "n": 0}, 400, "n must be at least 1", "openai"),
         (b"{", 400, "the body is not JSON", "openai"),

@@ -155,12 +155,15 @@ def test_update(service: Service) -> None:
     assert ask(service, "/" + answer["id"], "POST", {"metadata": None})[2]["metadata"] == {}
     headers = ask(service, "/" + answer["id"], "POST", {"metadata": {}, "model": "x"})[1]
     assert headers["x-lmi-chat-warning"] == "model is ignored"
+    headers = ask(service, "/" + answer["id"], "POST", {"metadata": {}, "metadatas": {}})[1]
+    assert headers["x-lmi-chat-warning"] == "metadatas is ignored; did you mean metadata?"
 
 
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [
         (b"{}", 400, "metadata must be given"),
+        (b'{"metadatas":{}}', 400, "or null for none; did you mean metadata by metadatas?"),
         (b'{"metadata":5}', 400, "metadata must be an object of strings, got 5"),
         (b'{"metadata":{"a":1}}', 400, "metadata.a must be a string, got 1"),
         (b"", 400, "the body is empty"),
@@ -231,7 +234,7 @@ def parts_of(service: Service, parts: list[Any]) -> Any:
     from lmi_chat.storage.completions_db import StoredCompletion
 
     messages = json.dumps([{"role": "user", "content": parts}]).encode()
-    save = service.line.deployment.save
+    save = service.pipeline.deployment.save
     assert save is not None
     save(StoredCompletion(id="parts", model="tiny", document=b"{}", messages=messages))
     return ask(service, "/parts/messages")[2]["data"][0]
@@ -278,7 +281,7 @@ def test_a_broken_disk_never_costs_an_answer(tmp_path: Path, *, is_stream: bool)
 def test_a_hanging_disk_slows_nobody(service: Service, path: Path) -> None:
     made(service)
     hang = threading.Event()
-    store = getattr(service.line.deployment.save, "__self__")  # noqa: B009
+    store = getattr(service.pipeline.deployment.save, "__self__")  # noqa: B009
     waiting = threading.Thread(target=lambda: service.do(store._ask(lambda _: hang.wait(9))))
     waiting.start()
     time.sleep(0.05)
@@ -303,7 +306,7 @@ def test_an_answer_that_is_given_up_is_not_kept(path: Path) -> None:
         client.sendall(head % len(body) + body)
         assert client.recv(100)
         client.close()
-        while service.line.active:
+        while service.pipeline.active:
             time.sleep(0.01)
         assert listed(service)["data"] == []
     store.close()

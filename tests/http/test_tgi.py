@@ -4,6 +4,7 @@ huggingface_hub's client as it is, against a deployment with `tgi_compat`.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import huggingface_hub
@@ -11,7 +12,7 @@ import pytest
 from huggingface_hub import errors as raised
 
 from lmi_chat.errors import Busy, CutOff, EngineDown, Error, HookFailed
-from lmi_chat.job import Finished, Job
+from lmi_chat.job import Finished, Job, OutputConstraint
 from lmi_chat.pipeline.pipeline import PipelineConfig
 from tests.http.test_app import post, send
 from tests.support.scripted import Scripted, Service, Step, said, serving
@@ -45,7 +46,7 @@ WAYS = [whole, streamed]
 @pytest.mark.parametrize("ask", WAYS)
 def test_validation(ask: Ask) -> None:
     with serving(is_tgi=True) as service:
-        with pytest.raises(raised.ValidationError, match=r"parameters.top_p must be above 0 and at most 1, got 2"):
+        with pytest.raises(raised.ValidationError, match=r"parameters.top_p must be at least 0 and at most 1, got 2"):
             ask(service, top_p=2.0)
         with pytest.raises(raised.ValidationError, match="inputs has 1100 tokens"):
             ask(service, "x" * 1100)
@@ -120,3 +121,28 @@ def test_every_error_has_a_type_that_clients_know() -> None:
         assert "error_type" not in error_body(error, "standard")
     for fault in (KeyError("ours"), HookFailed("theirs")):
         assert error_body(fault, "standard", is_tgi=True)["error_type"] == "generation"
+
+
+SCHEMA: dict[str, Any] = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+WRITTEN = OutputConstraint("json", '{"type":"object","properties":{"a":{"type":"integer"}},"required":["a"]}')
+
+
+@pytest.mark.parametrize(
+    ("form", "asked"),
+    [
+        ({"type": "json_object"}, OutputConstraint("json_object", "")),
+        ({"type": "json_object", "value": SCHEMA}, WRITTEN),
+        ({"type": "json", "value": SCHEMA}, WRITTEN),
+        ({"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA, "strict": True}}, WRITTEN),
+        ({"type": "regex", "value": "[0-9]+"}, OutputConstraint("regex", "[0-9]+")),
+    ],
+)
+def test_a_form_of_the_text_is_obeyed(form: Any, asked: OutputConstraint) -> None:
+    with serving(is_tgi=True) as service:
+        client = huggingface_hub.InferenceClient(base_url=f"http://127.0.0.1:{service.port}/v1")
+        ask = partial(client.chat_completion, [{"role": "user", "content": "hi"}], model="tiny", response_format=form)
+        assert ask().choices[0].message.content == "Hello!"
+        assert "".join(part.choices[0].delta.content or "" for part in ask(stream=True)) == "Hello!"
+        assert whole(service, grammar=form) == "Hello!"
+        assert streamed(service, grammar=form) == "Hello!"
+        assert [job.sampling.constraint for job in service.engine.jobs[-4:]] == [asked] * 4

@@ -152,7 +152,7 @@ def test_a_line_holds_what_happened_and_nothing_that_was_said(service: Service, 
     [
         (b"{", 400, "bad_json", None),
         (b'{"messages":[{"role":"user","content":"hi"}],"n":0}', 400, "bad_field", "chat"),
-        (b'{"inputs":"a","model":"nope"}', 404, "not_found", "standard"),
+        (b'{"inputs":"a","model":"nope"}', 404, "model_not_found", "standard"),
         (b" " * 2_000_000, 413, "body_too_large", None),
     ],
 )

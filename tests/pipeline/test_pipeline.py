@@ -205,7 +205,7 @@ async def test_draining_lets_answers_finish_and_takes_no_new_ones() -> None:
     with pytest.raises(Draining):
         await answered(line, CHAT)
     await draining
-    assert (await running).data.count(b"\n") == 3
+    assert (await running).data.count(b"\n") == 4
 
 
 async def test_what_is_not_done_when_draining_ends_gets_an_error_frame() -> None:
@@ -238,7 +238,7 @@ async def test_events_after_the_end_are_dropped() -> None:
     done = Finished(prompt_tokens=1, completion_tokens=1)
     line, _ = await opened(lambda _: [ended, done, ended, done])
     out = await answered(line, STREAM)
-    assert out.data.count(b"\n") == 1
+    assert (out.data.count(b"\n"), out.data.count(b'"x"'), out.data.count(b'"stop"')) == (2, 1, 1)
 
 
 async def test_long_bodies_are_read_off_the_loop() -> None:

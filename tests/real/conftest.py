@@ -174,6 +174,7 @@ def other(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     properties = folder / "serving.properties"
     properties.write_text(
         "engine=Python\noption.max_rolling_batch_size=8\noption.scheduling_policy=priority\nminWorkers=1\n"
+        'option.structured_outputs_config={"disable_any_whitespace":true}\n'
         'option.speculative_config={"method":"ngram","num_speculative_tokens":4,"prompt_lookup_max":3}\n'
     )
     environment = {

@@ -7,6 +7,7 @@ from typing import Any
 import openai
 import pytest
 
+from lmi_chat.codec.framing import EVENTS
 from tests.real.conftest import Server
 
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
@@ -69,9 +70,10 @@ def test_streams_are_the_whole_answers(server: Server) -> None:
         results = list(pool.map(both, QUESTIONS))
     for question, (whole, chunks, document, tokens) in zip(QUESTIONS, results, strict=True):
         choices = [chunk["choices"][0] for chunk in chunks[:-1]]
-        assert "".join(choice["delta"]["content"] for choice in choices) == whole["choices"][0]["message"]["content"], (
-            question
-        )
+        assert (
+            "".join(choice["delta"].get("content", "") for choice in choices)
+            == whole["choices"][0]["message"]["content"]
+        ), question
         assert choices[0]["delta"]["role"] == "assistant"
         assert choices[-1]["finish_reason"] == whole["choices"][0]["finish_reason"]
         counted = ("prompt_tokens", "completion_tokens", "total_tokens")
@@ -125,7 +127,8 @@ def test_content_parts_are_the_text_they_hold(server: Server) -> None:
 def test_logprobs_have_the_tokens_own_bytes(server: Server) -> None:
     answer = server.whole(chat("Say: 🌟 é 日本", logprobs=True, top_logprobs=3, max_tokens=16))
     content = answer["choices"][0]["logprobs"]["content"]
-    assert len(content) == answer["usage"]["completion_tokens"]
+    ended = answer["choices"][0]["finish_reason"] == "stop"
+    assert len(content) + ended == answer["usage"]["completion_tokens"]
     for token in content:
         assert token["logprob"] <= 0
         assert len(token["top_logprobs"]) == 3
@@ -133,15 +136,40 @@ def test_logprobs_have_the_tokens_own_bytes(server: Server) -> None:
             (top["logprob"] for top in token["top_logprobs"]), reverse=True
         )
         assert token["top_logprobs"][0]["token"] == token["token"]
-    ended = answer["choices"][0]["finish_reason"] == "stop"
-    own = content[:-1] if ended else content
-    assert (
-        bytes(byte for token in own for byte in token["bytes"])
-        .decode(errors="ignore")
-        .startswith(answer["choices"][0]["message"]["content"].rstrip("\ufffd"))
-    )
-    chunks = server.lines(chat("Say: 🌟 é 日本", logprobs=True, top_logprobs=3, max_tokens=16))
+    said = bytes(byte for token in content for byte in token["bytes"]).decode(errors="ignore")
+    assert said.startswith(answer["choices"][0]["message"]["content"].rstrip("\ufffd"))
+    *chunks, last = server.lines(chat("Say: 🌟 é 日本", logprobs=True, top_logprobs=3, max_tokens=16))
     assert [token for chunk in chunks for token in chunk["choices"][0]["logprobs"]["content"]] == content
+    assert (last["choices"][0]["delta"], last["choices"][0]["logprobs"]) == ({}, None)
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"stop": [" Paris"]}, {"stop": ["aris"]}, {"stop": ["never seen"]}, {"stop_token_ids": [7042]}]
+)
+@pytest.mark.parametrize("top", [0, 2])
+def test_the_tokens_that_are_listed_are_the_content(server: Server, fields: dict[str, Any], top: int) -> None:
+    """Not what ended it; whole, and in each chunk, on the fast path and on the general one."""
+    asked = {"messages": FRANCE, "temperature": 0, "logprobs": True, "top_logprobs": top, **fields}
+    choice = server.whole(asked)["choices"][0]
+    listed = choice["logprobs"]["content"]
+    assert b"".join(bytes(token["bytes"]) for token in listed).decode() == choice["message"]["content"]
+    assert choice["message"]["content"].startswith("The capital of France is")
+    *chunks, last = [chunk["choices"][0] for chunk in server.lines(asked)]
+    tokens = [token for chunk in chunks for token in chunk["logprobs"]["content"]]
+    assert [token["bytes"] for token in tokens] == [token["bytes"] for token in listed]
+    for chunk in chunks:
+        own = b"".join(bytes(token["bytes"]) for token in chunk["logprobs"]["content"])
+        assert own.decode() == chunk["delta"]["content"]
+    assert (last["delta"], last["finish_reason"]) == ({}, choice["finish_reason"])
+
+
+def test_a_stop_string_that_is_never_seen_changes_no_token(server: Server) -> None:
+    free, stopped = (standard("The capital of", max_new_tokens=6, stop=stop) for stop in ([], [" never seen"]))
+    expected = server.whole(free)["details"]["tokens"]
+    found = server.whole(stopped)["details"]["tokens"]
+    assert [(token["id"], token["text"]) for token in found] == [(token["id"], token["text"]) for token in expected]
+    lines = [line["token"] for line in server.lines(stopped)]
+    assert [(token["id"], token["text"]) for token in lines] == [(token["id"], token["text"]) for token in expected]
 
 
 def test_top_n_tokens_are_alternatives_and_not_sequences(server: Server) -> None:
@@ -239,13 +267,13 @@ def test_the_openai_client_streams(server: Server) -> None:
 def test_events_end_with_done_and_parse_alone(server: Server) -> None:
     status, headers, data = server.post(chat("Hi", stream=True), "/v1/chat/completions")
     assert status == 200
-    assert headers["content-type"] == "text/event-stream"
+    assert headers["content-type"] == EVENTS.content_type
     events = data.split(b"\n\n")
     assert events.pop() == b""
     assert events.pop() == b"data: [DONE]"
     assert all(json.loads(event.removeprefix(b"data: "))["object"] == "chat.completion.chunk" for event in events)
     status, headers, data = server.post({**standard("Hi"), "stream": True}, accept="text/event-stream")
-    assert headers["content-type"] == "text/event-stream"
+    assert headers["content-type"] == EVENTS.content_type
     assert b"[DONE]" not in data
     assert all(json.loads(event.removeprefix(b"data: "))["token"] for event in data.split(b"\n\n")[:-1])
 
@@ -253,11 +281,22 @@ def test_events_end_with_done_and_parse_alone(server: Server) -> None:
 def test_a_prompt_that_does_not_fit_is_refused_with_counts(server: Server) -> None:
     status, _, data = server.post(standard("word " * 9000))
     assert status == 400
-    assert json.loads(data)["error"] == "inputs has 9001 tokens; the model's context holds 8192, one of them generated"
-    status, _, data = server.post(chat("Hi", max_tokens=8192))
-    assert status == 400
-    assert json.loads(data)["error"]["code"] == "context_length_exceeded"
-    assert json.loads(data)["error"]["param"] == "max_tokens"
+    assert json.loads(data)["error"] == (
+        "inputs has 9001 tokens, and at least one is generated: the prompt is too long. "
+        "This model's maximum context length is 8192 tokens"
+    )
+
+
+def test_a_limit_of_tokens_is_a_cap_and_no_reservation(server: Server) -> None:
+    body = {"prompt": [28] * 8180, "max_tokens": 8192, "temperature": 0, "ignore_eos": True}
+    status, headers, data = server.post(body)
+    assert status == 200
+    assert headers["x-lmi-chat-warning"] == "max_tokens is cut to 12: prompt has 8180 of the context's 8192 tokens"
+    reply = json.loads(data)
+    assert (reply["choices"][0]["finish_reason"], reply["usage"]["completion_tokens"]) == ("length", 12)
+    status, headers, data = server.post(chat("Hi", max_tokens=8192, stream=True, stop=["e"]))
+    assert (status, b"finish_reason" in data) == (200, True)
+    assert headers["x-lmi-chat-warning"].startswith("max_tokens is cut to 81")
     status, _, data = server.post(standard("x" * 10_000_000))
     assert status == 400
     assert "characters" in json.loads(data)["error"]

@@ -11,6 +11,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 
+from lmi_chat.codec.framing import EVENTS
 from tests.real.conftest import FINISH_BEFORE_S, Server
 from tests.real.test_answers import FRANCE, chat
 from tests.real.test_boto import boto, example
@@ -48,6 +49,15 @@ def test_settings_from_everywhere(other: Server) -> None:
     status, _, data = other.post({"inputs": "a " * 1010, "parameters": {"max_new_tokens": 1}})
     assert status == 400
     assert "this deployment takes at most 1000" in data.decode()
+
+
+def test_vllms_switch_for_whitespace(other: Server) -> None:
+    schema = {"type": "array", "items": {"type": "integer"}, "minItems": 3, "maxItems": 3}
+    fields = {"guided_json": schema, "max_tokens": 60}
+    [choice] = other.whole(chat("Three numbers, please.", **fields))["choices"]
+    assert re.fullmatch(r"\[-?\d+,-?\d+,-?\d+\]?|\[[-\d,]*", choice["message"]["content"])
+    [choice] = other.whole(chat("Three numbers, please.", **fields, guided_whitespace_pattern=" "))["choices"]
+    assert " , " in choice["message"]["content"]
 
 
 def test_huggingface_hubs_client(other: Server) -> None:
@@ -133,7 +143,7 @@ def test_a_line_per_token_when_the_engine_hands_over_several(other: Server) -> N
     asked = {"inputs": prompt, "parameters": {"max_new_tokens": 40, "details": True, "top_n_tokens": 2}}
     [whole] = other.whole(asked)
     status, headers, data = other.post({**asked, "stream": True})
-    assert (status, headers["content-type"]) == (200, "text/event-stream")
+    assert (status, headers["content-type"]) == (200, EVENTS.content_type)
     lines = [json.loads(event.removeprefix(b"data: ")) for event in data.split(b"\n\n")[:-1]]
     assert [line["token"]["id"] for line in lines] == [token["id"] for token in whole["details"]["tokens"]]
     assert [line["token"]["logprob"] for line in lines] == [token["logprob"] for token in whole["details"]["tokens"]]
@@ -141,7 +151,7 @@ def test_a_line_per_token_when_the_engine_hands_over_several(other: Server) -> N
     assert "".join(line["token"]["text"] for line in lines) == whole["generated_text"] == lines[-1]["generated_text"]
     assert all(len(line["top_tokens"]) == 2 for line in lines)
     chunks = other.lines(chat("Repeat: one two three one two three one two three", max_tokens=32, logprobs=True))
-    counts = [len(chunk["choices"][0]["logprobs"]["content"]) for chunk in chunks]
+    counts = [len(scores["content"]) for chunk in chunks if (scores := chunk["choices"][0]["logprobs"])]
     assert max(counts) > 1, "the engine did hand over several at once"
     assert sum(counts) <= 32
 
@@ -158,7 +168,7 @@ def test_an_answer_ends_in_time_with_what_there_is(other: Server, *, is_stream: 
         reasons: dict[int, str | None] = {}
         for chunk in chunks:
             choice = chunk["choices"][0]
-            counts[choice["index"]] += len(choice["logprobs"]["content"])
+            counts[choice["index"]] += len((choice["logprobs"] or {"content": []})["content"])
             reasons[choice["index"]] = choice["finish_reason"] or reasons.get(choice["index"])
     else:
         whole = other.whole(body)

@@ -129,7 +129,7 @@ def test_tokens_that_end_the_text(asker: Asker) -> None:
 def test_the_narrowest_sampling_is_greedy(asker: Asker) -> None:
     """`top_k`, `top_p`, `min_p` at a temperature that would wander: each leaves the likeliest token alone."""
     plain = asker.texts(*everywhere(COUNTING, 12, {}, {}))
-    for narrow in ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1}):
+    for narrow in ({"top_k": 1}, {"top_p": 1e-6}, {"top_p": 0}, {"min_p": 1}):
         fields = {"temperature": 2.0, **narrow}
         bodies = everywhere(COUNTING, 12, fields, {})
         bodies[2]["parameters"]["do_sample"] = True
@@ -317,7 +317,7 @@ def test_constraints_that_leave_no_token_are_told(server: Server) -> None:
 
 
 def test_the_least_penalty_leaves_a_guide_in_force(server: Server) -> None:
-    """One that is 0 in 32 bits makes NaN of what the guide forbids, which is then chosen."""
+    """One that is 0 in 32 bits makes NaN of what the constraint forbids, which is then chosen."""
     body = {"prompt": CAPITAL, "structured_outputs": {"choice": ["Paris", "Rome"]}, "max_tokens": 9}
     assert server.whole({**body, "repetition_penalty": 0.01})["choices"][0]["text"] in {"Paris", "Rome"}
     assert server.post({**body, "repetition_penalty": 1e-300})[0] == 400

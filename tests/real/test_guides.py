@@ -17,6 +17,8 @@ import openai
 import pytest
 from pydantic import BaseModel
 
+from lmi_chat.engine.vllm.structured_output import trials
+from lmi_chat.job import OutputConstraint
 from tests.real.conftest import Server
 
 pytestmark = pytest.mark.slow
@@ -130,6 +132,61 @@ def test_a_schema(server: Server, fields: dict[str, Any]) -> None:
     assert person["mood"] in {"good", "bad"}
 
 
+DIGITS = {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 9}, "minItems": 2, "maxItems": 2}
+
+
+def test_whitespace_is_bounded(server: Server) -> None:
+    """A small model would write blanks and newlines between the numbers until it has no tokens left."""
+    wanted = chat(guided_json=DIGITS, messages=[{"role": "user", "content": "Two digits, each on a line of its own."}])
+    texts = {}
+    ways: dict[str, dict[str, Any]] = {
+        "usual": {},
+        "compact": {"guided_whitespace_pattern": ""},
+        "compact too": {"structured_outputs": {"json": DIGITS, "disable_any_whitespace": True}},
+        "lines": {"structured_outputs": {"json": DIGITS, "whitespace_pattern": "\\n"}},
+        "any": {"guided_whitespace_pattern": "[ \\n]+", "max_tokens": 20},
+    }
+    for name, fields in ways.items():
+        choice = server.whole(wanted | fields)["choices"][0]
+        texts[name] = choice["message"]["content"]
+        assert choice["finish_reason"] == "stop" or name == "any"
+    assert re.fullmatch(r"\[[1-9],[ ]?[1-9]\]", texts["usual"])
+    assert re.fullmatch(r"\[[1-9],[1-9]\]", texts["compact"])
+    assert texts["compact too"] == texts["compact"]
+    assert re.fullmatch(r"\[[1-9]\n,\n[1-9]\]", texts["lines"])
+    assert re.fullmatch(r"\[[ \n]*([1-9][ \n]*(,[ \n]*([1-9][ \n]*\]?)?)?)?", texts["any"])
+
+
+@pytest.mark.parametrize(
+    ("schema", "pattern", "right", "wrong"),
+    [
+        (DIGITS, None, ["[1,2]", "[1, 2]"], ["[1,  2]", "[1,\n2]", "[ 1,2]", "[1 ,2]", "[1,2 ]"]),
+        ({"type": "object"}, None, ['{"a": [1, {}], "b":"  "}'], ['{"a":  1}', '{ "a":1}', '{"a" :1}', '{"a":1,\n']),
+        (DIGITS, "", ["[1,2]"], ["[1, 2]"]),
+        (DIGITS, "[ ]?", ["[1,2]", "[1 , 2]"], ["[1,  2]"]),
+        (DIGITS, "a|b", ["[1a,b2]"], ["[1,2]", "[1ab,2]"]),
+        (DIGITS, r"[\n ]*", ["[1,2]", "[\n  1,\n  2\n]"], ["[1,\t2]"]),
+        (DIGITS | {"x-guidance": {"item_separator": ";"}}, None, ["[1;2]"], ["[1,2]"]),
+    ],
+)
+def test_what_the_compiler_makes_of_whitespace(
+    schema: dict[str, Any], pattern: str | None, right: list[str], wrong: list[str]
+) -> None:
+    """By both defaults that vLLM gives it, of which a schema's own word takes no notice."""
+    import llguidance
+
+    _, sent = trials.source(OutputConstraint("json", json.dumps(schema), whitespace=pattern))
+    for is_flexible in (True, False):
+        defaults: Any = {"whitespace_flexible": is_flexible}
+        grammar = llguidance.LLMatcher.grammar_from_json_schema(sent, defaults=defaults)
+        for text in (*right, *wrong):
+            matcher = llguidance.LLMatcher(llguidance.LLTokenizer("byte"), grammar, log_level=0)
+            assert not matcher.is_error(), matcher.get_error()
+            tokens = list(text.encode())
+            is_right = matcher.validate_tokens(tokens) == len(tokens)
+            assert is_right == (text in right), text
+
+
 def test_a_regex(server: Server) -> None:
     for fields in ({"guided_regex": DATE}, {"structured_outputs": {"regex": DATE}}):
         assert re.fullmatch(DATE, said(server, **fields))
@@ -168,6 +225,9 @@ def test_tgis_grammar(server: Server) -> None:
 
     assert json.loads(answer(grammar={"type": "json", "value": PERSON})).keys() == {"name", "age", "mood"}
     assert json.loads(answer(response_format=FORMAT)).keys() == {"name", "age", "mood"}
+    for form in ({"type": "json_object", "value": PERSON}, {"type": "json", "value": PERSON}):
+        assert json.loads(answer(response_format=form)).keys() == {"name", "age", "mood"}
+        assert json.loads(answer(grammar=form)).keys() == {"name", "age", "mood"}
     assert re.fullmatch(DATE, answer(grammar={"type": "regex", "value": DATE}))
     assert answer(guided_choice=COLOURS) in COLOURS
 

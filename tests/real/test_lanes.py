@@ -278,6 +278,57 @@ async def test_200_random_requests_give_the_same_bytes_by_either_way(tokenizer: 
     assert (refused < 40, streamed > 80) == (True, True)
 
 
+async def _asked(line: Pipeline, core: Core, body: dict[str, Any]) -> list[Any]:
+    """The JSON texts of an answer; no reader of lines finds more of them than there are."""
+    out = Kept()
+    await line.answer(InferenceRequest(body=json.dumps(body).encode(), id="one", accept="application/jsonlines"), out)
+    await core.idle()
+    sent = [write.removeprefix(b"application/json ").decode() for write in out.writes]
+    sent = [each for each in sent if each not in {"application/jsonlines", "end"}]
+    assert [len(each.splitlines()) for each in sent] == [1] * len(sent)
+    return [json.loads(each) for each in sent]
+
+
+@pytest.mark.parametrize("is_fast", [True, False])
+async def test_the_tokens_of_a_text_are_the_text_whatever_ends_it(tokenizer: Any, is_fast: bool) -> None:  # noqa: FBT001
+    """In a chat's log-probabilities by their bytes, in the standard schema by their texts; whole, and as it streams."""
+    line, core = await _line(tokenizer, is_fast=is_fast)
+    stopped = 0
+    for seed in range(40):
+        chance = random.Random(seed)
+        text = "".join(chance.choice(TEXTS) for _ in range(chance.randint(1, 3)))
+        stop = chance.choice([[], ["never seen"], ["more of"], ["\n", "é"], ["语"], ["️‍", "ช่อง"], [text[-2:]]])
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        core.steps = [([each], False) for each in ids]
+        core.ends_by = chance.choice([None, None, "eos"])
+        if core.ends_by:
+            core.steps.append(([tokenizer.eos_token_id], False))
+        asked = {"messages": [{"role": "user", "content": "hi"}], "logprobs": True, "stop": stop, "max_tokens": 900}
+        [whole] = await _asked(line, core, asked)
+        listed = whole["choices"][0]["logprobs"]["content"]
+        said = whole["choices"][0]["message"]["content"]
+        joined = b"".join(bytes(token["bytes"]) for token in listed)
+        assert joined.decode("utf-8", "replace") == said, (seed, text, stop)
+        stopped += isinstance(whole["choices"][0]["stop_reason"], str)
+        *chunks, end = [chunk["choices"][0] for chunk in await _asked(line, core, asked | {"stream": True})]
+        assert [token for chunk in chunks for token in chunk["logprobs"]["content"]] == listed
+        assert "".join(chunk["delta"]["content"] for chunk in chunks) == said
+        assert (end["delta"], end["logprobs"]) == ({}, None)
+        parameters = {"details": True, "max_new_tokens": 900, "stop": stop}
+        [whole] = await _asked(line, core, {"inputs": "hi", "parameters": parameters})
+        tokens, text = whole["details"]["tokens"], whole["generated_text"]
+        assert "".join(token["text"] for token in tokens) == text
+        lines = await _asked(line, core, {"inputs": "hi", "parameters": parameters, "stream": True})
+        assert [line["token"] for line in lines] == tokens
+        core.steps = core.steps[: len(tokens)]
+        core.ends_by = None
+        [free] = await _asked(line, core, {"inputs": "hi", "parameters": parameters | {"stop": []}})
+        own = [token["text"] for token in free["details"]["tokens"]]
+        own = own if whole["details"]["finish_reason"] != "stop_sequence" else own[:1]
+        assert [token["text"] for token in tokens][: len(own)] == own, (seed, text, stop)
+    assert stopped > 5
+
+
 async def test_vllms_marks_of_a_request_are_those_of_the_general_path(tokenizer: Any) -> None:
     marks = []
     for is_fast in (True, False):

@@ -39,7 +39,7 @@ def lines(server: Server, tokens: int) -> list[Any]:
 
 
 def text(found: list[Any]) -> str:
-    return "".join(line["choices"][0]["delta"]["content"] for line in found)
+    return "".join(line["choices"][0]["delta"].get("content", "") for line in found)
 
 
 def resident_bytes(server: Server) -> int:

@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from lmi_chat.config.settings import read
 from lmi_chat.engine.vllm import arguments, kv_cache
 from lmi_chat.engine.vllm import engine as vllm
+from lmi_chat.engine.vllm.structured_output.trials import Trials
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
 from lmi_chat.server import bootstrap, default_model
 from tests.support.recipes import RECIPES, Recipe
@@ -80,16 +82,35 @@ def test_the_classes_of_refusals_are_there() -> None:
     assert issubclass(EngineDeadError, Exception)
 
 
-async def test_a_bad_value_of_the_engine_says_where_it_stood(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("max_model_len", "many", "an engine setting has a bad value: argument --max-model-len: "),
+        (
+            "limit_mm_per_prompt",
+            "four",
+            "an engine setting has a bad value: limit_mm_per_prompt must be JSON such as {\"image\": 4}, got 'four' (",
+        ),
+        ("pooler_config", "first", "an engine setting has a bad value: pooler_config must be JSON, got 'first' ("),
+        (
+            "load_format",
+            "sagemaker_fast_model_loader",
+            r"load_format must be one of auto, .*safetensors, .*, got 'sagemaker_fast_model_loader' (",
+        ),
+    ],
+)
+async def test_a_bad_value_of_the_engine_says_where_it_stood(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str, said: str
+) -> None:
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    given = {"HF_MODEL_ID": "hub/m", "OPTION_MAX_MODEL_LEN": "many"}
+    given = {"HF_MODEL_ID": "hub/m", f"OPTION_{name.upper()}": text}
     settings = read({}, given, None, arguments.kinds())
     with pytest.raises(bootstrap.StartFailed) as caught:
         await bootstrap.load(settings, Pipeline(PipelineConfig()), print)
     text = str(caught.value)
     assert len(text.splitlines()) == 1
-    assert text.startswith("an engine setting has a bad value: argument --max-model-len: ")
-    assert text.endswith("(max_model_len: environment OPTION_MAX_MODEL_LEN)")
+    assert re.match(re.escape(said).replace(r"\.\*", ".*"), text)
+    assert text.endswith(f"({name}: environment OPTION_{name.upper()})")
 
 
 TEXT = {"num_hidden_layers": 3, "num_attention_heads": 9, "num_key_value_heads": 3, "hidden_size": 576}
@@ -172,15 +193,23 @@ def test_every_value_of_sampling_reaches_the_engine() -> None:
         "allowed_token_ids": (3, 4),
         "bad_words": ("no",),
     }
-    assert values.keys() | {"guide"} == {row.name for row in fields(SamplingParams)}
+    assert values.keys() | {"constraint"} == {row.name for row in fields(SamplingParams)}
     given = params(SamplingParams(**values))
     for name, value in values.items():
         expected = list(value) if isinstance(value, tuple) else value
         assert getattr(given, name) == expected, name
         assert getattr(params(SamplingParams()), name) != expected, name
-    guided = params(SamplingParams(guide=OutputConstraint("regex", "a+")))
-    assert guided.structured_outputs is not None
+    guide = OutputConstraint("regex", "a+")
+    constraint = Trials(1.0, None).params(guide)
+    assert params(SamplingParams(constraint=guide), constraint).structured_outputs is constraint
     assert params(SamplingParams()).structured_outputs is None
+
+
+@pytest.mark.parametrize("switch", ["disable_any_whitespace", "disable_additional_properties"])
+def test_switches_that_need_a_backend_are_taken_without_its_name(switch: str) -> None:
+    given = {"structured_outputs_config": json.dumps({switch: True})}
+    config = vllm._parse(vllm._choose_backend(given)).structured_outputs_config
+    assert (config.backend, getattr(config, switch)) == ("guidance", True)
 
 
 def test_a_pooling_request_says_its_task_and_has_one_tensor() -> None:

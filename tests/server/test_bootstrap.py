@@ -1,6 +1,7 @@
 """What start.py makes of settings before there is an engine."""
 
 import asyncio
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from lmi_chat.engine.vllm import arguments
 from lmi_chat.limits import Limits
 from lmi_chat.observability import startup
 from lmi_chat.pipeline.pipeline import Pipeline
-from lmi_chat.server import bootstrap, configuration
+from lmi_chat.server import bootstrap, configuration, default_model
 
 KINDS = {"max_model_len": "int", "gpu_memory_utilization": "float", "seed": "int", "kv_cache_memory_bytes": "int"}
 CACHE = {"kv_cache_memory_bytes": (str(3 << 30), arguments.CACHE_ORIGIN)}
@@ -54,7 +55,7 @@ def test_the_cache_is_fitted_unless_somebody_set_it(given: dict[str, str], folde
 def test_limits_are_handed_down_as_they_were_given() -> None:
     keys = {"job_queue_size": "3", "predict_timeout": "4", "finish_before_seconds": "1.5", "stall_seconds": "5"}
     settings = read(keys | {"max_n": "2"}, {}, None, KINDS)
-    policy = bootstrap.policy(settings)
+    policy = bootstrap.pipeline_config(settings)
     assert (policy.queue, policy.deadline_s, policy.finish_before_s, policy.stall_s) == (3, 4.0, 1.5, 5.0)
     assert policy.limits is settings.limits
     assert settings.limits == Limits(max_n=2)
@@ -80,7 +81,7 @@ async def test_a_chat_template_that_is_none_stops_the_start_before_the_engine(
     phases: list[str] = []
     wanted = "chat_template must be a file with a template or the template's text, "
     with pytest.raises(BadSetting, match=wanted + said):
-        await bootstrap.load(settings, Pipeline(bootstrap.policy(settings)), phases.append)
+        await bootstrap.load(settings, Pipeline(bootstrap.pipeline_config(settings)), phases.append)
     assert phases == []
 
 
@@ -122,3 +123,28 @@ def test_progress_never_goes_back(last: str) -> None:
         seen.append(progress.progress)
     assert seen == sorted(set(seen))
     assert seen[-1] == 1.0
+
+
+def test_progress_within_a_phase() -> None:
+    progress = startup.StartupProgress()
+    progress.enter(startup.FETCHING)
+    for share in (0.5, 0.4):  # a second download begins anew
+        progress.reach(share)
+        assert round(progress.progress, 2) == 0.3
+    progress.enter(startup.IMPORTING)
+    assert round(progress.progress, 2) == 0.4
+
+
+async def test_a_missing_engine_is_told_before_a_model_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, phases = importlib.util.find_spec, list[str]()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "vllm" else found(name))
+    monkeypatch.setattr(default_model, "is_present", lambda _: False)
+
+    async def fetch(*_: object) -> None:
+        raise AssertionError("a model is fetched that nothing can serve")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", fetch)
+    settings = read({}, {}, None, KINDS)
+    with pytest.raises(bootstrap.StartFailed, match=r"no engine is installed \(No module named 'vllm'\)"):
+        await bootstrap.load(settings, Pipeline(bootstrap.pipeline_config(settings)), phases.append)
+    assert phases == []

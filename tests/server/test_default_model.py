@@ -1,5 +1,6 @@
 """The default model's presence, locking and clean-up, with the slow steps replaced: no network, no torch."""
 
+import contextlib
 import errno
 import json
 import os
@@ -8,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from collections import namedtuple
 from hashlib import sha256
@@ -18,8 +18,10 @@ from typing import NoReturn
 import pytest
 
 from lmi_chat.server import default_model
-from lmi_chat.server.default_model import FetchFailed, fetch, folder, is_present, verify
+from lmi_chat.server.default_model import fetch, folder, is_present, verify
+from lmi_chat.server.model_cache import FetchFailed
 from lmi_chat.server.progress import Progress
+from tests.support.children import wait_for_text
 
 WEIGHTS = b"weights" * 1000
 
@@ -77,11 +79,6 @@ def never(*_: object) -> NoReturn:
 
 def names(path: Path) -> list[str]:
     return sorted(p.name for p in path.iterdir())
-
-
-def wait_for(path: Path, text: str = "") -> None:
-    while not path.exists() or text not in path.read_text():
-        time.sleep(0.01)
 
 
 def test_makes_the_model_whole_and_readable_by_all(target: Path) -> None:
@@ -200,12 +197,18 @@ def slow(gguf, folder, progress):
 assert default_model.is_present(default_model.fetch(target, download=download, convert=slow))
 """
     command = [sys.executable, "-c", RUN + slow, str(tmp_path)]
-    with (tmp_path / "first").open("w") as err, subprocess.Popen(command, stderr=err) as first:
-        wait_for(tmp_path / "begun")
-        with (tmp_path / "second").open("w") as err_too, subprocess.Popen(command, stderr=err_too) as second:
-            wait_for(tmp_path / "second", "Waiting for another process")
-            (tmp_path / "go").touch()
-    assert (first.returncode, second.returncode) == (0, 0)
+    logs = [tmp_path / "first", tmp_path / "second"]
+    with contextlib.ExitStack() as ends:
+        ends.callback((tmp_path / "go").touch)
+        processes = []
+        for log, (file, text) in zip(logs, [(tmp_path / "begun", ""), (logs[1], "Waiting for another")], strict=True):
+            err = ends.enter_context(log.open("w"))
+            processes.append(subprocess.Popen(command, stderr=err))
+            ends.callback(processes[-1].kill)  # nothing that fails here waits for what will not come
+            wait_for_text(file, text, processes[-1], log)
+        (tmp_path / "go").touch()
+        codes = [process.wait(60) for process in processes]
+    assert codes == [0, 0], [log.read_text() for log in logs]
     assert (tmp_path / "log").read_text() == "download\n"
 
 

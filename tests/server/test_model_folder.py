@@ -11,6 +11,7 @@ import pytest
 from safetensors import SafetensorError, safe_open
 
 from lmi_chat.config.settings import read
+from lmi_chat.engine.vllm import engine as engine_vllm
 from lmi_chat.pipeline.pipeline import Pipeline
 from lmi_chat.server import bootstrap
 from lmi_chat.server.model_folder import BadModelFolder, check
@@ -202,16 +203,19 @@ SHARDED: dict[str, tuple[str, Break, str]] = {
 
 
 @pytest.mark.parametrize("case", [*FILES, *SHARDED])
-async def test_a_broken_file_stops_the_start_before_the_engine(case: str, tmp_path: Path) -> None:
+async def test_a_broken_file_stops_the_start_before_the_engine(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By the way of production: nothing of the engine is imported, and the sentence names the file's whole path."""
     name, do, cause = (FILES | SHARDED)[case]
     folder = write_folder(tmp_path, shards=3 if case in SHARDED else 0)
     check(str(folder), {})
     do(folder)
+    monkeypatch.setattr(engine_vllm, "check_installed", lambda: None)
     settings = read({"model_id": str(folder)}, {}, None, {})
     phases: list[str] = []
     with pytest.raises(bootstrap.StartFailed, match=f"^{re.escape(str(folder / name))} ?.*{cause}") as raised:
-        await bootstrap.load(settings, Pipeline(bootstrap.policy(settings)), phases.append)
+        await bootstrap.load(settings, Pipeline(bootstrap.pipeline_config(settings)), phases.append)
     assert phases == []
     assert "\n" not in str(raised.value)
 

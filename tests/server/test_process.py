@@ -84,7 +84,7 @@ async def test_a_server_from_its_port_to_its_end(
     """All but the engine is production's: the port, the routes, the signal, what is said, the exit code."""
     engine = Scripted(said("Hello!"))
 
-    async def load(_settings: Settings, line: Pipeline, enter: Callable[[str], None], _store: object) -> Scripted:
+    async def load(_: Settings, line: Pipeline, enter: Callable[[str], None], *__: object, **___: object) -> Scripted:
         enter(startup.FIRST_TOKEN)
         await line.open(engine, deployment())
         enter(startup.READY)

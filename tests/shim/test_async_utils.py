@@ -10,6 +10,9 @@ from lmi_chat.djl import output_parts
 def test_outputs_of_asynchronous_handlers() -> None:
     whole = create_non_stream_output({"a": "é"}, properties={"x": "y"})
     assert output_parts.read(bytes(whole.content.value_at(0))) == {"data": '{"a": "é"}\n', "last": "True"}
+    line = create_stream_chunk_output({"a": "\x85\u2028\u2029é"}, last_chunk=False)
+    expected = {"data": r'{"a": "\u0085\u2028\u2029é"}' + "\n", "last": "False"}
+    assert output_parts.read(bytes(line.content.value_at(0))) == expected
     assert whole.properties == {"Content-Type": "application/json", "x": "y"}
     chunk = create_stream_chunk_output("x", False)  # noqa: FBT003 LMI's signature
     assert output_parts.read(bytes(chunk.content.value_at(0)))["last"] == "False"

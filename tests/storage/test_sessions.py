@@ -9,7 +9,7 @@ import pytest
 
 from lmi_chat.errors import BadField, Bug, Busy, Conflict, NotFound
 from lmi_chat.pipeline.pipeline import InferenceRequest, Pipeline
-from lmi_chat.storage.sessions import FLOOR_S, Sessions
+from lmi_chat.storage.sessions import FLOOR_S, Sessions, Turn
 from tests.pipeline.test_pipeline import Kept, breaking, opened
 from tests.support.scripted import Scripted, said
 
@@ -104,6 +104,32 @@ async def test_one_turn_at_a_time() -> None:
     assert refused.value.status == 409
     await running
     await ask(line, turn("two"), session_id)
+
+
+@pytest.mark.parametrize("body", [{"inputs": "a"}, {"prompt": "a"}], ids=["standard", "completion"])
+async def test_what_passes_the_conversation_by_excludes_nothing(body: dict[str, Any]) -> None:
+    line, engine, sessions = await held()
+    session_id = await begun(line)
+    await ask(line, turn("one"), session_id)
+    before = list(sessions.get(session_id).messages)
+    engine.script = said("slow", gap_s=0.05)
+    running = [asyncio.create_task(ask(line, sent, session_id)) for sent in (body, turn("two"), body)]
+    while engine.running < len(running):
+        await asyncio.sleep(0)
+    with pytest.raises(Conflict, match="one turn at a time"):
+        await ask(line, turn("three"), session_id)
+    for answered, _ in await asyncio.gather(*running):
+        assert answered
+    assert [message["content"] for message in sessions.get(session_id).messages[len(before) :]] == ["two", "slow"]
+
+
+async def test_a_turn_whose_client_goes_while_it_is_read_holds_nothing() -> None:
+    line, _, sessions = await held()
+    session_id = await begun(line)
+    late = Turn(sessions.get(session_id))
+    late.end()
+    late.begin()
+    await ask(line, turn("one"), session_id)
 
 
 async def test_expiry_number_and_bytes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,10 +232,17 @@ async def test_mistakes_are_named(body: object, session_id: str, words: str) -> 
         await ask(line, body, session_id)
 
 
-async def test_unknown_keys_are_told() -> None:
+@pytest.mark.parametrize("kind", ["NEW_SESSION", "CLOSE"])
+async def test_an_unknown_key_is_refused(kind: str) -> None:
+    line, _, sessions = await held()
+    session_id = await begun(line)
+    with pytest.raises(BadField, match=r"^expire is not a known key; mod is not a known key; did you mean model\?$"):
+        await ask(line, {"requestType": kind, "expire": 5, "mod": 1}, session_id if kind == "CLOSE" else kind)
+    assert sessions.get(session_id).id == session_id
+
+
+async def test_another_model_is_not_found() -> None:
     line, _, _ = await held()
-    _, call = await ask(line, {"requestType": "NEW_SESSION", "expire": 5}, "NEW_SESSION")
-    assert call.warnings == ["expire is ignored"]
     with pytest.raises(NotFound, match="gpt-4"):
         await ask(line, {"requestType": "NEW_SESSION", "model": "gpt-4"}, "NEW_SESSION")
 

@@ -26,7 +26,7 @@ def bounds(row: Json) -> Bounds:
     if "enum" in row:
         return Bounds(kind="refused", words=tuple(row["enum"]))
     shapes = row.get("anyOf")
-    if shapes is None:
+    if shapes is None or row.get("title", STRINGS) not in KINDS:  # checked by its dialect
         return Bounds(kind="structure")
     if "enum" in shapes[0]:
         return Bounds(kind="word", words=tuple(shapes[0]["enum"]))

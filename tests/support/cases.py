@@ -21,7 +21,9 @@ MODES = {"positive": GenerationMode.POSITIVE, "negative": GenerationMode.NEGATIV
 MOST = {"maxItems": 8, "maxLength": 64, "maxProperties": 8}
 LEFT_OUT = {"pattern", "default", "examples"}
 LENGTHS = ("max_tokens", "max_completion_tokens", "max_new_tokens")
-SHORT = dict.fromkeys((*LENGTHS, "n", "best_of", "num_beams", "min_tokens", "min_length"), 2)
+SHORT = dict.fromkeys(
+    (*LENGTHS, "n", "best_of", "num_beams", "min_tokens", "min_length", "min_new_tokens", "num_return_sequences"), 2
+)
 ERROR_BYTES = 2048
 # What no schema says; each stands in the document in words.
 UNSAID = (
@@ -29,6 +31,7 @@ UNSAID = (
     "refused by the model's chat template",
     "say the same thing",
     "must be at most ",
+    "must be above the prompt's",
     "must be at least n = ",
     "ask for different forms",
     "must ask for no beam search",

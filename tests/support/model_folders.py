@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 TENSORS: Mapping[str, tuple[str, list[int]]] = {"embed.weight": ("F32", [4, 2]), "head.weight": ("BF16", [2, 4])}
+TOKENIZER = Tokenizer(WordLevel({"a": 0, "b": 1}, unk_token="a")).to_str().encode()
 BITS = {"F32": 32, "BF16": 16, "F4": 4}
 
 
@@ -37,7 +38,7 @@ def write_folder(folder: Path, shards: int = 0) -> Path:
     (folder / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
     (folder / "generation_config.json").write_text('{"eos_token_id": 1}')
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
-    Tokenizer(WordLevel({"a": 0, "b": 1}, unk_token="a")).save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer.json").write_bytes(TOKENIZER)
     if not shards:
         (folder / "model.safetensors").write_bytes(safetensors())
         return folder

@@ -113,5 +113,6 @@ def start(folder: Path, *words: str, **options: object) -> "subprocess.Popen[str
 
 
 if __name__ == "__main__":
+    engine_vllm.check_installed = lambda: None
     engine_vllm.load = loader(json.loads(sys.argv[1]))  # type: ignore[assignment]
     sys.exit(main(["serve", *sys.argv[2:]]))

@@ -5,6 +5,8 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 COMMAND = ROOT / "build" / "wheel" / "venv" / "bin" / "lmi-chat"
 
@@ -29,9 +31,11 @@ def test_settings_are_explained_without_an_engine(tmp_path: Path) -> None:
     ]
 
 
-def test_a_start_without_an_engine_ends_with_a_sentence(tmp_path: Path) -> None:
-    done = run(tmp_path, "serve", "--host", "127.0.0.1", "--port", "0", "--model-id", str(tmp_path))
+@pytest.mark.parametrize("words", [(), ("--model-id", ".")], ids=["the default model", "a model"])
+def test_a_start_without_an_engine_ends_with_a_sentence(tmp_path: Path, words: tuple[str, ...]) -> None:
+    done = run(tmp_path, "serve", "--host", "127.0.0.1", "--port", "0", *words)
     assert done.returncode == 1
+    assert "fetch" not in done.stderr
     assert done.stderr.splitlines()[-1] == (
         "lmi-chat: no engine is installed (No module named 'vllm'); `make install` installs one"
     )

@@ -2,12 +2,25 @@
 
 from typing import Annotated, Any, Literal, get_args
 
+from pydantic import Field
 from typing_extensions import TypedDict
 
-from lmi_chat.dialects.body import MAX_INT, NOT_YET, AtMost, Flag, Integer, Model, OpenAI, Refused, Sets, field
+from lmi_chat.dialects.body import MAX_INT, NOT_YET, AtMost, Flag, Integer, Model, OpenAI, Refused, Sets, ShownAs, field
 
 PAIRS_MOST, KEY_CHARS, VALUE_CHARS = 16, 64, 512
 MaxTokens = Annotated[Integer, field("tokens to generate; absent: what has room", ge=1, le=MAX_INT)]
+
+_Label = Annotated[str, Field(max_length=KEY_CHARS)]
+Metadata = Annotated[
+    Any,
+    ShownAs(
+        Annotated[dict[_Label, Annotated[str, Field(max_length=VALUE_CHARS)]], Field(max_length=PAIRS_MOST)] | None
+    ),
+    field(
+        f"labels; keys of at most {KEY_CHARS}, values of at most {VALUE_CHARS} characters", shown="object of strings"
+    ),
+    AtMost(PAIRS_MOST),
+]
 
 
 class ChatBody(OpenAI, total=False):
@@ -29,14 +42,7 @@ class ChatBody(OpenAI, total=False):
         dict[str, Any] | None, field("variables that the template reads; option.chat_template_kwargs allows others")
     ]
     store: Annotated[Flag, field("keep the completion, where option.store names a file", default=False)]
-    metadata: Annotated[
-        Any,
-        field(
-            f"labels; keys of at most {KEY_CHARS}, values of at most {VALUE_CHARS} characters",
-            shown="object of strings",
-        ),
-        AtMost(PAIRS_MOST),
-    ]
+    metadata: Metadata
     service_tier: Annotated[
         Literal["auto", "default", "flex", "priority"] | None, field("who goes first, where priorities count")
     ]
@@ -47,10 +53,16 @@ class ChatBody(OpenAI, total=False):
     tool_choice: Annotated[Any, field(NOT_YET), Refused("none", "auto")]
     functions: Annotated[Any, field(NOT_YET), Refused([])]
     function_call: Annotated[Any, field(NOT_YET), Refused("none", "auto")]
-    reasoning_effort: Annotated[Any, field(NOT_YET), Refused()]
+    reasoning_effort: Annotated[Any, field(NOT_YET), Refused("none")]
     chat_template: Annotated[
         Any, field("is never taken from a request; it is configuration (option.chat_template)"), Refused()
     ]
+
+
+class MetadataBody(TypedDict):
+    """Replaces the labels of a stored completion."""
+
+    metadata: Metadata
 
 
 _Session = Literal["NEW_SESSION", "CLOSE"]

@@ -8,14 +8,15 @@ from lmi_chat.dialects.reader import BodyReader
 from lmi_chat.errors import PROBLEMS_MOST
 from lmi_chat.text import echo
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 PLAIN = ("role", "content")
 STRINGS = ("name", "tool_call_id", "reasoning", "reasoning_content", "refusal")
 SHOWN = frozenset({*PLAIN, *STRINGS, "tool_calls"})
 """What a template may see."""
 ANSWERED = ("annotations", "id", "content_parts")
 """What APIs answer with beside it, and says nothing to a model."""
-UNSERVED = ("function_call", "audio")
+CALL = "function_call"
+UNSERVED = (CALL, "audio")
 KNOWN = (*PLAIN, *STRINGS, "tool_calls", *ANSWERED, *UNSERVED)
 PARTS = {"text": "text", "refusal": "refusal"}
 """The kinds of parts, and the key that has their text."""
@@ -31,7 +32,30 @@ def check_messages(messages: object, reader: BodyReader, path: str = "messages")
     if not messages or len(messages) > most:
         reader.add_problem(path, f"must have at least 1 and at most {most} messages, got {len(messages)}")
         return []
+    messages = _with_tools(messages, reader)
     return [_check_message(message, f"{path}[{index}]", reader) for index, message in enumerate(messages)]
+
+
+def _with_tools(messages: list[Any], reader: BodyReader) -> list[Any]:
+    """The messages with calls of functions as OpenAI's API had them before tools, in the words that templates know.
+
+    An assistant's `function_call` becomes its `tool_calls`; what the function gave, of role `function`, a message of
+    role `tool`, unless the template itself knows the role.
+    """
+    if not any(isinstance(one, dict) and (CALL in one or one.get("role") == "function") for one in messages):
+        return messages  # nearly always
+    is_known, call_id, told = reader.deployment.template.names_role("function"), "", []
+    for index, one in enumerate(messages):
+        message = one
+        if isinstance(message, dict) and isinstance(message.get(CALL), dict):
+            message = {name: value for name, value in message.items() if name != CALL}
+            if message.get("role") == "assistant" and not message.get("tool_calls"):
+                call_id = f"call{index:05}"  # of nine letters and digits, as Mistral's templates want it
+                message["tool_calls"] = [{"id": call_id, "type": "function", "function": one[CALL]}]
+        if isinstance(message, dict) and message.get("role") == "function" and not is_known:
+            message = {"tool_call_id": call_id} | message | {"role": "tool"}
+        told.append(message)
+    return told
 
 
 def _check_message(message: object, path: str, reader: BodyReader) -> Message:
@@ -54,7 +78,8 @@ def _check_message(message: object, path: str, reader: BodyReader) -> Message:
     if role == "assistant" and content is None and "refusal" in message:
         return {**message, "content": message["refusal"]}
     if not (content is None and role == "assistant" and message.get("tool_calls")):
-        reader.add_problem(f"{path}.content", f"must be a string or an array of parts, got {echo(content)}")
+        got = "an empty array" if content == [] else echo(content)
+        reader.add_problem(f"{path}.content", f"must be a string or an array of at least 1 part, got {got}")
     return message
 
 

@@ -22,13 +22,16 @@ from lmi_chat.job import Job
 from lmi_chat.text import echo, one_line
 
 VARIABLE_CHARS = 1024
+CHOICES = {"tools": "tool_choice", "functions": "function_call"}
+"""What a model may call, and the field that says whether it may."""
 
 
 def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
     """A chat body → ParsedRequest. Raises BadField, NotFound or PromptTooLong; the paths are the caller's."""
     checks.check_model(body.get("model"), deployment)
     reader = BodyReader(deployment)
-    reader.read(body, ChatBody)
+    body = reader.lift(body, openai.OWN)
+    reader.read(_without_uncalled(body), ChatBody)
     chat = check_messages(body.get("messages"), reader)
     is_stream = reader.extra.get("stream", deployment.streams_by_default)
     usage = openai.check_usage(body, reader, is_stream=is_stream)
@@ -40,7 +43,8 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
     flags = _check_ending(reader)
     variables = _check_variables(reader)
     salt, asked = openai.check_salt(reader), options.check_account(body, reader)
-    unknown = [*reader.finish(), *asked.warnings]
+    reader.finish()
+    reader.warnings += asked.warnings
     if asked.is_stored:
         request_id = os.urandom(16).hex()  # a caller's own could name, and so replace, what another has stored
 
@@ -68,13 +72,22 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
         tier=asked.tier,
         begun=begun,
         has_ids=reader.get("return_token_ids"),
+        names_ids=reader.get("return_tokens_as_token_ids"),
     )
     fold = partial(Whole, job, deployment, shown)
     render: Renderer = Chunks(job, deployment, usage, shown) if is_stream else fold()
     render = stored.keep(render, fold if is_stream else None, chat, job, deployment, asked)
-    task = ParsedRequest(dialect="chat", jobs=(job,), is_stream=is_stream, render=render, has_end=True, unknown=unknown)
-    task.user, task.metadata = asked.user, asked.metadata
+    task = ParsedRequest(dialect="chat", jobs=(job,), is_stream=is_stream, render=render, has_end=True)
+    task.unknown, task.user, task.metadata = reader.warnings, asked.user, asked.metadata
     return task
+
+
+def _without_uncalled(body: Json) -> Json:
+    """The body without the tools and functions that it forbids the model to call."""
+    uncalled = {
+        name for name, choice in CHOICES.items() if body.get(choice) == "none" and isinstance(body.get(name), list)
+    }
+    return {name: value for name, value in body.items() if name not in uncalled} if uncalled else body
 
 
 def _check_ending(reader: BodyReader) -> Mapping[str, bool]:

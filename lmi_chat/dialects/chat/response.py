@@ -4,15 +4,23 @@ Shapes: OpenAI API reference, "Chat completions" (completion object, chunk objec
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from lmi_chat.codec.json_text import Json, dump, unescape
+from lmi_chat.codec.json_text import dump, unescape
 from lmi_chat.dialects import openai
+from lmi_chat.dialects.chat.answer import (
+    ChatChoice,
+    ChatChunkChoice,
+    ChatChunkHead,
+    ChatCompletion,
+    ChatDelta,
+    ChatLogprobs,
+)
 from lmi_chat.dialects.deployment import Deployment
-from lmi_chat.dialects.logprobs import of_prompt
-from lmi_chat.dialects.sequence import SequenceState, finish_word, likeliest, usage
+from lmi_chat.dialects.logprobs import of_content, of_prompt
+from lmi_chat.dialects.sequence import SequenceState, TextTokens, finish_word, likeliest, usage
 from lmi_chat.errors import Error
-from lmi_chat.job import Delta, Finished, Job, Token, TokenLogprob
+from lmi_chat.job import Delta, Finished, Job
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +28,7 @@ class Shown:
     """What an answer carries.
 
     `returned` sequences come back; `prompt_logprobs`: alternatives per token of the prompt, or None; `tier` is the one
-    given; `begun`: the turn it continues; `has_ids`: token ids too.
+    given; `begun`: the turn it continues; `has_ids`: token ids too; `names_ids`: tokens are written `token_id:7`.
     """
 
     returned: int
@@ -29,30 +37,30 @@ class Shown:
     tier: str | None = None
     begun: str = ""
     has_ids: bool = False
-
-
-def _choice(choice: TokenLogprob) -> Json:
-    text = choice.bytes.decode("utf-8", "replace")
-    return {"token": text, "logprob": choice.logprob, "bytes": list(choice.bytes)}
-
-
-def _logprobs(tokens: Sequence[Token]) -> Json:
-    return {
-        "content": [_choice(token.choice) | {"top_logprobs": [_choice(top) for top in token.top]} for token in tokens]
-    }
+    names_ids: bool = False
 
 
 class Chunks(openai.ChunkRenderer):
-    """A streamed answer: one chat.completion.chunk per delta."""
+    """A streamed answer: one chat.completion.chunk per delta, and one that has nothing but the end."""
 
     PLAIN = b'"delta":{"content":', b'},"logprobs":null,"finish_reason":null'
 
     def __init__(self, job: Job, deployment: Deployment, usage: Mapping[str, bool], shown: Shown) -> None:
         """Begin; the tier stands in each chunk if one was asked for."""
-        head = openai.head(f"chatcmpl-{job.id}", deployment, "chat.completion.chunk")
-        head |= {"service_tier": shown.tier} if shown.tier else {}
+        own = openai.head(f"chatcmpl-{job.id}", deployment)
+        head: ChatChunkHead = {
+            "id": own["id"],
+            "object": "chat.completion.chunk",
+            "created": own["created"],
+            "model": own["model"],
+            "system_fingerprint": own["system_fingerprint"],
+        }
+        if shown.tier:
+            head["service_tier"] = shown.tier
         super().__init__(head, usage, [job], has_scores=shown.has_logprobs, has_ids=shown.has_ids)
         self._deployment, self._shown = deployment, shown
+        self._sampling = job.sampling
+        self._tokens = [TextTokens(job.sampling) for _ in range(job.width)]
 
     def token(self, token_id: int, spelled: bytes, logprob: float) -> bytes:
         """One chunk; the first one names the role."""
@@ -60,17 +68,30 @@ class Chunks(openai.ChunkRenderer):
             return b"".join(self.delta(Delta(0, unescape(spelled), [token_id])))
         return super().token(token_id, spelled, logprob)
 
-    def _choice(self, delta: Delta, *, is_first: bool) -> Json:
-        message: Json = {"content": delta.text}
+    def _split(self, delta: Delta) -> Sequence[Delta]:
+        """The end has a chunk of its own, behind the one with the last text."""
+        if self._shown.has_logprobs:
+            given, _ = self._tokens[delta.index].take(delta)
+            delta = delta if given is delta.tokens else replace(delta, tokens=given)
+        if delta.finish is None:
+            return super()._split(delta)
+        if delta.index in self._begun and not (delta.text or delta.tokens):
+            return (delta,)
+        return replace(delta, finish=None), Delta(delta.index, "", [], finish=delta.finish)
+
+    def _choice(self, delta: Delta, *, is_first: bool) -> ChatChunkChoice:
+        """The choice of a chunk; the first one is never the last."""
+        message: ChatDelta = {"content": delta.text}
         if is_first:
             message = {"role": "assistant", "content": self._shown.begun + delta.text}
-        choice = {
-            "index": delta.index,
-            "delta": message,
-            "logprobs": _logprobs(delta.tokens) if self._shown.has_logprobs else None,
-            "finish_reason": finish_word(delta.finish, self._deployment.finish_words),
-        }
-        return choice | ({} if delta.finish is None else {"stop_reason": delta.finish.stop})
+        choice: ChatChunkChoice = {"index": delta.index, "delta": message, "logprobs": None, "finish_reason": None}
+        if delta.finish is not None:
+            choice["delta"] = {}
+            choice["finish_reason"] = finish_word(delta.finish, self._deployment.finish_words)
+            choice["stop_reason"] = delta.finish.stop
+        elif self._shown.has_logprobs:
+            choice["logprobs"] = of_content(delta.tokens, self._sampling, names_ids=self._shown.names_ids)
+        return choice
 
 
 class Whole:
@@ -79,7 +100,7 @@ class Whole:
     def __init__(self, job: Job, deployment: Deployment, shown: Shown) -> None:
         """Start with as many empty sequences as run; the likeliest that are to be shown are."""
         self._deployment, self._shown = deployment, shown
-        self._head = openai.head(f"chatcmpl-{job.id}", deployment, "chat.completion") | {"service_tier": shown.tier}
+        self._head = openai.head(f"chatcmpl-{job.id}", deployment)
         self._states = [SequenceState(job, shown.begun) for _ in range(job.width)]
 
     def delta(self, delta: Delta) -> Sequence[bytes]:
@@ -92,22 +113,37 @@ class Whole:
         states, returned = self._states, self._shown.returned
         if returned < len(states):
             states = likeliest(states, returned)
-        choices = [self._choice(place, state) for place, state in enumerate(states)]
-        document = self._head | {"choices": choices, "usage": usage(done)}
+        document: ChatCompletion = {
+            "id": self._head["id"],
+            "object": "chat.completion",
+            "created": self._head["created"],
+            "model": self._head["model"],
+            "system_fingerprint": self._head["system_fingerprint"],
+            "service_tier": self._shown.tier,
+            "choices": [self._choice(place, state) for place, state in enumerate(states)],
+            "usage": usage(done),
+        }
         if self._shown.prompt_logprobs is not None:
             document["prompt_logprobs"] = of_prompt(done.prompt_logprobs, self._shown.prompt_logprobs)
         return (dump(document),)
 
-    def _choice(self, place: int, state: SequenceState) -> Json:
-        choice: Json = {
+    def _choice(self, place: int, state: SequenceState) -> ChatChoice:
+        choice: ChatChoice = {
             "index": place,
             "message": {"role": "assistant", "content": state.text, "refusal": None},
-            "logprobs": _logprobs(state.tokens) if self._shown.has_logprobs else None,
+            "logprobs": self._logprobs(state) if self._shown.has_logprobs else None,
             "finish_reason": finish_word(state.finish, self._deployment.finish_words),
-            "stop_reason": state.finish and state.finish.stop,
+            "stop_reason": state.finish.stop if state.finish else None,
         }
-        ids = {"token_ids": state.ids, "prompt_token_ids": state.job.prompt_ids}
-        return choice | (ids if self._shown.has_ids else {})
+        if self._shown.has_ids:
+            choice["token_ids"], choice["prompt_token_ids"] = state.ids, state.job.prompt_ids
+        return choice
+
+    def _logprobs(self, state: SequenceState) -> ChatLogprobs:
+        text = state.text[len(self._shown.begun) :]
+        sampling = state.job.sampling
+        tokens, _ = TextTokens(sampling).take(Delta(0, text, state.ids, state.tokens, state.finish))
+        return of_content(tokens, sampling, names_ids=self._shown.names_ids)
 
     def fail(self, error: Error) -> bytes:
         """The error in place of the document."""

@@ -9,6 +9,7 @@ from functools import partial
 
 from lmi_chat.codec.json_text import Json, dump
 from lmi_chat.dialects.chat import request as chat
+from lmi_chat.dialects.chat.answer import SessionAnswer
 from lmi_chat.dialects.chat.body import SESSIONS, SessionBody
 from lmi_chat.dialects.chat.messages import SHOWN
 from lmi_chat.dialects.checks import check_model
@@ -31,10 +32,10 @@ def headers_of_new(session: Session) -> Mapping[str, str]:
 
 def answer(
     body: Json, deployment: Deployment, sessions: Sessions | None, session_id: str, owner: str = ""
-) -> tuple[bytes, Mapping[str, str], list[str]]:
-    """Open or close a session of `owner`: document, headers, what is to be said of unknown keys.
+) -> tuple[bytes, Mapping[str, str]]:
+    """Open or close a session of `owner`: its document and headers. Raises BadField, NotFound, Busy.
 
-    Raises BadField, NotFound, Busy.
+    An unknown key is refused, as AWS's hosting standard has it: dropped in silence it would be missed in every turn.
     """
     check_model(body.get("model"), deployment)
     reader = BodyReader(deployment)
@@ -42,19 +43,24 @@ def answer(
     kind = reader.get("requestType")
     if kind is None and not reader.problems:
         reader.add_problem("requestType", f"must be one of {', '.join(SESSIONS)}, got null")
-    unknown = reader.finish()
+    reader.finish(is_strict=True)
     if sessions is None:
         text = "requestType is not served: sessions are off (option.enable_stateful_sessions)"
         raise BadField([Problem("requestType", text)])
     if kind == NEW:
         session = sessions.open(owner)
-        return dump({"result": f"Session {session.id} created"}), headers_of_new(session), unknown
+        return _result(f"Session {session.id} created"), headers_of_new(session)
     if not session_id:
         text = "requestType CLOSE needs the session's id in the header X-Amzn-SageMaker-Session-Id"
         raise BadField([Problem("requestType", text)])
     closed = sessions.close(session_id, owner)
     headers = {"X-Amzn-SageMaker-Closed-Session-Id": closed.id}
-    return dump({"result": f"Session {closed.id} closed"}), headers, unknown
+    return _result(f"Session {closed.id} closed"), headers
+
+
+def _result(text: str) -> bytes:
+    answer: SessionAnswer = {"result": text}
+    return dump(answer)
 
 
 def parse_chat(

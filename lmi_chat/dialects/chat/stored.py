@@ -4,13 +4,17 @@ Shapes: OpenAI API reference, "List chat completions", "Get chat messages", "Upd
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import orjson
 
 from lmi_chat.codec.json_text import Json, dump
+from lmi_chat.dialects.chat.answer import Deleted, PageEnds
+from lmi_chat.dialects.chat.body import MetadataBody
 from lmi_chat.dialects.chat.options import Account, check_metadata
 from lmi_chat.dialects.deployment import Deployment
+from lmi_chat.dialects.reader import NAME_BYTES, UNKNOWN_SHOWN
 from lmi_chat.dialects.task import Renderer
 from lmi_chat.errors import BadField, Error, NotFound, Problem
 from lmi_chat.job import Delta, Finished, Job
@@ -92,8 +96,7 @@ def parse_query(pairs: Iterable[tuple[str, str]], *, has_filters: bool) -> tuple
         elif has_filters and name.startswith("metadata"):
             problems.append(Problem("metadata", f"metadata must be written metadata[key]=value, got {echo(name)}"))
         else:
-            near = nearest(name, dict.fromkeys(known))
-            warnings.append(f"{one_line(name, 40)} is ignored" + (f"; did you mean {near}?" if near else ""))
+            warnings.append(_ignored(name, known))
     query = Query(
         model=given.get("model"),
         metadata=check_metadata(metadata, problems),
@@ -104,6 +107,15 @@ def parse_query(pairs: Iterable[tuple[str, str]], *, has_filters: bool) -> tuple
     if problems:
         raise BadField(problems)
     return query, warnings
+
+
+def _ignored(name: str, known: Sequence[str]) -> str:
+    near = _near(name, known)
+    return f"{one_line(name, NAME_BYTES)} is ignored" + (f"; did you mean {near}?" if near else "")
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    return nearest(name, dict.fromkeys(known)) if len(name) <= NAME_BYTES else ""
 
 
 def _check_limit(text: str | None, problems: list[Problem]) -> int:
@@ -124,13 +136,16 @@ def _check_order(text: str | None, problems: list[Problem]) -> bool:
 def parse_update(body: Json) -> tuple[Mapping[str, str], list[str]]:
     """The metadata that an update sets, and what is to be said about other keys. Raises BadField."""
     problems: list[Problem] = []
+    known = tuple(MetadataBody.__annotations__)
+    others = list(islice((name for name in body if name not in known), UNKNOWN_SHOWN))
     if "metadata" not in body:
-        problems.append(Problem("metadata", "metadata must be given: an object of strings, or null for none"))
+        near = next((name for name in others if _near(name, known)), "")
+        text = "metadata must be given: an object of strings, or null for none"
+        problems.append(Problem("metadata", text + (f"; did you mean metadata by {near}?" if near else "")))
     metadata = check_metadata(body.get("metadata"), problems)
     if problems:
         raise BadField(problems)
-    others = [name for name in body if name != "metadata"]
-    return metadata, [f"{one_line(name, 40)} is ignored" for name in others[:8]]
+    return metadata, [_ignored(name, known) for name in others]
 
 
 def render_completion(kept: StoredCompletion) -> bytes:
@@ -145,7 +160,7 @@ def render_page(page: Page) -> bytes:
 
 
 def _list(items: Sequence[bytes], ids: Sequence[str], *, has_more: bool) -> bytes:
-    tail = {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None, "has_more": has_more}
+    tail: PageEnds = {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None, "has_more": has_more}
     return b'{"object":"list","data":[' + b",".join(items) + b"]," + dump(tail)[1:]
 
 
@@ -172,4 +187,5 @@ def _message(completion_id: str, place: int, message: Json) -> Json:
 
 def render_deleted(completion_id: str) -> bytes:
     """The answer to a deletion."""
-    return dump({"object": "chat.completion.deleted", "id": completion_id, "deleted": True})
+    answer: Deleted = {"object": "chat.completion.deleted", "id": completion_id, "deleted": True}
+    return dump(answer)

@@ -2,9 +2,8 @@
 
 from typing import Annotated, Any
 
-from lmi_chat.dialects.body import MAX_INT, AtMost, Flag, Integer, OpenAI, Refused, SpecialTokens, field
+from lmi_chat.dialects.body import MAX_INT, AtMost, Flag, Integer, Logprobs, OpenAI, Refused, SpecialTokens, field
 
-LOGPROBS_MOST = 5
 MAX_TOKENS = 16
 
 
@@ -17,9 +16,8 @@ class CompletionBody(OpenAI, total=False):
         AtMost("max_prompts"),
     ]
     max_tokens: Annotated[Integer, field("tokens to generate; 0 only with echo", default=MAX_TOKENS, ge=0, le=MAX_INT)]
-    logprobs: Annotated[Integer, field("alternatives per token", ge=0, le=LOGPROBS_MOST)]
+    logprobs: Logprobs
     echo: Annotated[Flag, field("the prompt comes back before its continuation", default=False)]
     suffix: Annotated[Any, field("is not supported by the served model"), Refused("")]
     add_special_tokens: SpecialTokens
-    return_tokens_as_token_ids: Annotated[Flag, field("in logprobs, tokens are written token_id:7", default=False)]
     prompt_embeds: Annotated[Any, field("is not served: a prompt is text or token ids"), Refused()]

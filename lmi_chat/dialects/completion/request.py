@@ -27,6 +27,7 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
     """A completion body → ParsedRequest. Raises BadField, NotFound or PromptTooLong; the paths are the caller's."""
     checks.check_model(body.get("model"), deployment)
     reader = BodyReader(deployment)
+    body = reader.lift(body, openai.OWN)
     reader.read(body, CompletionBody)
     prompts = checks.check_prompts(body.get("prompt"), "prompt", reader, deployment.limits.max_prompts)
     is_stream = reader.extra.get("stream", deployment.streams_by_default)
@@ -35,7 +36,7 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
     checks.check_beams(reader, "use_beam_search", wanted.beams)
     checks.check_vocabulary(reader)
     openai.check_salt(reader)
-    unknown = reader.finish()
+    reader.finish()
 
     values = _sampling(reader, wanted)
     shared: dict[str, Any] = {
@@ -55,8 +56,9 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
     render: Renderer = Chunks(jobs, deployment, wanted) if is_stream else Whole(jobs, deployment, wanted)
     render = Scored(render) if wanted.is_scoring else render
     task = ParsedRequest(dialect="completion", jobs=tuple(jobs), is_stream=is_stream, render=render, has_end=True)
-    is_passed_over = reader.extra.get("priority") and not deployment.has_priority
-    task.unknown, task.user = [*unknown, NOT_RANKED] if is_passed_over else unknown, reader.get("user")
+    if reader.extra.get("priority") and not deployment.has_priority:
+        reader.warnings.append(NOT_RANKED)
+    task.unknown, task.user = reader.warnings, reader.get("user")
     return task
 
 
@@ -64,8 +66,6 @@ def _check_wanted(body: Json, reader: BodyReader, request_id: str, *, is_stream:
     """What the reply is to show. Nothing to generate is fine where the prompt is shown."""
     returned, width, beams = openai.check_sequences(reader, is_stream=is_stream)
     logprobs, has_echo = reader.get("logprobs"), reader.get("echo")
-    if (logprobs or 0) > (most := reader.deployment.limits.max_logprobs):
-        reader.add_problem("logprobs", f"must be at least 0 and at most {most}, got {logprobs}")
     is_scoring = reader.given.get("max_tokens") == 0
     if is_scoring and not has_echo:
         reader.add_problem("max_tokens", "must be at least 1 unless echo is true, got 0")

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lmi_chat.codec.json_text import Json, dump
+from lmi_chat.codec.json_text import dump
 from lmi_chat.dialects import openai
+from lmi_chat.dialects.completion.answer import Completion, CompletionChoice, CompletionHead, CompletionLogprobs
 from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.logprobs import Scores, of_prompt
 from lmi_chat.dialects.openai import error_body
@@ -35,11 +36,26 @@ class Wanted:
     usage: Mapping[str, bool]
 
 
-def _choice(index: int, text: str, logprobs: Json | None, finish: Finish | None, deployment: Deployment) -> Json:
-    choice: Json = {"index": index, "text": text, "logprobs": logprobs}
-    return choice | {
+def _choice(
+    index: int, text: str, logprobs: CompletionLogprobs | None, finish: Finish | None, deployment: Deployment
+) -> CompletionChoice:
+    return {
+        "index": index,
+        "text": text,
+        "logprobs": logprobs,
         "finish_reason": finish_word(finish, deployment.finish_words),
         "stop_reason": finish.stop if finish else None,
+    }
+
+
+def _head(wanted: Wanted, deployment: Deployment) -> CompletionHead:
+    head = openai.head(wanted.id, deployment)
+    return {
+        "id": head["id"],
+        "object": "text_completion",
+        "created": head["created"],
+        "model": head["model"],
+        "system_fingerprint": head["system_fingerprint"],
     }
 
 
@@ -50,15 +66,17 @@ class Chunks(openai.ChunkRenderer):
 
     def __init__(self, jobs: Sequence[Job], deployment: Deployment, wanted: Wanted) -> None:
         """Begin each choice with its prompt, if that is to be shown."""
-        head, top = openai.head(wanted.id, deployment, "text_completion"), wanted.logprobs
-        super().__init__(head, wanted.usage, jobs, has_scores=top is not None, has_ids=wanted.has_ids)
+        top = wanted.logprobs
+        super().__init__(
+            _head(wanted, deployment), wanted.usage, jobs, has_scores=top is not None, has_ids=wanted.has_ids
+        )
         self._deployment = deployment
         self._leads = [job.prompt_text for job in self._rows] if wanted.has_echo else []
         self._scores: list[Scores] = []
         if top is not None:
             self._scores = [Scores(job, deployment.template, top, names_ids=wanted.names_ids) for job in self._rows]
 
-    def _choice(self, delta: Delta, *, is_first: bool) -> Json:  # noqa: ARG002 the text has its lead already
+    def _choice(self, delta: Delta, *, is_first: bool) -> CompletionChoice:  # noqa: ARG002 the text has its lead already
         logprobs = self._scores[delta.index].take(delta.prompt, delta.tokens) if self._scores else None
         return _choice(delta.index, delta.text, logprobs, delta.finish, self._deployment)
 
@@ -85,10 +103,11 @@ class Whole:
             prompts = (states[start : start + width] for start in range(0, len(states), width))
             states = [state for own in prompts for state in likeliest(own, returned)]
         choices = [self._choice(index, state) for index, state in enumerate(states)]
-        head = openai.head(self._wanted.id, self._deployment, "text_completion")
-        return (dump(head | {"choices": choices, "usage": usage(done)}),)
+        head = _head(self._wanted, self._deployment)
+        document: Completion = {**head, "choices": choices, "usage": usage(done)}
+        return (dump(document),)
 
-    def _choice(self, index: int, state: SequenceState) -> Json:
+    def _choice(self, index: int, state: SequenceState) -> CompletionChoice:
         wanted, logprobs = self._wanted, None
         if wanted.logprobs is not None:
             scores = Scores(state.job, self._deployment.template, wanted.logprobs, names_ids=wanted.names_ids)
@@ -97,7 +116,7 @@ class Whole:
         if wanted.prompt_logprobs is not None:
             choice["prompt_logprobs"] = of_prompt(state.prompt, wanted.prompt_logprobs)
         if wanted.has_ids:
-            choice |= {"token_ids": state.ids, "prompt_token_ids": state.job.prompt_ids}
+            choice["token_ids"], choice["prompt_token_ids"] = state.ids, state.job.prompt_ids
         return choice
 
     def fail(self, error: Error) -> bytes:

@@ -12,11 +12,12 @@ from lmi_chat.dialects import checks, openai
 from lmi_chat.dialects.chat.options import NOT_RANKED
 from lmi_chat.dialects.checks import Prompt
 from lmi_chat.dialects.deployment import Deployment
+from lmi_chat.dialects.embedding.answer import EmbeddingsEnd, EmbeddingUsage
 from lmi_chat.dialects.embedding.body import EmbeddingBody, Pooling
 from lmi_chat.dialects.openai import error_body
 from lmi_chat.dialects.reader import BodyReader
 from lmi_chat.dialects.task import ParsedRequest
-from lmi_chat.errors import BadField, Error, Problem, PromptTooLong
+from lmi_chat.errors import BadField, Error, Problem
 from lmi_chat.job import Delta, Embedding, EmbeddingSpec, Finished, Job, PoolingParams
 from lmi_chat.text import echo
 
@@ -110,11 +111,8 @@ def _read(prompt: Prompt, path: str, reader: BodyReader, *, most: int) -> list[i
     if not ids:
         raise BadField([Problem(path, f"{path} must have at least 1 token, got {echo(prompt)}")])
     if len(ids) > (context := _context(deployment)):
-        holder = (
-            "the model's context holds" if context == deployment.context_tokens else "this deployment takes at most"
-        )
-        text = f"{path} has {len(ids)} tokens; {holder} {context} (truncate true cuts it)"
-        raise PromptTooLong(text, param=path)
+        bound = "" if context == deployment.context_tokens else f"; this deployment takes at most {context}"
+        raise checks.too_long(f"{path} has {len(ids)} tokens{bound} (truncate true cuts it)", deployment, path)
     return ids
 
 
@@ -154,9 +152,9 @@ class Vectors:
             b'{"object":"embedding","index":%d,"embedding":%b}' % (index, vector)
             for index, vector in enumerate(self._vectors)
         )
-        usage = {"prompt_tokens": done.prompt_tokens, "total_tokens": done.prompt_tokens}
-        tail = dump({"model": self._model, "usage": usage})[1:]
-        return (b'{"object":"list","data":[' + b",".join(data) + b"]," + tail,)
+        usage: EmbeddingUsage = {"prompt_tokens": done.prompt_tokens, "total_tokens": done.prompt_tokens}
+        end: EmbeddingsEnd = {"model": self._model, "usage": usage}
+        return (b'{"object":"list","data":[' + b",".join(data) + b"]," + dump(end)[1:],)
 
     def fail(self, error: Error) -> bytes:
         """The error in place of the document."""

@@ -12,13 +12,13 @@ from lmi_chat.dialects.body import (
     Flag,
     IgnoreEos,
     Integer,
+    Logprobs,
     MinTokens,
     Model,
     Number,
-    Refused,
     Sampling,
+    Sequences,
     Sets,
-    Stop,
     Stream,
     Truncate,
     field,
@@ -62,15 +62,21 @@ class Parameters(Sampling, total=False):
             le=1,
         ),
     ]
-    watermark: Annotated[Any, field("is not served: the engine writes no watermark"), Refused(False)]  # noqa: FBT003 a value, no switch
-    stop_sequences: Annotated[Stop, Sets("stop")]
+    watermark: Annotated[
+        Flag,
+        field(
+            "true is ignored with a warning, as the engine writes no watermark; `strict_requests`: 400", default=False
+        ),
+    ]
     n: Annotated[Integer, field("sequences that come back", default=1, ge=1), AtMost("max_n"), Sets("")]
+    num_return_sequences: Annotated[Sequences, Sets("n", is_sampling=False)]
+    max_tokens: Annotated[Integer, field("as max_new_tokens, in OpenAI's words", ge=1, le=MAX_INT)]
     early_stopping: Annotated[Flag, field("beam search: end as soon as num_beams sequences have ended", default=False)]
     ignore_eos_token: Annotated[IgnoreEos, Sets("ignore_eos")]
     min_length: Annotated[MinTokens, Sets("min_tokens")]
     bad_sequences: Annotated[BadWords, Sets("bad_words")]
     truncate: Truncate
-    logprobs: Annotated[Integer, field("as top_n_tokens", ge=0), AtMost("max_logprobs")]
+    logprobs: Logprobs
     top_n_tokens: Annotated[
         Integer, field("alternatives per token, in details.top_tokens", default=0, ge=0), AtMost("max_logprobs")
     ]
@@ -80,4 +86,4 @@ class Parameters(Sampling, total=False):
     ]
     return_full_text: Annotated[Flag, field("the prompt before the text", default=False)]
     stream: Stream
-    grammar: Annotated[Any, field("TGI's: {type: json, json_schema or regex, value}", shown="object")]
+    grammar: Annotated[Any, field("TGI's: {type: json, json_object, json_schema or regex, value}", shown="object")]

@@ -22,8 +22,11 @@ from lmi_chat.text import echo
 
 BESIDE = StandardBody.__annotations__
 ANYWHERE = {name: f"parameters.{name}" for name in Parameters.__annotations__} | {name: name for name in BESIDE}
-TYPICAL = 1.0  # leaves all tokens
-UNTYPICAL = "the engine has no typical sampling"
+NOT_HAD: Mapping[str, tuple[object, str]] = {
+    "typical_p": (1.0, "the engine has no typical sampling"),
+    "watermark": (False, "the engine writes no watermark"),
+}
+"""What the engine cannot do and TGI's clients send by default: the value that asks for nothing, and why."""
 Prompt = str | Sequence[Message]
 SAMPLES = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 
@@ -47,12 +50,9 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
     structured_output.read(parameters, reader, has_grammar=True)
     checks.check_beams(reader, "parameters.num_beams", shape["beams"])
     checks.check_vocabulary(reader)
-    untypical = _check_typical(reader)
-    unknown = [
-        *reader.finish(),
-        *untypical,
-        *_without_details(reader, is_stream=is_stream, has_details=flags["details"]),
-    ]
+    _check_not_had(reader)
+    reader.finish()
+    reader.warnings += _without_details(reader, is_stream=is_stream, has_details=flags["details"])
 
     if shape["width"] > 1 and not is_stream and fixed["logprobs"] is None:
         fixed["logprobs"] = 0
@@ -77,7 +77,7 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
         render=render,
         has_end=False,
         shape="events" if deployment.is_tgi else None,
-        unknown=unknown,
+        unknown=reader.warnings,
     )
 
 
@@ -205,13 +205,15 @@ def _check_prefill(reader: BodyReader, *, is_stream: bool, has_details: bool) ->
     return {"prompt_logprobs": top if has_details else None}
 
 
-def _check_typical(reader: BodyReader) -> list[str]:
-    """The engine has no typical sampling; TGI's clients send it by default. So it is told, and refused where strict."""
-    if reader.get("typical_p") == TYPICAL:
-        return []
-    if reader.deployment.is_strict:
-        reader.add_problem("parameters.typical_p", f"must be 1: {UNTYPICAL}; got {reader.get('typical_p')}")
-    return [f"parameters.typical_p is ignored: {UNTYPICAL}"]
+def _check_not_had(reader: BodyReader) -> None:
+    """What the engine cannot do is told, and refused where strict."""
+    for name, (nothing, why) in NOT_HAD.items():
+        if (value := reader.get(name)) == nothing:
+            continue
+        path = f"parameters.{name}"
+        if reader.deployment.is_strict:
+            reader.add_problem(path, f"must be {echo(nothing)}: {why}; got {echo(value)}")
+        reader.warnings.append(f"{path} is ignored: {why}")
 
 
 def _without_details(reader: BodyReader, *, is_stream: bool, has_details: bool) -> list[str]:

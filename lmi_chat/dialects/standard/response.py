@@ -3,22 +3,38 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lmi_chat.codec.json_text import Json, dump
+from lmi_chat.codec.json_text import dump, number
+from lmi_chat.dialects.answer import LmiError, PromptScores
 from lmi_chat.dialects.logprobs import of_prompt
-from lmi_chat.dialects.sequence import LMI_FINISH, SequenceState, finish_word, likeliest, usage
+from lmi_chat.dialects.sequence import LMI_FINISH, SequenceState, counts, finish_word, likeliest
+from lmi_chat.dialects.standard.answer import (
+    ErrorToken,
+    GeneratedToken,
+    Generation,
+    GenerationDetails,
+    GenerationErrorLine,
+    GenerationLine,
+    OtherSequences,
+    PrefillToken,
+    SequenceDetails,
+    SequenceEnd,
+    TgiGenerationErrorLine,
+    TopToken,
+    TopTokens,
+)
 from lmi_chat.dialects.task import TokenRenderer
 from lmi_chat.errors import CutOff, Error, TimedOut
 from lmi_chat.job import Delta, Finished, Job, Token
 
-CLOSING_TOKEN = {"id": -1, "text": "", "log_prob": 0.0, "logprob": 0.0, "special": True}
+CLOSING_TOKEN: GeneratedToken = {"id": -1, "text": "", "log_prob": 0.0, "logprob": 0.0, "special": True}
 LINE = (
     b'{"index":0,"token":{"id":%d,"text":"%b","log_prob":%b,"logprob":%b,"special":false},'
     b'"generated_text":null,"details":null}'
 )
-ERROR_TOKEN = {"id": -1, "text": "", "log_prob": -1, "special_token": True}
+ERROR_TOKEN: ErrorToken = {"id": -1, "text": "", "log_prob": -1, "special_token": True}
 
 
-def error_body(error: Exception) -> Json:
+def error_body(error: Exception) -> LmiError:
     """An Error as LMI has it, with the field's path beside it."""
     if not isinstance(error, Error):
         error = Error("internal error")
@@ -36,20 +52,25 @@ def tgi_type(error: Exception) -> str:
     return "incomplete_generation" if error.code in {TimedOut.code, CutOff.code} else "generation"
 
 
-def _token(token: Token, text: str) -> Json:
+def _token(token: Token, text: str) -> GeneratedToken:
     choice = token.choice
-    shown: Json = {"id": choice.id, "text": text, "log_prob": choice.logprob, "logprob": choice.logprob}
-    return shown | {"special": choice.is_special}
+    return {
+        "id": choice.id,
+        "text": text,
+        "log_prob": choice.logprob,
+        "logprob": choice.logprob,
+        "special": choice.is_special,
+    }
 
 
-def _top(token: Token) -> list[Json]:
+def _top(token: Token) -> list[TopToken]:
     return [
         {"id": top.id, "text": top.bytes.decode("utf-8", "replace"), "logprob": top.logprob, "special": top.is_special}
         for top in token.top
     ]
 
 
-def _prefill(token: Token) -> Json:
+def _prefill(token: Token) -> PrefillToken:
     choice = token.choice
     text = choice.bytes.decode("utf-8", "replace")
     return {"id": choice.id, "text": text, "log_prob": choice.logprob, "logprob": choice.logprob}
@@ -59,7 +80,7 @@ def _begin(job: Job, *, return_full_text: bool) -> SequenceState:
     return SequenceState(job, job.prompt_text if return_full_text else "")
 
 
-def _ending(state: SequenceState) -> Json:
+def _ending(state: SequenceState) -> SequenceEnd:
     """What is said about a sequence besides its text and tokens."""
     return {
         "finish_reason": finish_word(state.finish, LMI_FINISH) or "abort",
@@ -79,31 +100,32 @@ class Lines(TokenRenderer):
         self._is_tgi = is_tgi
         self._has_details = details
         self._states = [_begin(job, return_full_text=return_full_text) for job in jobs for _ in range(job.width)]
-        self.is_quick = len(self._states) == 1
+        self.is_quick = len(self._states) == 1 and not jobs[0].sampling.stop
 
     def delta(self, delta: Delta) -> Sequence[bytes]:
         """A line per token; the one that ends the sequence closes it, an end without a token has a line of its own."""
         state = self._states[delta.index]
         state.take(delta, is_shown=True)
-        tokens = [_token(token, text) for token, text in zip(delta.tokens, state.cut(delta), strict=True)]
+        spelled = state.spell(delta)
+        tokens = [_token(token, text) for token, text in spelled]
         if delta.finish is not None and not tokens:
-            tokens = [CLOSING_TOKEN | {"text": delta.text}]
-        lines: list[Json] = [
+            tokens = [{**CLOSING_TOKEN, "text": delta.text}]
+        lines: list[GenerationLine] = [
             {"index": delta.index, "token": token, "generated_text": None, "details": None} for token in tokens
         ]
-        for line, token in zip(lines, delta.tokens, strict=False):
+        for line, (token, _) in zip(lines, spelled, strict=False):
             if token.top:
                 line["top_tokens"] = _top(token)
         if delta.finish is not None:
             lines[-1]["generated_text"] = state.text
             if self._has_details:
-                lines[-1]["details"] = _ending(state) | {"input_length": len(state.job.prompt_ids)}
+                lines[-1]["details"] = {**_ending(state), "input_length": len(state.job.prompt_ids)}
         return [dump(line) for line in lines]
 
     def token(self, token_id: int, spelled: bytes, logprob: float) -> bytes:
         """The line of one token that is shown and does not end the sequence."""
         self._states[0].take_token(spelled)
-        return LINE % (token_id, spelled, number := dump(logprob), number)
+        return LINE % (token_id, spelled, shown := number(logprob), shown)
 
     def done(self, done: Finished) -> Sequence[bytes]:  # noqa: ARG002 the last line has gone with the last delta
         """Nothing more."""
@@ -112,15 +134,16 @@ class Lines(TokenRenderer):
     def fail(self, error: Error) -> bytes:
         """LMI's documented error line, with the text so far and the reason."""
         state = next((state for state in self._states if state.finish is None), self._states[0])
-        return dump(
-            {
-                "token": ERROR_TOKEN,
-                "generated_text": state.text,
-                "details": {"finish_reason": "error", "generated_tokens": state.count},
-            }
-            | error_body(error)
-            | ({"error_type": tgi_type(error)} if self._is_tgi else {})
-        )
+        line: GenerationErrorLine = {
+            "token": ERROR_TOKEN,
+            "generated_text": state.text,
+            "details": {"finish_reason": "error", "generated_tokens": state.count},
+            **error_body(error),
+        }
+        if not self._is_tgi:
+            return dump(line)
+        known: TgiGenerationErrorLine = {**line, "error_type": tgi_type(error)}
+        return dump(known)
 
 
 class Whole:
@@ -145,45 +168,44 @@ class Whole:
         state = self._states[delta.index]
         state.take(delta)
         if self._has_details:
-            state.shares += state.cut(delta)
+            state.shown += state.spell(delta)
         return ()
 
     def done(self, done: Finished) -> Sequence[bytes]:
         """The one document."""
         return (dump(self.document(done)),)
 
-    def document(self, done: Finished) -> Json:
+    def document(self, done: Finished) -> Generation:
         """The document before it is bytes."""
         states = self._states[: self._returned] if self.job.beams else likeliest(self._states, self._returned)
-        best, *others = states
-        answer: Json = {"generated_text": best.text}
+        answer: Generation = {"generated_text": states[0].text}
         if self._has_details:
-            answer["details"] = self._details(best, done)
-            if others:
-                answer["details"]["best_of_sequences"] = [
-                    {"generated_text": other.text} | self._sequence(other) for other in others
-                ]
+            answer["details"] = self._details(states, done)
         return answer
 
-    def _sequence(self, state: SequenceState) -> Json:
-        tokens = [_token(token, text) for token, text in zip(state.tokens, state.shares, strict=True)]
+    def _sequence(self, state: SequenceState) -> SequenceDetails:
+        tokens = [_token(token, text) for token, text in state.shown]
         tops = [_top(token) for token in state.tokens if token.top]
-        return _ending(state) | {"tokens": tokens} | ({"top_tokens": tops} if tops else {})
+        ranked: TopTokens = {"top_tokens": tops} if tops else {}
+        return {**_ending(state), "tokens": tokens, **ranked}
 
-    def _details(self, state: SequenceState, done: Finished) -> Json:
+    def _details(self, states: Sequence[SequenceState], done: Finished) -> GenerationDetails:
         prefill = [token for token in done.prompt_logprobs if token is not None]
-        ranked: Json = {}
+        best, *rest = states
+        others: OtherSequences = {}
+        if rest:
+            others["best_of_sequences"] = [{"generated_text": one.text, **self._sequence(one)} for one in rest]
+        ranked: PromptScores = {}
         if self._prompt_logprobs is not None:
             ranked["prompt_logprobs"] = of_prompt(done.prompt_logprobs, self._prompt_logprobs)
-        return (
-            self._sequence(state)
-            | ranked
-            | {
-                "inputs": self.job.prompt_text,
-                "prefill": [_prefill(token) for token in prefill],
-                "usage": usage(done, is_flat=True),
-            }
-        )
+        return {
+            **self._sequence(best),
+            **ranked,
+            "inputs": self.job.prompt_text,
+            "prefill": [_prefill(token) for token in prefill],
+            "usage": {**counts(done), "cached_tokens": done.cached_tokens},
+            **others,
+        }
 
     def fail(self, error: Error) -> bytes:
         """The error in place of the document."""

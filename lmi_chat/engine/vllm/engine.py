@@ -7,6 +7,8 @@ its `put` being called from the output loop and its `output` holding what came b
 
 import asyncio
 import gc
+import importlib.util
+import json
 import logging
 import re
 import signal
@@ -26,11 +28,19 @@ from lmi_chat.engine.vllm.structured_output import trials
 from lmi_chat.engine.vllm.vocabulary import Vocabulary
 from lmi_chat.job import Job, Sink, TokenSink
 from lmi_chat.observability import startup
-from lmi_chat.text import one_line
+from lmi_chat.text import echo, one_line
 
+NO_JSON = re.compile(
+    r"argument --(?P<name>[\w-]+).*?: .*?"
+    r"(?:Value (?P<value>.*) cannot be converted to <function loads"
+    r"|Invalid JSON: .*input_value='(?P<short>.*)', input_type)",
+    re.DOTALL,
+)
+"""How argparse tells that a value is not JSON: by the name of a function, or as pydantic does."""
 STOP_S = 1.5
 PROCESS_ENDED = re.compile(r"core initialization failed|process failed during engine core initialization")
 EXIT_CODES = re.compile(r"'[^']+': (-?\d+)")
+STRUCTURED = "structured_outputs_config"
 log = logging.getLogger(__name__)
 
 
@@ -83,14 +93,16 @@ class Vllm:
             async with beam_search.run(self.run, job, sink, ends) as search:
                 yield search
             return
-        if job.sampling.guide:
-            await self._trials.check(job.sampling.guide)
+        constraint = None
+        if job.sampling.constraint:
+            await self._trials.check(job.sampling.constraint)
+            constraint = self._trials.params(job.sampling.constraint)
         run = self._outputs(job, sink, token_sink)
         prompt = {"type": "token", "prompt_token_ids": job.prompt_ids, "prompt": job.prompt_text}
         if job.cache_salt:
             prompt["cache_salt"] = job.cache_salt
         try:
-            params = sampling.params(job.sampling, has_text=run.has_text)
+            params = sampling.params(job.sampling, constraint, has_text=run.has_text)
             collector = await self._engine.add_request(job.id, prompt, params, priority=job.priority)
         except Exception as error:
             raise translate(error) from error
@@ -115,6 +127,16 @@ class Vllm:
         """End EngineCore and its workers; vLLM's own wait is cut to the time that SIGTERM leaves."""
         self._trials.stop()
         await asyncio.to_thread(self._engine.shutdown, STOP_S)
+
+
+def check_installed() -> None:
+    """Look for vLLM without importing it. Raises StartFailed where it is missing."""
+    if importlib.util.find_spec("vllm") is None:
+        raise _not_installed("No module named 'vllm'")
+
+
+def _not_installed(why: str) -> StartFailed:
+    return StartFailed(f"no engine is installed ({one_line(why, 200)}); `make install` installs one")
 
 
 def load(
@@ -142,15 +164,13 @@ def load(
             from vllm.usage.usage_lib import UsageContext
             from vllm.v1.engine.async_llm import AsyncLLM
     except ImportError as error:
-        raise StartFailed(
-            f"no engine is installed ({one_line(str(error), 200)}); `make install` installs one"
-        ) from error
+        raise _not_installed(str(error)) from error
 
     on_phase(startup.STARTING)
     heartbeat = Heartbeat()
     try:
-        args = AsyncEngineArgs.from_cli_args(_parse(arguments))
-        _choose_backend(args)
+        args = AsyncEngineArgs.from_cli_args(_parse(_choose_backend(arguments)))
+        _check_load_format(args)
         usage = UsageContext.OPENAI_API_SERVER
         config = args.create_engine_config(usage)
         if fits_cache:
@@ -194,13 +214,20 @@ def _how_it_ended(text: str) -> str:
     return f"its process ended with code {codes[0]}" if codes else "its process ended"
 
 
-def _choose_backend(args: Any) -> None:
-    """Choose the backend that constraints are tried with. Raises StartFailed where another is configured."""
-    config = args.structured_outputs_config
-    if config.backend not in {"auto", trials.BACKEND}:
-        text = f"structured_outputs_config.backend must be auto or {trials.BACKEND}"
-        raise StartFailed(f"{text}, got {one_line(config.backend, 80)}")
-    config.backend = trials.BACKEND
+def _choose_backend(arguments: Mapping[str, str]) -> Mapping[str, str]:
+    """Choose the backend that constraints are tried with. Raises StartFailed where another is configured.
+
+    It stands there before vLLM parses the rest, some of which it takes beside this backend alone.
+    """
+    try:
+        config = json.loads(arguments.get(STRUCTURED, "{}"))
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise StartFailed(f"{STRUCTURED} must be a JSON object, got {echo(arguments[STRUCTURED])}")
+    if (backend := config.get("backend", "auto")) not in ("auto", trials.BACKEND):
+        raise StartFailed(f"{STRUCTURED}.backend must be auto or {trials.BACKEND}, got {echo(backend)}")
+    return {**arguments, STRUCTURED: json.dumps(config | {"backend": trials.BACKEND})}
 
 
 def _parse(arguments: Mapping[str, str]) -> Any:
@@ -210,13 +237,32 @@ def _parse(arguments: Mapping[str, str]) -> Any:
 
     class Parser(FlexibleArgumentParser):
         def error(self, message: str) -> Any:
-            raise StartFailed(f"an engine setting has a bad value: {one_line(message, 400)}")
+            raise StartFailed(f"an engine setting has a bad value: {one_line(_in_words(message), 400)}")
 
     parser = AsyncEngineArgs.add_cli_args(Parser())
     actions = {action.dest: action for action in parser._actions}  # noqa: SLF001 argparse has no public list
     for name in arguments.keys() - actions.keys():
         raise StartFailed(f"the engine takes no {name} from a configuration")
     return parser.parse_args([word for name, text in arguments.items() for word in words(name, text, actions[name])])
+
+
+def _in_words(complaint: str) -> str:
+    """Say what argparse complains of by the setting's name and the value; JSON's reader is a function there."""
+    found = NO_JSON.search(complaint)
+    if not found:
+        return complaint
+    example = ' such as {"image": 4}' if found["name"] == "limit-mm-per-prompt" else ""
+    return f"{found['name'].replace('-', '_')} must be JSON{example}, got {found['value'] or found['short']!r}"
+
+
+def _check_load_format(args: Any) -> None:
+    """Refuse a format that no loader has, plugins' ones included. Raises StartFailed."""
+    from vllm.model_executor import model_loader
+
+    known = model_loader._LOAD_FORMAT_TO_MODEL_LOADER  # noqa: SLF001 vLLM tells it by an error in another process only
+    if args.load_format not in known:
+        formats = ", ".join(sorted(known))
+        raise StartFailed(f"load_format must be one of {formats}, got {one_line(args.load_format, 80)!r}")
 
 
 def _describe(engine: Any, names: tuple[str, ...]) -> Model:

@@ -3,16 +3,15 @@
 from functools import cache
 from typing import Any
 
-from lmi_chat.engine.vllm.structured_output import trials
 from lmi_chat.job import SamplingParams
 
 
-def params(sampling: SamplingParams, *, has_text: bool = True) -> Any:
-    """Build vLLM's SamplingParams; a constraint must have been tried (trials.py). `has_text`: vLLM makes the text."""
+def params(sampling: SamplingParams, constraint: Any = None, *, has_text: bool = True) -> Any:
+    """Build vLLM's SamplingParams; `constraint` is the tried one's (Trials.params). `has_text`: vLLM makes the text."""
     from vllm.sampling_params import RequestOutputKind
     from vllm.sampling_params import SamplingParams as VllmSamplingParams
 
-    kind = _tried() if sampling.guide else VllmSamplingParams
+    kind = _tried() if constraint else VllmSamplingParams
     return kind(
         n=sampling.n,
         temperature=sampling.temperature,
@@ -39,7 +38,7 @@ def params(sampling: SamplingParams, *, has_text: bool = True) -> Any:
         output_kind=RequestOutputKind.DELTA,
         skip_clone=True,
         detokenize=has_text,
-        structured_outputs=trials.params(sampling.guide) if sampling.guide else None,
+        structured_outputs=constraint,
     )
 
 

@@ -1,6 +1,7 @@
-"""The OpenAPI 3.1 document of this server, made from the same tables that requests are checked against.
+"""Describe this server as an OpenAPI 3.1 document, from the same types that requests are checked against.
 
-Bodies of requests: requests.py (and guides.py); of answers: answers.py. Here: paths, parameters, headers, statuses.
+Bodies of requests: requests.py (and structured_output.py); of answers: answers.py. Here: paths, parameters, headers,
+statuses.
 """
 
 from lmi_chat import __version__
@@ -18,13 +19,14 @@ from lmi_chat.http.openapi.responses import (
     answered,
     refusals,
 )
-from lmi_chat.http.openapi.shapes import TEXT, record, ref
+from lmi_chat.http.openapi.shapes import TEXT, ref
 
 
 def _header(name: str, meaning: str) -> Json:
     return {"name": name, "in": "header", "schema": TEXT, "description": meaning}
 
 
+LINES_TOO = "in JSON Lines (application/jsonlines) too: a record per line, answered by a line each, in order"
 REQUEST_ID = "the request's id: visible ASCII, up to 128 characters"
 HEADERS_IN: list[Json] = [
     _header("X-Request-Id", REQUEST_ID + "; what is none gets a new one"),
@@ -48,10 +50,6 @@ PAGING: list[Json] = [
     {"name": "limit", "in": "query", "schema": LIMIT},
     {"name": "order", "in": "query", "schema": {"enum": list(stored.ORDERS), "default": stored.ORDERS[0]}},
 ]
-FILTERS: list[Json] = [
-    {"name": "model", "in": "query", "schema": TEXT},
-    {"name": "metadata", "in": "query", "style": "deepObject", "explode": True, "schema": requests.METADATA},
-]
 
 
 GENERATES: Json = {"chat": ("messages",), "standard": ("inputs",), "completion": ("prompt",)}
@@ -68,12 +66,13 @@ def document(deployment: Deployment, *, has_sessions: bool, has_async: bool) -> 
         bodies, paths = {"EmbeddingRequest": requests.of_embedding(deployment)}, _of_embedder(has_async=has_async)
     else:
         bodies = _bodies(deployment, has_sessions=has_sessions)
-        paths = _paths(has_sessions=has_sessions, has_store=deployment.save is not None, has_async=has_async)
+        labels = bodies["Metadata"]["properties"]["metadata"] if "Metadata" in bodies else None
+        paths = _paths(labels, has_sessions=has_sessions, has_async=has_async)
     return {
         "openapi": "3.1.0",
         "info": {"title": "lmi-chat", "version": __version__, "license": {"name": "Apache-2.0"}},
         "paths": paths,
-        "components": {"schemas": bodies | answers.schemas(deployment) | operators.SCHEMAS},
+        "components": {"schemas": bodies | answers.schemas(deployment)},
     }
 
 
@@ -86,19 +85,24 @@ def _bodies(deployment: Deployment, *, has_sessions: bool) -> Json:
     if has_sessions:
         bodies["SessionRequest"] = requests.of_session(deployment)
     if deployment.save is not None:
-        bodies["Metadata"] = record({"metadata": requests.METADATA}, ["metadata"])
+        bodies["Metadata"] = requests.of_update(deployment)
     return bodies
 
 
-def _paths(*, has_sessions: bool, has_store: bool, has_async: bool) -> Json:
+def _paths(labels: Json | None, *, has_sessions: bool, has_async: bool) -> Json:
+    """The paths of a model that generates; `labels`: the schema of a stored completion's, None where none is stored."""
     paths = _shared(_door(GENERATES, has_sessions=has_sessions), has_async=has_async)
     paths |= {
         "/v1/chat/completions": {"post": _inference("Chat completions", "chat", has_sessions=has_sessions)},
         "/v1/completions": {"post": _inference("Completions", "completion", has_sessions=has_sessions)},
     }
-    if has_store:
+    if labels is not None:
         one = "/v1/chat/completions/{id}"
-        paths["/v1/chat/completions"]["get"] = _stored("Stored completions", "StoredCompletions", *PAGING, *FILTERS)
+        filters: list[Json] = [
+            {"name": "model", "in": "query", "schema": TEXT},
+            {"name": "metadata", "in": "query", "style": "deepObject", "explode": True, "schema": labels},
+        ]
+        paths["/v1/chat/completions"]["get"] = _stored("Stored completions", "StoredCompletions", *PAGING, *filters)
         paths[one] = {
             "get": _stored("A stored completion", "ChatCompletion", ID),
             "post": _stored("Replace its metadata", "ChatCompletion", ID, has_body=True),
@@ -124,10 +128,12 @@ def _shared(door: Json, *, has_async: bool) -> Json:
         "/v1/models": {"get": _get("The served model", "Models", 503)},
         "/v1/models/{model}": {"get": _named(_get("One of its names", "Model", 404, 503), "model")},
         "/ping": {"get": _get("Health: 200 when requests are taken, 503 with what goes on otherwise", "Ready")},
+        "/live": {"get": _get("Health: 200 as long as the process answers, whatever it does", "Live")},
         **operators.paths(),
         "/openapi.json": {"get": _get("This document", "", 503)},
     }
     paths["/ping"]["get"]["responses"]["503"] = answered(STATUSES[503], "NotReady")
+    paths["/health"] = paths["/ping"]
     return paths
 
 
@@ -158,7 +164,7 @@ def _operation(summary: str, dialects: tuple[str, ...], bodies: Json, *, has_ses
         "summary": summary,
         "description": f"Beyond its schema, a body is refused unless:{rules}",
         "parameters": [*HEADERS_IN, *([SESSION_IN] if has_sessions else [])],
-        "requestBody": {"required": True, "content": bodies},
+        "requestBody": {"required": True, "content": bodies, "description": LINES_TOO},
         "responses": responses | refusals(INFERENCE, errors),
     }
 

@@ -1,19 +1,8 @@
-"""Paths that the platform and its operators ask for: figures, batch transform's parameters, adapters."""
+"""Describe the paths that the platform and its operators ask for: figures, batch transform's parameters, adapters."""
 
 from lmi_chat.codec.json_text import Json
 from lmi_chat.http.openapi.responses import ALWAYS, STATUSES, answered, refusals
-from lmi_chat.http.openapi.shapes import BOOLEAN, COUNT, TEXT, answer, array, nullable, record, ref
-
-NAME = {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"}
-SCHEMAS: Json = {
-    "ExecutionParameters": answer(
-        {"MaxConcurrentTransforms": COUNT, "BatchStrategy": {"const": "SINGLE_RECORD"}, "MaxPayloadInMB": COUNT}
-    ),
-    "Adapters": answer({"adapters": array(answer({"name": NAME, "src": TEXT}))}),
-    "Adapter": record(
-        {"name": NAME, "src": TEXT, "preload": nullable(BOOLEAN), "pin": nullable(BOOLEAN)}, ["name", "src"]
-    ),
-}
+from lmi_chat.http.openapi.shapes import TEXT, ref
 
 
 def paths() -> Json:

@@ -1,42 +1,37 @@
-"""The bodies of requests as JSON Schema, from the bodies that the dialects check them by.
+"""Describe the bodies of requests as JSON Schema, from the types that the dialects check them by.
 
 A rule between two fields stands here where a schema can say it; the others are sentences, in UNSAID.
 """
 
 from lmi_chat.codec.json_text import Json
-from lmi_chat.dialects import DIALECTS
+from lmi_chat.dialects import DIALECTS, openai
 from lmi_chat.dialects.body import IDS, Usage
 from lmi_chat.dialects.chat import messages
-from lmi_chat.dialects.chat.body import KEY_CHARS, PAIRS_MOST, SESSIONS, VALUE_CHARS, ChatBody, SessionBody
+from lmi_chat.dialects.chat.body import SESSIONS, ChatBody, MetadataBody, SessionBody
 from lmi_chat.dialects.chat.request import VARIABLE_CHARS
-from lmi_chat.dialects.completion.body import LOGPROBS_MOST, CompletionBody
+from lmi_chat.dialects.completion.body import CompletionBody
 from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.embedding.body import EmbeddingBody, Pooling
 from lmi_chat.dialects.standard.body import Parameters, StandardBody
-from lmi_chat.http.openapi import guides
+from lmi_chat.http.openapi import structured_output
 from lmi_chat.http.openapi.shapes import TEXT, if_then, nullable, record
 
 UNSAID = (
-    "the prompt has at least one token, and with max_tokens (max_new_tokens) it fits the model's context",
+    "the prompt has at least one token, and leaves room for one and for min_tokens in the model's context",
     "min_tokens is at most max_tokens",
+    "max_length is above the prompt's tokens",
     "the model's chat template takes the messages",
     "token ids stand in the vocabulary",
     "two names of one field (max_tokens and max_completion_tokens, stop and stop_sequences) have the same value",
+    "a field that stands both in parameters and beside it has the same value there; rules between fields hold for both",
     "n is at most best_of and num_beams, where these are above 1",
     "of several ways to ask for a form of the text all ask for the same one",
     "a beam search stands beside no form of the text, bias, penalty, list of tokens or words, or prompt_logprobs",
     "the prompts' tokens × (1 + prompt_logprobs) are within option.max_prompt_logprobs",
     "a schema, regex, choice or grammar is sound, compiles in time, and is within its bytes",
-    "an integer is written without a fraction: 4, not 4.0",
     "the body nests within option.max_json_depth",
     "the session of X-Amzn-SageMaker-Session-Id is open, and n is 1 in it",
 )
-METADATA: Json = {
-    "type": ["object", "null"],
-    "maxProperties": PAIRS_MOST,
-    "propertyNames": {"maxLength": KEY_CHARS},
-    "additionalProperties": {"type": "string", "maxLength": VALUE_CHARS},
-}
 NULL: Json = {"type": "null"}
 CALL: Json = record(
     {
@@ -61,18 +56,24 @@ def _table(body: type, deployment: Deployment, insides: Json) -> Json:
     }
 
 
-ADAPTERS: Json = {"type": ["string", "array", "null"], "maxLength": 0, "maxItems": 0}
+ADAPTERS: Json = {"type": ["string", "array", "null"], "maxLength": 0, "items": {"type": "string", "maxLength": 0}}
 """None is loaded, so that only what asks for none is answered."""
 
 
 def _shared(deployment: Deployment) -> Json:
     usage = record(_table(Usage, deployment, {}), is_closed=deployment.is_strict)
-    return guides.openai(deployment.limits, is_strict=deployment.is_strict) | {
+    return structured_output.openai(deployment.limits, is_strict=deployment.is_strict) | {
         "model": {"examples": ["", *sorted(deployment.names)]},
         "adapters": ADAPTERS,
         "stream_options": {"anyOf": [usage, NULL]},
         "cache_salt": {"pattern": r"^[^@/\\\x00]*$"},
     }
+
+
+def _with_parameters(rows: Json, deployment: Deployment) -> Json:
+    """All fields, which may stand in `parameters`, too."""
+    inner = record({name: rows[name] for name in rows if name not in openai.OWN}, is_closed=deployment.is_strict)
+    return rows | {"parameters": rows["parameters"] | {"anyOf": [inner, NULL]}}
 
 
 def _streams(deployment: Deployment) -> Json:
@@ -97,7 +98,6 @@ def of_chat(deployment: Deployment) -> Json:
     most = deployment.limits.max_messages
     insides = _shared(deployment) | {
         "messages": {"type": "array", "items": _message(deployment), "minItems": 1, "maxItems": most},
-        "metadata": METADATA,
         "modalities": {"enum": [["text"], None]},
         "audio": NULL,
         "chat_template_kwargs": nullable(variables),
@@ -107,9 +107,8 @@ def of_chat(deployment: Deployment) -> Json:
         if_then({"continue_final_message": {"const": True}}, {"add_generation_prompt": UNSET}),
         *_shared_rules(deployment),
     ]
-    return record(_table(ChatBody, deployment, insides), ["messages"], is_closed=deployment.is_strict) | {
-        "allOf": rules
-    }
+    rows = _with_parameters(_table(ChatBody, deployment, insides), deployment)
+    return record(rows, ["messages"], is_closed=deployment.is_strict) | {"allOf": rules}
 
 
 def _message(deployment: Deployment) -> Json:
@@ -127,12 +126,15 @@ def _message(deployment: Deployment) -> Json:
         "tool_calls": {"description": "of an assistant", "anyOf": [{"type": "array", "items": CALL}, NULL]},
         **{name: {"description": "of an answer that comes back"} for name in messages.ANSWERED},
         **{name: unserved | {"description": "not served by this version"} for name in messages.UNSERVED},
+        messages.CALL: ({"type": ["object", "null"]} if deployment.is_strict else {})
+        | {"description": "of an assistant, as tool_calls"},
     }
     own = {"role": {"const": "assistant"}, "content": NULL}
     ways = [
         {"properties": {"content": said}, "required": ["content"]},
         {"properties": own | {"refusal": {"type": "string", "minLength": 1}}, "required": ["refusal"]},
         {"properties": own | {"tool_calls": {"type": "array", "minItems": 1}}, "required": ["tool_calls"]},
+        {"properties": own | {messages.CALL: {"type": "object"}}, "required": [messages.CALL]},
     ]
     return record(properties, ["role"], is_closed=deployment.is_strict) | {"anyOf": ways}
 
@@ -169,11 +171,7 @@ def of_embedding(deployment: Deployment) -> Json:
 
 def of_completion(deployment: Deployment) -> Json:
     """A completion."""
-    most = min(LOGPROBS_MOST, deployment.limits.max_logprobs)
-    insides = _shared(deployment) | {
-        "prompt": _prompts(deployment, deployment.limits.max_prompts),
-        "logprobs": {"maximum": most},
-    }
+    insides = _shared(deployment) | {"prompt": _prompts(deployment, deployment.limits.max_prompts)}
     scored = {"use_beam_search": {"const": True}, "echo": {"const": True}}
     rules = [
         if_then({"max_tokens": {"const": 0}}, {"echo": {"const": True}}, is_given=True),
@@ -181,17 +179,16 @@ def of_completion(deployment: Deployment) -> Json:
         if_then(scored, {"logprobs": NULL}),
         *_shared_rules(deployment),
     ]
-    return record(_table(CompletionBody, deployment, insides), ["prompt"], is_closed=deployment.is_strict) | {
-        "allOf": rules
-    }
+    rows = _with_parameters(_table(CompletionBody, deployment, insides), deployment)
+    return record(rows, ["prompt"], is_closed=deployment.is_strict) | {"allOf": rules}
 
 
 def of_standard(deployment: Deployment) -> Json:
     """A standard request."""
-    forms = guides.openai(deployment.limits, is_strict=deployment.is_strict)
-    forms["grammar"] = guides.tgi(deployment.limits, is_strict=deployment.is_strict)
+    forms = structured_output.openai(deployment.limits, is_strict=deployment.is_strict)
+    forms["grammar"] = structured_output.tgi(deployment.limits, is_strict=deployment.is_strict)
     if deployment.is_strict:
-        forms["typical_p"] = {"enum": [1, None]}
+        forms |= {"typical_p": {"enum": [1, None]}, "watermark": UNSET}
     beams = if_then({"best_of": {"minimum": 2, "type": "integer"}}, {"num_beams": {"maximum": 1}})
     inner = record(_table(Parameters, deployment, forms), is_closed=deployment.is_strict) | {"allOf": [beams]}
     prompt = {"type": "string", "minLength": 1}
@@ -228,7 +225,12 @@ def _standard_stream(deployment: Deployment) -> Json:
 def of_session(deployment: Deployment) -> Json:
     """Begin or end a session."""
     kinds = {"requestType": {"enum": list(SESSIONS)}, "model": _shared(deployment)["model"]}
-    return record(_table(SessionBody, deployment, kinds), ["requestType"], is_closed=deployment.is_strict)
+    return record(_table(SessionBody, deployment, kinds), ["requestType"], is_closed=True)
+
+
+def of_update(deployment: Deployment) -> Json:
+    """New labels for a stored completion."""
+    return record(_table(MetadataBody, deployment, {}), ["metadata"])
 
 
 def at_any_door(name: str, *keys: str) -> Json:

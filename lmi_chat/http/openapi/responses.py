@@ -1,4 +1,4 @@
-"""Which statuses a route may answer with, and what stands in their bodies and headers."""
+"""List the statuses that a route may answer with, and the bodies and headers of each."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""SageMaker's runtime API in the document: the same door, with what the platform bounds and errors of its own."""
+"""Describe SageMaker's runtime API: the same operation, with the platform's bounds and errors of its own."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Shorthand for JSON Schema (draft 2020-12), shared by requests and answers."""
+"""Build pieces of JSON Schema (draft 2020-12), for requests and answers."""
 
 from collections.abc import Iterable, Mapping
 

@@ -56,6 +56,11 @@ REACHING: dict[str, tuple[Any, str, Any]] = {
     "bad_words": (["no"], "bad_words", ("no",)),
     "prompt_logprobs": (0, "prompt_logprobs", 0),
     "logprobs": (True, "logprobs", 0),
+    "max_new_tokens": (9, "max_tokens", 9),
+    "min_new_tokens": (3, "min_tokens", 3),
+    "stop_sequences": (["a"], "stop", ("a",)),
+    "stop_strings": ("a", "stop", ("a",)),
+    "num_return_sequences": (2, "n", 2),
 }
 PLACES = deployment().checkers[ChatBody].places
 ANY_JSON = st.recursive(
@@ -84,7 +89,7 @@ def answer(*events: Any, fields: Json | None = None, **changes: Any) -> list[Any
 
 def contents(chunks: list[Any], index: int = 0) -> str:
     choices = [choice for chunk in chunks for choice in chunk["choices"] if choice["index"] == index]
-    return "".join(choice["delta"]["content"] for choice in choices)
+    return "".join(choice["delta"].get("content", "") for choice in choices)
 
 
 # What is asked for
@@ -304,11 +309,15 @@ def test_other_models_are_not_found() -> None:
         ({"messages": [USER] * 2049}, "messages", "at most 2048 messages, got 2049"),
         ({"messages": ["hi"]}, "messages[0]", "must be an object with role and content"),
         ({"messages": [USER, {"content": "x"}]}, "messages[1].role", "got null"),
-        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role", "assistant, tool, got " + '"wizard"'),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role", 'tool, function, got "wizard"'),
         ({"messages": [{"role": ["user"], "content": "x"}]}, "messages[0].role", "got an array"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "got null"),
         ({"messages": [{"role": "user", "content": 7}]}, "messages[0].content", "got 7"),
-        ({"messages": [{"role": "user", "content": []}]}, "messages[0].content", "an array of 0 items"),
+        (
+            {"messages": [{"role": "user", "content": []}]},
+            "messages[0].content",
+            "must be a string or an array of at least 1 part, got an empty array",
+        ),
         ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content[0]", 'got "x"'),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text", "got null"),
         (
@@ -329,13 +338,17 @@ def test_other_models_are_not_found() -> None:
         ({"n": "x"}, "n", 'got "x"'),
         ({"n": 2, "temperature": "x"}, "temperature", 'got "x"'),
         ({"seed": float(2**64)}, "seed", "got 1.8446744073709552e+19"),
-        ({"stop": ["a", 1]}, "stop", "must be a string or an array of strings"),
+        ({"stop": ["a", 1]}, "stop", "takes strings of at least 1 and at most 1024 characters, item 1 is 1"),
         ({"stop_token_ids": [257]}, "stop_token_ids", "token 257; the vocabulary ends at 256"),
         ({"allowed_token_ids": [1, 10**9]}, "allowed_token_ids", "token 1000000000"),
         ({"logit_bias": {"257": 1}}, "logit_bias", "token 257"),
         ({"min_tokens": 10, "max_tokens": 9}, "min_tokens", "at most 9, got 10"),
         ({"user": 7}, "user", "must be a string, got 7"),
-        ({"stream_options": {"include_usage": True}}, "stream_options", "only with stream true"),
+        (
+            {"stream_options": {"include_usage": True}},
+            "stream_options",
+            "must be absent without stream true, got an object",
+        ),
         ({"stream_options": [], "stream": True}, "stream_options", "must be an object"),
         ({"stream_options": {"include_usage": 1}, "stream": True}, "stream_options.include_usage", "got 1"),
         ({"add_generation_prompt": "no"}, "add_generation_prompt", "must be true or false"),
@@ -354,6 +367,9 @@ def test_other_models_are_not_found() -> None:
         ({"prompt_logprobs": True}, "prompt_logprobs", "must be an integer, got true"),
         ({"reasoning_effort": "low"}, "reasoning_effort", 'is not served by this version, got "low"'),
         ({"functions": [{}]}, "functions", "not served by this version"),
+        ({"functions": [{}], "tool_choice": "none"}, "functions", "not served by this version"),
+        ({"tools": [{}], "tool_choice": "auto"}, "tools", "not served by this version"),
+        ({"tools": {}, "tool_choice": "none"}, "tools", "not served by this version, got an object"),
         ({"function_call": {"name": "f"}}, "function_call", "not served by this version"),
         ({"tool_choice": {"type": "function"}}, "tool_choice", "not served by this version, got an object"),
         ({"parallel_tool_calls": "no"}, "parallel_tool_calls", "must be true or false"),
@@ -383,6 +399,14 @@ def test_a_bad_field_is_named(fields: Json, param: str, words: str) -> None:
     "fields",
     [
         {"tools": []},
+        {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True},
+        {"tools": [], "tool_choice": "none"},
+        {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "none"},
+        {"tools": [{}], "tool_choice": "none", "parallel_tool_calls": False},
+        {"functions": []},
+        {"functions": [{"name": "f"}], "function_call": "none"},
+        {"functions": [], "function_call": "auto"},
+        {"reasoning_effort": "none"},
         {"tool_choice": "auto"},
         {"response_format": {"type": "text"}},
         {"best_of": 1},
@@ -395,6 +419,60 @@ def test_what_asks_for_nothing_is_not_refused(fields: Json) -> None:
     assert ask(**fields).unknown == []
 
 
+def seen(messages: list[Json], **changes: Any) -> list[Any]:
+    """What the template is shown of these messages."""
+    found: list[Any] = []
+
+    class Noting(ByteTokenizer):
+        def apply_chat_template(self, conversation: list[Json], **flags: Any) -> str | list[int]:
+            found[:] = conversation
+            return super().apply_chat_template(conversation, **flags)
+
+    here = deployment(template=Template(Noting(**changes)))
+    assert parse({"messages": messages}, here, "1").unknown == []
+    return found
+
+
+FUNCTIONS: list[Json] = [
+    USER,
+    {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}},
+    {"role": "function", "name": "f", "content": "5"},
+]
+
+
+def test_calls_of_functions_are_shown_as_calls_of_tools() -> None:
+    call = {"id": "call00001", "type": "function", "function": {"name": "f", "arguments": {}}}
+    _, asked, given = seen(FUNCTIONS)
+    assert (asked["role"], asked["tool_calls"], "function_call" in asked) == ("assistant", [call], False)
+    assert given == {"role": "tool", "tool_call_id": "call00001", "name": "f", "content": "5"}
+    assert seen([USER, FUNCTIONS[2]])[1] == {"role": "tool", "name": "f", "content": "5"}
+    parts = {**FUNCTIONS[2], "content": [{"type": "text", "text": "5"}]}
+    assert seen([USER, parts])[1]["role"] == "tool"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% if message['role'] == 'function' %}",
+        '{% if message.role == "tool" or message.role == "function" %}',
+        "{% if m.role in ['tool', 'function'] %}",
+    ],
+)
+def test_a_template_that_knows_functions_is_shown_functions(template: str) -> None:
+    given = seen(FUNCTIONS, chat_template=template + "{turns}")[2]
+    assert given == {"role": "function", "name": "f", "content": "5"}
+
+
+@pytest.mark.parametrize("template", ["{% if tool.type == 'function' %}", "{{ message.role }} 'function'"])
+def test_a_template_that_speaks_of_functions_knows_no_such_role(template: str) -> None:
+    assert seen(FUNCTIONS, chat_template=template + "{turns}")[2]["role"] == "tool"
+
+
+def test_a_function_without_content_is_named() -> None:
+    error = refused(messages=[USER, {"role": "function", "name": "f"}])
+    assert (error.param, error.status) == ("messages[1].content", 400)
+
+
 def test_a_model_without_a_template_says_so() -> None:
     error = refusal(body(), "chat", chat_template=None)
     assert error.param == "messages"
@@ -402,7 +480,7 @@ def test_a_model_without_a_template_says_so() -> None:
 
 
 def test_several_problems_are_named_together() -> None:
-    error = refused(temperature=3, top_p=0, max_tokens=0)
+    error = refused(temperature=3, top_p=-1, max_tokens=0)
     assert error.param == "temperature"
     assert [part.split()[0] for part in error.message.split("; ")] == ["temperature", "top_p", "max_tokens"]
     many = refused(messages=[{"role": "x", "content": "y"}] * 9)
@@ -431,23 +509,57 @@ def test_little_of_the_callers_text_is_repeated() -> None:
     assert refused(temperature="é" * 1_000_000).message.count("é") <= 200
 
 
-@pytest.mark.parametrize(
-    ("limits", "words"),
-    [
-        (
-            {"max_tokens": 1024},
-            "max_tokens must be at most 1005, got 1024: the prompt has 19 of the context's 1024 tokens",
-        ),
-        ({"max_completion_tokens": 1024}, "max_completion_tokens must be at most 1005, got 1024"),
-    ],
-)
-def test_an_answer_that_does_not_fit(limits: Json, words: str) -> None:
-    error = refused(**limits)
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_limit_is_a_cap_and_no_reservation(name: str, *, is_stream: bool) -> None:
+    task = ask(**{name: 8192, "stream": is_stream})
+    assert task.job.sampling.max_tokens == 1005
+    assert task.unknown == [f"{name} is cut to 1005: messages has 19 of the context's 1024 tokens"]
+    fits = ask(**{name: 1005})
+    assert (fits.job.sampling.max_tokens, fits.unknown) == (1005, [])
+    error = refusal(body(**{name: 1006}), "chat", is_strict=True)
     assert isinstance(error, PromptTooLong)
-    assert (error.code, error.param) == ("context_length_exceeded", next(iter(limits)))
-    assert error.message.startswith(words)
+    assert (error.code, error.param) == ("context_length_exceeded", name)
+    text = f"{name} must be at most 1005, got 1006: messages has 19 of the context's 1024 tokens. "
+    assert error.message == text + "This model's maximum context length is 1024 tokens"
+
+
+def test_the_least_that_is_asked_for_is_no_cap() -> None:
     assert ask(min_tokens=9, max_tokens=9).job.sampling.min_tokens == 9
-    assert ask(max_tokens=1005).job.sampling.max_tokens == 1005
+    error = refused(min_tokens=1006, max_tokens=1500)
+    assert (error.code, error.param) == ("context_length_exceeded", "min_tokens")
+    assert "min_tokens must be at most 1005, got 1006: messages has 19" in error.message
+    error = refused(min_tokens=10, max_tokens=9)
+    assert (error.code, error.message) == ("bad_field", "min_tokens must be at most 9, got 10")
+
+
+def test_a_deployment_caps_every_answer() -> None:
+    limits = Limits(max_output_tokens=100)
+
+    def asked(**fields: Any) -> tuple[int, list[str]]:
+        task = parse(body(**fields), deployment(limits=limits), "1")
+        return task.job.sampling.max_tokens, task.unknown
+
+    assert asked() == (100, []), "nothing was asked for that is not given"
+    assert asked(max_tokens=100) == (100, [])
+    told = "max_tokens is cut to 100: this deployment generates no more (option.max_output_tokens)"
+    assert asked(max_tokens=101) == (100, [told])
+    long = [{"role": "user", "content": "x" * 1000}]
+    assert asked(max_tokens=101, messages=long) == (
+        7,
+        ["max_tokens is cut to 7: messages has 1017 of the context's 1024 tokens"],
+    )
+    with pytest.raises(BadField, match=r"min_tokens must be at most 100, got 101: .*max_output_tokens"):
+        asked(min_tokens=101)
+    error = refusal(body(max_tokens=101), "chat", is_strict=True, limits=limits)
+    assert (error.code, error.param) == ("bad_field", "max_tokens")
+    assert "must be at most 100, got 101: this deployment generates no more" in error.message
+
+
+def test_a_nucleus_of_nothing_is_the_likeliest_token() -> None:
+    chosen = ask(top_p=0, temperature=1.5, seed=3).job.sampling
+    assert chosen == ask(temperature=0).job.sampling
+    assert parse(body(), deployment(defaults={"top_p": 0.0}), "1").job.sampling == chosen
 
 
 def test_a_prompt_that_does_not_fit() -> None:
@@ -455,13 +567,20 @@ def test_a_prompt_that_does_not_fit() -> None:
     assert ask(messages=[{"role": "user", "content": "x" * (room - 1)}]).job.sampling.max_tokens == 1
     error = refused(messages=[{"role": "user", "content": "x" * room}])
     assert (error.status, error.param) == (400, "messages")
-    assert "messages has 1024 tokens; the model's context holds 1024" in error.message
+    words = (
+        "messages has 1024 tokens, and at least one is generated: the prompt is too long. "
+        "This model's maximum context length is 1024 tokens"
+    )
+    assert error.message == words
 
 
 def test_a_hopeless_prompt_is_refused_by_its_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     here = deployment()
     monkeypatch.setattr(here.template, "encode", None)
-    with pytest.raises(PromptTooLong, match="messages has 1000026 characters; 1024 tokens hold at most 10240"):
+    with pytest.raises(
+        PromptTooLong,
+        match=r"messages has 1000026 .* at most 10240: the prompt is too long\. This model's maximum context length",
+    ):
         parse(body(messages=[{"role": "user", "content": " " * 1_000_000}]), here, "1")
 
 
@@ -490,7 +609,7 @@ INNER = [
     ),
     ({"messages": [USER | {"audio": {"id": "a"}}]}, "messages[0].audio", ""),
     (
-        {"messages": [{"role": "assistant", "content": "", "function_call": {"name": "f"}}]},
+        {"messages": [{"role": "assistant", "content": "", "function_call": "f"}]},
         "messages[0].function_call",
         "messages[0].tool_calls",
     ),
@@ -500,9 +619,9 @@ INNER = [
         "stream_options.include_usage",
     ),
     (
-        {"response_format": {"type": "json_object", "schema": {}}},
+        {"response_format": {"type": "json_object", "schemas": {}}},
+        "response_format.schemas",
         "response_format.schema",
-        "response_format.json_schema",
     ),
     (
         {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}, "strickt": True}}},
@@ -528,7 +647,7 @@ def test_unknown_keys_are_told_wherever_they_stand(fields: Json, path: str, near
 def test_a_key_in_trouble_is_told_with_the_one_that_it_was_misspelled_by() -> None:
     error = refused(messages=[{"role": "user", "contnet": "hi", "zzz": 1}])
     assert error.message == (
-        "messages[0].content must be a string or an array of parts, got null; "
+        "messages[0].content must be a string or an array of at least 1 part, got null; "
         "messages[0].contnet is not a known key; did you mean messages[0].content?"
     )
     with pytest.raises(Error, match=r"none of the keys .*requestType; did you mean messages by mesages\?"):
@@ -626,7 +745,7 @@ def test_a_stream() -> None:
     assert [chunk["choices"][0]["delta"] for chunk in chunks] == [
         {"role": "assistant", "content": "Hel"},
         {"content": "lo"},
-        {"content": ""},
+        {},
     ]
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None, None, "length"]
     assert all(chunk["choices"][0]["logprobs"] is None for chunk in chunks)
@@ -640,9 +759,9 @@ def test_steps_without_text_send_nothing_until_the_end() -> None:
     first, second = Delta(0, "", [226]), Delta(0, "€", [130, 172])
     assert answer(first, fields={"stream": True}) == []
     assert contents(answer(first, second, fields={"stream": True})) == "€"
-    [only] = answer(Delta(0, "", [256], finish=Finish("stop")), DONE, fields={"stream": True})
-    assert only["choices"][0]["delta"] == {"role": "assistant", "content": ""}
-    assert only["choices"][0]["finish_reason"] == "stop"
+    first, end = answer(Delta(0, "", [256], finish=Finish("stop")), DONE, fields={"stream": True})
+    assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert (end["choices"][0]["delta"], end["choices"][0]["finish_reason"]) == ({}, "stop")
     [aborted] = answer(delta("a"), Delta(0, "", [], finish=Finish("abort")), fields={"stream": True})[1:]
     assert aborted["choices"][0]["finish_reason"] == "abort"
 
@@ -668,7 +787,7 @@ def test_logprobs_of_every_token_with_its_own_bytes(is_stream: bool) -> None:  #
         Delta(0, "€!", [130, 172, 33], [token(b"\x82"), token(b"\xac"), token(b"!", -9999.0)], Finish("stop")),
     ]
     replies = answer(*deltas, DONE, fields={"stream": is_stream, "logprobs": True, "top_logprobs": 2})
-    shown = [reply["choices"][0]["logprobs"]["content"] for reply in replies if reply["choices"]]
+    shown = [scores["content"] for reply in replies if (scores := reply["choices"][0]["logprobs"])]
     assert [len(content) for content in shown] == ([1, 3] if is_stream else [4])
     tokens = [entry for content in shown for entry in content]
     assert [entry["bytes"] for entry in tokens] == [[0xE2], [0x82], [0xAC], [0x21]]
@@ -677,6 +796,76 @@ def test_logprobs_of_every_token_with_its_own_bytes(is_stream: bool) -> None:  #
     assert tokens[3]["token"] == "!"
     assert tokens[0]["top_logprobs"][1] == {"token": "a", "logprob": -9999.0, "bytes": [97]}
     assert tokens[3]["top_logprobs"] == []
+
+
+EOS = token(b"")
+LISTED: list[tuple[Json, list[Delta], list[str], list[str]]] = [
+    # fields, deltas, the bytes of the tokens that are listed, the chunks' contents
+    ({}, [delta("ab"), Delta(0, "", [EOS.choice.id], [EOS], Finish("stop"))], ["a", "b"], ["ab"]),
+    ({}, [delta("ab", b"a", b"b", b"", finish="stop")], ["a", "b"], ["ab"]),
+    ({}, [delta("ab", b"a", b"b", b".", finish="stop", stop=46)], ["a", "b"], ["ab"]),
+    ({}, [delta("ab", b"a", b"", b"b", finish="length")], ["a", "", "b"], ["ab"]),  # ignore_eos
+    ({}, [delta("a", b"a", b"\xe2", finish="length")], ["a", "\udce2"], ["a"]),
+    ({"skip_special_tokens": False}, [Delta(0, "a", [97], [token(b"a")]), delta("", b"", finish="stop")], ["a"], ["a"]),
+    (
+        {"include_stop_str_in_output": True},
+        [delta("a."), delta("!", b"!", finish="stop", stop=33)],
+        ["a", ".", "!"],
+        ["a.", "!"],
+    ),
+    # A stop string, held back:
+    (
+        {"stop": ["END"]},
+        [delta("a", b"a", b"b"), delta("b", b"c"), delta("c", b"EN", b"D", finish="stop", stop="END")],
+        ["a", "b", "c"],
+        ["a", "b", "c"],
+    ),
+    ({"stop": ["END"]}, [delta("", b"a"), delta("", b"END", finish="stop", stop="END")], [], [""]),
+    (
+        {"stop": ["END"]},
+        [delta("", b"ab"), delta("abc", b"cEN", b"D!", finish="stop", stop="END")],
+        ["ab", "c"],
+        ["abc"],
+    ),
+    ({"stop": ["END"]}, [delta("", b"ab"), delta("abE", b"E", finish="length")], ["ab", "E"], ["abE"]),
+    ({"stop": ["END"]}, [delta("", b"ab"), delta("abE", b"E", b"", finish="stop")], ["ab", "E"], ["abE"]),
+    ({"stop": ["é"]}, [delta("a", b"a", b"\xc3"), delta("", b"\xa9", finish="stop", stop="é")], ["a"], ["a"]),
+    (
+        {"stop": ["END"], "include_stop_str_in_output": True},
+        [delta("a", b"a"), delta("bEND", b"bEN", b"D!", finish="stop", stop="END")],
+        ["a", "bEN", "D"],
+        ["a", "bEND"],
+    ),
+    ({"stop": ["END"]}, [delta("", b"ab"), Delta(0, "ab", [], finish=Finish("time_limit"))], ["ab"], ["ab"]),
+]
+
+
+@pytest.mark.parametrize(("fields", "deltas", "listed", "texts"), LISTED)
+def test_the_tokens_that_are_listed_are_the_content(
+    fields: Json, deltas: list[Delta], listed: list[str], texts: list[str]
+) -> None:
+    """Their bytes joined, that is; what ended the text is none of it, and a chunk lists what it says."""
+    fields = fields | {"logprobs": True}
+    [whole] = answer(*deltas, DONE, fields=fields)
+    choice = whole["choices"][0]
+    own = [bytes(each["bytes"]) for each in choice["logprobs"]["content"]]
+    assert own == [text.encode("utf-8", "surrogateescape") for text in listed]
+    assert b"".join(own).decode("utf-8", "ignore") == choice["message"]["content"] == "".join(texts)
+    *chunks, _ = [chunk["choices"][0] for chunk in answer(*deltas, DONE, fields=fields | {"stream": True})]
+    assert [chunk["delta"]["content"] for chunk in chunks] == texts
+    assert [each for chunk in chunks for each in chunk["logprobs"]["content"]] == choice["logprobs"]["content"]
+    for chunk in chunks:
+        said = b"".join(bytes(each["bytes"]) for each in chunk["logprobs"]["content"])
+        assert said.decode("utf-8", "ignore") == chunk["delta"]["content"]
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_tokens_may_be_named_by_their_ids(is_stream: bool) -> None:  # noqa: FBT001
+    said = Delta(0, "ab", [97, 98], [token(b"a", -0.5, [(b"a", -0.5), (b"x", -1.0)]), token(b"b")], Finish("length"))
+    fields = {"stream": is_stream, "logprobs": True, "top_logprobs": 2, "return_tokens_as_token_ids": True}
+    first, second = answer(said, fields=fields | {"stream": True})[0]["choices"][0]["logprobs"]["content"]
+    assert (first["token"], first["bytes"], second["token"]) == ("token_id:97", [97], "token_id:98")
+    assert [top["token"] for top in first["top_logprobs"]] == ["token_id:97", "token_id:120"]
 
 
 def test_logprobs_that_were_not_asked_for_are_not_shown() -> None:
@@ -689,6 +878,15 @@ def test_usage_comes_last_if_it_was_asked_for() -> None:
     *chunks, last = answer(delta("a"), delta("b"), delta("", finish="stop"), DONE, fields=fields)
     assert [chunk["usage"] for chunk in chunks] == [None, None, None]
     assert (last["choices"], last["usage"], last["id"]) == ([], USAGE, "chatcmpl-1")
+
+
+@pytest.mark.parametrize(
+    "options", [{"include_usage": False, "continuous_usage_stats": True}, {"continuous_usage_stats": True}]
+)
+def test_usage_that_was_not_asked_for_is_in_no_chunk(options: Json) -> None:
+    events = [delta("a"), delta("b"), delta("", finish="stop"), DONE]
+    chunks = answer(*events, fields={"stream": True, "stream_options": options})
+    assert [chunk for chunk in chunks if "usage" in chunk or not chunk["choices"]] == []
 
 
 def test_usage_may_be_in_every_chunk() -> None:
@@ -711,10 +909,28 @@ def test_usage_may_be_in_every_chunk() -> None:
 @pytest.mark.parametrize("is_stream", [True, False])
 def test_words_for_an_end(finish: Finish, openai: str, lmi: str, is_stream: bool) -> None:  # noqa: FBT001
     events, fields = [Delta(0, "x", [120], finish=finish), DONE], {"stream": is_stream}
-    choice = answer(*events, fields=fields)[0]["choices"][0]
+    choice = answer(*events, fields=fields)[-1]["choices"][0]
     assert (choice["finish_reason"], choice["stop_reason"]) == (openai, finish.stop)
     replies = answer(*events, fields=fields, finish_words=LMI_FINISH)
-    assert replies[0]["choices"][0]["finish_reason"] == lmi
+    assert replies[-1]["choices"][0]["finish_reason"] == lmi
+
+
+@pytest.mark.parametrize("finish", [Finish("stop"), Finish("stop", "END"), Finish("length"), Finish("abort")])
+@pytest.mark.parametrize(
+    "fields", [{}, {"logprobs": True}, {"return_token_ids": True}, {"stream_options": {"include_usage": True}}]
+)
+@pytest.mark.parametrize("before", [[], [delta("a")]])
+def test_the_end_of_a_stream_stands_alone(before: list[Delta], fields: Json, finish: Finish) -> None:
+    events = [*before, Delta(0, "x", [120], [token(b"x")] if "logprobs" in fields else [], finish)]
+    *contents, end = [chunk["choices"][0] for chunk in answer(*events, fields=fields | {"stream": True})]
+    assert [choice["delta"]["content"] for choice in contents] == ["a", "x"][-len(events) :]
+    assert {choice["finish_reason"] for choice in contents} == {None}
+    assert contents[0]["delta"]["role"] == "assistant"
+    assert (end["delta"], end["logprobs"], end["finish_reason"]) == ({}, None, finish.reason)
+    assert end["stop_reason"] == finish.stop
+    if "return_token_ids" in fields:
+        ids = [[97], [120], []][-len(events) - 1 :]
+        assert [choice["token_ids"] for choice in (*contents, end)] == ids
 
 
 @pytest.mark.parametrize("fields", [{}, {"stream": True}])
@@ -749,7 +965,8 @@ def test_the_stream_joined_is_the_whole_answer(texts: list[str], has_logprobs: b
     if has_usage:
         assert chunks[-1]["usage"] == whole["usage"]
     if has_logprobs:
-        streamed = [entry for chunk in chunks for each in chunk["choices"] for entry in each["logprobs"]["content"]]
+        scores = [each["logprobs"] for chunk in chunks for each in chunk["choices"] if each["logprobs"]]
+        streamed = [entry for each in scores for entry in each["content"]]
         assert streamed == choice["logprobs"]["content"]
 
 
@@ -796,7 +1013,7 @@ def test_echo_and_ids(is_stream: bool) -> None:  # noqa: FBT001
     }
     events = [Delta(0, "l", [108]), Delta(0, "", [1]), Delta(0, "o", [111], finish=Finish("stop")), DONE]
     choices = [reply["choices"][0] for reply in answer(*events, fields=fields)]
-    texts = [choice.get("delta", choice.get("message"))["content"] for choice in choices]
+    texts = [choice.get("delta", choice.get("message")).get("content", "") for choice in choices]
     assert "".join(texts) == "Hello"
     assert [token for choice in choices for token in choice["token_ids"]] == [108, 1, 111]
     assert choices[0]["prompt_token_ids"] == ask(**fields).job.prompt_ids

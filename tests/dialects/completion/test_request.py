@@ -31,6 +31,11 @@ USAGE = {
     "completion_tokens_details": {"reasoning_tokens": 0},
 }
 REACHING: dict[str, tuple[Any, str, Any]] = {
+    "max_new_tokens": (9, "max_tokens", 9),
+    "min_new_tokens": (3, "min_tokens", 3),
+    "stop_sequences": (["a"], "stop", ("a",)),
+    "stop_strings": ("a", "stop", ("a",)),
+    "num_return_sequences": (2, "n", 2),
     "n": (2, "n", 2),
     "temperature": (0.5, "temperature", 0.5),
     "top_p": (0.9, "top_p", 0.9),
@@ -200,8 +205,8 @@ def test_the_prompt_is_kept_to_its_last_tokens() -> None:
         ({"max_tokens": -1}, "max_tokens", "at least 0"),
         ({"max_tokens": 0}, "max_tokens", "must be at least 1 unless echo is true, got 0"),
         ({"max_tokens": 0, "echo": True, "min_tokens": 2}, "min_tokens", "must be 0 with max_tokens 0, got 2"),
-        ({"logprobs": 6}, "logprobs", "at least 0 and at most 5, got 6"),
-        ({"logprobs": True}, "logprobs", "must be an integer, got true"),
+        ({"logprobs": 21}, "logprobs", "at least 0 and at most 20, got 21"),
+        ({"logprobs": "1"}, "logprobs", 'must be an integer, got "1"'),
         ({"echo": 1}, "echo", "must be true or false, got 1"),
         ({"suffix": "end"}, "suffix", 'is not supported by the served model, got "end"'),
         ({"suffix": 1}, "suffix", "is not supported by the served model"),
@@ -209,7 +214,7 @@ def test_the_prompt_is_kept_to_its_last_tokens() -> None:
         ({"best_of": 2, "stream": True}, "best_of", "must be 1 with stream"),
         ({"use_beam_search": True, "stream": True}, "use_beam_search", "must be false with stream true"),
         ({"use_beam_search": True, "echo": True, "logprobs": 0}, "use_beam_search", "both echo and logprobs"),
-        ({"stream_options": {"include_usage": True}}, "stream_options", "only with stream true"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "must be absent without stream true"),
         ({"temperature": 3}, "temperature", "at least 0 and at most 2, got 3"),
         ({"stop_token_ids": [257]}, "stop_token_ids", "the vocabulary ends at 256"),
         ({"add_special_tokens": "no"}, "add_special_tokens", "must be true or false"),
@@ -233,26 +238,45 @@ def test_a_bad_field_is_named(fields: Json, param: str, words: str) -> None:
     assert dialects.error_body(error, "completion")["error"]["param"] == param
 
 
-def test_fewer_logprobs_where_the_deployment_gives_fewer() -> None:
+def test_as_many_logprobs_as_the_deployment_gives() -> None:
     assert "at most 2, got 3" in refusal(body(logprobs=3), "completion", limits=Limits(max_logprobs=2)).message
+    assert ask(logprobs=10).job.sampling.logprobs == 10
+    assert parse(body(logprobs=30), deployment(limits=Limits(max_logprobs=30))).job.sampling.logprobs == 30
+
+
+def test_logprobs_may_be_true_or_false() -> None:
+    assert [ask(logprobs=value).job.sampling.logprobs for value in (False, True, None)] == [0, 1, None]
 
 
 @pytest.mark.parametrize(
     ("fields", "param", "words"),
     [
-        ({"prompt": "x" * 1024}, "prompt", "prompt has 1024 tokens; the model's context holds 1024"),
+        ({"prompt": "x" * 1024}, "prompt", "prompt has 1024 tokens, and at least one is generated"),
         ({"prompt": [65] * 2000}, "prompt", "prompt has 2000 tokens"),
         ({"prompt": ["a", "x" * 1024]}, "prompt[1]", "prompt[1] has 1024 tokens"),
         ({"prompt": "x" * 1_000_000}, "prompt", "1024 tokens hold at most 10240"),
-        ({"prompt": [65] * 1000, "max_tokens": 25}, "max_tokens", "max_tokens must be at most 24, got 25"),
+        ({"prompt": [65] * 1000, "min_tokens": 25}, "min_tokens", "min_tokens must be at most 24, got 25"),
     ],
 )
 def test_a_prompt_that_does_not_fit(fields: Json, param: str, words: str) -> None:
     error = refusal(body(**fields), "completion")
     assert (type(error), error.param) == (PromptTooLong, param)
     assert words in error.message
+    assert error.message.endswith(". This model's maximum context length is 1024 tokens")
     assert ask(prompt="x" * 1023).job.sampling.max_tokens == 1
     assert ask(prompt="x" * 1023, max_tokens=0, echo=True).job.sampling.max_tokens == 1
+
+
+def test_a_limit_is_a_cap_and_no_reservation() -> None:
+    task = ask(prompt=[[65], [65] * 1000], max_tokens=25)
+    assert [job.sampling.max_tokens for job in task.jobs] == [25, 24]
+    assert task.unknown == ["max_tokens is cut to 24: prompt[1] has 1000 of the context's 1024 tokens"]
+    error = refusal(body(prompt=[65] * 1000, max_tokens=25), "completion", is_strict=True)
+    assert (error.code, error.param) == ("context_length_exceeded", "max_tokens")
+    capped = parse(body(max_tokens=50), deployment(limits=Limits(max_output_tokens=9)))
+    assert (capped.job.sampling.max_tokens, len(capped.unknown)) == (9, 1)
+    usual = parse(body(), deployment(limits=Limits(max_output_tokens=9)))
+    assert (usual.job.sampling.max_tokens, usual.unknown) == (9, [])
 
 
 def test_unknown_keys_and_other_names() -> None:
@@ -324,6 +348,13 @@ def test_usage_in_a_stream(continuous: bool) -> None:  # noqa: FBT001
     assert counts == ([2, 3, 3] if continuous else [None] * 3)
 
 
+@pytest.mark.parametrize("options", [{"include_usage": False}, {}])
+def test_usage_that_was_not_asked_for_is_in_no_chunk(options: Json) -> None:
+    fields = {"stream": True, "stream_options": options | {"continuous_usage_stats": True}}
+    chunks = answer(delta("ab"), delta("c"), delta("", finish="stop"), DONE, fields=fields)
+    assert [chunk for chunk in chunks if "usage" in chunk or not chunk["choices"]] == []
+
+
 @pytest.mark.parametrize(
     ("finish", "openai", "lmi", "stop"),
     [
@@ -383,7 +414,11 @@ def test_echo_with_logprobs(stream: bool) -> None:  # noqa: FBT001
     assert texts(replies) == {0: "Once up"}
     assert shown["tokens"] == [*"Once up"]
     assert shown["token_logprobs"] == [None, -1.5, -2.0, -2.5, -0.75, -0.5, -0.5]
-    assert shown["top_logprobs"][:3] == [None, {"x": -0.5, "n": -1.5}, {"c": -2.0}]
+    assert [tops and [*tops.items()] for tops in shown["top_logprobs"][:3]] == [
+        None,
+        [("n", -1.5), ("x", -0.5)],  # the prompt's own first
+        [("c", -2.0)],
+    ]
     assert shown["text_offset"] == [0, 1, 2, 3, 4, 5, 6]
 
 
@@ -473,6 +508,16 @@ def test_token_ids(stream: bool) -> None:  # noqa: FBT001
     assert choices[0]["prompt_token_ids"] == list(b"Once")
     assert all("prompt_token_ids" not in choice for choice in choices[1:])
     assert "token_ids" not in answer(*events, fields={"stream": stream})[0]["choices"][0]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_token_itself_is_the_first_of_its_alternatives_then_the_likeliest(stream: bool) -> None:  # noqa: FBT001
+    tops = [(b"x", -0.25), (b"y", -0.375), (b"c", -2.0)]
+    first = Delta(0, "c", [99], [token(b"c", -2.0, tops)], Finish("stop"), (None, token(b"z", -7.0, tops)))
+    fields = {"prompt": "az", "echo": True, "logprobs": 3, "stream": stream}
+    shown = scores(answer(first, DONE, fields=fields))
+    assert [list(tops or ()) for tops in shown["top_logprobs"]] == [[], ["z", "x", "y", "c"], ["c", "x", "y"]]
+    assert list(shown["top_logprobs"][2].values()) == [-2.0, -0.25, -0.375]
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -1,6 +1,7 @@
 """The standard dialect: inputs and parameters become a Job or one refusal; events become LMI's lines and documents."""
 
 import contextlib
+import json
 from itertools import pairwise
 from typing import Any
 
@@ -22,6 +23,9 @@ DONE = Finished(prompt_tokens=4, completion_tokens=3, cached_tokens=2)
 GREEDY = {"temperature": 0.0}
 REACHING: dict[str, tuple[Any, str, Any]] = {
     "max_new_tokens": (9, "max_tokens", 9),
+    "max_tokens": (9, "max_tokens", 9),
+    "min_new_tokens": (3, "min_tokens", 3),
+    "stop_strings": ("a", "stop", ("a",)),
     "temperature": (0.5, "temperature", 0.5),
     "top_p": (0.9, "top_p", 0.9),
     "top_k": (5, "top_k", 5),
@@ -110,9 +114,9 @@ def test_the_smallest_request(sent: Json) -> None:
 @pytest.mark.parametrize("name", REACHING)
 def test_each_parameter_reaches_sampling(name: str) -> None:
     value, field, expected = REACHING[name]
-    details = name in SHOWN_IN_DETAILS
-    assert getattr(sampling(**{name: value}, details=details), field) == expected
-    assert getattr(sampling(details=details), field) != expected
+    others = {"details": name in SHOWN_IN_DETAILS} | ({"do_sample": True} if name == "seed" else {})
+    assert getattr(sampling(**{name: value}, **others), field) == expected
+    assert getattr(sampling(**others), field) != expected
 
 
 @pytest.mark.parametrize("name", [*SHOWN_IN_DETAILS, "decoder_input_details"])
@@ -198,6 +202,15 @@ def test_a_seed_is_chosen_where_it_will_be_reported() -> None:
     assert sampling(do_sample=True, seed=-1).seed is None
 
 
+@pytest.mark.parametrize(
+    "greedy",
+    [{}, {"temperature": 0}, {"temperature": 0.001}, {"top_p": 0}, {"num_beams": 2, "temperature": 0.7}],
+)
+def test_where_nothing_is_drawn_there_is_no_seed(greedy: Json) -> None:
+    assert sampling(details=True, do_sample=True if greedy else None, **greedy).seed is None
+    assert sampling(details=True, seed=5, **greedy).seed is None
+
+
 def test_the_prompt_gets_the_models_special_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     here = deployment()
     monkeypatch.setattr(here.template, "encode", lambda text, add_special_tokens: [add_special_tokens, *text.encode()])
@@ -211,14 +224,28 @@ def test_the_prompt_is_kept_to_its_last_tokens() -> None:
     assert ask({"truncate": 1_000_000}).job.prompt_ids == list(b"Once")
 
 
-def test_an_answer_is_cut_to_what_has_room_unless_it_was_asked_for() -> None:
+def test_a_limit_is_a_cap_and_no_reservation() -> None:
     prompt = "x" * 1004
-    assert parse({"inputs": prompt}, deployment(), "1").job.sampling.max_tokens == 20
-    error = refusal({"inputs": prompt, "parameters": {"max_new_tokens": 21}}, "standard")
+    usual = parse({"inputs": prompt}, deployment(), "1")
+    assert (usual.job.sampling.max_tokens, usual.unknown) == (20, []), "the default is nobody's wish"
+    for is_stream in (False, True):
+        sent = {"inputs": [prompt, "Once"], "parameters": {"max_new_tokens": 21, "stream": is_stream}}
+        task = parse(sent, deployment(), "1")
+        assert [job.sampling.max_tokens for job in task.jobs] == [20, 21]
+        words = "parameters.max_new_tokens is cut to 20: inputs[0] has 1004 of the context's 1024 tokens"
+        assert task.unknown == [words]
+    error = refusal({"inputs": prompt, "parameters": {"max_new_tokens": 21}}, "standard", is_strict=True)
     assert isinstance(error, PromptTooLong)
     assert error.param == "parameters.max_new_tokens"
-    words = "parameters.max_new_tokens must be at most 20, got 21: the prompt has 1004 of the context's 1024 tokens"
-    assert error.message == words
+    assert error.message.startswith("parameters.max_new_tokens must be at most 20, got 21: inputs has 1004 of")
+
+
+def test_a_deployment_caps_every_answer() -> None:
+    here = deployment(limits=Limits(max_output_tokens=9))
+    assert parse(body(), here).job.sampling.max_tokens == 9
+    task = parse(body({"max_new_tokens": 10}), here)
+    told = "parameters.max_new_tokens is cut to 9: this deployment generates no more (option.max_output_tokens)"
+    assert (task.job.sampling.max_tokens, task.unknown) == (9, [told])
 
 
 # What is refused
@@ -243,9 +270,9 @@ def test_an_answer_is_cut_to_what_has_room_unless_it_was_asked_for() -> None:
         (body({"temperature": -3}), "parameters.temperature", "at least 0 and at most 2, got -3"),
         (body({"do_sample": 1}), "parameters.do_sample", "must be true or false, got 1"),
         (body({"details": "x"}), "parameters.details", 'got "x"'),
-        (body({"stop_sequences": [""]}), "parameters.stop_sequences", "no empty string"),
+        (body({"stop_sequences": [""]}), "parameters.stop_sequences", "item 0 is empty"),
         (body({"top_n_tokens": 21}), "parameters.top_n_tokens", "at most 20, got 21"),
-        (body({"logprobs": True}), "parameters.logprobs", "must be an integer, got true"),
+        (body({"logprobs": "1"}), "parameters.logprobs", 'must be an integer, got "1"'),
         (body({"prompt_logprobs": -1}), "parameters.prompt_logprobs", "at least 0"),
         (body({"stop_token_ids": [257]}), "parameters.stop_token_ids", "the vocabulary ends at 256"),
         (body({"logit_bias": {"257": 1}}), "parameters.logit_bias", "token 257"),
@@ -257,7 +284,7 @@ def test_an_answer_is_cut_to_what_has_room_unless_it_was_asked_for() -> None:
         (body({"n": 3, "best_of": 2}), "parameters.n", "must be at most best_of = 2, got 3"),
         (body({"num_beams": 2, "best_of": 2}), "parameters.num_beams", "must be 1 with best_of = 2"),
         (body({"typical_p": 0}), "parameters.typical_p", "must be above 0 and at most 1, got 0"),
-        (body({"watermark": True}), "parameters.watermark", "is not served"),
+        (body({"watermark": 1}), "parameters.watermark", "must be true or false, got 1"),
         (body({"decoder_input_details": True}, stream=True), "parameters.decoder_input_details", "stream true"),
         (body({"prompt_logprobs": 0}, stream=True), "parameters.prompt_logprobs", "must be absent with stream true"),
         (body({"early_stopping": "never"}), "parameters.early_stopping", "must be true or false"),
@@ -296,8 +323,17 @@ def test_typical_sampling_is_told_and_refused_where_strict() -> None:
     assert (error.param, "no typical sampling; got 0.95" in error.message) == ("parameters.typical_p", True)
 
 
+def test_a_watermark_is_told_and_refused_where_strict() -> None:
+    task = ask({"watermark": True})
+    assert task.unknown == ["parameters.watermark is ignored: the engine writes no watermark"]
+    assert task.job == ask().job
+    error = refusal(body({"watermark": True}), "standard", is_strict=True)
+    assert error.param == "parameters.watermark"
+    assert error.message == "parameters.watermark must be false: the engine writes no watermark; got true"
+
+
 def test_several_problems_are_named_together() -> None:
-    error = refused({"temperature": 3, "top_p": 0}, inputs=7)
+    error = refused({"temperature": 3, "top_p": -1}, inputs=7)
     assert [part.split()[0] for part in error.message.split("; ")] == [
         "parameters.temperature",
         "parameters.top_p",
@@ -317,17 +353,17 @@ def test_a_flood_of_problems_is_answered_briefly() -> None:
 
 
 def test_unknown_keys_are_ignored_with_a_word() -> None:
-    task = ask({"max_tokens": 5, "zzz": 1}, max_new_tokens=5, paramters={}, strean=True)
+    task = ask({"max_output_tokens": 5, "zzz": 1}, max_new_tokens=5, paramters={}, strean=True)
     assert task.unknown == [
         "max_new_tokens is ignored; did you mean parameters.max_new_tokens?",
         "paramters is ignored; did you mean parameters?",
         "strean is ignored; did you mean stream?",
-        "parameters.max_tokens is ignored; did you mean parameters.max_new_tokens?",
+        "parameters.max_output_tokens is ignored; did you mean parameters.max_tokens?",
         "parameters.zzz is ignored",
     ]
     assert task.job == ask().job
-    error = refusal(body({"max_tokens": 5}), "standard", is_strict=True)
-    assert (error.param, error.status) == ("parameters.max_tokens", 400)
+    error = refusal(body({"max_output_tokens": 5}), "standard", is_strict=True)
+    assert (error.param, error.status) == ("parameters.max_output_tokens", 400)
 
 
 def test_names_of_the_model() -> None:
@@ -340,10 +376,16 @@ def test_names_of_the_model() -> None:
 def test_a_prompt_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     error = refused(inputs="x" * 1024)
     assert (error.status, error.code, error.param) == (400, "context_length_exceeded", "inputs")
-    assert "inputs has 1024 tokens; the model's context holds 1024" in error.message
+    words = (
+        "inputs has 1024 tokens, and at least one is generated: the prompt is too long. "
+        "This model's maximum context length is 1024 tokens"
+    )
+    assert error.message == words
     here = deployment()
     monkeypatch.setattr(here.template, "encode", None)
-    with pytest.raises(PromptTooLong, match="inputs has 1000000 characters; 1024 tokens hold at most 10240"):
+    with pytest.raises(
+        PromptTooLong, match=r"inputs has 1000000 .* at most 10240: the prompt is too long\. This model's maximum"
+    ):
         parse({"inputs": " " * 1_000_000}, here, "1")
 
 
@@ -381,7 +423,7 @@ def test_a_whole_answer() -> None:
 
 def test_a_whole_answer_with_details() -> None:
     events = [Delta(0, "ab", [97, 98], [token(b"a", -0.25), token(b"b")]), delta("", b"", finish="stop"), DONE]
-    [reply] = answer(*events, parameters={"details": True, "seed": 5})
+    [reply] = answer(*events, parameters={"details": True, "seed": 5, "do_sample": True})
     assert reply["generated_text"] == "ab"
     details = reply["details"]
     assert details["tokens"] == [
@@ -471,15 +513,63 @@ def test_a_stream_is_a_line_per_token() -> None:
 
 
 def test_details_of_a_stream() -> None:
-    *_, last = lines(delta("ab"), delta("c", finish="stop", stop="c"), DONE, details=True, seed=5)
+    *_, last = lines(delta("ab"), delta("c", finish="stop", stop="c"), DONE, details=True, seed=5, do_sample=True)
     expected = {"finish_reason": "stop_sequence", "generated_tokens": 3, "seed": 5, "input_length": 4}
     assert last["details"] == expected
 
 
-def test_text_that_is_held_back_does_not_hide_a_token() -> None:
-    shown = lines(delta("", b"5"), delta("5,", b","), delta("", b"6", finish="stop", stop="6"), DONE)
-    assert [(line["token"]["id"], line["token"]["text"]) for line in shown] == [(53, ""), (44, "5,"), (54, "")]
-    assert shown[-1]["generated_text"] == "5,"
+HELD_BACK: list[tuple[list[Delta], list[list[str]], str]] = [
+    # the steps, the texts of the tokens that each tells, the whole text
+    ([delta("", b"5"), delta("5,", b","), delta("", b"6", finish="stop", stop="6")], [[], ["5", ","], [""]], "5,"),
+    ([delta("", b"5"), delta("5,", b", 6!", finish="stop", stop=" 6")], [[], ["5", ","]], "5,"),
+    ([delta("", b" the"), delta(" the Uni", b" Uni")], [[], [" the", " Uni"]], ""),
+    (
+        [delta("", b" the"), delta(" the U", b" Uni"), delta("ni!", b"!", finish="length")],
+        [[], [" the"], [" Uni", "!"]],
+        "",
+    ),
+    ([delta("", b" the"), delta(" the", b"", finish="stop")], [[], [" the", ""]], " the"),
+    (
+        [delta("", b"\xc3"), delta("", b"\xa9a"), delta("\xe9ab", b"b", finish="length")],
+        [[], [], ["", "\xe9a", "b"]],
+        "",
+    ),
+    ([delta("", b"ab"), Delta(0, "ab", [], finish=Finish("time_limit"))], [[], ["ab"]], "ab"),
+    ([delta("ab", b"ab"), Delta(0, "", [], finish=Finish("abort"))], [["ab"], [""]], "ab"),
+]
+
+
+@pytest.mark.parametrize(("deltas", "texts", "said"), HELD_BACK)
+@pytest.mark.parametrize("is_tgi", [False, True])
+def test_a_token_waits_for_text_that_is_held_back_for_a_stop_string(
+    deltas: list[Delta],
+    texts: list[list[str]],
+    said: str,
+    is_tgi: bool,  # noqa: FBT001
+) -> None:
+    """Its text is its own, as without stop strings; those of a stop string have none. Joined they are the text."""
+    parameters: Json = {"stop": [" 6", "6"], "details": True}
+    render = parse(body(parameters, stream=True), deployment(is_tgi=is_tgi)).render
+    shown = [[json.loads(line) for line in render.delta(each)] for each in deltas]
+    assert [[line["token"]["text"] for line in lines] for lines in shown] == texts
+    if deltas[-1].finish is None:
+        return
+    [whole] = answer(*deltas, DONE, parameters=parameters)
+    told = [line["token"] for lines in shown for line in lines if line["token"]["id"] >= 0]
+    assert (whole["details"]["tokens"], whole["generated_text"]) == (told, "".join(one["text"] for one in told))
+    assert shown[-1][-1]["generated_text"] == whole["generated_text"]
+    assert shown[-1][-1]["details"]["generated_tokens"] == len(told)
+    if said:
+        assert whole["generated_text"] == said
+
+
+def test_special_tokens_that_are_shown_have_their_text() -> None:
+    end = Token(TokenLogprob(256, -0.5, b"<|im_end|>", is_special=True))
+    events = [delta("a"), Delta(0, "<|im_end|>b", [256, 98], [end, token(b"b")], Finish("length")), DONE]
+    for stop in ([], ["never seen"]):
+        parameters = {"details": True, "skip_special_tokens": False, "stop": stop}
+        [whole] = answer(*events, parameters=parameters)
+        assert [one["text"] for one in whole["details"]["tokens"]] == ["a", "<|im_end|>", "b"]
 
 
 @pytest.mark.parametrize(
@@ -604,7 +694,7 @@ def test_chats_and_texts_may_stand_beside_each_other() -> None:
 @pytest.mark.parametrize(
     ("inputs", "path", "text"),
     [
-        ([{"role": "user"}], "inputs[0].content", "must be a string or an array of parts, got null"),
+        ([{"role": "user"}], "inputs[0].content", "must be a string or an array of at least 1 part, got null"),
         ([{"role": "robot", "content": "x"}], "inputs[0].role", "must be one of"),
         ([{"role": "user", "content": "x"}, "y"], "inputs[1]", "must be an object with role and content"),
         ([[{"role": "user", "content": [{"type": "image"}]}]], "inputs[0][0].content[0].type", "must be text"),

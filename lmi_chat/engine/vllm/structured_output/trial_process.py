@@ -2,9 +2,9 @@
 
 It loads llguidance once and forks for every trial, so that one can be killed by the kernel in the midst of native code
 (a thread cannot), costs no new start, and takes its memory and its crashes with it. One line of JSON in, one out:
-`{"seconds", "whitespace", "tokenizer", "vocabulary", "end"}` first, then `{"kind", "text"}` → `{"problem"}`; a file of
-Mistral's Tekken, `"tekken"`, may stand in place of the last three. It ends with its standard input, that is with the
-server, however that dies.
+`{"seconds", "tokenizer", "vocabulary", "end"}` first, then `{"kind", "text"}` → `{"problem"}`: "" for a good one, null
+where it had no processor for long enough to be judged. A file of Mistral's Tekken, `"tekken"`, may stand in place of
+the tokenizer and what follows it. It ends with its standard input, that is with the server, however that dies.
 
 A trial compiles, then walks: random texts that are allowed, token by token, as the engine will. What compiles in
 a millisecond may take seconds for each token (an ambiguous grammar: `s ::= s s | [a-z]`), and that is time in which
@@ -26,7 +26,7 @@ STEP_S = 0.005
 MEMORY_BYTES = 2**30
 NICE = 10
 LOWEST, OPENING = 8, 2
-WALL = 1.5
+WALL = 5
 REASON_CHARS = 160
 COMPLEX = "is too complex: "
 FAILS = "the compiler fails on it"
@@ -58,15 +58,18 @@ def _tokenizer(head: dict[str, Any]) -> Any:
     return llguidance.LLTokenizer(head["tokenizer"], n_vocab=head["vocabulary"], eos_token=head["end"])
 
 
-def _try_apart(tokenizer: Any, kind: str, text: str, head: dict[str, Any]) -> str:
-    """Fork, try, and return the problem; a child that the timer or a fault ended is one too."""
+def _try_apart(tokenizer: Any, kind: str, text: str, head: dict[str, Any]) -> str | None:
+    """Fork, try, and return the problem; a child that spent its time or ended by a fault is one too.
+
+    None: it waited for a processor, not its own fault.
+    """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         problem = COMPLEX + FAILS
         try:
             _confine(head["seconds"])
-            problem = _try(tokenizer, kind, text, has_whitespace=head["whitespace"])
+            problem = _try(tokenizer, kind, text)
         finally:
             os.write(writer, problem.encode("utf-8", "replace"))
             os._exit(0)
@@ -76,13 +79,17 @@ def _try_apart(tokenizer: Any, kind: str, text: str, head: dict[str, Any]) -> st
     _, status = os.waitpid(child, 0)
     if not os.WIFSIGNALED(status):
         return problem
-    if os.WTERMSIG(status) in {signal.SIGALRM, signal.SIGPROF}:
-        return f"{COMPLEX}it does not compile within {head['seconds']:g} s"
-    return COMPLEX + FAILS
+    match os.WTERMSIG(status):
+        case signal.SIGALRM:
+            return None
+        case signal.SIGPROF:
+            return f"{COMPLEX}it does not compile within {head['seconds']:g} s"
+        case _:
+            return COMPLEX + FAILS
 
 
 def _confine(seconds: float) -> None:
-    """Bound this process: `seconds` of processor time, half as much again by the clock, memory; no words."""
+    """Bound this process: `seconds` of processor time, WALL times as many by the clock, memory; no words."""
     for timer, word, most in (
         (signal.ITIMER_PROF, signal.SIGPROF, seconds),
         (signal.ITIMER_REAL, signal.SIGALRM, seconds * WALL),
@@ -98,14 +105,16 @@ def _confine(seconds: float) -> None:
     os.dup2(null, 2)
 
 
-def _try(tokenizer: Any, kind: str, text: str, *, has_whitespace: bool) -> str:
-    """As vLLM's serialize_guidance_grammar and GuidanceBackend.compile_grammar do, then a walk."""
+def _try(tokenizer: Any, kind: str, text: str) -> str:
+    """As vLLM's serialize_guidance_grammar and GuidanceBackend.compile_grammar do, then a walk.
+
+    VLLM's default for whitespace is left out: a schema has its own (whitespace.py).
+    """
     import llguidance
 
     try:
         if kind == "json":
-            defaults = {"whitespace_flexible": has_whitespace}
-            grammar = llguidance.LLMatcher.grammar_from_json_schema(text, defaults=defaults)  # type: ignore[arg-type]
+            grammar = llguidance.LLMatcher.grammar_from_json_schema(text)
         else:
             grammar = llguidance.grammar_from(kind, text)  # type: ignore[arg-type]
     except (ValueError, RecursionError) as error:

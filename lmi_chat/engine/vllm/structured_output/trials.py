@@ -30,11 +30,13 @@ from typing import Any
 
 from lmi_chat.codec.json_text import Json
 from lmi_chat.engine.vllm import mistral
+from lmi_chat.engine.vllm.structured_output import whitespace
 from lmi_chat.engine.vllm.structured_output.trial_process import COMPLEX, WALL
 from lmi_chat.errors import BadField, Busy, Problem, Unavailable
 from lmi_chat.job import OutputConstraint
 
 BACKEND = "guidance"
+ANY_OBJECT = '{"type":"object"}'
 KEPT = 1024
 TIMEOUT_KEPT_S = 60.0
 START_S = 30.0
@@ -50,9 +52,12 @@ class Gone(Exception):
 class Trials:
     """Verdicts on constraints, from one process that starts with the first and ends with the server."""
 
-    def __init__(self, seconds: float, head: Json | None) -> None:
-        """`seconds` of compiling for one; `head`: the first line for trial_process.py; None: none is possible."""
-        self._seconds = seconds
+    def __init__(self, seconds: float, head: Json | None, *, is_compact: bool = False) -> None:
+        """`seconds` of compiling for one; `head`: the first line for trial_process.py; None: none is possible.
+
+        `is_compact`: JSON has no whitespace unless a request asks for some.
+        """
+        self._seconds, self._is_compact = seconds, is_compact
         self._head = None if head is None else head | {"seconds": seconds}
         self._verdicts: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
         self._trials: dict[bytes, asyncio.Task[str]] = {}
@@ -65,7 +70,7 @@ class Trials:
             raise BadField(
                 [Problem(constraint.path, f"{constraint.path} needs a fast tokenizer, which the served model has not")]
             )
-        kind, text = source(constraint)
+        kind, text = source(constraint, is_compact=self._is_compact)
         digest = hashlib.sha256(f"{kind}\n{text}".encode()).digest()
         problem = self._recall(digest)
         if problem is None:
@@ -73,7 +78,7 @@ class Trials:
             trial = self._trials.get(digest) or self._begin(digest, kind, text)
             problem = await asyncio.shield(trial)
         if problem:
-            raise BadField([Problem(constraint.path, f"{constraint.path or 'the guide'} {problem}")])
+            raise BadField([Problem(constraint.path, f"{constraint.path or 'the output constraint'} {problem}")])
 
     def _recall(self, digest: bytes) -> str | None:
         problem, until = self._verdicts.get(digest, ("", 0.0))
@@ -107,14 +112,16 @@ class Trials:
             raise Unavailable("schemas and grammars cannot be checked just now; send it again") from error
         finally:
             self._turn.release()
-        # the clock's refusals may be the machine's fault: they are forgotten soon
+        if problem is None:
+            raise Unavailable("the processors are too busy to check a new schema or grammar just now; send it again")
+        # what took too long may have been slowed by its neighbours: it is forgotten soon
         kept_s = TIMEOUT_KEPT_S if problem.startswith(COMPLEX) else float("inf")
         self._verdicts[digest] = problem, time.monotonic() + kept_s
         if len(self._verdicts) > KEPT:
             self._verdicts.popitem(last=False)
         return problem
 
-    async def _ask(self, kind: str, text: str) -> str:
+    async def _ask(self, kind: str, text: str) -> str | None:
         seconds = self._seconds * WALL + GRACE_S
         first: list[Json] = []
         if self._process is None or self._process.returncode is not None:
@@ -128,7 +135,7 @@ class Trials:
             first, seconds = [self._head or {}], seconds + START_S
         return await self._exchange(self._process, [*first, {"kind": kind, "text": text}], seconds)
 
-    async def _exchange(self, process: Process, messages: list[Json], seconds: float) -> str:
+    async def _exchange(self, process: Process, messages: list[Json], seconds: float) -> str | None:
         if process.stdin is None or process.stdout is None:
             raise Gone("it has no pipes")
         try:
@@ -141,7 +148,17 @@ class Trials:
             raise Gone(f"no word within {seconds:g} s") from None
         if not line:
             raise Gone("its output ended")
-        return str(json.loads(line)["problem"])
+        problem: str | None = json.loads(line)["problem"]
+        return problem
+
+    def params(self, constraint: OutputConstraint) -> Any:
+        """Translate a tried constraint into vLLM's parameters."""
+        from vllm.sampling_params import StructuredOutputsParams
+
+        kind, text = source(constraint, is_compact=self._is_compact)
+        given = StructuredOutputsParams(**{kind: list(constraint.value) if kind == "choice" else text})
+        given._backend = BACKEND  # noqa: SLF001 what verify would set
+        return given
 
     def stop(self) -> None:
         """End the process; a trial that runs ends by its own timer."""
@@ -151,25 +168,17 @@ class Trials:
                 process.kill()
 
 
-def source(constraint: OutputConstraint) -> tuple[str, str]:
+def source(constraint: OutputConstraint, *, is_compact: bool = False) -> tuple[str, str]:
     """Return the kind for the compiler, "json", "regex", "choice" or "grammar" (EBNF or Lark), and the text."""
     match constraint.kind, constraint.value:
         case "json_object", _:
-            return "json", '{"type": "object"}'
+            return "json", whitespace.bounded(ANY_OBJECT, constraint.whitespace, is_compact=is_compact)
+        case "json", str(schema):
+            return "json", whitespace.bounded(schema, constraint.whitespace, is_compact=is_compact)
         case kind, tuple(choices):
             return kind, json.dumps(choices)
         case kind, text:
             return kind, text
-
-
-def params(constraint: OutputConstraint) -> Any:
-    """Translate a tried constraint into vLLM's parameters."""
-    from vllm.sampling_params import StructuredOutputsParams
-
-    kind, text = source(constraint)
-    given = StructuredOutputsParams(**{kind: list(constraint.value) if kind == "choice" else text})
-    given._backend = BACKEND  # noqa: SLF001 what verify would set
-    return given
 
 
 def load(engine: Any, seconds: float) -> Trials:
@@ -177,9 +186,9 @@ def load(engine: Any, seconds: float) -> Trials:
     from vllm.v1.structured_output.backend_guidance import GuidanceBackend
 
     tokenizer, config = engine.get_tokenizer(), engine.vllm_config
-    whitespace = not config.structured_outputs_config.disable_any_whitespace
+    is_compact = config.structured_outputs_config.disable_any_whitespace
     if mistral.is_tekken(tokenizer):
-        return Trials(seconds, {"tekken": str(tokenizer.tokenizer.file_path), "whitespace": whitespace})
+        return Trials(seconds, {"tekken": str(tokenizer.tokenizer.file_path)}, is_compact=is_compact)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or not GuidanceBackend.is_tokenizer_supported(tokenizer):
         return Trials(seconds, None)
@@ -190,6 +199,5 @@ def load(engine: Any, seconds: float) -> Trials:
         "tokenizer": plain.to_str(),
         "vocabulary": max(config.model_config.get_vocab_size(), len(tokenizer)),
         "end": tokenizer.eos_token_id,
-        "whitespace": whitespace,
     }
-    return Trials(seconds, head)
+    return Trials(seconds, head, is_compact=is_compact)

@@ -12,7 +12,8 @@ from lmi_chat.engine.vllm.fast_path import detokenizer
 from lmi_chat.engine.vllm.fast_path.detokenizer import Detokenizer
 
 SPECIAL = ["<s>", "</s>"]
-WORDS = ["a", "b", "▁a", "▁", "▁Paris", "é", "ภ", "😀", '"', "\\", "\x07", "▁▁", "<", ">", "\ufffd"]
+LINE_ENDS = {"\x85": rb"\u0085", "\u2028": rb"\u2028", "\u2029": rb"\u2029"}
+WORDS = ["a", "b", "▁a", "▁", "▁Paris", "é", "ภ", "😀", '"', "\\", "\x07", "▁▁", "<", ">", "\ufffd", *LINE_ENDS]
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
@@ -80,6 +81,22 @@ def test_text_comes_as_from_the_tokenizers_stream(kind: str) -> None:
         assert texts == _stream(backend, prompt, ids), (seed, prompt, ids)
         assert spelled.begin(prompt).take(ids) == "".join(texts), "at once as in steps"
     assert by_table > 1000
+
+
+@pytest.mark.parametrize("kind", ["llama", "metaspace"])
+def test_what_line_readers_split_at_is_escaped_in_the_table(kind: str) -> None:
+    spelled = detokenizer.of(KINDS[kind])
+    assert spelled
+    assert [spelled.table[WORDS.index(end)] for end in LINE_ENDS] == [*LINE_ENDS.values()]
+
+
+@pytest.mark.parametrize("end", LINE_ENDS)
+def test_and_where_it_comes_in_several_tokens(end: str) -> None:
+    spelled = detokenizer.of(KINDS["byte level"])
+    assert spelled
+    text = spelled.begin(spelled._backend.encode("a").ids)
+    ids = [next(one for one in range(256) if spelled.bytes_of(one) == bytes([byte])) for byte in end.encode()]
+    assert b"".join(text.spell([one]) for one in ids) == LINE_ENDS[end]
 
 
 def test_most_of_a_vocabulary_is_spelled_by_the_table() -> None:

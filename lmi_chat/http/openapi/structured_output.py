@@ -1,4 +1,4 @@
-"""The fields that ask for a form of the text, as JSON Schema, from the limits that dialects/guide.py checks."""
+"""Describe the fields that ask for a form of the text, as JSON Schema, from the limits that they are checked by."""
 
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects import structured_output
@@ -29,18 +29,38 @@ def _named_schema(*, is_strict: bool) -> Json:
     return record(properties, ["schema"], is_closed=is_strict)
 
 
-def _format(*, is_strict: bool) -> Json:
-    simple = {"type": {"enum": ["text", "json_object"]}, "json_schema": {"description": "says nothing here"}}
-    plain = record(simple, ["type"], is_closed=is_strict)
-    own = {"type": {"const": "json_schema"}, "json_schema": _named_schema(is_strict=is_strict)}
-    named = record(own, ["type", "json_schema"], is_closed=is_strict)
-    return {"anyOf": [plain, named, NULL]}
+def _format(limits: Limits, *, is_strict: bool) -> Json:
+    """OpenAI's spellings and TGI's; a schema stands in one of several places, by itself or with a name."""
+    named = _named_schema(is_strict=is_strict)
+    wrapped = [{"required": [name]} for name in structured_output.WRAPPING]
+    either = {"if": {"type": "object", "anyOf": wrapped}, "then": named, "else": SCHEMA}
+    places = {name: named if name == "json_schema" else either for name in structured_output.SCHEMA_PLACES}
+    anything = {name: {"description": "says nothing here"} for name in places}
+
+    def form(*kinds: str, **own: Json) -> Json:
+        return record(anything | {"type": {"enum": [*kinds]}} | own, ["type", *own], is_closed=is_strict)
+
+    one = [way | {"required": [name]} for name, way in zip(places, at_most_one(places), strict=True)]
+    at_most = at_most_one({name: {"anyOf": [schema, NULL]} for name, schema in places.items()})
+    return {
+        "anyOf": [
+            form("text"),
+            form("regex", value=_forms(limits)["regex"]),
+            form("json_object") | {"anyOf": at_most},
+            form("json_schema", "json") | {"anyOf": one},
+            NULL,
+        ]
+    }
 
 
 def _outputs(limits: Limits, *, is_strict: bool) -> Json:
     forms = {name: {"anyOf": [schema, NULL]} for name, schema in _forms(limits).items()}
     forms["json_object"] = nullable(BOOLEAN)
-    whole = record({name: forms[name] for name in structured_output.OUTPUTS}, is_closed=is_strict)
+    spaces = {
+        structured_output.PATTERN: {"type": ["string", "null"], "maxLength": limits.max_regex_bytes},
+        structured_output.COMPACT: nullable(BOOLEAN),
+    }
+    whole = record({name: forms[name] for name in structured_output.OUTPUTS} | spaces, is_closed=is_strict)
     return {"anyOf": [whole | {"anyOf": at_most_one(forms)}, NULL]}
 
 
@@ -49,16 +69,11 @@ def openai(limits: Limits, *, is_strict: bool) -> Json:
     forms = _forms(limits)
     guided = {name: {"anyOf": [forms[kind], NULL]} for name, kind in structured_output.GUIDED.items()}
     return {
-        "response_format": _format(is_strict=is_strict),
+        "response_format": _format(limits, is_strict=is_strict),
         "structured_outputs": _outputs(limits, is_strict=is_strict),
     } | guided
 
 
 def tgi(limits: Limits, *, is_strict: bool) -> Json:
-    """TGI's `grammar`."""
-    values = {"json": SCHEMA, "json_schema": _named_schema(is_strict=is_strict), "regex": _forms(limits)["regex"]}
-    kinds = [
-        record({"type": {"const": kind}, "value": value}, ["type", "value"], is_closed=is_strict)
-        for kind, value in values.items()
-    ]
-    return {"anyOf": [*kinds, NULL]}
+    """TGI's `grammar`, which takes what `response_format` takes."""
+    return _format(limits, is_strict=is_strict)

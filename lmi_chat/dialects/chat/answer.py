@@ -1,0 +1,148 @@
+"""Declare the answers to a chat, to a session's request and of stored completions."""
+
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from lmi_chat.dialects.answer import (
+    Choice,
+    CompletionUsage,
+    FinishWord,
+    Head,
+    LastWord,
+    Logprob,
+    OpenAIError,
+    PromptLogprobs,
+    StopReason,
+)
+
+
+class ChatTokenLogprob(TypedDict):
+    """A token and its log-probability."""
+
+    token: str
+    logprob: Logprob
+    bytes: list[Annotated[int, Field(ge=0, le=255)]]
+
+
+class ChatChosenToken(ChatTokenLogprob):
+    """A token of the answer, and those that might have stood there."""
+
+    top_logprobs: list[ChatTokenLogprob]
+
+
+class ChatLogprobs(TypedDict):
+    """The log-probabilities of an answer's tokens."""
+
+    content: list[ChatChosenToken]
+
+
+class ChatAnswerMessage(TypedDict):
+    """What the assistant says."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class ChatDelta(TypedDict):
+    """What the assistant says more; the first piece of a sequence names the role, the last one is empty."""
+
+    role: NotRequired[Literal["assistant"]]
+    content: NotRequired[str]
+
+
+class ChatChoice(Choice):
+    """One answer."""
+
+    message: ChatAnswerMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: LastWord
+    stop_reason: StopReason
+
+
+class ChatChunkChoice(Choice):
+    """A piece of one answer."""
+
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishWord
+    stop_reason: NotRequired[StopReason]
+
+
+class ChatCompletion(Head):
+    """A whole chat completion."""
+
+    object: Literal["chat.completion"]
+    service_tier: str | None
+    choices: list[ChatChoice]
+    usage: CompletionUsage
+    prompt_logprobs: NotRequired[PromptLogprobs]
+    metadata: NotRequired[Annotated[dict[str, str], Field(description="of a stored completion")]]
+
+
+class ChatChunkHead(Head):
+    """What is the same in every piece of a stream."""
+
+    object: Literal["chat.completion.chunk"]
+    service_tier: NotRequired[str | None]
+
+
+class ChatCompletionChunk(ChatChunkHead):
+    """One piece of a stream."""
+
+    choices: list[ChatChunkChoice]
+    usage: NotRequired[CompletionUsage | None]
+
+
+class SessionAnswer(TypedDict):
+    """What has become of a session."""
+
+    result: str
+
+
+class PageEnds(TypedDict):
+    """Where a page of a list begins and ends."""
+
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class StoredCompletions(PageEnds):
+    """A page of stored completions."""
+
+    object: Literal["list"]
+    data: list[ChatCompletion]
+
+
+class StoredMessage(TypedDict):
+    """A message as it was sent, with an id."""
+
+    id: str
+    role: str
+    content: str | None
+    name: str | None
+    content_parts: list[dict[str, Any]] | None
+
+
+class StoredMessages(PageEnds):
+    """A page of what was asked in a stored completion."""
+
+    object: Literal["list"]
+    data: list[StoredMessage]
+
+
+class Deleted(TypedDict):
+    """A stored completion that is no more."""
+
+    object: Literal["chat.completion.deleted"]
+    id: str
+    deleted: Literal[True]
+
+
+WHOLE = {"ChatCompletion": ChatCompletion}
+ITEMS = {"ChatCompletionChunk": ChatCompletionChunk, "OpenAIError": OpenAIError}
+SESSION = {"Session": SessionAnswer}
+STORED = {"StoredCompletions": StoredCompletions, "StoredMessages": StoredMessages, "Deleted": Deleted}
