@@ -68,7 +68,7 @@ class Trial:
         except TimeoutError:
             raise Endless(f"does not end within {WALL_S:g} s for a few short messages") from None
         finally:
-            self.stop()
+            await self.stop()
         match -code:
             case signal.SIGPROF | signal.SIGXCPU:
                 raise Endless(f"takes more than {CPU_S:g} s of processor time for a few short messages")
@@ -80,12 +80,13 @@ class Trial:
         if not said or "memory" in json.loads(said):
             raise Endless(f"takes more than {MEMORY_BYTES >> 20} MiB of memory for a few short messages")
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """End the process, whatever it does."""
         process, self._process = self._process, None
-        if process is not None and process.returncode is None:
+        if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
+            await process.communicate()
 
 
 def main() -> None:

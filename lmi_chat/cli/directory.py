@@ -15,7 +15,7 @@ from typing import Any
 
 import uvloop
 
-from lmi_chat.config import settings, sources
+from lmi_chat.config import secure_mode, settings, sources
 from lmi_chat.config.settings import Settings
 from lmi_chat.config.sources import BadSetting, RawSetting
 from lmi_chat.dialects.formatters import Formatters
@@ -81,6 +81,7 @@ def run(folder: Path, path: Path | None, pairs: dict[str, str], *, is_models: bo
     """
     given = _given(path, pairs)
     entry = _entry_point(folder, given)
+    _check_secure(folder, given)
     configured = _anchored(settings.read_only(SERVER_KEYS, pairs, sources.environment(), path))
     logging.basicConfig(level=configured.log_level.upper(), format=terminal.LOG_FORMAT)
     _install_requirements(folder, configured)
@@ -109,6 +110,21 @@ def _given(path: Path | None, pairs: Mapping[str, str]) -> dict[str, RawSetting]
     in_file = sources.from_properties(path)[0] if path else []
     merged = {given.name.lower(): given for given in variables} | {given.name: given for given in in_file}
     return merged | {name: RawSetting(name, text, "command line") for name, text in pairs.items()}
+
+
+def _check_secure(folder: Path, given: Mapping[str, RawSetting]) -> None:
+    """Enforce the platform's secure mode before anything of the folder is imported. Raises BadSetting."""
+    secure = secure_mode.of(sources.environment(), sources.MODEL_FOLDER)
+    if secure is None:
+        return
+    named = given.get("entryPoint") or given.get("entrypoint")
+    variable = RawSetting("", sources.environment().get("DJL_ENTRY_POINT", ""), "environment DJL_ENTRY_POINT")
+    for one in (named, variable):
+        if one:
+            secure.check_entry_point(one.text, one.origin)
+    # the container's own folder has the handler of this server
+    is_own = folder.resolve() == Path.cwd() and not secure.is_untrusted(folder)
+    secure.check_files(*(() if is_own else (folder,)))
 
 
 def _entry_point(folder: Path, given: Mapping[str, RawSetting]) -> str:

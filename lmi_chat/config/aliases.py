@@ -213,7 +213,6 @@ NOT_YET = _by_name(
         "CORS": "cors_allowed_origin cors_allowed_methods cors_allowed_headers allow_credentials allowed_origins"
         " allowed_methods allowed_headers",
         "environment variables as a key (the container's own count)": "env",
-        "secure mode": "secure_mode untrusted_channels security_controls",
     }
 )
 ELSEWHERE = _by_name(
@@ -233,6 +232,8 @@ REFUSED = _by_name(
     {
         "TLS takes PEM files: ssl_certfile and ssl_keyfile": "keystore keystore_pass keystore_type",
         "no other code runs in this server": "middleware",
+        "the platform sets it, as SAGEMAKER_SECURE_MODE and what belongs to it": "secure_mode untrusted_channels"
+        " security_controls",
         "write its keys as variables (OPTION_X or SM_VLLM_X) or into serving.properties": "config",
         "set VLLM_USE_MODELSCOPE=true in the environment, where the engine reads it": "use_modelscope",
         "the server listens on host and port": "inference_address uds",
@@ -251,6 +252,8 @@ NOTED: Mapping[str, str] = _by_name(
         " SAGEMAKER_INFERENCE_OUTPUT SAGEMAKER_INFERENCE_INPUT SAGEMAKER_INFERENCE_SUPPORTED MODEL_CACHE_ROOT"
         " ENDPOINT_SERVER_TIMEOUT",
         "nothing is reported to anyone": "OPT_OUT_TRACKING",
+        "the platform's secure mode (docs/sagemaker.md)": "SAGEMAKER_SECURE_MODE SAGEMAKER_UNTRUSTED_CHANNELS"
+        " SAGEMAKER_SECURITY_CONTROLS",
         "batches are the engine's business": "MAX_BATCH_TOTAL_TOKENS MAX_WAITING_TOKENS WAITING_SERVED_RATIO"
         " CUDA_GRAPHS VALIDATION_WORKERS",
         "chat is always on": "MESSAGES_API_ENABLED",
@@ -263,7 +266,6 @@ NOTED_NOT_YET: Mapping[str, str] = _by_name(
     {
         "multi-model endpoints": "SAGEMAKER_MULTI_MODEL",
         "adapters": "SAGEMAKER_MAX_NUMBER_OF_ADAPTERS_IN_MEMORY HF_MODEL_PEFT",
-        "secure mode": "SAGEMAKER_SECURE_MODE SAGEMAKER_UNTRUSTED_CHANNELS SAGEMAKER_SECURITY_CONTROLS",
     }
 )
 OTHERS = ("SAGEMAKER_", "HF_")

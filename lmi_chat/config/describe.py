@@ -15,7 +15,7 @@ from lmi_chat.config.aliases import (
     WITHOUT_EFFECT,
 )
 from lmi_chat.config.settings import OWN, Settings
-from lmi_chat.config.sources import HIDDEN, IgnoredSetting, is_secret
+from lmi_chat.config.sources import IgnoredSetting, masked
 from lmi_chat.text import one_line
 
 SHOWN_BYTES = 200
@@ -64,7 +64,11 @@ def _values(settings: Settings) -> list[tuple[str, object, str]]:
     values = [*settings.values().items()]
     values += [(f"engine.{name}", text) for name, text in sorted(settings.engine.items())]
     return [
-        (name, HIDDEN if is_secret(name, str(value)) else value, settings.origins.get(name.split(".")[-1], "default"))
+        (
+            name,
+            masked(name, value) if isinstance(value, str) else value,
+            settings.origins.get(name.split(".")[-1], "default"),
+        )
         for name, value in values
     ]
 

@@ -1,5 +1,6 @@
 """Read each source of settings into RawSettings: a key as it was written, its text, and its origin."""
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,8 @@ MODEL_VARIABLES = ("OPTION_MODEL_ID", "SERVING_MODEL_ID", "HF_MODEL_ID", "SM_VLL
 LIKENESS = 0.9
 SECRETS = ("token", "key", "password", "_pass", "secret")
 HIDDEN = "(hidden)"
+LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/@\s\"']+@", re.IGNORECASE)
+"""Name and password in a URL."""
 
 
 MODEL_FILES = ("config.json", "params.json")  # the second in Mistral AI's own format
@@ -50,7 +53,7 @@ class RawSetting:
     @property
     def shown(self) -> str:
         """The text for logs: short, on one line, and hidden where it is a secret."""
-        return HIDDEN if is_secret(self.name, self.text) else one_line(self.text, 80)
+        return one_line(masked(self.name, self.text), 80)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,35 @@ class IgnoredSetting:
 def is_secret(name: str, text: str = "") -> bool:
     """Whether a value should stay unseen, by its key or, for the hub's tokens, by its form."""
     return name.lower().endswith(SECRETS) or text.startswith("hf_")
+
+
+def masked(name: str, text: str) -> str:
+    """Return a value as it may be shown: hidden where it is a secret, and where it is JSON or a URL, what of it is."""
+    if is_secret(name, text):
+        return HIDDEN
+    shown = LOGIN.sub(rf"\1{HIDDEN}@", text)
+    if shown.lstrip()[:1] in {"{", "["}:
+        try:
+            value = json.loads(shown)
+        except (ValueError, RecursionError):
+            # not read as JSON by who takes it either, but perhaps nearly
+            return HIDDEN if any(word in shown.lower() for word in SECRETS) else shown
+        hidden = _masked_inside(value)
+        return shown if hidden == value else json.dumps(hidden, ensure_ascii=False)
+    return shown
+
+
+def _masked_inside(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: HIDDEN if _holds_secret(name, one) else _masked_inside(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_masked_inside(one) for one in value]
+    return masked("", value) if isinstance(value, str) else value
+
+
+def _holds_secret(name: str, value: object) -> bool:
+    """Whether a member is a secret; a number of tokens or a switch is none, whatever its name."""
+    return is_secret(name) and not isinstance(value, bool | int | float | None)
 
 
 def find_properties(named: str, folder: str) -> Path | None:

@@ -16,7 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmi_chat.config import secure_mode
 from lmi_chat.config.describe import warnings
+from lmi_chat.config.sources import MODEL_FOLDER, environment
 from lmi_chat.dialects.formatters import Formatters
 from lmi_chat.djl import formatters, library
 from lmi_chat.djl.output_parts import Parts, refusal
@@ -73,6 +75,8 @@ async def unregister_adapter(inputs: "Input") -> "Output":  # noqa: ARG001 DJL's
 async def _load(properties: Mapping[str, Any]) -> None:
     library.load()  # a start fails better than every answer
     settings = configure_merged(properties, "DJL Serving's properties")
+    if secure := secure_mode.of(environment(), MODEL_FOLDER):
+        secure.check_files(Path(properties["model_dir"]) if "model_dir" in properties else MODEL_FOLDER)
     for text in warnings(settings):
         sys.stderr.write(f"note: {text}\n")
     line = Pipeline(bootstrap.pipeline_config(settings, find_formatters(properties)))

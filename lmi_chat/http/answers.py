@@ -103,6 +103,7 @@ class AdapterBody(TypedDict):
 
 
 ANSWERS = {
+    "Live": Live,
     "Ready": Ready,
     "NotReady": NotReady,
     "Model": ServedModelCard,

@@ -14,9 +14,11 @@ from lmi_chat import dialects
 from lmi_chat.async_requests import AsyncRequests
 from lmi_chat.async_requests.folder import Folder
 from lmi_chat.chat_template import RESERVED, BadTemplate, Template, first_chats, jinja_text
+from lmi_chat.config import secure_mode
 from lmi_chat.config.api_keys import read as keys_of
+from lmi_chat.config.secure_mode import SecureMode
 from lmi_chat.config.settings import Settings, is_in_s3
-from lmi_chat.config.sources import MODEL_FOLDER, BadSetting, is_model
+from lmi_chat.config.sources import MODEL_FOLDER, BadSetting, environment, is_model
 from lmi_chat.dialects import Deployment
 from lmi_chat.dialects.deployment import PLACEHOLDERS
 from lmi_chat.dialects.formatters import Formatters
@@ -68,6 +70,9 @@ async def load(
     `enter` is called with each phase as it begins, `reach`, from another thread, with how much of it is done, where
     that is known (0 to 1).
     """
+    secure = secure_mode.of(environment(), MODEL_FOLDER)
+    if secure:
+        secure.check_settings(settings)
     source = _template_source(settings)
     try:
         engine_vllm.check_installed()  # before hundreds of megabytes are fetched for it
@@ -79,10 +84,7 @@ async def load(
     # a beam search asks the engine for twice as many alternatives as it has beams
     given = {**_of_task(settings), **settings.engine}
     given |= {name: await in_folders(given[name]) for name in ALSO_IN_S3 & given.keys()}
-    try:
-        await asyncio.to_thread(model_folder.check, folder, given)
-    except model_folder.BadModelFolder as error:
-        raise StartFailed(str(error)) from error
+    given |= await asyncio.to_thread(_check_model, folder, given, secure)
     given |= {"max_logprobs": str(max(settings.limits.max_logprobs, 2 * settings.limits.max_n))}
     given |= {"model": folder, "served_model_name": json.dumps(names[:1])}
     cache = _default_cache(settings, folder)
@@ -111,11 +113,24 @@ async def load(
     except (BadTemplate, Error) as error:
         raise StartFailed(str(error)) from error
     finally:
-        trial.stop()
+        await trial.stop()
     if store:
         store.tidy()
     enter(startup.READY)
     return engine
+
+
+def _check_model(folder: str, given: Mapping[str, str], secure: SecureMode | None) -> Mapping[str, str]:
+    """Check the model's files, and return what arguments secure mode adds. Raises StartFailed, BadSetting."""
+    added: Mapping[str, str] = {}
+    if secure:
+        secure.check_files(Path(folder), *(Path(given[name]) for name in ALSO_IN_S3 & given.keys()))
+        added = secure.arguments(is_folder=Path(folder).is_dir(), engine=given)
+    try:
+        model_folder.check(folder, {**given, **added})
+    except model_folder.BadModelFolder as error:
+        raise StartFailed(str(error)) from error
+    return added
 
 
 async def _try_template(trial: Trial, model: Model, source: str | None) -> None:
