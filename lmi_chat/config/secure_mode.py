@@ -1,4 +1,4 @@
-"""Enforce SageMaker's secure mode: what of a model that nobody vouches for may not run, which files it may not have.
+"""Check settings and files against the controls of SageMaker's secure mode, for models that nobody vouches for.
 
 The platform sets `SAGEMAKER_SECURE_MODE`, the controls in `SAGEMAKER_SECURITY_CONTROLS`, and the folders that hold what
 nobody vouches for in `SAGEMAKER_UNTRUSTED_CHANNELS`; the model's own folder counts as one of these. What a control

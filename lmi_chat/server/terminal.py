@@ -84,16 +84,19 @@ class HeldBack:
                 stream.flush()
         self._settle()
         for name, own in self.own.items():
-            os.dup2(own, name)
+            os.dup2(own, name)  # the access log may still write to `own`
+        self.stream.close()
 
     def _run(self) -> None:
         with selectors.DefaultSelector() as ready:
-            for reader in self._pipes:
+            for reader in [*self._pipes]:
                 ready.register(reader, selectors.EVENT_READ)
             while ready.get_map():
                 for key, _ in ready.select():
                     if not self._take(key.fd):
                         ready.unregister(key.fd)
+                        del self._pipes[key.fd]
+                        os.close(key.fd)
 
     def _take(self, reader: int) -> bool:
         with self._lock:  # from before the pipe is empty, so that `_settle` sees the last bytes too
@@ -116,7 +119,7 @@ class HeldBack:
         """Wait until nothing waits in the pipes, or for SETTLE_S where somebody writes without an end."""
         limit, quiet_since = time.monotonic() + SETTLE_S, time.monotonic()
         while time.monotonic() < limit and time.monotonic() < quiet_since + SETTLED_S:
-            if any(map(_waiting, self._pipes)):
+            if any(map(_waiting, list(self._pipes))):
                 quiet_since = time.monotonic()
             time.sleep(0.005)
 
@@ -147,9 +150,9 @@ def held_back(log_level: str) -> Iterator[None]:
             held.show()
         raise
     finally:
+        own.setStream(sys.stderr)
         for held in _held:
             held.give_back()
-        own.setStream(sys.stderr)
         _held.clear()
 
 

@@ -11,6 +11,7 @@ import pytest
 from lmi_chat.config.aliases import FAMILIES, NOT_YET, NOTED, REFUSED, RENAMED, WITHOUT_EFFECT
 from lmi_chat.config.describe import as_json, as_text, families, mapping, table, warnings
 from lmi_chat.config.settings import OWN, read
+from lmi_chat.config.sources import BadSetting
 
 ROOT = Path(__file__).parents[2]
 KINDS = {"max_model_len": "int", "hf_token": "str", "enforce_eager": "bool"}
@@ -132,3 +133,40 @@ def test_the_mapping_has_every_name() -> None:
     variables = {name.variable for family in FAMILIES for name in family.names}
     for name in {*variables, *RENAMED, *WITHOUT_EFFECT, *NOT_YET, *REFUSED, *NOTED}:
         assert f"`{name}`" in text
+
+
+SECRET = "s3cr3t"
+HOLDING = [
+    f'{{"hf_token": "{SECRET}", "kept": 1}}',
+    f'{{"a": [{{"Api-Key": "{SECRET}", "kept": 1}}]}}',
+    f'{{"a": {{"password": ["{SECRET}"], "kept": 1}}}}',
+    f'{{"secret": {{"x": "{SECRET}"}}, "kept": 1}}',
+    f'[{{"token": "{SECRET}", "kept": 1}}]',
+    f'{{"url": "https://user:{SECRET}@host/kept"}}',
+    f"https://user:{SECRET}@host/kept",
+    f'{{"a": "hf_{SECRET}", "kept": 1}}',
+    f'  {{"token": "{SECRET}", "kept": 1}}',
+]
+
+
+@pytest.mark.parametrize("value", HOLDING)
+def test_secrets_inside_values_are_hidden_everywhere(value: str) -> None:
+    """In a setting of the engine, in one of ours, in what sets nothing, in a refusal; the rest stays readable."""
+    environment = {"OPTION_HF_OVERRIDES": value, "OPTION_TOOL_CALL_PARSER": value}
+    settings = read({"served_model_name": value}, environment, None, KINDS | {"hf_overrides": "str"})
+    for text in (as_text(settings), as_json(settings), *warnings(settings)):
+        assert SECRET not in text
+        assert "kept" in text
+    with pytest.raises(BadSetting) as raised:
+        read({"no_such_key": value, "port": value}, {}, None, KINDS)
+    assert SECRET not in str(raised.value)
+
+
+def test_what_only_sounds_like_a_secret_is_shown() -> None:
+    value = '{"num_speculative_tokens": 5, "max_token": 7, "use_key": true}'
+    assert value in as_text(read({"speculative_config": value}, {}, None, KINDS | {"speculative_config": "str"}))
+
+
+def test_nearly_json_is_hidden_whole() -> None:
+    text = as_text(read({"hf_overrides": f"{{'token': '{SECRET}'}}"}, {}, None, KINDS | {"hf_overrides": "str"}))
+    assert SECRET not in text

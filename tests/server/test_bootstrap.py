@@ -2,6 +2,8 @@
 
 import asyncio
 import importlib.util
+import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -9,10 +11,13 @@ import pytest
 from lmi_chat.config.settings import read
 from lmi_chat.config.sources import MODEL_FOLDER, BadSetting, is_model
 from lmi_chat.engine.vllm import arguments
+from lmi_chat.engine.vllm import engine as engine_vllm
 from lmi_chat.limits import Limits
 from lmi_chat.observability import startup
 from lmi_chat.pipeline.pipeline import Pipeline
-from lmi_chat.server import bootstrap, configuration, default_model
+from lmi_chat.server import bootstrap, configuration, default_model, process
+from tests.support.model_folders import write_folder
+from tests.support.scripted import Scripted
 
 KINDS = {"max_model_len": "int", "gpu_memory_utilization": "float", "seed": "int", "kv_cache_memory_bytes": "int"}
 CACHE = {"kv_cache_memory_bytes": (str(3 << 30), arguments.CACHE_ORIGIN)}
@@ -148,3 +153,83 @@ async def test_a_missing_engine_is_told_before_a_model_is_fetched(monkeypatch: p
     with pytest.raises(bootstrap.StartFailed, match=r"no engine is installed \(No module named 'vllm'\)"):
         await bootstrap.load(settings, Pipeline(bootstrap.pipeline_config(settings)), phases.append)
     assert phases == []
+
+
+class Dying:
+    """In place of the engine's load: it dies so many times, then is there."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self.failures, self.starts = list(failures), 0
+
+    def __call__(self, _given: object, _names: object, on_phase: Callable[[str], object], **_: object) -> Scripted:
+        self.starts += 1
+        on_phase(startup.IMPORTING)
+        if self.failures:
+            raise self.failures.pop(0)
+        return Scripted()
+
+
+def died(codes: str) -> Exception:
+    return engine_vllm.ended(RuntimeError(f"Engine core initialization failed. Failed core proc(s): {codes}"))
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Awaitable[tuple[str, list[str]]]]:
+    """Load with an engine that dies; what stopped it, "" for nothing, and the phases."""
+    monkeypatch.setattr(engine_vllm, "check_installed", lambda: None)
+    monkeypatch.setattr(bootstrap, "end_children", lambda: None)  # of this process's children the tests have some, too
+
+    async def load(engine: Dying, **given: str) -> tuple[str, list[str]]:
+        monkeypatch.setattr(engine_vllm, "load", engine)
+        settings = read({"model_id": str(write_folder(tmp_path)), **given}, {}, None, KINDS)
+        phases: list[str] = []
+        try:
+            await bootstrap.load(settings, Pipeline(bootstrap.pipeline_config(settings)), phases.append)
+        except bootstrap.StartFailed as error:
+            return str(error), phases
+        return "", phases
+
+    return load
+
+
+async def test_an_engine_whose_processes_die_is_started_so_often(
+    start: Callable[..., Awaitable[tuple[str, list[str]]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = Dying(died("{'EngineCore': -9}"), died("{'EngineCore': 1}"))
+    says, phases = await start(engine)
+    assert (says, engine.starts) == ("", 3)
+    assert phases == [startup.IMPORTING, startup.FIRST_TOKEN, startup.READY], "progress goes forward only"
+    begins = "lmi-chat  the engine did not start: its process"
+    first = f"{begins} was ended by SIGKILL, as for want of memory; starting it again (2 of 3)"
+    second = f"{begins} ended with code 1; starting it again (3 of 3)"
+    assert capsys.readouterr().err.splitlines() == [first, second]
+    engine = Dying(*(died("{}") for _ in range(9)))
+    assert (await start(engine))[0] == "the engine did not start: its process ended (3 tries)"
+    assert engine.starts == 3
+    engine = Dying(died("{'EngineCore': -11}"))
+    assert (await start(engine, start_attempts="1"))[0] == "the engine did not start: its process was ended by SIGSEGV"
+
+
+async def test_what_was_configured_wrong_is_not_tried_again(
+    start: Callable[..., Awaitable[tuple[str, list[str]]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Dying(engine_vllm.ended(ValueError("max_model_len is too large")))
+    assert (await start(engine))[0] == "the engine did not start: max_model_len is too large"
+    assert engine.starts == 1
+    monkeypatch.setattr(bootstrap, "_cause", lambda: "ValueError: the cache is too small")
+    engine = Dying(*(died("{'EngineCore': 1}") for _ in range(9)))
+    says = "the engine did not start: its process ended with code 1; ValueError: the cache is too small"
+    assert (await start(engine))[0] == says
+    assert engine.starts == 1
+
+
+async def test_files_are_closed_in_time_and_the_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[object] = []
+    monkeypatch.setattr("os._exit", ended.append)
+    monkeypatch.setattr(process, "FILES_S", 0.05)
+    monkeypatch.setattr(bootstrap, "_closing", [lambda: ended.append("closed")])
+    leave: Callable[[int], object] = process.leave
+    leave(3)
+    monkeypatch.setattr(bootstrap, "_closing", [lambda: time.sleep(1)])
+    leave(4)
+    assert ended == ["closed", 3, 4]

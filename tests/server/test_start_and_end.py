@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from pytest import param  # noqa: PT013 read in tables
 
 from tests.support.served import NOISE, start
 
@@ -14,6 +15,7 @@ LOOPS, ENDS = LOOP * 6, "{% endfor %}" * 6
 PLAIN = "{% for message in messages %}{{ message.role + ': ' + message.content }}{% endfor %}"
 DOUBLED = "{% set n = namespace(a='x') %}{% for i in range(60) %}{% set n.a = n.a ~ n.a %}{% endfor %}{{ n.a }}"
 OWN = re.compile(r"lmi-chat|\s+curl |\s+-d |$")
+SLOW = pytest.mark.slow
 LIMIT_S = 60  # of a test that would otherwise hang; nothing is measured
 
 
@@ -46,8 +48,8 @@ def failed(server: "subprocess.Popen[str]", *, code: int = 1) -> list[str]:
     ("template", "says"),
     [
         (f"{PLAIN}{LOOPS}{ENDS}", "takes more than 5 s of processor time for a few short messages"),
-        (f"{{% if messages|length > 2 %}}{LOOPS}{ENDS}{{% endif %}}{PLAIN}", "takes more than 5 s of processor time"),
-        (f"{PLAIN}{DOUBLED}", "takes more than 1024 MiB of memory for a few short messages"),
+        param(f"{{% if messages|length > 2 %}}{LOOPS}{ENDS}{{% endif %}}{PLAIN}", "takes more than 5 s", marks=SLOW),
+        param(f"{PLAIN}{DOUBLED}", "takes more than 1024 MiB of memory for a few short messages", marks=SLOW),
         (PLAIN + "{{ 'x' * 99999999999 }}", "takes more than 1024 MiB of memory"),
     ],
     ids=["never ends", "never ends for some", "takes all memory", "takes all memory when it is compiled"],
@@ -58,6 +60,7 @@ def test_a_template_that_cannot_be_rendered_ends_the_start(template: str, says: 
     assert all(OWN.match(line) for line in lines), lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", [PLAIN, "{{ raise_exception('no') if messages[0].role == 'system' }}" + PLAIN])
 def test_a_template_that_comes_to_an_end_is_served(template: str, tmp_path: Path) -> None:
     server = start(tmp_path, template=template)
@@ -65,6 +68,7 @@ def test_a_template_that_comes_to_an_end_is_served(template: str, tmp_path: Path
     assert stopped(server)[-1] == "lmi-chat  stopped"
 
 
+@pytest.mark.slow
 def test_a_template_that_refuses_every_user_says_so(tmp_path: Path) -> None:
     lines = failed(start(tmp_path, template="{{ raise_exception('never') }}"))
     assert lines[-1] == "lmi-chat: the chat template fails for one user message: never"
@@ -89,7 +93,7 @@ def test_an_engine_that_dies_is_started_again(tmp_path: Path) -> None:
     assert stopped(server)[-1] == "lmi-chat  stopped"
 
 
-@pytest.mark.parametrize(("attempts", "tries"), [("3", 3), ("2", 2), ("1", 1)])
+@pytest.mark.parametrize(("attempts", "tries"), [("3", 3), param("2", 2, marks=SLOW), param("1", 1, marks=SLOW)])
 def test_an_engine_that_dies_at_each_start_ends_the_server(attempts: str, tries: int, tmp_path: Path) -> None:
     server = start(tmp_path, "--start-attempts", attempts, dies=["RuntimeError: device gone"] * 9)
     lines = failed(server)
@@ -99,6 +103,7 @@ def test_an_engine_that_dies_at_each_start_ends_the_server(attempts: str, tries:
     assert lines[-1] == f"lmi-chat: the engine did not start: {cause}{count}"
 
 
+@pytest.mark.slow
 def test_what_the_next_start_would_refuse_too_is_not_tried_again(tmp_path: Path) -> None:
     lines = failed(start(tmp_path, dies=["ValueError: the cache is too small"] * 9))
     assert not any("starting it again" in line for line in lines)
@@ -114,7 +119,7 @@ def test_the_terminal_shows_this_servers_lines_alone(tmp_path: Path) -> None:
     assert lines[-1] == "lmi-chat  stopped"
 
 
-@pytest.mark.parametrize("level", ["debug", "warning"])
+@pytest.mark.parametrize("level", [param("debug", marks=SLOW), "warning"])
 def test_other_codes_lines_are_shown_at_debug_and_when_a_start_failed(level: str, tmp_path: Path) -> None:
     dies = ["RuntimeError: gone"] if level == "warning" else []
     server = start(tmp_path, "--log-level", level, "--start-attempts", "1", noise=True, dies=dies)
@@ -124,7 +129,7 @@ def test_other_codes_lines_are_shown_at_debug_and_when_a_start_failed(level: str
         assert lines[-1].endswith("; RuntimeError: gone")
 
 
-@pytest.mark.parametrize("way", ["the engine's end", "a thread and the interpreter's end"])
+@pytest.mark.parametrize("way", [param("the engine's end", marks=SLOW), "a thread and the interpreter's end"])
 def test_a_stop_waits_for_nothing_that_never_ends(way: str, tmp_path: Path) -> None:
     server = start(tmp_path, **({"stop_s": 600} if "engine" in way else {"thread": True}))
     ready(server)
