@@ -6,6 +6,7 @@ is called as DJL's Python engine calls it: in the directory, with DJL's properti
 
 import asyncio
 import contextlib
+import faulthandler
 import logging
 import os
 from collections.abc import Mapping
@@ -216,6 +217,8 @@ def serve_settings(configured: settings.Settings, hooks: Formatters | None = Non
     Gives the exit code of a start that failed. Raises BadSetting.
     """
     with terminal.held_back(configured.log_level):
+        # a fault that kills the process takes what is held back along: this at least tells where
+        faulthandler.enable(terminal.descriptor(terminal.ERR))
         if configured.log_level not in {"debug", "info"}:
             logging.getLogger("vllm").setLevel(logging.ERROR)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -165,7 +165,7 @@ class Settings(BaseModel):
         default=64, ge=1, le=100_000, description="requests that may wait for such a new one to be tried"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="warning", description="debug, info, warning or error"
+        default="warning", description="debug, info, warning or error; debug shows other code's lines, too"
     )
     access_log: Literal["stdout", "stderr", "off"] = Field(
         default="stdout", description="where a JSON line per request goes: stdout, stderr or off"

@@ -47,28 +47,25 @@ Result = TypeVar("Result")
 class Stop:
     """A wish to end: the first signal drains, the second ends at once."""
 
-    def __init__(self) -> None:
-        """Nobody has asked yet."""
+    def __init__(self, last_s: float | None = None) -> None:
+        """Nobody has asked yet. `last_s` after the first signal the process ends, should it still be there."""
         self.asked = asyncio.Event()
         self.now = asyncio.Event()
-
+        self._last_s = last_s
         self._last: threading.Timer | None = None
 
     def signal(self) -> None:
         """A signal came."""
         (self.now if self.asked.is_set() else self.asked).set()
-
-    def end_within(self, seconds: float) -> None:
-        """End the process by a thread of its own, should it still be there; without memory every step may take long.
-
-        The engine's processes end with it, by the guard.
-        """
-        self._last = threading.Timer(seconds, os._exit, [STOPPED])
-        self._last.daemon = True
-        self._last.start()
+        if self._last is None and self._last_s is not None:
+            # by a thread, since without memory every step of the event loop may take long; the guard ends the engine's
+            # processes with this one
+            self._last = threading.Timer(self._last_s, os._exit, [STOPPED])
+            self._last.daemon = True
+            self._last.start()
 
     def close(self) -> None:
-        """Take that back."""
+        """Take that end back: the process has come to its own."""
         if self._last:
             self._last.cancel()
 
@@ -112,7 +109,7 @@ async def run(settings: Settings, formatters: Formatters | None = None) -> int:
             _say_ready(settings, health, line, listener.getsockname()[1])
             code = await _watch(engine, line, stop, settings)
             if held and code == STOPPED:
-                held.hold()
+                await asyncio.to_thread(held.hold)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(until(stop, engine.stop(), is_hard=True), ENGINE_STOP_S)
             return code
@@ -123,7 +120,8 @@ async def run(settings: Settings, formatters: Formatters | None = None) -> int:
 @contextlib.asynccontextmanager
 async def serving(settings: Settings, listener: socket.socket, application: Starlette) -> AsyncIterator[Stop]:
     """Serve `application` on `listener` until the block ends; what it is given hears the signals."""
-    stop, server = Stop(), server_of(settings.connection, application, settings.server.connections, tls(settings))
+    stop = Stop(settings.drain_seconds + LAST_S)
+    server = server_of(settings.connection, application, settings.server.connections, tls(settings))
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.signal)
     task = asyncio.create_task(server._serve(sockets=[listener]))  # noqa: SLF001 serve() would take the signals
@@ -139,7 +137,6 @@ async def serving(settings: Settings, listener: socket.socket, application: Star
 
 async def drain(served: Drained, stop: Stop, seconds: float) -> None:
     """Take nothing more, and let what runs finish, unless a second signal ends it at once."""
-    stop.end_within(seconds + LAST_S)
     print_status(f"stopping: {served.active} running, up to {seconds:g} s for them")
     await until(stop, served.drain(seconds), is_hard=True)
 

@@ -74,6 +74,7 @@ class HeldBack:
 
     def hold(self) -> None:
         """Keep from now on whatever comes."""
+        self._settle()
         with self._lock:
             self._is_shown = False
 
