@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Late
 from typing import Any, Protocol
 
-from lmi_chat.errors import BadField, Problem
+from lmi_chat.errors import BadField, Problem, TemplateRefusal
 from lmi_chat.text import one_line
 
 TRIAL_S = 5.0
@@ -85,7 +85,7 @@ class Template:
             )
         except _failures() as error:
             text = f"messages are refused by the model's chat template: {one_line(str(error), 200)}"
-            raise BadField([Problem("messages", text)]) from None
+            raise TemplateRefusal([Problem("messages", text)]) from None
         return text
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:

@@ -52,8 +52,16 @@ RENAMED: Mapping[str, str] = types.MappingProxyType(
         "max_rolling_batch_prefill_tokens": "max_num_batched_tokens",
         "quantize": "quantization",
         "cpu_offload_gb_per_gpu": "cpu_offload_gb",
+        "shutdown_timeout": "drain_seconds",
+        "disable_uvicorn_access_log": "access_log",
+        "h11_max_incomplete_event_size": "max_header_bytes",
+        "h11_max_header_count": "max_header_count",
     }
 )
+MEANT: Mapping[str, Mapping[str, str]] = types.MappingProxyType(
+    {"disable_uvicorn_access_log": {"true": "off", "false": "stdout"}}
+)
+"""What a value of such a name is under the key that it stands for."""
 MOST = "max"  # as a degree of tensor parallelism: every GPU
 VALUES: Mapping[str, Mapping[str, str]] = types.MappingProxyType(
     {
@@ -151,22 +159,48 @@ WITHOUT_EFFECT = _by_name(
         "Python and its packages are the container's": "pythonExecutable enable_venv opts mapLocation",
         "memory is the engine's business: gpu_memory_utilization": "required_memory_mb reserved_memory_mb"
         " gpu.required_memory_mb gpu.reserved_memory_mb",
-        "the engine's figures are on /metrics": "log_request_metric metrics_aggregation enable_server_load_tracking"
-        " enable_per_request_metrics disable_uvicorn_access_log disable_access_log_for_endpoints uvicorn_log_level"
-        " disable_log_requests max_log_len enable_log_outputs enable_log_deltas log_error_stack",
-        "answers are never held back whole": "max_output_size sse_keep_alive_interval",
+        "the engine's figures are on /metrics": "log_request_metric metrics_aggregation",
+        "requests are logged as access_log says, without prompts and answers": "disable_log_requests max_log_len"
+        " enable_log_deltas disable_access_log_for_endpoints",
+        "the log is as detailed as log_level says": "uvicorn_log_level log_error_stack",
+        "answers are never held back whole": "max_output_size",
         "sessions are held in memory": "sessions_path",
         "answers always carry it": "enable_prompt_tokens_details enable_request_id_headers",
         "the engine decides by itself": "device use_v2_block_manager num_scheduler_steps multi_step_stream_outputs"
         " swap_space preemption_mode max_seq_len_to_capture worker_use_ray engine_use_ray enable_reasoning"
         " guided_decoding_backend use_v1",
-        "HTTP on one port is all that is served": "grpc_port disable_fastapi_docs enable_offline_docs"
-        " enable_tokenizer_info_endpoint enable_scale_out enable_flash_late_interaction enable_ssl_refresh"
-        " data_parallel_supervisor_port dp_supervisor_probe_interval_s dp_supervisor_probe_timeout_s"
-        " dp_supervisor_probe_failure_threshold anthropic_disabled_thinking_effort cohere_is_reasoning_model"
-        " cohere_format",
+        "TLS is not served here": "enable_ssl_refresh",
+        "no path here compares texts": "enable_flash_late_interaction",
     }
 )
+TOLD = _by_name(
+    {
+        "prompts and answers are never logged": "enable_log_outputs",
+        "a request's times are in its line of the log, not in its answer": "enable_per_request_metrics",
+        "there is no /load; what runs and waits is on /metrics": "enable_server_load_tracking",
+        "nothing is sent into a stream that waits for its next token": "sse_keep_alive_interval",
+        "job_queue_size bounds how many requests wait": "max_num_queued_reqs max_num_queued_tokens",
+        "one server process with one engine": "api_server_count data_parallel_supervisor_port"
+        " dp_supervisor_probe_interval_s dp_supervisor_probe_timeout_s dp_supervisor_probe_failure_threshold",
+        "texts are always read and written here": "tokens_only",
+        "/openapi.json is always served": "disable_fastapi_docs",
+        "its paths are not served here": "grpc_port enable_offline_docs enable_tokenizer_info_endpoint enable_scale_out"
+        " anthropic_disabled_thinking_effort cohere_is_reasoning_model cohere_format",
+    }
+)
+"""Accepted without effect like the above, and said at the start, as somebody may expect one."""
+UNASKED: Mapping[str, str] = types.MappingProxyType(
+    {
+        "api_server_count": "1",
+        "data_parallel_supervisor_port": "9256",
+        "dp_supervisor_probe_failure_threshold": "3",
+        "dp_supervisor_probe_interval_s": "5.0",
+        "dp_supervisor_probe_timeout_s": "5.0",
+        "cohere_is_reasoning_model": "true",
+        "cohere_format": "cmd4",
+    }
+)
+"""Their defaults, where these are none of QUIET: they ask for nothing."""
 NOT_YET = _by_name(
     {
         "tools": "enable_auto_tool_choice tool_call_parser tool_parser_plugin tool_server tool_strict_level"
@@ -200,7 +234,7 @@ REFUSED = _by_name(
         " certificate_file private_key_file ssl_keyfile ssl_certfile ssl_ca_certs ssl_cert_reqs ssl_ciphers",
         "no other code runs in this server": "middleware",
         "its keys stand in serving.properties or in the environment": "config",
-        "the server listens on host and port": "inference_address uds",
+        "the server listens on host and port": "inference_address uds headless grpc",
         "it stands in hf_overrides, as JSON": "rope_scaling rope_theta",
     }
 )

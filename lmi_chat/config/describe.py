@@ -3,7 +3,17 @@
 import json
 from collections.abc import Mapping
 
-from lmi_chat.config.aliases import FAMILIES, NOT_YET, NOTED, NOTED_NOT_YET, REFUSED, RENAMED, VALUES, WITHOUT_EFFECT
+from lmi_chat.config.aliases import (
+    FAMILIES,
+    NOT_YET,
+    NOTED,
+    NOTED_NOT_YET,
+    REFUSED,
+    RENAMED,
+    TOLD,
+    VALUES,
+    WITHOUT_EFFECT,
+)
 from lmi_chat.config.settings import OWN, Settings
 from lmi_chat.config.sources import HIDDEN, IgnoredSetting, is_secret
 from lmi_chat.text import one_line
@@ -105,6 +115,7 @@ def mapping() -> str:
             _titled("Other names of keys", ("name", "key"), renamed),
             _titled("Other names of values", ("given", "means"), values),
             _titled("Accepted without effect", ("names", "why"), _grouped(WITHOUT_EFFECT)),
+            _titled("Accepted without effect: a line at the start", ("names", "why"), _grouped(TOLD)),
             _titled("Accepted, not served yet: a warning at the start", ("names", "what"), _grouped(NOT_YET)),
             _titled("Refused at the start", ("names", "why"), _grouped(REFUSED)),
             _titled("Environment variables without effect", ("names", "why"), _grouped(NOTED)),

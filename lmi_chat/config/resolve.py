@@ -2,7 +2,18 @@
 
 from collections.abc import Iterable, Mapping
 
-from lmi_chat.config.aliases import MOST, NOT_YET, QUIET, REFUSED, RENAMED, VALUES, WITHOUT_EFFECT
+from lmi_chat.config.aliases import (
+    MEANT,
+    MOST,
+    NOT_YET,
+    QUIET,
+    REFUSED,
+    RENAMED,
+    TOLD,
+    UNASKED,
+    VALUES,
+    WITHOUT_EFFECT,
+)
 from lmi_chat.config.sources import BadSetting, IgnoredSetting, RawSetting
 from lmi_chat.text import nearest, one_line
 
@@ -15,22 +26,23 @@ class KeyResolver:
         self._own = frozenset(own)
         self._kinds = engine_kinds
         self._gpus = gpus
-        names = (*WITHOUT_EFFECT, *NOT_YET, *REFUSED, *engine_kinds, *RENAMED, *self._own)
+        names = (*WITHOUT_EFFECT, *TOLD, *NOT_YET, *REFUSED, *engine_kinds, *RENAMED, *self._own)
         self._by_folded = {_folded(name): name for name in names}
 
     def resolve(self, given: RawSetting) -> RawSetting | IgnoredSetting:
         """Return the setting under its one name, its value checked where that is possible here. Raises BadSetting."""
         written = self._by_folded.get(_folded(given.name), "")
         name, text = RENAMED.get(written, written), given.text
+        text = MEANT.get(written, {}).get(text.lower(), text)
         if not name and (name := self._negated(given.name)):
             text = {"true": "false", "false": "true"}.get(text.lower(), text)
         if name in self._own:
             return RawSetting(name, _value(name, text), given.origin)
         if name in REFUSED:
             raise BadSetting(f"{given.origin}: {name} is not possible, got {given.shown!r}; {REFUSED[name]}")
-        if name in NOT_YET:
-            asks = text.lower() not in QUIET
-            why = f"{NOT_YET[name]}: not served by this version"
+        if name in TOLD or name in NOT_YET:
+            asks = text.lower() not in QUIET and text.lower() != UNASKED.get(name)
+            why = TOLD.get(name) or f"{NOT_YET[name]}: not served by this version"
             return IgnoredSetting(RawSetting(name, text, given.origin), why, is_warning=asks)
         if name in WITHOUT_EFFECT and name not in self._kinds:
             return IgnoredSetting(RawSetting(name, text, given.origin), WITHOUT_EFFECT[name])

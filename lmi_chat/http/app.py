@@ -14,7 +14,7 @@ from starlette.routing import Route
 from lmi_chat import dialects
 from lmi_chat.codec import json_text
 from lmi_chat.errors import BadMethod, Error, NotFound
-from lmi_chat.http import admin, errors, openapi, ping, sagemaker, stored_completions
+from lmi_chat.http import admin, errors, openapi, ping, sagemaker, stored_completions, tgi
 from lmi_chat.http.endpoint import InferenceEndpoint
 from lmi_chat.http.state import AppState, RequestContext
 from lmi_chat.text import echo
@@ -65,6 +65,7 @@ def build(state: AppState) -> Starlette:
         Route("/v1/models", _models(state), methods=["GET"]),
         Route("/v1/models/{model:path}", _models(state), methods=["GET"]),
         *admin.routes(state),
+        *(tgi.routes(state) if state.is_tgi else ()),
         Route("/openapi.json", _openapi(state), methods=["GET"]),
     ]
     return Starlette(routes=routes, exception_handlers=errors.handlers(_shape_of(state), _route_error))
@@ -74,23 +75,28 @@ def _models(state: AppState) -> Callable[[Request], Any]:
     created = int(time.time())
 
     async def models(request: Request) -> Response:
-        """OpenAI's list of models, or one of them."""
+        """OpenAI's list of models, one for each name of the served one, or one of them."""
         if state.pipeline.refusal:
             raise state.pipeline.refusal
         deployment = state.pipeline.deployment
-        shown = {
-            "id": deployment.model,
-            "object": "model",
-            "created": created,
-            "owned_by": "lmi-chat",
-            "max_model_len": deployment.context_tokens,
-        }
-        name = request.path_params.get("model")
-        if name is None:
-            return _json({"object": "list", "data": [shown]})
-        if name not in deployment.names:
-            raise NotFound(f"model {echo(name)} is not served here; {deployment.model} is", param="model")
-        return _json(shown)
+        names = (deployment.model, *deployment.aliases)
+        shown = [
+            {
+                "id": name,
+                "object": "model",
+                "created": created,
+                "owned_by": "lmi-chat",
+                "root": deployment.model,
+                "max_model_len": deployment.context_tokens,
+            }
+            for name in names
+        ]
+        asked = request.path_params.get("model")
+        if asked is None:
+            return _json({"object": "list", "data": shown})
+        if asked not in names:
+            raise NotFound(f"model {echo(asked)} is not served here; {deployment.model} is", param="model")
+        return _json(shown[names.index(asked)])
 
     return models
 

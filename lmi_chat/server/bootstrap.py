@@ -2,6 +2,7 @@
 
 import asyncio
 import atexit
+import contextlib
 import json
 import re
 import sys
@@ -81,7 +82,7 @@ async def load(
             engine_vllm.load, guide_compile_s=seconds, has_fast_branch=is_fast, fits_cache=bool(cache)
         )
         engine = await asyncio.to_thread(load_engine, given, names, enter_soon)
-        deployment = _deployment(settings, engine.model, store)
+        deployment = _deployment(settings, engine.model, names[1:], store)
         enter(startup.FIRST_EMBEDDING if engine.model.space else startup.FIRST_TOKEN)
         await pipeline.open(engine, deployment)
     except engine_vllm.StartFailed as error:
@@ -158,9 +159,19 @@ async def _model_folder(settings: Settings, enter: Callable[[str], None]) -> str
 
 
 def _names(settings: Settings, folder: str) -> tuple[str, ...]:
-    configured = tuple(name.strip() for name in settings.served_model_name.split(",") if name.strip())
+    """List what the model is called, the name of its replies first."""
     own = Path(folder).name if Path(folder).is_dir() else folder
-    return (*configured, own) if configured else (own, "lmi")
+    configured = _listed(settings.served_model_name)
+    return tuple(dict.fromkeys((*configured, own) if configured else (own, "lmi")))
+
+
+def _listed(text: str) -> list[str]:
+    """Read a list of names: separated by commas, or a JSON array as LMI's properties have them."""
+    with contextlib.suppress(ValueError):
+        values = json.loads(text)
+        if isinstance(values, list):
+            return [str(value) for value in values if value]
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def open_store(settings: Settings) -> Completions | None:
@@ -186,13 +197,14 @@ def open_async_requests(settings: Settings, pipeline: Pipeline) -> AsyncRequests
     return AsyncRequests(pipeline, Folder(path), most=most, at_once=at_once, max_body_bytes=settings.max_request_size)
 
 
-def _deployment(settings: Settings, model: Model, store: Completions | None) -> Deployment:
+def _deployment(settings: Settings, model: Model, aliases: tuple[str, ...], store: Completions | None) -> Deployment:
     source = settings.chat_template or None
     if source and Path(source).is_file():
         source = Path(source).read_text(encoding="utf-8")
     deployment = Deployment(
         model=model.name,
         names=model.names | (TGI_NAMES if settings.tgi_compat else frozenset()),
+        aliases=aliases,
         template=Template(model.tokenizer, source),
         context_tokens=model.context_tokens,
         vocabulary_tokens=model.vocabulary_tokens,

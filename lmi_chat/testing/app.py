@@ -29,6 +29,7 @@ def deployment(*, chat_template: str | None = TURNS, **changes: Any) -> Deployme
     values: dict[str, Any] = {
         "model": "tiny",
         "names": frozenset({"tiny", "lmi"}),
+        "aliases": ("lmi",),
         "template": Template(ByteTokenizer(chat_template)),
         "context_tokens": 1024,
         "vocabulary_tokens": VOCABULARY_TOKENS,

@@ -51,7 +51,8 @@ class Chunks(openai.ChunkRenderer):
         """Begin; the tier stands in each chunk if one was asked for."""
         head = openai.head(f"chatcmpl-{job.id}", deployment, "chat.completion.chunk")
         head |= {"service_tier": shown.tier} if shown.tier else {}
-        super().__init__(head, usage, [job], has_scores=shown.has_logprobs, has_ids=shown.has_ids)
+        marks = {"has_scores": shown.has_logprobs, "has_ids": shown.has_ids, "is_tgi": deployment.is_tgi}
+        super().__init__(head, usage, [job], **marks)
         self._deployment, self._shown = deployment, shown
 
     def token(self, token_id: int, spelled: bytes, logprob: float) -> bytes:

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lmi_chat.codec.json_text import Json, dump
+from lmi_chat.dialects import tgi
 from lmi_chat.dialects.logprobs import of_prompt
-from lmi_chat.dialects.sequence import LMI_FINISH, SequenceState, finish_word, likeliest, usage
+from lmi_chat.dialects.sequence import LMI_FINISH, TGI_FINISH, SequenceState, finish_word, likeliest, usage
 from lmi_chat.dialects.task import TokenRenderer
-from lmi_chat.errors import CutOff, Error, TimedOut
+from lmi_chat.errors import Error
 from lmi_chat.job import Delta, Finished, Job, Token
 
 CLOSING_TOKEN = {"id": -1, "text": "", "log_prob": 0.0, "logprob": 0.0, "special": True}
@@ -23,17 +24,6 @@ def error_body(error: Exception) -> Json:
     if not isinstance(error, Error):
         error = Error("internal error")
     return {"error": error.message, "code": error.status, "type": error.kind, "param": error.param}
-
-
-def tgi_type(error: Exception) -> str:
-    """What TGI calls an Error, in `error_type`: its clients choose the exception that they raise by it."""
-    if not isinstance(error, Error):
-        return "generation"
-    if error.status < Error.status and error.kind != Error.kind:
-        return "validation"
-    if error.is_retry_free:
-        return "overloaded"
-    return "incomplete_generation" if error.code in {TimedOut.code, CutOff.code} else "generation"
 
 
 def _token(token: Token, text: str) -> Json:
@@ -59,10 +49,10 @@ def _begin(job: Job, *, return_full_text: bool) -> SequenceState:
     return SequenceState(job, job.prompt_text if return_full_text else "")
 
 
-def _ending(state: SequenceState) -> Json:
+def _ending(state: SequenceState, *, is_tgi: bool) -> Json:
     """What is said about a sequence besides its text and tokens."""
     return {
-        "finish_reason": finish_word(state.finish, LMI_FINISH) or "abort",
+        "finish_reason": finish_word(state.finish, TGI_FINISH if is_tgi else LMI_FINISH) or "abort",
         "generated_tokens": state.count,
         "seed": state.job.sampling.seed,
     }
@@ -97,7 +87,7 @@ class Lines(TokenRenderer):
         if delta.finish is not None:
             lines[-1]["generated_text"] = state.text
             if self._has_details:
-                lines[-1]["details"] = _ending(state) | {"input_length": len(state.job.prompt_ids)}
+                lines[-1]["details"] = _ending(state, is_tgi=self._is_tgi) | {"input_length": len(state.job.prompt_ids)}
         return [dump(line) for line in lines]
 
     def token(self, token_id: int, spelled: bytes, logprob: float) -> bytes:
@@ -112,15 +102,12 @@ class Lines(TokenRenderer):
     def fail(self, error: Error) -> bytes:
         """LMI's documented error line, with the text so far and the reason."""
         state = next((state for state in self._states if state.finish is None), self._states[0])
-        return dump(
-            {
-                "token": ERROR_TOKEN,
-                "generated_text": state.text,
-                "details": {"finish_reason": "error", "generated_tokens": state.count},
-            }
-            | error_body(error)
-            | ({"error_type": tgi_type(error)} if self._is_tgi else {})
-        )
+        line = {
+            "token": ERROR_TOKEN,
+            "generated_text": state.text,
+            "details": {"finish_reason": "error", "generated_tokens": state.count},
+        }
+        return dump(line | tgi.typed(error_body(error), error, is_tgi=self._is_tgi))
 
 
 class Whole:
@@ -134,8 +121,10 @@ class Whole:
         return_full_text: bool,
         returned: int = 1,
         prompt_logprobs: int | None = None,
+        is_tgi: bool = False,
     ) -> None:
         """Remember what the document is to carry, how many sequences, and how many alternatives per prompt token."""
+        self._is_tgi = is_tgi
         self.job, self._has_details, self._returned = job, details, returned
         self._prompt_logprobs = prompt_logprobs
         self._states = [_begin(job, return_full_text=return_full_text) for _ in range(job.width)]
@@ -158,20 +147,20 @@ class Whole:
         best, *others = states
         answer: Json = {"generated_text": best.text}
         if self._has_details:
-            answer["details"] = self._details(best, done)
+            prefill = [_prefill(token) for token in done.prompt_logprobs if token is not None]
+            answer["details"] = self._details(best, done, prefill)
             if others:
                 answer["details"]["best_of_sequences"] = [
-                    {"generated_text": other.text} | self._sequence(other) for other in others
+                    {"generated_text": other.text} | self._sequence(other) | {"prefill": prefill} for other in others
                 ]
         return answer
 
     def _sequence(self, state: SequenceState) -> Json:
         tokens = [_token(token, text) for token, text in zip(state.tokens, state.shares, strict=True)]
         tops = [_top(token) for token in state.tokens if token.top]
-        return _ending(state) | {"tokens": tokens} | ({"top_tokens": tops} if tops else {})
+        return _ending(state, is_tgi=self._is_tgi) | {"tokens": tokens} | ({"top_tokens": tops} if tops else {})
 
-    def _details(self, state: SequenceState, done: Finished) -> Json:
-        prefill = [token for token in done.prompt_logprobs if token is not None]
+    def _details(self, state: SequenceState, done: Finished, prefill: list[Json]) -> Json:
         ranked: Json = {}
         if self._prompt_logprobs is not None:
             ranked["prompt_logprobs"] = of_prompt(done.prompt_logprobs, self._prompt_logprobs)
@@ -180,7 +169,7 @@ class Whole:
             | ranked
             | {
                 "inputs": self.job.prompt_text,
-                "prefill": [_prefill(token) for token in prefill],
+                "prefill": prefill,
                 "usage": usage(done, is_flat=True),
             }
         )

@@ -41,7 +41,7 @@ def schemas(deployment: Deployment) -> Json:
         "Vectors": array(VECTOR),
         "Session": answer({"result": TEXT}),
         "OpenAIError": _openai_error(deployment),
-        "LmiError": answer(_lmi_fields(deployment)),
+        "LmiError": answer(_lmi_fields(deployment), ["error_type"]),
         "Accepted": answer({"InferenceId": TEXT}),
         "RuntimeError": answer({"Message": TEXT}),
         "ModelError": answer(
@@ -158,13 +158,14 @@ def _details() -> Json:
 
 def _generation() -> Json:
     sequence = _details() | {"tokens": array(TOKEN), "top_tokens": array(TOPS)}
+    sequence |= {"prefill": array(_token("id", "text", "log_prob", "logprob"))}
+    best = answer({"generated_text": TEXT} | sequence, ["top_tokens"])
     names = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens")
     details = sequence | {
         "inputs": TEXT,
-        "prefill": array(_token("id", "text", "log_prob", "logprob")),
         "usage": answer(dict.fromkeys(names, COUNT)),
         "prompt_logprobs": ref("PromptLogprobs"),
-        "best_of_sequences": array(answer({"generated_text": TEXT} | sequence, ["top_tokens"])),
+        "best_of_sequences": array(best),
     }
     shown = {"generated_text": TEXT, "details": answer(details, ["top_tokens", "best_of_sequences", "prompt_logprobs"])}
     return answer(shown, ["details"])
@@ -186,7 +187,9 @@ def _error_line(deployment: Deployment) -> Json:
     token = {"id": {"const": -1}, "text": {"const": ""}, "log_prob": NUMBER, "special_token": {"const": True}}
     details = {"finish_reason": {"const": "error"}, "generated_tokens": COUNT}
     line = {"token": answer(token), "generated_text": TEXT, "details": answer(details)}
-    return answer(line | _lmi_fields(deployment)) | {"description": "ends a stream that cannot be completed"}
+    return answer(line | _lmi_fields(deployment), ["error_type"]) | {
+        "description": "ends a stream that cannot be completed"
+    }
 
 
 def _openai_error(deployment: Deployment) -> Json:
@@ -207,9 +210,22 @@ def _page(item: Json) -> Json:
     return answer({"object": {"const": "list"}, "data": array(item)} | ends)
 
 
+INFO_COUNTS = (
+    *("max_concurrent_requests", "max_best_of", "max_stop_sequences", "max_input_length", "max_input_tokens"),
+    *("max_total_tokens", "validation_workers", "max_client_batch_size"),
+)
+
+
 def _others() -> Json:
     """Health, models, stored completions."""
-    model = {"id": TEXT, "object": {"const": "model"}, "created": COUNT, "owned_by": TEXT, "max_model_len": COUNT}
+    model = {
+        "id": TEXT,
+        "object": {"const": "model"},
+        "created": COUNT,
+        "owned_by": TEXT,
+        "root": TEXT,
+        "max_model_len": COUNT,
+    }
     message: Json = record({"id": TEXT, "role": TEXT, "content": nullable(TEXT)}, ["id", "role", "content"])
     return {
         "Ready": answer({"status": {"const": "ready"}, "active": COUNT}),
@@ -218,6 +234,18 @@ def _others() -> Json:
             ["phase", "progress", "seconds", "active"],
         ),
         "Model": answer(model),
+        "Info": answer(
+            {
+                "model_id": TEXT,
+                "model_sha": nullable(TEXT),
+                "model_pipeline_tag": TEXT,
+                **dict.fromkeys(INFO_COUNTS, COUNT),
+                "router": TEXT,
+                "version": TEXT,
+                "sha": nullable(TEXT),
+                "docker_label": nullable(TEXT),
+            }
+        ),
         "Models": answer({"object": {"const": "list"}, "data": array(ref("Model"))}),
         "StoredCompletions": _page(ref("ChatCompletion")),
         "StoredMessages": _page(message | {"description": "as it was sent, with an id"}),
