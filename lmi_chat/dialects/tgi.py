@@ -1,4 +1,4 @@
-"""Give an Error the name that TGI has for it: its clients choose the exception that they raise by `error_type`.
+"""Translate an Error into TGI's `error_type`, by which its clients choose the exception that they raise.
 
 Source: text-generation-inference, router/src/infer/mod.rs; text_generation/errors.py and huggingface_hub read it.
 """
