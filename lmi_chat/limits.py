@@ -55,14 +55,14 @@ class ConnectionLimits:
             description="seconds for a request's head, and per 16 KiB of its body",
         ),
     ] = 30.0
-    receive_bytes: int = 16 * 1024  # 1 or more; a body brings so many in each receive_s
+    receive_bytes: int = 16 * 1024  # 1 or more; so many come in each receive_s of a body, and go in each write_stall_s
     write_stall_s: Annotated[
         float,
         Field(
             alias="write_stall_seconds",
             ge=0.1,
             le=3600,
-            description="seconds without progress after which a reader is cut off",
+            description="seconds in which a reader takes 16 KiB of what waits for it, and a tenth of a large answer",
         ),
     ] = 30.0
     # beyond the transport's own buffer
@@ -79,6 +79,30 @@ class ConnectionLimits:
         int, Field(alias="max_header_count", ge=8, le=10_000, description="headers of one request")
     ] = 100
     linger_s: float = 2.0  # unread input is discarded for so long after an answer that closes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerLimits:
+    """What all connections together may cost."""
+
+    connections: Annotated[
+        int,
+        Field(
+            alias="max_connections",
+            ge=8,
+            le=1_000_000,
+            description="open connections; at most what the process may have of descriptors leaves room for",
+        ),
+    ] = 4096
+    body_bytes: Annotated[
+        int,
+        Field(
+            alias="body_bytes_in_flight",
+            ge=2**20,
+            le=2**40,
+            description="bytes of all request bodies that are being read or parsed; at least one whole body",
+        ),
+    ] = 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -133,5 +133,5 @@ class AsyncRequests:
                         raise expired from None
                     await asyncio.sleep(BUSY_S)
         finally:
-            asked.request.body = b""
+            asked.request.free_body()
             self._gate.release()

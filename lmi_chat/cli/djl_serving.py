@@ -24,6 +24,7 @@ from lmi_chat.djl import custom_handler, formatters
 from lmi_chat.djl import handle as own_handle
 from lmi_chat.http import custom_handler as site
 from lmi_chat.observability.startup import StartupProgress
+from lmi_chat.pipeline.bodies import BodyBudget
 from lmi_chat.server import bootstrap
 from lmi_chat.server import process as serve
 from lmi_chat.server.configuration import configure
@@ -104,7 +105,9 @@ def _foreign_settings(properties: Mapping[str, str], pairs: dict[str, str]) -> S
 async def _serve_foreign(configured: Settings, handler: custom_handler.Foreign) -> int:
     """Bind, load, serve, drain. Raises BadDirectory."""
     health = StartupProgress()
-    place = site.Site(health=health, max_body_bytes=configured.max_request_size)
+    most = configured.max_request_size
+    bodies = BodyBudget(max(most, configured.server.body_bytes))
+    place = site.Site(health=health, max_body_bytes=most, bodies=bodies)
     async with serve.serving(configured, serve.bind(configured), site.build(place)) as stop:
         await serve.until(stop, handler.load())
         if not stop.asked.is_set():

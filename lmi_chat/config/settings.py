@@ -24,7 +24,7 @@ from lmi_chat.config.sources import (
     from_properties,
     notes,
 )
-from lmi_chat.limits import ConnectionLimits, Limits, PipelineLimits, StoreLimits
+from lmi_chat.limits import ConnectionLimits, Limits, PipelineLimits, ServerLimits, StoreLimits
 
 Row: TypeAlias = Mapping[str, Any]
 """A key as JSON Schema says it: type, default, description, and minimum and maximum or enum."""
@@ -93,6 +93,7 @@ class Settings(BaseModel):
     )
     max_request_size: int = Field(default=25 * 2**20, ge=1024, le=2**31, description="bytes of one request body")
     connection: ConnectionLimits = ConnectionLimits()
+    server: ServerLimits = ServerLimits()
     limits: Limits = Limits()
     store: str = Field(
         default="",

@@ -1,5 +1,6 @@
 """Serve the platform's and operators' routes: metrics, batch transform's parameters, adapters."""
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -15,7 +16,7 @@ from lmi_chat.http.state import AppState
 from lmi_chat.observability import metrics
 from lmi_chat.text import echo
 
-NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,64}")
 KINDS: Mapping[str, str] = {"name": "a string", "src": "a string", "preload": "true or false", "pin": "true or false"}
 BATCH_MB = 100
 """MaxConcurrentTransforms × MaxPayloadInMB may be at most this (SageMaker API reference, CreateTransformJob)."""
@@ -55,7 +56,8 @@ async def _metrics(state: AppState, _: Request) -> Response:
     """Print the engine's metrics and ours, in Prometheus' text format."""
     metrics.RUNNING.set(state.pipeline.active - state.pipeline.waiting)
     metrics.WAITING.set(state.pipeline.waiting)
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+    text = await asyncio.to_thread(generate_latest)  # some ten milliseconds
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
 async def _parameters(state: AppState, _: Request) -> Response:

@@ -68,7 +68,9 @@ def build(state: AppState) -> Starlette:
         *(tgi.routes(state) if state.is_tgi else ()),
         Route("/openapi.json", _openapi(state), methods=["GET"]),
     ]
-    return Starlette(routes=routes, exception_handlers=errors.handlers(_shape_of(state), _route_error))
+    application = Starlette(routes=routes, exception_handlers=errors.handlers(_shape_of(state), _route_error))
+    application.router.redirect_slashes = False  # it would send a client to whatever its Host header says
+    return application
 
 
 def _models(state: AppState) -> Callable[[Request], Any]:

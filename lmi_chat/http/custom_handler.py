@@ -20,6 +20,7 @@ from lmi_chat.http.endpoint import read_body
 from lmi_chat.http.transport.body_stream import OUTLET
 from lmi_chat.http.transport.send_stream import AnyBodyStream, SendStream
 from lmi_chat.observability.startup import StartupProgress
+from lmi_chat.pipeline.bodies import BodyBudget
 
 # The connection's own matter.
 HOP_HEADERS = frozenset({"connection", "content-length", "transfer-encoding"})
@@ -38,6 +39,7 @@ class Site:
 
     health: StartupProgress
     max_body_bytes: int
+    bodies: BodyBudget = field(default_factory=BodyBudget)
     handler: Handler | None = None
     refusal: Error | None = field(default_factory=lambda: Loading("the handler is still loading; /ping says how far"))
     active: int = 0
@@ -128,11 +130,12 @@ class Invoke:
 
     async def _answer(self, handler: Handler, reply: Reply, scope: Scope, receive: Receive) -> None:
         try:
-            body = await read_body(scope, receive, self._site.max_body_bytes)
-            properties = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-            query = parse_qsl(scope["query_string"].decode("latin-1"))
-            content = {name: value.encode() for name, value in query} | {"data": body}
-            await handler.answer(properties, content, reply)
+            with self._site.bodies.body() as counted:
+                body = await read_body(scope, receive, self._site.max_body_bytes, body=counted)
+                properties = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+                query = parse_qsl(scope["query_string"].decode("latin-1"))
+                content = {name: value.encode() for name, value in query} | {"data": body}
+                await handler.answer(properties, content, reply)
         except Error as error:
             if not reply.is_streaming:
                 raise
@@ -159,4 +162,6 @@ def build(site: Site) -> Starlette:
     """All routes of one model directory."""
     paths = ("/invocations", "/predictions/{model}", "/models/{model}/invoke", "/v1/chat/completions")
     routes = [ping.route(site, site.health), *(Route(path, Invoke(site), methods=["POST"]) for path in paths)]
-    return Starlette(routes=routes, exception_handlers=errors.handlers(_shape_of, _route_error))
+    application = Starlette(routes=routes, exception_handlers=errors.handlers(_shape_of, _route_error))
+    application.router.redirect_slashes = False  # it would send a client to whatever its Host header says
+    return application

@@ -1,6 +1,7 @@
 """Carry an inference route's body to the pipeline and its reply to the connection."""
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Mapping
 from typing import ClassVar
@@ -12,6 +13,7 @@ from lmi_chat.errors import BadField, Error, NotFound, Problem, TooLarge
 from lmi_chat.http.state import AppState, Headers, RequestContext
 from lmi_chat.http.transport.body_stream import OUTLET
 from lmi_chat.http.transport.send_stream import AnyBodyStream, SendStream
+from lmi_chat.pipeline.bodies import Body
 from lmi_chat.pipeline.parsing import warning
 from lmi_chat.pipeline.request import REQUEST_ID, of_headers
 from lmi_chat.text import echo
@@ -117,8 +119,10 @@ class InferenceEndpoint:
             with self._state.pipeline.request_log.recording(exchange.request.record):
                 _check_headers(given)
                 self._check_name(scope)
-                exchange.request.body = await read_body(scope, receive, self._state.max_body_bytes)
-                await self._state.pipeline.answer(exchange.request, self.reply(exchange, send, body_stream))
+                with self._state.bodies.body() as body:
+                    exchange.request.on_body_freed = body.free
+                    exchange.request.body = await read_body(scope, receive, self._state.max_body_bytes, body=body)
+                    await self._state.pipeline.answer(exchange.request, self.reply(exchange, send, body_stream))
         except asyncio.CancelledError:
             if not body_stream.is_gone:
                 raise
@@ -140,23 +144,26 @@ class InferenceEndpoint:
             raise NotFound(f"model {echo(name)} is not served here", param="model")
 
 
-async def read_body(scope: Scope, receive: Receive, most: int, says: str = "") -> bytes:
-    """A request's body of at most `most` bytes. Raises TooLarge; CancelledError for a client that goes.
+async def read_body(scope: Scope, receive: Receive, most: int, says: str = "", *, body: Body | None = None) -> bytes:
+    """A request's body of at most `most` bytes. Raises TooLarge, Busy; CancelledError for a client that goes.
 
-    `says` is what is said of a larger one, in place of the general sentence.
+    `says` is what is said of a larger one, in place of the general sentence; `body` counts it among all bodies.
     """
     length = header(scope, b"content-length")
     if length.isdigit() and int(length) > most:
         raise TooLarge(says or f"the body has {int(length)} bytes; at most {most} are read")
     parts: list[bytes] = []
     size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise asyncio.CancelledError
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > most:
-            raise TooLarge(says or f"the body has more than {most} bytes")
-        if not message.get("more_body", False):
-            return b"".join(parts)
+    with contextlib.nullcontext() if body is None else body.reading():
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise asyncio.CancelledError
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > most:
+                raise TooLarge(says or f"the body has more than {most} bytes")
+            if body is not None:
+                body.add(len(parts[-1]))
+            if not message.get("more_body", False):
+                return b"".join(parts)

@@ -11,6 +11,9 @@ from lmi_chat.codec import json_text
 from lmi_chat.errors import Error
 from lmi_chat.observability.startup import StartupProgress
 
+PATHS = ("/ping",)
+"""Answered however many connections there are."""
+
 
 class Served(Protocol):
     """What takes the requests of an application."""
@@ -30,7 +33,7 @@ class Served(Protocol):
 
 def route(served: Served, health: StartupProgress) -> Route:
     """`GET /ping`: 200 when requests are taken, else 503 with what the server is doing."""
-    return Route("/ping", _ping(served, health), methods=["GET"])
+    return Route(PATHS[0], _ping(served, health), methods=["GET"])
 
 
 def _ping(served: Served, health: StartupProgress) -> Callable[[Request], Awaitable[Response]]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from lmi_chat.async_requests import AsyncRequests
 from lmi_chat.observability.startup import StartupProgress
+from lmi_chat.pipeline.bodies import BodyBudget
 from lmi_chat.pipeline.pipeline import InferenceRequest, Pipeline
 from lmi_chat.storage.completions import Completions
 
@@ -17,6 +18,7 @@ class AppState:
     pipeline: Pipeline
     health: StartupProgress
     max_body_bytes: int
+    bodies: BodyBudget = field(default_factory=BodyBudget)
     store: Completions | None = None
     async_requests: AsyncRequests | None = None
     is_tgi: bool = False

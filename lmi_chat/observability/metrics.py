@@ -14,6 +14,7 @@ REQUESTS = Counter(
     "lmi_chat_requests", "Requests by dialect and status (499: the client disconnected)", ["dialect", "status"]
 )
 REFUSED = Counter("lmi_chat_errors", "Requests that ended in an error, by code", ["code"])
+BOUND_REACHED = Counter("lmi_chat_bound_reached", "Times a process-wide bound was reached, by its setting", ["bound"])
 RUNNING = Gauge("lmi_chat_running", "Requests admitted to the engine")
 WAITING = Gauge("lmi_chat_waiting", "Requests waiting for admission")
 PROMPT_TOKENS = Counter("lmi_chat_prompt_tokens", "Prompt tokens")

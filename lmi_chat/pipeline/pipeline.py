@@ -146,7 +146,7 @@ class Pipeline:
         with self._turn(request) as session:
             parsed = await self._parse(request, session)
             if not request.is_promised:  # that is asked again when it finds no seat
-                request.body = b""
+                request.free_body()
             if isinstance(parsed, bytes):
                 await out.whole(parsed, framing.DOCUMENT.content_type)
             else:
@@ -161,7 +161,7 @@ class Pipeline:
         try:
             async with asyncio.timeout(seconds):
                 async with self._slot(parsed, request, response) as engine, contextlib.AsyncExitStack() as runs:
-                    request.body = b""
+                    request.free_body()
                     token_sink = response.token_sink(is_stream=parsed.is_stream)
                     for job, sink in zip(parsed.jobs, response.sinks(), strict=True):
                         response.runs.append(await runs.enter_async_context(engine.run(job, sink, token_sink)))

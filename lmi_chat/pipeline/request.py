@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from lmi_chat.codec.framing import Shape
@@ -35,9 +35,16 @@ class InferenceRequest:
     dialect: str = ""
     deadline_s: float | None = None  # None: the deployment's
     is_promised: bool = False  # accepted earlier: answered in a drain too
+    on_body_freed: Callable[[], None] | None = None
     warnings: list[str] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
     record: RequestRecord = field(default_factory=RequestRecord)
+
+    def free_body(self) -> None:
+        """Keep the body no longer: it is parsed, and may be large."""
+        self.body = b""
+        if self.on_body_freed is not None:
+            self.on_body_freed()
 
 
 def of_headers(

@@ -19,12 +19,14 @@ from lmi_chat.config.sources import BadSetting
 from lmi_chat.dialects.formatters import Formatters
 from lmi_chat.engine import Engine
 from lmi_chat.errors import EngineDown
-from lmi_chat.http import app
+from lmi_chat.http import app, ping
 from lmi_chat.http.state import AppState
+from lmi_chat.http.transport.connections import Connections, most_connections
 from lmi_chat.http.transport.protocol import protocol_class
-from lmi_chat.limits import ConnectionLimits
+from lmi_chat.limits import ConnectionLimits, ServerLimits
 from lmi_chat.observability import startup
 from lmi_chat.observability.startup import StartupProgress
+from lmi_chat.pipeline.bodies import BodyBudget
 from lmi_chat.pipeline.pipeline import Pipeline
 from lmi_chat.server import bootstrap
 from lmi_chat.server.children import Processes
@@ -80,6 +82,7 @@ async def run(settings: Settings, hooks: Formatters | None = None) -> int:
     spool = bootstrap.open_async_requests(settings, line)
     most = settings.max_request_size
     state = AppState(pipeline=line, health=health, max_body_bytes=most, store=store, async_requests=spool)
+    state.bodies = BodyBudget(max(most, settings.server.body_bytes))
     state.is_tgi = settings.tgi_compat
     async with serving(settings, listener, app.build(state)) as stop:
         processes = Processes()
@@ -99,7 +102,7 @@ async def run(settings: Settings, hooks: Formatters | None = None) -> int:
 @contextlib.asynccontextmanager
 async def serving(settings: Settings, listener: socket.socket, application: Starlette) -> AsyncIterator[Stop]:
     """Serve `application` on `listener` until the block ends; what it is given hears the signals."""
-    stop, server = Stop(), server_of(settings.connection, application)
+    stop, server = Stop(), server_of(settings.connection, application, settings.server.connections)
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.signal)
     task = asyncio.create_task(server._serve(sockets=[listener]))  # noqa: SLF001 serve() would take the signals
@@ -169,11 +172,13 @@ def bind(settings: Settings) -> socket.socket:
         raise BadSetting(f"port {settings.port} of {settings.host} cannot be taken: {error.strerror}") from error
 
 
-def server_of(connection: ConnectionLimits, application: Starlette) -> uvicorn.Server:
-    """Build the server that everything is served by, with limits on what a connection may cost."""
+def server_of(
+    connection: ConnectionLimits, application: Starlette, most: int = ServerLimits().connections
+) -> uvicorn.Server:
+    """Build the server that everything is served by, with limits on what a connection and all of them may cost."""
     config = uvicorn.Config(
         application,
-        http=protocol_class(connection),
+        http=protocol_class(connection, Connections(most_connections(most), ping.PATHS)),
         ws="none",
         loop="none",
         lifespan="off",

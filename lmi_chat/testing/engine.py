@@ -141,7 +141,7 @@ class Playing:
     async def play(self, steps: Sequence[Step]) -> None:
         """Take one step after the other."""
         for step in steps:
-            if isinstance(step, float):
+            if isinstance(step, float | int):
                 await asyncio.sleep(step)
             elif isinstance(step, Delta):
                 self.completion_tokens += len(step.ids)

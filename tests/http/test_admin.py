@@ -141,6 +141,8 @@ def test_adapters_routes(service: Service, prefix: str) -> None:
         ("", {"src": "x"}, "name"),
         ("", {"name": "a/b", "src": "x"}, "name"),
         ("", {"name": "x" * 65, "src": "x"}, "name"),
+        ("", {"name": "..", "src": "x"}, "name"),
+        ("", {"name": ".", "src": "x"}, "name"),
         ("", {"name": 1, "src": "x"}, "name"),
         ("", {"name": "a"}, "src"),
         ("", {"name": "a", "src": "x", "pin": "yes"}, "pin"),

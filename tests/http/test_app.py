@@ -236,6 +236,8 @@ def test_errors_have_their_dialects_shape(service: Service) -> None:
 
 def test_paths_methods_and_models(service: Service) -> None:
     assert send(service, b"", path="/nope", method="GET")[0] == 404
+    status, headers, _ = send(service, b"", path="/ping/", method="GET", headers={"Host": "evil.example"})
+    assert (status, headers.get("location")) == (404, None)
     status, headers, answer = send(service, b"", method="GET")
     assert (status, answer["error"]["code"], headers["allow"]) == (405, "method_not_allowed", "POST")
     assert post(service, {**CHAT, "model": "nope"})[0] == 404

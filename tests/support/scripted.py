@@ -15,6 +15,7 @@ from lmi_chat.http import app
 from lmi_chat.http.state import AppState
 from lmi_chat.limits import ConnectionLimits
 from lmi_chat.observability.startup import StartupProgress
+from lmi_chat.pipeline.bodies import BodyBudget
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
 from lmi_chat.server.process import server_of
 from lmi_chat.storage.completions import Completions
@@ -33,6 +34,7 @@ class Service:
     engine: Scripted
     health: StartupProgress
     loop: asyncio.AbstractEventLoop
+    bodies: BodyBudget
 
     def do(self, work: Any) -> Any:
         """Run a coroutine on the server's loop."""
@@ -46,6 +48,7 @@ def serving(
     policy: PipelineConfig | None = None,
     is_open: bool = True,
     max_body_bytes: int = 2**20,
+    bodies: BodyBudget | None = None,
     store: Completions | None = None,
     spool: Callable[[Pipeline], AsyncRequests] | None = None,
     **desk_changes: Any,
@@ -53,6 +56,7 @@ def serving(
     """An HTTP server around a scripted engine; the server is the one of production."""
     engine, policy = engine or Scripted(), policy or PipelineConfig()
     state = AppState(pipeline=Pipeline(policy), health=StartupProgress(), max_body_bytes=max_body_bytes, store=store)
+    state.bodies = bodies or state.bodies
     state.async_requests = spool(state.pipeline) if spool else None
     state.is_tgi = desk_changes.get("is_tgi", False)
     desk_changes = {"save": store.save if store else None} | desk_changes
@@ -70,7 +74,7 @@ def serving(
     while not server.started:
         threading.Event().wait(0.005)
     try:
-        yield Service(listener.getsockname()[1], state.pipeline, engine, state.health, loop)
+        yield Service(listener.getsockname()[1], state.pipeline, engine, state.health, loop, state.bodies)
     finally:
         server.should_exit = server.force_exit = True
         thread.join(5)

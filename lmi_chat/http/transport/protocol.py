@@ -15,13 +15,22 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from lmi_chat.errors import Error
+from lmi_chat.errors import Busy, Error
 from lmi_chat.http.transport.body_stream import OUTLET, BodyStream
-from lmi_chat.http.transport.refusals import BadHttp, HeadersTooLarge, MissingHost, ReceiveTimeout, render_refusal
+from lmi_chat.http.transport.connections import Connections
+from lmi_chat.http.transport.refusals import (
+    BadHttp,
+    HeadersTooLarge,
+    MissingHost,
+    ReceiveTimeout,
+    render_refusal,
+)
 from lmi_chat.http.transport.writer import ConnectionWriter, WriteBatch
-from lmi_chat.limits import ConnectionLimits
+from lmi_chat.limits import ConnectionLimits, ServerLimits
 
 PIPELINE_MAX = 16  # requests queued behind the one being answered
+# A chunk costs as much work as a kilobyte of body: so many may be of any size, further ones hold so many bytes each.
+FREE_CHUNKS, CHUNK_BYTES = 4096, 64
 
 
 class _Phase(enum.Enum):
@@ -37,6 +46,7 @@ class _Protocol(HttpToolsProtocol):
 
     edge: ClassVar[ConnectionLimits]
     burst: ClassVar[WriteBatch | None] = None  # of all connections
+    connections_open: ClassVar[Connections]
 
     def __init__(
         self,
@@ -49,6 +59,8 @@ class _Protocol(HttpToolsProtocol):
         self._phase = _Phase.IDLE
         self._unframed_bytes = 0  # of a head or of a body's framing, since the parser last delivered something
         self._window_bytes = 0  # of the body, in the present window
+        self._body_bytes = 0
+        self._chunks = 0  # of the body
         self._is_excused = False  # at the start of the present window the client had to wait for us
         self._is_feeding = False
         self._is_deaf = False  # input is read and thrown away
@@ -64,7 +76,28 @@ class _Protocol(HttpToolsProtocol):
         self._writer = ConnectionWriter(transport, cast("WriteBatch", self.burst), self.edge)
         self._writer.on_close = self._hang_up
         super().connection_made(self._writer)
-        self._arm()
+        if self.connections_open.add(self):
+            self._arm()
+        else:
+            self._is_deaf = True
+            self._writer.abort()
+
+    @property
+    def is_waiting_for_client(self) -> bool:
+        """Whether nothing is being answered: the connection is idle, or its request is not complete."""
+        if self._is_deaf:
+            return False
+        return self._body_stream is None or (self._phase is _Phase.BODY and not self.cycle.response_started)
+
+    def make_room(self, *, at_once: bool) -> None:
+        """End for a newer connection; a request that has begun to arrive is told why, unless it must be `at_once`."""
+        if at_once:
+            self._writer.abort()
+        elif self._phase is _Phase.IDLE:
+            self._writer.close()
+        else:
+            most = self.connections_open.most
+            self._refuse(Busy(f"all {most} connections are in use (max_connections), and this request came slowly"))
 
     def data_received(self, data: bytes) -> None:
         """Parse in pieces, to see in time that a head has no end; start no request before all of `data` is valid.
@@ -78,7 +111,7 @@ class _Protocol(HttpToolsProtocol):
         try:
             for start in range(0, len(data), step):
                 self._feed(view[start : start + step])
-        except BadHttp as error:
+        except Error as error:
             self._refuse(error)
         finally:
             self._is_feeding = False
@@ -96,7 +129,7 @@ class _Protocol(HttpToolsProtocol):
             self._ignore_upgrade(delta[stop.args[0] :])
         except httptools.HttpParserError as error:
             cause = error.__context__  # what one of our callbacks raised
-            raise cause if isinstance(cause, BadHttp) else BadHttp("The request is not valid HTTP.") from None
+            raise cause if isinstance(cause, Error) else BadHttp("The request is not valid HTTP.") from None
         if self._unframed_bytes > self.edge.header_bytes:
             raise self._too_large()
 
@@ -117,7 +150,8 @@ class _Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._phase = _Phase.HEAD
-        self._window_bytes = 0
+        self._window_bytes = self._body_bytes = self._chunks = 0
+        self.connections_open.touch(self)
         self._unset_keepalive_if_required()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -131,6 +165,7 @@ class _Protocol(HttpToolsProtocol):
         self._check_head()
         if self.parser.should_upgrade():
             return
+        self.connections_open.check(self.url.partition(b"?")[0].decode("latin-1"))
         was_paused = self.flow.read_paused
         super().on_headers_complete()
         if not was_paused:
@@ -147,6 +182,11 @@ class _Protocol(HttpToolsProtocol):
             raise MissingHost("An HTTP/1.1 request needs a Host header.")
         if hosts > 1:
             raise BadHttp("A request has one Host header, not several.")
+        codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
+        if len(codings) > 1 or (codings and version == "1.0"):
+            raise BadHttp("A request has one Transfer-Encoding header at most, and none in HTTP/1.0.")
+        if codings and codings != [b"chunked"]:
+            raise BadHttp("Of all transfer codings only chunked is read here.")
         if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > self.edge.header_bytes:
             raise self._too_large()
         if len(self.pipeline) >= PIPELINE_MAX:
@@ -161,7 +201,13 @@ class _Protocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._unframed_bytes = 0
         self._window_bytes += len(body)
+        self._body_bytes += len(body)
         super().on_body(body)
+
+    def on_chunk_header(self) -> None:
+        self._chunks += 1
+        if self._chunks > FREE_CHUNKS + self._body_bytes // CHUNK_BYTES:
+            raise BadHttp(f"The body comes in too many small chunks: {CHUNK_BYTES} bytes in each, or more, are read.")
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():
@@ -259,6 +305,7 @@ class _Protocol(HttpToolsProtocol):
             self._writer.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.connections_open.remove(self)
         self._writer.disconnect()
         self._disarm()
         self._unset_keepalive_if_required()
@@ -278,11 +325,15 @@ class _Protocol(HttpToolsProtocol):
         self._writer.resume()
 
 
-def protocol_class(edge: ConnectionLimits) -> type[HttpToolsProtocol]:
-    """Build the class for `uvicorn.Config(http=...)` that serves each connection within `edge`."""
+def protocol_class(edge: ConnectionLimits, connections: Connections | None = None) -> type[HttpToolsProtocol]:
+    """Build the class for `uvicorn.Config(http=...)` that serves each connection within `edge`.
+
+    `connections` bounds all of them together; None: as many as are usual.
+    """
 
     class Bounded(_Protocol):
         pass
 
     Bounded.edge = edge
+    Bounded.connections_open = connections or Connections(ServerLimits().connections)
     return Bounded

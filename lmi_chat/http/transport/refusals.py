@@ -37,5 +37,7 @@ def render_refusal(error: Error, headers: Iterable[tuple[bytes, bytes]]) -> byte
     fields = {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}
     body = json.dumps({"error": fields}).encode()
     lines = [b"%b: %b\r\n" % pair for pair in headers]
+    if error.retry_after_s is not None:
+        lines.append(b"retry-after: %d\r\n" % error.retry_after_s)
     lines.append(b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body))
     return b"".join([STATUS_LINE[error.status], *lines, body])

@@ -12,6 +12,9 @@ from typing import Any
 
 from lmi_chat.limits import ConnectionLimits
 
+READ_WINDOWS = 10
+"""A large answer is read in at most so many windows of `write_stall_s`."""
+
 
 class WriteBatch:
     """Collects writes during one event-loop turn and flushes each connection once.
@@ -50,7 +53,9 @@ class ConnectionWriter(asyncio.Transport):
         self._is_paused = False
         self._is_closing = False
         self._stall: TimerHandle | None = None
-        self._unsent_bytes = 0
+        self._written_bytes = 0  # in all
+        self._due_bytes = 0  # what the client must take in each window
+        self._mark_bytes = 0  # how many it must have taken at the end of the present window
 
     def push(self, chunk: bytes) -> None:
         """Write at the end of this turn, or later while the transport is full; abort the connection over the limit."""
@@ -73,6 +78,7 @@ class ConnectionWriter(asyncio.Transport):
             self._pending.append(bytes(data))
             self._flush()
         else:
+            self._written_bytes += len(data)
             self.transport.write(data)
 
     def flush(self) -> None:
@@ -85,6 +91,7 @@ class ConnectionWriter(asyncio.Transport):
             pending, self._pending = self._pending, []
             joined = b"".join(pending) if len(pending) > 1 else pending[0]
             self.backlog_bytes = 0
+            self._written_bytes += len(joined)
             self.transport.write(joined)
 
     def pause(self) -> None:
@@ -100,10 +107,18 @@ class ConnectionWriter(asyncio.Transport):
             self._flush()
 
     def watch(self) -> None:
-        """Cut the client off from now on if it takes nothing for `write_stall_s`."""
+        """Cut the client off from now on if it takes too little in `write_stall_s`.
+
+        That is less than `receive_bytes`, or than a tenth of what waits now, and not all that waits.
+        """
         if self._stall is None:
-            self._unsent_bytes = self._measure()
-            self._stall = self._loop.call_later(self._edge.write_stall_s, self._check_stall)
+            self._due_bytes = max(self._edge.receive_bytes, self._measure() // READ_WINDOWS)
+            self._open_window()
+
+    def _open_window(self) -> None:
+        unsent_bytes = self._measure()
+        self._mark_bytes = self._written_bytes - unsent_bytes + min(self._due_bytes, unsent_bytes)
+        self._stall = self._loop.call_later(self._edge.write_stall_s, self._check_stall)
 
     def _unwatch(self) -> None:
         if self._stall is not None:
@@ -112,9 +127,8 @@ class ConnectionWriter(asyncio.Transport):
 
     def _check_stall(self) -> None:
         self._stall = None
-        before, self._unsent_bytes = self._unsent_bytes, self._measure()
-        if self._unsent_bytes < before or not self._unsent_bytes:
-            self.watch()
+        if self._written_bytes - self._measure() >= self._mark_bytes:
+            self._open_window()
         else:
             self.abort()
 

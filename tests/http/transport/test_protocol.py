@@ -20,7 +20,8 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from lmi_chat.http.transport.body_stream import BodyStream
-from lmi_chat.http.transport.protocol import PIPELINE_MAX, protocol_class
+from lmi_chat.http.transport.connections import Connections
+from lmi_chat.http.transport.protocol import CHUNK_BYTES, FREE_CHUNKS, PIPELINE_MAX, protocol_class
 from lmi_chat.limits import ConnectionLimits
 
 HOST = b"Host: x\r\n"
@@ -172,13 +173,25 @@ class Site:
 
 
 @contextlib.contextmanager
-def serve(edge: ConnectionLimits, *, sndbuf: int | None = None, keep_alive_s: int = 5) -> Iterator[Site]:
+def serve(
+    edge: ConnectionLimits,
+    *,
+    sndbuf: int | None = None,
+    keep_alive_s: int = 5,
+    connections: Connections | None = None,
+) -> Iterator[Site]:
     app = App()
     listener = socket.create_server(("127.0.0.1", 0))
     if sndbuf is not None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sndbuf)
     config = uvicorn.Config(
-        app, http=protocol_class(edge), loop="uvloop", lifespan="off", ws="none", log_config=None, access_log=False
+        app,
+        http=protocol_class(edge, connections),
+        loop="uvloop",
+        lifespan="off",
+        ws="none",
+        log_config=None,
+        access_log=False,
     )
     config.timeout_keep_alive = keep_alive_s
     server = uvicorn.Server(config)
@@ -336,6 +349,9 @@ MALFORMED = {
     "space before colon": POST + b"Content-Length : 5\r\n\r\nhello",
     "unknown coding": POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
     "chunks not last": POST + b"Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
+    "a coding beside chunks": POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    "chunks twice": POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunks in HTTP/1.0": b"POST /echo HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "bad chunk size": POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n",
     "unending chunk size": POST + b"Transfer-Encoding: chunked\r\n\r\nfffffffffffffffffffff\r\nhello\r\n0\r\n\r\n",
     "chunk without end": POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello0\r\n\r\n",
@@ -505,6 +521,16 @@ def test_slow_body_is_refused(hasty: Site) -> None:
         assert time.monotonic() - start > 0.5
     assert hasty.app.ended.acquire(timeout=PATIENCE_S)
     assert len(hasty.app.gone) == 1
+
+
+def test_a_body_in_small_chunks_is_refused(roomy: Site) -> None:
+    """Each costs as much work as a kilobyte; some thousand of them are a client's own way to write."""
+    head = POST + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    some = b"1\r\nx\r\n" * FREE_CHUNKS
+    assert roomy.ask(head + some + b"0\r\n\r\n")[0][2] == b"got " + b"x" * FREE_CHUNKS
+    fair = (b"%x\r\n" % CHUNK_BYTES + b"x" * CHUNK_BYTES + b"\r\n") * 20_000
+    assert len(roomy.ask(head + fair + b"0\r\n\r\n")[0][2]) == 4 + 20_000 * CHUNK_BYTES
+    check_refusal(roomy.ask(head + some * 3)[0], 400, "bad_http")
 
 
 def test_framing_is_no_progress(hasty: Site) -> None:
@@ -967,20 +993,49 @@ async def test_backlog_goes_out_in_one_write_before_the_end() -> None:
 async def test_progress_in_the_kernel_is_progress() -> None:
     """Megabytes may lie there, so that the transport's own buffer does not move for long."""
     wire = Wire()
-    wire.pipe.unsent_bytes = 70_000
+    wire.pipe.unsent_bytes = 20_000
     wire.pipe.socket, peer = socket.socketpair()
+    wire.pipe.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     with wire.pipe.socket, peer:
-        for _ in range(10):
-            wire.pipe.socket.send(b"x" * 100)
+        for _ in range(5):
+            wire.pipe.socket.send(b"x" * 20_000)
         wire.protocol.pause_writing()
-        for _ in range(10):
-            await wire.after(20)
-            assert not wire.pipe.is_aborted
-            peer.recv(100)
-        for _ in range(2):  # the last progress was in the first of these windows
+        for _ in range(5):
+            read = 0
+            while read < 20_000:
+                read += len(peer.recv(20_000 - read))
             await wire.after(30.1)
+            assert not wire.pipe.is_aborted
+        await wire.after(30.1)
         assert wire.pipe.is_aborted
         wire.disconnect()
+
+
+@pytest.mark.parametrize(
+    ("unsent", "taken", "is_cut"),
+    [
+        (26_000_000, 45_000, True),  # 1.5 KB/s of a large answer: a tenth of it is due in each window
+        (26_000_000, 2_600_000, False),
+        (100_000, 10_000, True),
+        (100_000, 16_384, False),
+        (5_000, 4_999, True),  # it had time for all of it
+        (5_000, 5_000, False),
+    ],
+)
+def test_a_reader_takes_a_tenth_of_what_waits_in_each_window(unsent: int, taken: int, *, is_cut: bool) -> None:
+    @by_a_set_clock
+    async def read() -> None:
+        wire = Wire()
+        wire.pipe.unsent_bytes = unsent
+        wire.protocol.pause_writing()
+        for _ in range(3):
+            await wire.after(15)
+            wire.pipe.unsent_bytes = max(0, wire.pipe.unsent_bytes - taken)
+            await wire.after(15.1)
+        assert wire.pipe.is_aborted is is_cut
+        wire.disconnect()
+
+    read()
 
 
 @by_a_set_clock
