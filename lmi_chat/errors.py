@@ -3,6 +3,8 @@
 No HTTP, engine or dialect names live here; a dialect renders an Error in its own shape.
 """
 
+import logging
+import os
 from dataclasses import dataclass
 
 from lmi_chat.text import one_line
@@ -11,6 +13,8 @@ PROBLEM_BYTES = 260
 PARAM_BYTES = 200
 PROBLEMS_SHOWN = 5
 PROBLEMS_MOST = 100
+CAUSE_BYTES = 6
+log = logging.getLogger(__name__)
 
 
 class Error(Exception):
@@ -95,6 +99,13 @@ class AdaptersOff(Error):
     is_retry_free = True
 
 
+class Unauthorized(Error):
+    """No API key, or none of this server's (RFC 9110 section 15.5.2)."""
+
+    status, kind, code = 401, "authentication_error", "invalid_api_key"
+    is_retry_free = True
+
+
 class NotFound(Error):
     """No such model, adapter or path."""
 
@@ -130,10 +141,24 @@ class BadMedia(Error):
     is_retry_free = True
 
 
+class RateLimited(Error):
+    """The API key has used what it may use in a minute (RFC 6585 section 4)."""
+
+    status, kind, code = 429, "rate_limit_error", "rate_limit_exceeded"
+    is_retry_free = True
+
+
 class HookFailed(Error):
     """The deployment's own code (a formatter, a handler) failed; LMI's status for it."""
 
     status, kind, code = 424, "server_error", "custom_code_failed"
+
+    @classmethod
+    def of(cls, what: str, error: BaseException) -> "HookFailed":
+        """Log why `what` failed, and name the line in the log: paths and names of the code are not the caller's."""
+        cause = os.urandom(CAUSE_BYTES).hex()
+        log.error("%s failed (%s)", what, cause, exc_info=error)
+        return cls(f"{what} failed; the server's log says why under {cause}")
 
 
 class Unavailable(Error):

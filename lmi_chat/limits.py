@@ -106,6 +106,30 @@ class ServerLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimits:
+    """What each API key may use in a minute; 0: as much as it likes."""
+
+    requests: Annotated[
+        int,
+        Field(
+            alias="requests_per_minute",
+            ge=0,
+            le=10_000_000,
+            description="requests of each API key in a minute (without keys: of all together); 0: any number",
+        ),
+    ] = 0
+    tokens: Annotated[
+        int,
+        Field(
+            alias="tokens_per_minute",
+            ge=0,
+            le=10**12,
+            description="tokens, prompt and answer, of each API key in a minute; 0: any number",
+        ),
+    ] = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineLimits:
     """How many requests wait, and how long one may take, in seconds."""
 

@@ -17,7 +17,7 @@ import pytest
 from botocore import xform_name
 from starlette.routing import Route
 
-from lmi_chat.cli.djl_serving import find_hooks
+from lmi_chat.cli.directory import find_hooks
 from lmi_chat.http import app
 from lmi_chat.http.state import AppState
 from lmi_chat.observability.startup import StartupProgress

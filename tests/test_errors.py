@@ -20,6 +20,8 @@ CONTRACT = {
     "BadField": (400, "invalid_request_error", "bad_field"),
     "TemplateRefusal": (400, "invalid_request_error", "bad_field"),
     "PromptTooLong": (400, "invalid_request_error", "context_length_exceeded"),
+    "Unauthorized": (401, "authentication_error", "invalid_api_key"),
+    "RateLimited": (429, "rate_limit_error", "rate_limit_exceeded"),
     "Conflict": (409, "invalid_request_error", "conflict"),
     "AdaptersOff": (400, "invalid_request_error", "adapters_off"),
     "NotFound": (404, "not_found_error", "not_found"),

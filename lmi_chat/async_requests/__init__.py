@@ -5,8 +5,9 @@ What waits is kept in memory and ends with the process; draining waits for it, a
 
 import asyncio
 import logging
+import uuid
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from lmi_chat import dialects
@@ -16,6 +17,7 @@ from lmi_chat.errors import Bug, Busy, Error, TimedOut
 from lmi_chat.pipeline.pipeline import InferenceRequest, Pipeline
 
 BUSY_S = 0.5
+NAME_BYTES = 255  # of a file
 log = logging.getLogger(__name__)
 
 
@@ -69,27 +71,47 @@ class AsyncRequests:
         self._pipeline, self._most, self._max_body_bytes = pipeline, most, max_body_bytes
         self._gate = asyncio.Semaphore(at_once)
         self._held: set[asyncio.Task[None]] = set()
+        self._outputs: set[Parts] = set()  # of those that are held
 
-    async def take(self, asked: AsyncRequest) -> None:
-        """Accept a request. Raises the pipeline's refusal, Busy, and for an unreadable file BadField or TooLarge."""
+    async def take(self, asked: AsyncRequest) -> AsyncRequest:
+        """Accept a request, under names that no other answer has, and return it.
+
+        Raises the pipeline's refusal, Busy, RateLimited, and for an unreadable file BadField or TooLarge.
+        """
         if asked.source is not None:
             await asyncio.to_thread(self.folder.check, asked.source, self._max_body_bytes)
         if self._pipeline.refusal:
             raise self._pipeline.refusal
         if len(self._held) >= self._most:
             raise Busy(f"all {self._most} places for asynchronous requests are taken; send the request again later")
-        asked.request.is_promised = True
+        asked = await self._with_own_names(asked)
         promise = ExitStack()
-        promise.enter_context(self._pipeline.promise())
+        promise.enter_context(self._pipeline.promise(asked.request.owner))
+        asked.request.is_promised = True
         task = asyncio.create_task(self._answer(asked))
         self._held.add(task)
+        self._outputs.add(asked.output)
         task.add_done_callback(self._held.discard)
+        task.add_done_callback(lambda _: self._outputs.discard(asked.output))
         task.add_done_callback(lambda _: promise.close())
+        return asked
+
+    async def _with_own_names(self, asked: AsyncRequest) -> AsyncRequest:
+        """Where an answer has that name, or will have it, another is given: nobody's answer is replaced."""
+        has = self.folder.has
+        if asked.output not in self._outputs:
+            taken = [await asyncio.to_thread(has, place) for place in (asked.output, asked.failure)]
+            if not any(taken):
+                return asked
+        mark = uuid.uuid4().hex
+        name = f"{mark}-{asked.output[-1]}" if len(asked.output[-1]) + len(mark) < NAME_BYTES else mark
+        return replace(asked, output=(*asked.output[:-1], name), failure=(*asked.failure[:-1], name))
 
     async def _answer(self, asked: AsyncRequest) -> None:
         document = DocumentBuffer()
         try:
-            await self._run(asked, document)
+            with self._pipeline.request_log.recording(asked.request.record):
+                await self._run(asked, document)
         except Error as error:
             document.error = error
         except Exception:

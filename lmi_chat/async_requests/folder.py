@@ -41,6 +41,15 @@ class Folder:
         """Return the file:// URL of a file."""
         return self.path.joinpath(*parts).as_uri()
 
+    def has(self, parts: Parts) -> bool:
+        """Whether anything has that name."""
+        try:
+            with self._folder_of(parts) as folder:
+                os.stat(parts[-1], dir_fd=folder, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
+
     def check(self, parts: Parts, most: int) -> None:
         """Check a file. Raises BadField if it is no regular file, TooLarge if it has more than `most` bytes."""
         os.close(self._open(parts, most))

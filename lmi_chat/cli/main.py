@@ -1,22 +1,17 @@
 """Parse the command line and run serve, chat, invoke, explain-config or fetch-model."""
 
 import argparse
-import asyncio
 import contextlib
-import logging
 import signal
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from lmi_chat import __version__
 from lmi_chat.cli import chat, invoke
 from lmi_chat.config import describe, settings, sources
 from lmi_chat.server import default_model
 from lmi_chat.server.configuration import configure
-
-if TYPE_CHECKING:
-    from lmi_chat.dialects.formatters import Formatters
 
 USAGE = "any key of the configuration is an option too: --port 8081, --max-model-len 4096, --strict-requests true"
 CLIENTS = {"chat": chat.run, "invoke": invoke.run}
@@ -49,6 +44,8 @@ def main(words: Sequence[str] | None = None) -> int:
             return _fetch(is_check=known.verify)
         if known.command == "serve":
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # process 1 of a container would ignore it until then
+            if (place := _directory(known.properties, pairs(rest))) is not None:
+                return _serve_directory(place, pairs(rest))
         configured = _configure(known.properties, pairs(rest))
         if known.command == "explain-config":
             return _explain(configured, is_json=known.json)
@@ -74,10 +71,46 @@ def pairs(words: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
-def _configure(properties: str, pairs: dict[str, str]) -> settings.Settings:
+def _find_properties(properties: str, pairs: dict[str, str]) -> Path | None:
     variables = map(sources.environment().get, sources.MODEL_VARIABLES)
-    folder = pairs.get("model_id") or next(filter(None, variables), "")
-    return configure(pairs, sources.find_properties(properties, folder))
+    return sources.find_properties(properties, pairs.get("model_id") or next(filter(None, variables), ""))
+
+
+def _configure(properties: str, pairs: dict[str, str]) -> settings.Settings:
+    return configure(pairs, _find_properties(properties, pairs))
+
+
+def _directory(properties: str, pairs: dict[str, str]) -> tuple[Path, Path | None] | None:
+    """A model directory with code of its own, and its serving.properties: beside that file, or in the model's place.
+
+    Code that lies only beside the weights that are named was not meant for this server by anybody: it is noted.
+    """
+    path = _find_properties(properties, pairs)
+    asked = pairs.get("entryPoint") or sources.environment().get("OPTION_ENTRYPOINT", "")
+    files = [sources.ENTRY, *([asked] if asked.endswith(".py") else [])]
+    is_default = path is None or (not properties and path.parent == Path())
+    if is_default and any((sources.MODEL_FOLDER / name).is_file() for name in files):
+        return sources.MODEL_FOLDER, path
+    if path and (sources.names_entry_point(path) or any((path.parent / name).is_file() for name in files)):
+        return path.parent.resolve(), path
+    model = Path(pairs.get("model_id", ""))
+    if pairs.get("model_id") and (model / sources.ENTRY).is_file():
+        sys.stderr.write(
+            f"lmi-chat  note: {model / sources.ENTRY} is not run: there is no {sources.PROPERTIES} beside it, which"
+            f" makes a folder a model directory; djl-serving {model} runs it\n"
+        )
+    return None
+
+
+def _serve_directory(place: tuple[Path, Path | None], pairs: dict[str, str]) -> int:
+    from lmi_chat.cli import directory
+    from lmi_chat.server import process as serve
+
+    try:
+        return directory.run(*place, pairs, is_models=False)
+    except directory.DIRECTORY_ERRORS as error:
+        sys.stderr.write(f"lmi-chat: {error}\n")
+        return 2 if isinstance(error, sources.BadSetting) else serve.FAILED
 
 
 def _explain(configured: settings.Settings, *, is_json: bool) -> int:
@@ -87,6 +120,7 @@ def _explain(configured: settings.Settings, *, is_json: bool) -> int:
 
 
 def _serve(configured: settings.Settings) -> int:
+    from lmi_chat.cli.directory import serve_settings
     from lmi_chat.server import bootstrap
     from lmi_chat.server import process as serve
 
@@ -95,19 +129,6 @@ def _serve(configured: settings.Settings) -> int:
     except bootstrap.StartFailed as error:
         sys.stderr.write(f"lmi-chat: {error}\n")
         return serve.FAILED
-
-
-def serve_settings(configured: settings.Settings, hooks: "Formatters | None" = None) -> int:
-    """Serve until a signal; `hooks` are the deployment's own. Gives the exit code. Raises StartFailed, BadSetting."""
-    import uvloop
-
-    from lmi_chat.server import process as serve
-
-    logging.basicConfig(level=configured.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    if configured.log_level not in {"debug", "info"}:
-        logging.getLogger("vllm").setLevel(logging.ERROR)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(serve.run(configured, hooks))
 
 
 def _fetch(*, is_check: bool) -> int:

@@ -56,6 +56,8 @@ RENAMED: Mapping[str, str] = types.MappingProxyType(
         "disable_uvicorn_access_log": "access_log",
         "h11_max_incomplete_event_size": "max_header_bytes",
         "h11_max_header_count": "max_header_count",
+        "certificate_file": "ssl_certfile",
+        "private_key_file": "ssl_keyfile",
     }
 )
 MEANT: Mapping[str, Mapping[str, str]] = types.MappingProxyType(
@@ -169,7 +171,6 @@ WITHOUT_EFFECT = _by_name(
         "the engine decides by itself": "device use_v2_block_manager num_scheduler_steps multi_step_stream_outputs"
         " swap_space preemption_mode max_seq_len_to_capture worker_use_ray engine_use_ray enable_reasoning"
         " guided_decoding_backend use_v1",
-        "TLS is not served here": "enable_ssl_refresh",
         "no path here compares texts": "enable_flash_late_interaction",
     }
 )
@@ -184,6 +185,7 @@ TOLD = _by_name(
         " dp_supervisor_probe_interval_s dp_supervisor_probe_timeout_s dp_supervisor_probe_failure_threshold",
         "texts are always read and written here": "tokens_only",
         "/openapi.json is always served": "disable_fastapi_docs",
+        "certificates are read at the start": "enable_ssl_refresh",
         "its paths are not served here": "grpc_port enable_offline_docs enable_tokenizer_info_endpoint enable_scale_out"
         " anthropic_disabled_thinking_effort cohere_is_reasoning_model cohere_format",
     }
@@ -229,9 +231,7 @@ QUIET = frozenset({"", "false", "none", "auto", "no", "0", "text-generation", "g
 """Values of those that ask for nothing."""
 REFUSED = _by_name(
     {
-        "requests are not authenticated here; SageMaker does that, or a proxy": "api_key",
-        "TLS is not served here; SageMaker does that, or a proxy": "keystore keystore_pass keystore_type"
-        " certificate_file private_key_file ssl_keyfile ssl_certfile ssl_ca_certs ssl_cert_reqs ssl_ciphers",
+        "TLS takes PEM files: ssl_certfile and ssl_keyfile": "keystore keystore_pass keystore_type",
         "no other code runs in this server": "middleware",
         "its keys stand in serving.properties or in the environment": "config",
         "the server listens on host and port": "inference_address uds headless grpc",

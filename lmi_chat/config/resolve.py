@@ -31,9 +31,8 @@ class KeyResolver:
 
     def resolve(self, given: RawSetting) -> RawSetting | IgnoredSetting:
         """Return the setting under its one name, its value checked where that is possible here. Raises BadSetting."""
-        written = self._by_folded.get(_folded(given.name), "")
-        name, text = RENAMED.get(written, written), given.text
-        text = MEANT.get(written, {}).get(text.lower(), text)
+        name, text = self.name_of(given), given.text
+        text = MEANT.get(self._written(given), {}).get(text.lower(), text)
         if not name and (name := self._negated(given.name)):
             text = {"true": "false", "false": "true"}.get(text.lower(), text)
         if name in self._own:
@@ -49,6 +48,14 @@ class KeyResolver:
         if name not in self._kinds and self._kinds:
             raise self._unknown(given)
         return self._for_engine(RawSetting(name or given.name.lower().replace("-", "_"), text, given.origin))
+
+    def name_of(self, given: RawSetting) -> str:
+        """Return the one name of what is given, "" where it has none."""
+        written = self._written(given)
+        return RENAMED.get(written, written)
+
+    def _written(self, given: RawSetting) -> str:
+        return self._by_folded.get(_folded(given.name), "")
 
     def _for_engine(self, given: RawSetting) -> RawSetting | IgnoredSetting:
         text, origin = _value(given.name, given.text), given.origin

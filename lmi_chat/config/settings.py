@@ -6,7 +6,7 @@ environment (`OPTION_X`, `SERVING_X`), `serving.properties`, names of other serv
 
 import re
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -24,7 +24,7 @@ from lmi_chat.config.sources import (
     from_properties,
     notes,
 )
-from lmi_chat.limits import ConnectionLimits, Limits, PipelineLimits, ServerLimits, StoreLimits
+from lmi_chat.limits import ConnectionLimits, Limits, PipelineLimits, RateLimits, ServerLimits, StoreLimits
 
 Row: TypeAlias = Mapping[str, Any]
 """A key as JSON Schema says it: type, default, description, and minimum and maximum or enum."""
@@ -52,6 +52,26 @@ class Settings(BaseModel):
     )
     host: str = Field(default="0.0.0.0", description="address to listen on")  # noqa: S104 a container is reached from outside
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
+    api_key: str = Field(
+        default="",
+        description="keys of which requests must carry one, as name=key after commas; empty: none is asked for",
+    )
+    api_key_file: str = Field(default="", description="a file with such keys, one on each line as name=key")
+    cache_salt_by: Literal["key", "user", "none"] = Field(
+        default="key",
+        description="whose requests share cached prefixes: key (each API key's), user (each user's) or none (all)",
+    )
+    show_cached_tokens: StrictBool = Field(
+        default=True, description="usage tells how many of a prompt's tokens were found in the cache"
+    )
+    ssl_certfile: str = Field(default="", description="a PEM file with the certificate to serve HTTPS with")
+    ssl_keyfile: str = Field(default="", description="a PEM file with the certificate's private key")
+    ssl_keyfile_password: str = Field(default="", description="what that key is encrypted with")
+    ssl_ca_certs: str = Field(default="", description="a PEM file with the authorities whose clients are trusted")
+    ssl_cert_reqs: Literal["0", "1", "2"] = Field(
+        default="0", description="a client's certificate: 0 not asked for, 1 asked for, 2 needed"
+    )
+    ssl_ciphers: str = Field(default="", description="ciphers of TLS, as OpenSSL writes them; empty: its own choice")
     safe_port_range: Annotated[str, AfterValidator(_ports)] = Field(
         default="", description="where a port is looked for that the engine asks for by number, such as 9000-9099"
     )
@@ -94,6 +114,7 @@ class Settings(BaseModel):
     max_request_size: int = Field(default=25 * 2**20, ge=1024, le=2**31, description="bytes of one request body")
     connection: ConnectionLimits = ConnectionLimits()
     server: ServerLimits = ServerLimits()
+    rates: RateLimits = RateLimits()
     limits: Limits = Limits()
     store: str = Field(
         default="",
@@ -108,6 +129,9 @@ class Settings(BaseModel):
     )
     async_concurrency: int = Field(
         default=16, ge=1, le=4096, description="asynchronous requests that are answered at once"
+    )
+    install_requirements: StrictBool = Field(
+        default=False, description="pip installs the requirements.txt of a model directory with code of its own"
     )
     fast_branch: StrictBool = Field(
         default=True,
@@ -153,6 +177,11 @@ OWN: Mapping[str, Row] = {key: row for key, _, row in KEYS}
 PARTS: Mapping[str, str] = {key: part for key, part, _ in KEYS if part}
 
 
+def of_part(part: str) -> frozenset[str]:
+    """Return the keys that stand in a nested field of Settings, such as `connection`."""
+    return frozenset(key for key, name in PARTS.items() if name == part)
+
+
 def read(
     arguments: Mapping[str, str],
     environment: Mapping[str, str],
@@ -170,21 +199,44 @@ def read(
     """
     keys = KeyResolver(OWN, engine_kinds, gpus)
     in_file, noted = from_properties(properties) if properties else ([], [])
-    sources: list[Iterable[RawSetting]] = [
+    chosen: dict[str, RawSetting] = {}
+    for source in _sources(arguments, environment, in_file, origin):
+        chosen = _one_source(source, keys, noted) | chosen
+    for name, (text, why) in (engine_defaults or {}).items():
+        chosen.setdefault(name, RawSetting(name, text, why))
+    return _built(chosen, (*noted, *notes(environment)))
+
+
+def read_only(
+    wanted: Collection[str], arguments: Mapping[str, str], environment: Mapping[str, str], properties: Path | None
+) -> Settings:
+    """Merge what all sources say of the keys `wanted`; everything else is somebody else's. Raises BadSetting."""
+    keys = KeyResolver(OWN, {}, 1)
+    in_file = from_properties(properties)[0] if properties else []
+    chosen: dict[str, RawSetting] = {}
+    for source in _sources(arguments, environment, in_file, "command line"):
+        chosen = _one_source((given for given in source if keys.name_of(given) in wanted), keys, []) | chosen
+    return _built(chosen, ())
+
+
+def _sources(
+    arguments: Mapping[str, str], environment: Mapping[str, str], in_file: Iterable[RawSetting], origin: str
+) -> list[Iterable[RawSetting]]:
+    """Return what each source gives, strongest first."""
+    return [
         [RawSetting(name, text, origin) for name, text in arguments.items()],
         from_environment(environment),
         in_file,
         *(from_family(family, environment) for family in FAMILIES),
     ]
-    chosen: dict[str, RawSetting] = {}
-    for source in sources:
-        chosen = _one_source(source, keys, noted) | chosen
-    for name, (text, why) in (engine_defaults or {}).items():
-        chosen.setdefault(name, RawSetting(name, text, why))
+
+
+def _built(chosen: Mapping[str, RawSetting], noted: tuple[IgnoredSetting, ...]) -> Settings:
+    """Build Settings of what was chosen. Raises BadSetting."""
     fields: dict[str, Any] = {
         "engine": types.MappingProxyType({name: given.text for name, given in chosen.items() if name not in OWN}),
         "origins": types.MappingProxyType({name: given.origin for name, given in chosen.items()}),
-        "notes": (*noted, *notes(environment)),
+        "notes": noted,
     }
     for name in chosen.keys() & OWN.keys():
         part = fields.setdefault(PARTS[name], {}) if name in PARTS else fields

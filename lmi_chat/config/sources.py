@@ -13,6 +13,7 @@ from lmi_chat.text import nearest, one_line
 
 MODEL_FOLDER = Path("/opt/ml/model")
 PROPERTIES = "serving.properties"
+ENTRY = "model.py"
 PROPERTIES_BYTES = 2**20
 LINE_END = re.compile(r"\r\n|\r|\n")
 OWN_PREFIXES = ("OPTION_", "SERVING_")
@@ -109,6 +110,11 @@ def from_properties(path: Path) -> tuple[list[RawSetting], list[IgnoredSetting]]
     except ValueError as error:
         raise BadSetting(f"{path}:{line}: it cannot be read: {one_line(str(error), 200)}") from error
     return list(last.values()), again
+
+
+def names_entry_point(path: Path) -> bool:
+    """Whether the file names code to run. Raises BadSetting."""
+    return any(given.name.lower() == "entrypoint" and given.text for given in from_properties(path)[0])
 
 
 def _text(path: Path) -> str:

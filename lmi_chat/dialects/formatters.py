@@ -1,35 +1,44 @@
 """Run a deployment's own formatters, as LMI does: one on each decoded body, one on each payload of the answer.
 
 Both run in the request's way: the body's in a thread, the answer's on the event loop, for every chunk of a stream.
-A formatter that raises is answered with 424 and the exception's own words; a stream ends with that as its last frame.
+A formatter that raises is answered with 424 and a sentence without its words, which are in the log; a stream ends with
+that as its last frame. A formatter of LMI's older kind writes each token instead of each payload (TokenFormatter).
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
 from lmi_chat.codec import json_text
-from lmi_chat.dialects.task import Renderer
+from lmi_chat.dialects.payload import payload as shown
+from lmi_chat.dialects.task import ParsedRequest, Renderer
 from lmi_chat.errors import Error, HookFailed
 from lmi_chat.job import Delta, Finished
-from lmi_chat.text import one_line
 
 InputFormatter = Callable[..., Any]
 OutputFormatter = Callable[[Any], Any]
-DETAIL_CHARS = 300
+
+
+class TokenFormatter(Protocol):
+    """Writes each token of an answer by a formatter of LMI's older kind."""
+
+    def apply(self, parsed: ParsedRequest, body: json_text.Json) -> None:
+        """Have the answer to `body` written so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Formatters:
     """`read` is called with the body and `tokenizer=`, `write` with each payload; both give what takes its place.
 
-    `adapters` are the formatters of adapters that have their own; a request for one of them is theirs.
+    `tokens` writes instead of `write` where it is given. `adapters` are the formatters of adapters that have their own;
+    a request for one of them is theirs.
     """
 
     read: InputFormatter | None = None
     write: OutputFormatter | None = None
+    tokens: TokenFormatter | None = None
     adapters: Mapping[str, "Formatters"] = field(default_factory=dict)
 
     @property
@@ -48,14 +57,17 @@ class Formatters:
         try:
             result = self.read(body, tokenizer=tokenizer)
         except Exception as error:
-            raise HookFailed(f"the input formatter failed: {_words(error)}") from error
+            raise HookFailed.of("the input formatter", error) from error
         if not isinstance(result, dict):
             raise HookFailed(f"the input formatter must give a dict, got {type(result).__name__}")
         return result
 
-    def render(self, inner: Renderer) -> Renderer:
-        """A render whose payloads the deployment has formatted."""
-        return inner if self.write is None else Formatted(inner, self.write)
+    def apply(self, parsed: ParsedRequest, body: json_text.Json) -> None:
+        """Have the answer to `body` written as the deployment wants it."""
+        if self.tokens is not None:
+            self.tokens.apply(parsed, body)
+        elif self.write is not None:
+            parsed.render = Formatted(parsed.render, self.write)
 
 
 class Formatted:
@@ -79,18 +91,21 @@ class Formatted:
 
     def _format(self, payload: bytes) -> bytes:
         try:
-            result = self._write(orjson.loads(payload))
+            result = self._write(shown(orjson.loads(payload)))
+            if not isinstance(result, dict) and hasattr(result, "model_dump"):
+                result = result.model_dump()
         except Exception as error:
-            raise HookFailed(f"the output formatter failed: {_words(error)}") from error
+            raise HookFailed.of("the output formatter", error) from error
         if isinstance(result, str):
-            text = result.rstrip("\n")
-            if "\n" in text:
-                raise HookFailed("the output formatter must give one line, got a text of several")
-            return text.encode()
+            return line(result)
         if not isinstance(result, dict | list):
             raise HookFailed(f"the output formatter must give a dict, a list or a str, got {type(result).__name__}")
         return json_text.dump(result)
 
 
-def _words(error: Exception) -> str:
-    return one_line(f"{type(error).__name__}: {error}", DETAIL_CHARS)
+def line(text: str) -> bytes:
+    """Encode a formatter's text as a payload, without the end of its line. Raises HookFailed for several lines."""
+    text = text.rstrip("\n")
+    if "\n" in text:
+        raise HookFailed("the output formatter must give one line, got a text of several")
+    return text.encode()

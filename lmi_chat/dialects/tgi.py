@@ -4,12 +4,23 @@ Source: text-generation-inference, router/src/infer/mod.rs; text_generation/erro
 """
 
 from lmi_chat.codec.json_text import Json
-from lmi_chat.errors import BadMethod, Conflict, CutOff, Error, NotFound, TemplateRefusal, TimedOut, Unavailable
+from lmi_chat.errors import (
+    BadMethod,
+    Conflict,
+    CutOff,
+    Error,
+    NotFound,
+    RateLimited,
+    TemplateRefusal,
+    TimedOut,
+    Unauthorized,
+    Unavailable,
+)
 
 KINDS: tuple[tuple[tuple[type[Error], ...], str], ...] = (
     ((TimedOut, CutOff), "incomplete_generation"),
     ((TemplateRefusal,), "template_error"),
-    ((NotFound, BadMethod), ""),
+    ((NotFound, BadMethod, Unauthorized), ""),
 )
 """Errors that their status alone does not tell; "": TGI has no type for it, and its clients go by the status."""
 
@@ -21,7 +32,7 @@ def error_type(error: Exception) -> str:
     for kinds, name in KINDS:
         if isinstance(error, kinds):
             return name
-    if isinstance(error, Unavailable | Conflict) and error.is_retry_free:
+    if isinstance(error, Unavailable | Conflict | RateLimited) and error.is_retry_free:
         return "overloaded"
     is_the_callers = error.status < Error.status and error.kind != Error.kind
     return "validation" if is_the_callers else "generation"

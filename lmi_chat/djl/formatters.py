@@ -5,10 +5,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from lmi_chat.config.sources import ENTRY
 from lmi_chat.dialects.formatters import Formatters
 from lmi_chat.djl import custom_handler
+from lmi_chat.djl.token_formatter import TokenFormatter, is_for_tokens
 
-ENTRY = "model.py"
 INPUT, OUTPUT = "is_input_formatter", "is_output_formatter"
 
 
@@ -23,9 +24,19 @@ def of_folder(folder: Path) -> Formatters:
     if not (folder / ENTRY).is_file():
         return Formatters()
     module = custom_handler.load(folder, ENTRY)
-    return Formatters(read=find(module, INPUT), write=find(module, OUTPUT))
+    return of_functions(find(module, INPUT), find(module, OUTPUT))
+
+
+def of_functions(read: Callable[..., Any] | None, write: Callable[..., Any] | None) -> Formatters:
+    """Formatters of a module's functions; how the output's is called, its parameter says."""
+    if write is not None and is_for_tokens(write):
+        return Formatters(read=read, tokens=TokenFormatter(write))
+    return Formatters(read=read, write=write)
 
 
 def of_adapters(folder: Path) -> dict[str, Formatters]:
     """The formatters in `adapters/<name>/model.py`, by name. Raises BadDirectory."""
     return {path.parent.name: of_folder(path.parent) for path in sorted(folder.glob(f"adapters/*/{ENTRY}"))}
+
+
+__all__ = ["ENTRY", "INPUT", "OUTPUT", "find", "of_adapters", "of_folder", "of_functions"]

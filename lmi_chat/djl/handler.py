@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +90,8 @@ def hooks(properties: Mapping[str, Any]) -> Formatters:
     found = {name: properties.get(name) for name in ("input_formatter", "output_formatter")}
     functions = {name: function if callable(function) else None for name, function in found.items()}
     adapters = formatters.of_adapters(Path(properties["model_dir"])) if "model_dir" in properties else {}
-    return Formatters(read=functions["input_formatter"], write=functions["output_formatter"], adapters=adapters)
+    own = formatters.of_functions(functions["input_formatter"], functions["output_formatter"])
+    return replace(own, adapters=adapters)
 
 
 async def _end_with(engine: Engine, line: Pipeline, processes: Processes) -> None:

@@ -26,6 +26,19 @@ def load() -> "ModuleType":
     return djl_python
 
 
+def request_io() -> "ModuleType":
+    """Return its module of what per-token formatters read. Raises ModuleNotFoundError."""
+    load()
+    from djl_python import request_io as module
+
+    return module
+
+
 def is_missing(error: BaseException) -> bool:
     """Whether an import failed because there is no `djl_python` at all."""
     return isinstance(error, ModuleNotFoundError) and error.name == NAME
+
+
+def is_unserved(error: BaseException) -> bool:
+    """Whether an import failed because it names a part of `djl_python` that is not here."""
+    return isinstance(error, ModuleNotFoundError) and (error.name or "").startswith(f"{NAME}.")

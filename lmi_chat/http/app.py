@@ -14,10 +14,19 @@ from starlette.routing import Route
 from lmi_chat import dialects
 from lmi_chat.codec import json_text
 from lmi_chat.errors import BadMethod, Error, NotFound
-from lmi_chat.http import admin, errors, openapi, ping, sagemaker, stored_completions, tgi
+from lmi_chat.http import access, admin, errors, openapi, ping, sagemaker, stored_completions, tgi
 from lmi_chat.http.endpoint import InferenceEndpoint
 from lmi_chat.http.state import AppState, RequestContext
 from lmi_chat.text import echo
+
+POLLED = {
+    "/metrics",
+    "/server/metrics",
+    "/execution-parameters",
+    "/v1/models",
+    "/v1/models/{model:path}",
+    "/openapi.json",
+}
 
 
 def _json(value: object) -> Response:
@@ -52,8 +61,7 @@ def build(state: AppState) -> Starlette:
     lines, chat = InferenceEndpoint(state, shape="lines"), InferenceEndpoint(state, shape="events", forced="chat")
     completion = InferenceEndpoint(state, shape="events", forced="completion")
     embedding = InferenceEndpoint(state, shape="lines", forced="embedding")
-    routes = [
-        ping.route(state.pipeline, state.health),
+    guarded = [
         Route("/invocations", lines, methods=post),
         Route("/predictions/{model}", lines, methods=post),
         Route("/models/{model}/invoke", lines, methods=post),
@@ -68,9 +76,16 @@ def build(state: AppState) -> Starlette:
         *(tgi.routes(state) if state.is_tgi else ()),
         Route("/openapi.json", _openapi(state), methods=["GET"]),
     ]
+    log = state.pipeline.request_log
+    routes = [ping.route(state.pipeline, state.health), *access.guard(guarded, state.api_keys, log, _is_recorded)]
     application = Starlette(routes=routes, exception_handlers=errors.handlers(_shape_of(state), _route_error))
     application.router.redirect_slashes = False  # it would send a client to whatever its Host header says
     return application
+
+
+def _is_recorded(route: Route) -> bool:
+    """Whether a route's requests are recorded by their heads: an inference has a record, what is polled needs none."""
+    return not isinstance(route.endpoint, InferenceEndpoint) and route.path not in POLLED
 
 
 def _models(state: AppState) -> Callable[[Request], Any]:

@@ -15,10 +15,12 @@ from starlette.types import Receive, Scope, Send
 
 from lmi_chat.codec.json_text import dump
 from lmi_chat.errors import Draining, Error, Loading
-from lmi_chat.http import errors, ping
+from lmi_chat.http import access, errors, ping
+from lmi_chat.http.access import ApiKeys
 from lmi_chat.http.endpoint import read_body
 from lmi_chat.http.transport.body_stream import OUTLET
 from lmi_chat.http.transport.send_stream import AnyBodyStream, SendStream
+from lmi_chat.observability.access_log import RequestLog
 from lmi_chat.observability.startup import StartupProgress
 from lmi_chat.pipeline.bodies import BodyBudget
 
@@ -40,6 +42,8 @@ class Site:
     health: StartupProgress
     max_body_bytes: int
     bodies: BodyBudget = field(default_factory=BodyBudget)
+    api_keys: ApiKeys | None = None
+    request_log: RequestLog = field(default_factory=RequestLog)
     handler: Handler | None = None
     refusal: Error | None = field(default_factory=lambda: Loading("the handler is still loading; /ping says how far"))
     active: int = 0
@@ -161,7 +165,13 @@ def _route_error(_: Request, error: HTTPException) -> Error:
 def build(site: Site) -> Starlette:
     """All routes of one model directory."""
     paths = ("/invocations", "/predictions/{model}", "/models/{model}/invoke", "/v1/chat/completions")
-    routes = [ping.route(site, site.health), *(Route(path, Invoke(site), methods=["POST"]) for path in paths)]
+    invoke = access.guard(
+        [Route(path, Invoke(site), methods=["POST"]) for path in paths],
+        site.api_keys,
+        site.request_log,
+        lambda _: True,
+    )
+    routes = [ping.route(site, site.health), *invoke]
     application = Starlette(routes=routes, exception_handlers=errors.handlers(_shape_of, _route_error))
     application.router.redirect_slashes = False  # it would send a client to whatever its Host header says
     return application

@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from lmi_chat.codec.framing import Shape
 from lmi_chat.errors import BadField, Error, NotFound, Problem, TooLarge
+from lmi_chat.http.access import OWNER
 from lmi_chat.http.state import AppState, Headers, RequestContext
 from lmi_chat.http.transport.body_stream import OUTLET
 from lmi_chat.http.transport.send_stream import AnyBodyStream, SendStream
@@ -127,9 +128,9 @@ class InferenceEndpoint:
             if not body_stream.is_gone:
                 raise
 
-    def exchange(self, scope: Scope, given: Mapping[bytes, str]) -> RequestContext:  # noqa: ARG002 other doors read it
+    def exchange(self, scope: Scope, given: Mapping[bytes, str]) -> RequestContext:
         """A request's head as the line takes it, by its headers `given`, and what its reply repeats."""
-        call = of_headers(given, route_shape=self._shape, forced=self._forced)
+        call = of_headers(given, route_shape=self._shape, forced=self._forced, owner=scope.get(OWNER, ""))
         headers: Headers = [(b"x-request-id", call.id.encode())]
         headers += [(name.lower().encode(), text.encode()) for name in VISIBLE if (text := visible(given, name))]
         return RequestContext(call, headers)

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lmi_chat.codec import json_text
-from lmi_chat.errors import Bug, Error
+from lmi_chat.errors import Bug, Error, Unauthorized
 
 Refusal: TypeAlias = tuple[int, dict[str, str], object]
 """Status, headers and body of an Error."""
@@ -31,7 +31,9 @@ def handlers(shape_of: ShapeOf, route_error: RouteError) -> dict[Any, Callable[[
             error = Bug("internal error")
         if error.retry_after_s is not None:
             given["Retry-After"] = str(error.retry_after_s)
-        if error.status in {413, 415} or error.code == "draining":
+        if isinstance(error, Unauthorized):
+            given["WWW-Authenticate"] = "Bearer"
+        if error.status in {401, 413, 415} or error.code == "draining":
             given["Connection"] = "close"  # the rest of the body is not read; or another server takes the next request
         status, headers, body = shape_of(request, error)
         return Response(json_text.dump(body), status, headers | given, "application/json")

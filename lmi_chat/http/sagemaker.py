@@ -15,11 +15,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Scope, Send
 
-from lmi_chat.async_requests import AsyncRequest
+from lmi_chat.async_requests import NAME_BYTES, AsyncRequest
 from lmi_chat.async_requests.folder import Folder
 from lmi_chat.codec import eventstream, json_text
 from lmi_chat.codec.eventstream import EVENT_STREAM
 from lmi_chat.errors import BadField, Error, Problem, TimedOut, TooLarge
+from lmi_chat.http.access import OWNER
 from lmi_chat.http.endpoint import InferenceEndpoint, Reply, header, read_body
 from lmi_chat.http.state import AppState, Headers, RequestContext
 from lmi_chat.http.transport.send_stream import AnyBodyStream
@@ -50,12 +51,14 @@ ASYNC_OWN = {INFERENCE_ID: "inference-id", b"content-type": "content-type", b"ac
 """The headers of the request that is answered later."""
 INLINE_BYTES = 128_000
 INLINE_SAYS = f"Body must have at most {INLINE_BYTES} bytes; use InputLocation for more"
-NAME_BYTES = 255  # of a file
 TIMEOUT_S, TTL_S = (1, 3600), (60, 21_600)
 ERROR_BYTES = 2048
 SUMMARY_BYTES = 400
 SHORT_BYTES = 280
 BodyOf = Callable[[Error], json_text.Json]
+
+
+WHOLE = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
 class Endpoint(InferenceEndpoint):
@@ -118,7 +121,7 @@ class Later:
             raise _bad("InvokeEndpointAsync", "is not served: option.async_folder is not set")
         body = await read_body(request.scope, request.receive, INLINE_BYTES, INLINE_SAYS)
         order = _order(request, body, self._state.async_requests.folder)
-        await self._state.async_requests.take(order)
+        order = await self._state.async_requests.take(order)
         headers = {
             "X-Amzn-SageMaker-OutputLocation": self._state.async_requests.folder.url(order.output),
             "X-Amzn-SageMaker-FailureLocation": self._state.async_requests.folder.url(order.failure),
@@ -136,13 +139,19 @@ def _order(request: Request, body: bytes, folder: Folder) -> AsyncRequest:
     path = PurePosixPath(given["s3outputpathextension"].lstrip("/"))
     if ".." in path.parts or any(len(part) > NAME_BYTES for part in path.parts):
         raise _bad("S3OutputPathExtension", f"must have parts of at most {NAME_BYTES} characters, and no ..")
-    call = of_headers({name: given[own] for name, own in ASYNC_OWN.items()}, body=body)
+    call = of_headers(
+        {name: given[own] for name, own in ASYNC_OWN.items()}, body=body, owner=request.scope.get(OWNER, "")
+    )
     call.deadline_s = _seconds(given["invocationtimeoutseconds"], "InvocationTimeoutSeconds", *TIMEOUT_S)
+    mine = (call.owner,) if call.owner else ()
+    source = folder.parts(location) if location else None
+    if source and source[: len(mine)] != mine:
+        raise _bad("InputLocation", f"must name a file in the folder of the key {call.owner}, got {echo(location)}")
     return AsyncRequest(
         request=call,
-        source=folder.parts(location) if location else None,
-        output=("output", *path.parts, name),
-        failure=("failure", *path.parts, name),
+        source=source,
+        output=(*mine, "output", *path.parts, name),
+        failure=(*mine, "failure", *path.parts, name),
         wait_s=_seconds(given["requestttlseconds"], "RequestTTLSeconds", *TTL_S) or TTL_S[1],
     )
 
@@ -150,7 +159,7 @@ def _order(request: Request, body: bytes, folder: Folder) -> AsyncRequest:
 def _seconds(text: str, field: str, low: int, high: int) -> int | None:
     if not text:
         return None
-    if not (text.isascii() and text.isdigit() and low <= int(text[:9]) <= high):
+    if not WHOLE.fullmatch(text) or not low <= int(text) <= high:
         raise _bad(field, f"must be a whole number, at least {low} and at most {high}, got {echo(text)}")
     return int(text)
 

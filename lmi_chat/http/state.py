@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from lmi_chat.async_requests import AsyncRequests
+from lmi_chat.http.access import ApiKeys
 from lmi_chat.observability.startup import StartupProgress
 from lmi_chat.pipeline.bodies import BodyBudget
 from lmi_chat.pipeline.pipeline import InferenceRequest, Pipeline
@@ -22,6 +23,7 @@ class AppState:
     store: Completions | None = None
     async_requests: AsyncRequests | None = None
     is_tgi: bool = False
+    api_keys: ApiKeys | None = None
 
 
 @dataclass(slots=True)

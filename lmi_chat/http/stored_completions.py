@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -10,6 +11,7 @@ from starlette.routing import Route
 from lmi_chat.codec import json_text
 from lmi_chat.dialects.chat import stored
 from lmi_chat.errors import NotFound
+from lmi_chat.http.access import OWNER
 from lmi_chat.http.endpoint import read_body
 from lmi_chat.pipeline.parsing import warning
 from lmi_chat.storage.completions import Completions
@@ -46,33 +48,40 @@ def _reply(body: bytes, warnings: Sequence[str] = ()) -> Response:
     return Response(body, 200, {"x-lmi-chat-warning": text} if text else None, "application/json")
 
 
+def _owner(request: Request) -> str:
+    owner: str = request.scope.get(OWNER, "")
+    return owner
+
+
 async def _page(request: Request, store: Completions) -> Response:
     """GET …?model=&metadata[k]=v&after=&limit=&order=."""
     query, warnings = stored.parse_query(request.query_params.multi_items(), has_filters=True)
-    return _reply(stored.render_page(await store.page(query)), warnings)
+    page = await store.page(replace(query, owner=_owner(request)))
+    return _reply(await asyncio.to_thread(stored.render_page, page), warnings)
 
 
 async def _get(request: Request, store: Completions) -> Response:
     """GET …/{id}."""
-    return _reply(stored.render_completion(await store.get(request.path_params["id"])))
+    return _reply(stored.render_completion(await store.get(request.path_params["id"], _owner(request))))
 
 
 async def _update(request: Request, store: Completions) -> Response:
     """POST …/{id} with new metadata."""
     body = await read_body(request.scope, request.receive, BODY_BYTES, f"the body has more than {BODY_BYTES} bytes")
     metadata, warnings = stored.parse_update(json_text.read(body))
-    return _reply(stored.render_completion(await store.update(request.path_params["id"], metadata)), warnings)
+    kept = await store.update(request.path_params["id"], metadata, _owner(request))
+    return _reply(stored.render_completion(kept), warnings)
 
 
 async def _delete(request: Request, store: Completions) -> Response:
     """DELETE …/{id}."""
-    await store.delete(request.path_params["id"])
+    await store.delete(request.path_params["id"], _owner(request))
     return _reply(stored.render_deleted(request.path_params["id"]))
 
 
 async def _messages(request: Request, store: Completions) -> Response:
     """GET …/{id}/messages?after=&limit=&order=."""
     query, warnings = stored.parse_query(request.query_params.multi_items(), has_filters=False)
-    kept = await store.get(request.path_params["id"])
+    kept = await store.get(request.path_params["id"], _owner(request))
     # a long chat takes a while to read
     return _reply(await asyncio.to_thread(stored.render_messages, kept, query), warnings)

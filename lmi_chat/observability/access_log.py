@@ -11,7 +11,7 @@ from lmi_chat.codec.json_text import dump
 from lmi_chat.errors import Error
 from lmi_chat.observability.cloudwatch import embedded
 from lmi_chat.observability.metrics import LINES_LOST, count_request
-from lmi_chat.observability.record import CLIENT_GONE, RequestRecord
+from lmi_chat.observability.record import CLIENT_GONE, RequestRecord, now
 
 LINES_WAITING_MOST = 8192
 
@@ -42,6 +42,13 @@ class RequestLog:
             raise
         finally:
             self._record(record)
+
+    def audit(self, *, peer: str, method: str, path: str, status: int, owner: str) -> None:
+        """Log a request that is no inference: who asked for what, and what became of it."""
+        if self._write is None or not self._has_requests:
+            return
+        line = {"time": now(), "peer": peer, "method": method, "path": path, "status": status, "key": owner or None}
+        self._write(dump(line) + b"\n")
 
     def _record(self, record: RequestRecord) -> None:
         total_s = record.age_s

@@ -16,7 +16,7 @@ class RequestRecord:
 
     `queue_s`: waiting, for admission and in the engine. `prefill_s`: the engine's first step on it to the first token.
     `decode_s`: first token to last. `seated_s`: arrival to admission. `ttft_s`: arrival to the first token.
-    `width`: sequences.
+    `width`: sequences. `owner`: the name of the API key that came with it.
     """
 
     id: str = ""
@@ -24,6 +24,7 @@ class RequestRecord:
     dialect: str = ""
     model: str = ""
     adapter: str = ""
+    owner: str = ""
     user: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     is_stream: bool = False
@@ -55,7 +56,7 @@ class RequestRecord:
     def line(self, total_s: float) -> dict[str, Any]:
         """Return the fields of the log line."""
         return {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "time": now(),
             "id": self.id,
             "dialect": self.dialect or None,
             "model": self.model or None,
@@ -72,10 +73,16 @@ class RequestRecord:
             "prefill_seconds": _rounded(self.prefill_s),
             "decode_seconds": _rounded(self.decode_s),
             "total_seconds": _rounded(total_s),
+            "key": self.owner or None,
             "user": self.user or None,
             "metadata": dict(self.metadata) or None,
             "ignored_keys": list(self.ignored) or None,
         }
+
+
+def now() -> str:
+    """Return the time of a log line."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _rounded(seconds: float | None) -> float | None:

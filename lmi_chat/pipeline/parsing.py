@@ -1,6 +1,8 @@
 """Parse and check an InferenceRequest into a ParsedRequest; all parsing stands here and below: no engine, no slot."""
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 from lmi_chat import dialects
 from lmi_chat.codec import json_text
@@ -15,6 +17,7 @@ from lmi_chat.storage.sessions import Session, Sessions
 from lmi_chat.text import echo, one_line
 
 WARNING_CHARS = 1024
+SALT_CHARS = 32
 
 
 def warning(texts: Sequence[str]) -> str:
@@ -56,22 +59,48 @@ def _parse(
     request.record.model = deployment.model
     _check_target(request, deployment)
     if dialect.parse is None:
-        document, headers, request.warnings = dialects.session.answer(body, deployment, sessions, request.session_id)
+        document, headers, request.warnings = dialects.session.answer(
+            body, deployment, sessions, request.session_id, request.owner
+        )
         request.headers |= headers
         return document
     adapter.check(body, request.adapter, deployment)
+    deployment = _of_owner(deployment, request.owner)
     is_new = request.session_id == NEW
     if request.dialect == "chat" and sessions is not None and (is_new or session is not None):
-        session = session or sessions.draft()
+        session = session or sessions.draft(request.owner)
         parsed = dialects.session.parse_chat(body, deployment, request.id, session, sessions)
         if is_new:
             request.headers |= dialects.session.headers_of_new(sessions.add(session))
     else:
         parsed = dialect.parse(body, deployment, request.id)
     request.warnings = parsed.unknown
-    parsed.render = formatters.render(parsed.render)
+    formatters.apply(parsed, body)
     _note(parsed, request.record)
     return parsed
+
+
+def salt(parsed: ParsedRequest, owner: str, by: str) -> None:
+    """Let only requests of one API key (`by` key), or of one user of it (`by` user), share cached prefixes.
+
+    Who shares them with others could find out their prompts, by the time that a guess takes or by `cached_tokens`.
+    """
+    tenant = {"key": (owner,), "user": (owner, parsed.user)}.get(by, ())
+    if not any(tenant):
+        return
+    salted = []
+    for job in parsed.jobs:
+        digest = hashlib.sha256("\0".join((*tenant, job.cache_salt or "")).encode("utf-8", "surrogatepass"))
+        salted.append(replace(job, cache_salt=digest.hexdigest()[:SALT_CHARS]))
+    parsed.jobs = tuple(salted)
+
+
+def _of_owner(deployment: Deployment, owner: str) -> Deployment:
+    """The deployment as a request of `owner` sees it: what is stored for it belongs to that name."""
+    save = deployment.save
+    if not owner or save is None:
+        return deployment
+    return replace(deployment, save=lambda kept: save(replace(kept, owner=owner)))
 
 
 def _check_target(request: InferenceRequest, deployment: Deployment) -> None:

@@ -21,9 +21,10 @@ from lmi_chat.errors import BadField, CutOff, Draining, EngineDown, Error, Loadi
 from lmi_chat.job import Delta, Finished, Job, PoolingParams, SamplingParams
 from lmi_chat.limits import Limits, PipelineLimits
 from lmi_chat.observability.access_log import RequestLog
-from lmi_chat.pipeline import parsing
+from lmi_chat.pipeline import parsing, shares
 from lmi_chat.pipeline.admission import AdmissionQueue
 from lmi_chat.pipeline.output import ResponseSink
+from lmi_chat.pipeline.rates import Rates
 from lmi_chat.pipeline.request import InferenceRequest
 from lmi_chat.pipeline.response import ResponseStream
 from lmi_chat.storage.sessions import Session, Sessions
@@ -46,6 +47,9 @@ class PipelineConfig(PipelineLimits):
     limits: Limits = field(default_factory=Limits)
     formatters: Formatters = field(default_factory=Formatters)
     request_log: RequestLog = field(default_factory=RequestLog)
+    rates: Rates = field(default_factory=Rates)
+    cache_salt_by: str = "key"  # or user, or none
+    shows_cached_tokens: bool = True
 
 
 class Pipeline:
@@ -143,6 +147,8 @@ class Pipeline:
 
     async def answer(self, request: InferenceRequest, out: ResponseSink) -> None:
         """Answer one request. Raises an Error when nothing was sent yet; after that errors are frames."""
+        if not request.is_promised:
+            self._config.rates.admit(request.owner)
         with self._turn(request) as session:
             parsed = await self._parse(request, session)
             if not request.is_promised:  # that is asked again when it finds no seat
@@ -156,15 +162,24 @@ class Pipeline:
         """Run the jobs of a parsed request and send their answer."""
         shape = framing.choose(request.accept, self._config.output_formatter, parsed.shape or request.route_shape)
         framed = framing.framing(shape if parsed.is_stream else "document", has_end=parsed.has_end)
-        response = ResponseStream(parsed.render, framed, parsed.jobs)
+        response = ResponseStream(
+            parsed.render, framed, parsed.jobs, shows_cached_tokens=self._config.shows_cached_tokens
+        )
         seconds = request.deadline_s or self._config.deadline_s
         try:
             async with asyncio.timeout(seconds):
-                async with self._slot(parsed, request, response) as engine, contextlib.AsyncExitStack() as runs:
+                async with (
+                    self._slot(parsed, request, response) as slot,
+                    contextlib.AsyncExitStack() as runs,
+                ):
                     request.free_body()
                     token_sink = response.token_sink(is_stream=parsed.is_stream)
-                    for job, sink in zip(parsed.jobs, response.sinks(), strict=True):
-                        response.runs.append(await runs.enter_async_context(engine.run(job, sink, token_sink)))
+                    if len(parsed.jobs) == 1:
+                        (sink,) = response.sinks()
+                        run = await runs.enter_async_context(slot.engine.run(parsed.job, sink, token_sink))
+                        response.note_run(parsed.job, run)
+                    else:
+                        await runs.enter_async_context(shares.running(slot, response, parsed.jobs, token_sink))
                     await response.begun()
                     if parsed.is_stream:
                         await out.start(framed.content_type)
@@ -176,6 +191,9 @@ class Pipeline:
                 raise TimedOut(f"no answer within {seconds:g} s") from None
         finally:
             response.fill_record(request.record)
+            if response.has_run:
+                used = request.record.prompt_tokens + request.record.completion_tokens
+                self._config.rates.charge(request.owner, used)
         if parsed.is_stream:
             await out.end()
         else:
@@ -190,7 +208,7 @@ class Pipeline:
         if self._config.sessions is None:
             text = "session: sessions are off (option.enable_stateful_sessions)"
             raise BadField([Problem("session", text)])
-        session = self._config.sessions.get(request.session_id)
+        session = self._config.sessions.get(request.session_id, request.owner)
         with session.turn():
             yield session
 
@@ -207,13 +225,16 @@ class Pipeline:
 
     def _parse_body(self, request: InferenceRequest, session: Session | None) -> ParsedRequest | bytes:
         config = self._config
-        return parsing.parse(request, session, self.deployment, config.sessions, config.limits, config.formatters)
+        parsed = parsing.parse(request, session, self.deployment, config.sessions, config.limits, config.formatters)
+        if isinstance(parsed, ParsedRequest):
+            parsing.salt(parsed, request.owner, config.cache_salt_by)
+        return parsed
 
     @contextlib.asynccontextmanager
     async def _slot(
         self, parsed: ParsedRequest, request: InferenceRequest, response: ResponseStream
-    ) -> AsyncIterator[Engine]:
-        """Count as running until the end; wait for admission to the engine. Raises Busy."""
+    ) -> AsyncIterator[shares.Slot]:
+        """Count as running until the end; wait for the seats of the first job. Raises Busy."""
         self._check_open(request)
         if self._engine is None or self._admission is None:
             raise self._closed_by
@@ -226,20 +247,30 @@ class Pipeline:
             limit_s = None if request.is_promised else self._config.finish_before_s or None
             began_s = request.record.age_s
             wait_s = None if limit_s is None else limit_s - began_s
-            async with self._admission.acquire(
-                parsed.user, sum(job.width for job in parsed.jobs), priority, wait_s=wait_s
-            ):
+            admission, first = self._admission, parsed.job
+            flow = admission.flow(f"{request.owner}/{parsed.user}" if request.owner or parsed.user else "")
+
+            def acquire(job: Job, *, is_first: bool = False) -> contextlib.AbstractAsyncContextManager[None]:
+                seats, limit = job.width // job.copies, wait_s if is_first else None
+                return admission.acquire(flow, seats, priority, wait_s=limit, is_further=not is_first)
+
+            async with contextlib.AsyncExitStack() as seats:
+                await seats.enter_async_context(acquire(first, is_first=True))
                 request.record.seated_s = request.record.age_s
                 request.record.queue_s = request.record.seated_s - began_s
                 with response.limited(limit_s, request.record):
-                    yield self._engine
+                    yield shares.Slot(self._engine, seats, acquire)
         finally:
             self._active.discard(response)
             self._settle()
 
     @contextlib.contextmanager
-    def promise(self) -> Iterator[None]:
-        """Let a drain wait for this block as for a running request; its requests are `is_promised`."""
+    def promise(self, owner: str = "") -> Iterator[None]:
+        """Let a drain wait for this block as for a running request of `owner`; its requests are `is_promised`.
+
+        Raises RateLimited.
+        """
+        self._config.rates.admit(owner)
         self._promised += 1
         self._idle.clear()
         try:

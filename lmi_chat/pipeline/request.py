@@ -27,6 +27,7 @@ class InferenceRequest:
     content_type: str = "application/json"
     content_encoding: str = ""
     accept: str = ""
+    owner: str = ""  # the name of the API key that came with it; "" where none is asked for
     session_id: str = ""
     adapter: str = ""
     target_model: str = ""
@@ -48,14 +49,23 @@ class InferenceRequest:
 
 
 def of_headers(
-    headers: Mapping[bytes, str], *, body: bytes = b"", route_shape: Shape = "lines", forced: str | None = None
+    headers: Mapping[bytes, str],
+    *,
+    body: bytes = b"",
+    route_shape: Shape = "lines",
+    forced: str | None = None,
+    owner: str = "",
 ) -> InferenceRequest:
-    """The request that `headers`, names in lower case, ask for; `route_shape` and `forced` are the route's own."""
+    """The request that `headers`, names in lower case, ask for; `route_shape` and `forced` are the route's own.
+
+    `owner`: the name of its API key.
+    """
     asked = (headers.get(INFERENCE_ID, ""), headers.get(b"x-request-id", ""))
     request_id = next((text for text in asked if text and REQUEST_ID.fullmatch(text)), "") or os.urandom(ID_BYTES).hex()
     return InferenceRequest(
         body=body,
         id=request_id,
+        owner=owner,
         content_type=headers.get(b"content-type", ""),
         content_encoding=headers.get(b"content-encoding", "").strip().lower(),
         accept=headers.get(b"x-amzn-sagemaker-accept") or headers.get(b"accept", ""),
@@ -64,5 +74,5 @@ def of_headers(
         target_model=headers.get(b"x-amzn-sagemaker-target-model", ""),
         route_shape=route_shape,
         forced=forced,
-        record=RequestRecord(id=request_id),
+        record=RequestRecord(id=request_id, owner=owner),
     )

@@ -40,8 +40,11 @@ class ResponseStream:
     and tokens go follows from the state alone and is set in one place, `_enter`, so that no token has to ask for it.
     """
 
-    def __init__(self, render: Renderer, framing: Framing, jobs: Sequence[Job]) -> None:
+    def __init__(
+        self, render: Renderer, framing: Framing, jobs: Sequence[Job], *, shows_cached_tokens: bool = True
+    ) -> None:
         """Render the events of `jobs` by `render` and frame them by `framing`."""
+        self._shows_cached_tokens = shows_cached_tokens
         self._render, self._framing, self._jobs = render, framing, jobs
         self._head, self._tail = framing.head, framing.tail
         self._dones: list[Finished | None] = [None] * len(jobs)
@@ -54,7 +57,8 @@ class ResponseStream:
         self._error: Error | None = None
         self._quick: TokenRenderer
         self._token_sink: TokenSink | None = None
-        self.runs: list[Run] = []
+        self._runs: list[tuple[Job, Run]] = []
+        self.on_cut: Callable[[Error], None] | None = None  # called when the answer is cut: no further job begins
         self._enter(State.WAITING)
 
     def sinks(self) -> list[Sink]:
@@ -142,7 +146,7 @@ class ResponseStream:
             case Delta():
                 return self._render.delta(event)
             case Finished():
-                payloads = self._render.done(event)
+                payloads = self._render.done(event if self._shows_cached_tokens else replace(event, cached_tokens=0))
                 self._done = event
                 return payloads
             case Error():
@@ -150,6 +154,15 @@ class ResponseStream:
                 if self.state.has_begun:
                     self._send_error(event)
                 return ()
+
+    def note_run(self, job: Job, run: Run) -> None:
+        """Remember a job on the engine, to cut it and to count its tokens."""
+        self._runs.append((job, run))
+
+    @property
+    def has_run(self) -> bool:
+        """Whether any job has been on the engine."""
+        return bool(self._runs)
 
     async def begun(self) -> None:
         """Wait for the first frame. Raises the job's Error when it failed before one."""
@@ -191,19 +204,19 @@ class ResponseStream:
 
     def _cut(self, error: Error) -> None:
         """Cut the answer now, or end it with `error` if it has no token."""
-        if not any(run.completion_tokens for run in self.runs):
+        if not any(run.completion_tokens for _, run in self._runs):
             self.put(error)
             return
-        for run in self.runs:
+        if self.on_cut is not None:
+            self.on_cut(error)
+        for _, run in self._runs:
             run.cut()
 
     def fill_record(self, record: RequestRecord) -> None:
         """Record the outcome of the request, for the log."""
         done = self._done
         record.width = sum(job.width for job in self._jobs)
-        record.completion_tokens = sum(
-            run.completion_tokens * job.copies for run, job in zip(self.runs, self._jobs, strict=False)
-        )
+        record.completion_tokens = sum(run.completion_tokens * job.copies for job, run in self._runs)
         if self._error is not None:
             record.fail(self._error, has_begun=self.state.has_begun)
         if done is None:

@@ -15,6 +15,7 @@ from lmi_chat import dialects
 from lmi_chat.async_requests import AsyncRequests
 from lmi_chat.async_requests.folder import Folder
 from lmi_chat.chat_template import BadTemplate, Template
+from lmi_chat.config.api_keys import read as keys_of
 from lmi_chat.config.settings import Settings
 from lmi_chat.config.sources import MODEL_FOLDER, BadSetting
 from lmi_chat.dialects import Deployment
@@ -24,9 +25,11 @@ from lmi_chat.engine import Engine, Model
 from lmi_chat.engine.vllm import arguments
 from lmi_chat.engine.vllm import engine as engine_vllm
 from lmi_chat.errors import EngineDown, Error
+from lmi_chat.http.access import ApiKeys
 from lmi_chat.observability import startup
 from lmi_chat.observability.access_log import LogWriter, RequestLog
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
+from lmi_chat.pipeline.rates import Rates
 from lmi_chat.server import default_model
 from lmi_chat.storage.completions import Completions
 from lmi_chat.storage.sessions import Sessions
@@ -197,6 +200,12 @@ def open_async_requests(settings: Settings, pipeline: Pipeline) -> AsyncRequests
     return AsyncRequests(pipeline, Folder(path), most=most, at_once=at_once, max_body_bytes=settings.max_request_size)
 
 
+def api_keys(settings: Settings) -> ApiKeys | None:
+    """Read the API keys that requests must carry, if there are any. Raises BadSetting."""
+    keys = keys_of(settings.api_key, settings.api_key_file)
+    return ApiKeys(keys) if keys else None
+
+
 def _deployment(settings: Settings, model: Model, aliases: tuple[str, ...], store: Completions | None) -> Deployment:
     source = settings.chat_template or None
     if source and Path(source).is_file():
@@ -233,11 +242,14 @@ def policy(settings: Settings, hooks: Formatters | None = None) -> PipelineConfi
         sessions=_sessions(settings),
         limits=settings.limits,
         formatters=hooks or Formatters(),
-        request_log=_request_log(settings),
+        request_log=open_request_log(settings),
+        rates=Rates(settings.rates),
+        cache_salt_by=settings.cache_salt_by,
+        shows_cached_tokens=settings.show_cached_tokens,
     )
 
 
-def _request_log(settings: Settings) -> RequestLog:
+def open_request_log(settings: Settings) -> RequestLog:
     """Open the request log on standard output or standard error; CloudWatch's metrics go into the same lines."""
     has_requests = settings.access_log != "off"
     if not has_requests and not settings.cloudwatch_emf:

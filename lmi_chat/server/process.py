@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import uvicorn
@@ -30,6 +30,7 @@ from lmi_chat.pipeline.bodies import BodyBudget
 from lmi_chat.pipeline.pipeline import Pipeline
 from lmi_chat.server import bootstrap
 from lmi_chat.server.children import Processes
+from lmi_chat.text import one_line
 
 STOPPED, FAILED = 0, 1
 CLOSE_S = 2.0
@@ -82,6 +83,7 @@ async def run(settings: Settings, hooks: Formatters | None = None) -> int:
     spool = bootstrap.open_async_requests(settings, line)
     most = settings.max_request_size
     state = AppState(pipeline=line, health=health, max_body_bytes=most, store=store, async_requests=spool)
+    state.api_keys = bootstrap.api_keys(settings)
     state.bodies = BodyBudget(max(most, settings.server.body_bytes))
     state.is_tgi = settings.tgi_compat
     async with serving(settings, listener, app.build(state)) as stop:
@@ -102,11 +104,12 @@ async def run(settings: Settings, hooks: Formatters | None = None) -> int:
 @contextlib.asynccontextmanager
 async def serving(settings: Settings, listener: socket.socket, application: Starlette) -> AsyncIterator[Stop]:
     """Serve `application` on `listener` until the block ends; what it is given hears the signals."""
-    stop, server = Stop(), server_of(settings.connection, application, settings.server.connections)
+    stop, server = Stop(), server_of(settings.connection, application, settings.server.connections, tls(settings))
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.signal)
     task = asyncio.create_task(server._serve(sockets=[listener]))  # noqa: SLF001 serve() would take the signals
-    say(f"listening on http://{settings.host}:{listener.getsockname()[1]} (not ready yet)")
+    scheme = "https" if settings.ssl_certfile else "http"
+    say(f"listening on {scheme}://{settings.host}:{listener.getsockname()[1]} (not ready yet)")
     try:
         yield stop
     finally:
@@ -173,9 +176,15 @@ def bind(settings: Settings) -> socket.socket:
 
 
 def server_of(
-    connection: ConnectionLimits, application: Starlette, most: int = ServerLimits().connections
+    connection: ConnectionLimits,
+    application: Starlette,
+    most: int = ServerLimits().connections,
+    tls: Mapping[str, Any] | None = None,
 ) -> uvicorn.Server:
-    """Build the server that everything is served by, with limits on what a connection and all of them may cost."""
+    """Build the server that everything is served by, with limits on what a connection and all of them may cost.
+
+    `tls`: uvicorn's arguments for HTTPS. Raises BadSetting for files that cannot be used.
+    """
     config = uvicorn.Config(
         application,
         http=protocol_class(connection, Connections(most_connections(most), ping.PATHS)),
@@ -188,16 +197,36 @@ def server_of(
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=int(connection.keep_alive_s),
+        **(tls or {}),
     )
+    if tls:
+        try:
+            config.load()
+        except (OSError, ValueError) as error:  # an SSLError is an OSError
+            raise BadSetting(f"HTTPS cannot be served with {', '.join(tls)}: {one_line(str(error), 200)}") from error
     return uvicorn.Server(config)
+
+
+def tls(settings: Settings) -> Mapping[str, Any] | None:
+    """Give uvicorn's arguments for HTTPS, None for HTTP. Raises BadSetting."""
+    given = {name: text for name, text in settings.values().items() if name.startswith("ssl_") and text}
+    reqs = int(str(given.pop("ssl_cert_reqs")))
+    if not settings.ssl_certfile:
+        if given or reqs:
+            raise BadSetting(
+                f"{', '.join(given) or 'ssl_cert_reqs'} needs ssl_certfile, a certificate to serve HTTPS with"
+            )
+        return None
+    return given | {"ssl_cert_reqs": reqs}
 
 
 def _say_ready(settings: Settings, health: StartupProgress, line: Pipeline, port: int) -> None:
     host = "localhost" if settings.host in {"0.0.0.0", "127.0.0.1", "::"} else settings.host  # noqa: S104 compared, not bound
     body = EMBED if line.deployment.space else CHAT
+    scheme = "https" if settings.ssl_certfile else "http"
+    key = ' -H "authorization: Bearer $API_KEY"' if settings.api_key or settings.api_key_file else ""
     model, context = line.deployment.model, line.deployment.context_tokens
     say(f"ready after {health.seconds:.1f} s: {model}, {context} tokens of context. Try:")
-    sys.stderr.write(
-        f"\n  curl http://{host}:{port}/invocations -H 'content-type: application/json' \\\n    -d '{body}'\n\n"
-    )
+    curl = f"curl {scheme}://{host}:{port}/invocations -H 'content-type: application/json'{key}"
+    sys.stderr.write(f"\n  {curl} \\\n    -d '{body}'\n\n")
     sys.stderr.flush()

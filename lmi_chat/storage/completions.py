@@ -29,6 +29,7 @@ WAITING_BYTES = 64 * 2**20
 ASK_S = 10.0
 TIDY_S = 600.0  # the age limit holds without traffic too
 LOG_S = 10.0
+GRACE_S = 600.0  # nothing is too old so soon after the start
 DAY_S = 86_400
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -40,6 +41,22 @@ class _Work:
     bytes: int = 0
     future: "Future[Any] | None" = None  # None: nobody waits for it, and the limits are held after it
     is_read: bool = False
+
+
+class _Clock:
+    """Wall-clock time that does not run ahead of the time that has passed.
+
+    A clock that is wrong for a moment would have everything deleted at once. One that is wrong from the start is given
+    GRACE_S to be put right.
+    """
+
+    def __init__(self) -> None:
+        self._wall, self._began = time.time(), time.monotonic()
+
+    def now(self) -> float | None:
+        """Seconds since 1970, None while nobody can tell yet."""
+        passed = time.monotonic() - self._began
+        return min(time.time(), self._wall + passed) if passed >= GRACE_S else None
 
 
 class Completions:
@@ -55,6 +72,7 @@ class Completions:
         self._db: sqlite3.Connection | None = None
         self._is_closed = False
         self._quiet_until = 0.0
+        self._clock = _Clock()
 
     def save(self, kept: StoredCompletion) -> None:
         """Store a completion. Returns at once and never fails; one of the same id is replaced."""
@@ -68,17 +86,17 @@ class Completions:
         """List completions. Raises NotFound for an unknown `after`, Unavailable."""
         return await self._ask(partial(completions_db.page, query), is_read=True)
 
-    async def get(self, completion_id: str) -> StoredCompletion:
-        """Return one completion. Raises NotFound, Unavailable."""
-        return await self._ask(partial(completions_db.get, completion_id), is_read=True)
+    async def get(self, completion_id: str, owner: str = "") -> StoredCompletion:
+        """Return one completion of `owner`. Raises NotFound, Unavailable."""
+        return await self._ask(partial(completions_db.get, completion_id, owner), is_read=True)
 
-    async def update(self, completion_id: str, metadata: Mapping[str, str]) -> StoredCompletion:
-        """Replace the metadata of one completion and return it. Raises NotFound, Unavailable."""
-        return await self._ask(partial(completions_db.update, completion_id, metadata))
+    async def update(self, completion_id: str, metadata: Mapping[str, str], owner: str = "") -> StoredCompletion:
+        """Replace the metadata of one completion of `owner` and return it. Raises NotFound, Unavailable."""
+        return await self._ask(partial(completions_db.update, completion_id, owner, metadata))
 
-    async def delete(self, completion_id: str) -> None:
-        """Delete one completion. Raises NotFound, Unavailable."""
-        await self._ask(partial(completions_db.delete, completion_id))
+    async def delete(self, completion_id: str, owner: str = "") -> None:
+        """Delete one completion of `owner`. Raises NotFound, Unavailable."""
+        await self._ask(partial(completions_db.delete, completion_id, owner))
 
     def close(self, seconds: float = 2.0) -> None:
         """Do the waiting work, for up to `seconds`, and end the thread."""
@@ -158,7 +176,8 @@ class Completions:
             db.execute("BEGIN" if work.is_read else "BEGIN IMMEDIATE")
             result = work.do(db)
             if work.future is None:
-                completions_db.trim(db, time.time() - self._age_s, self._max_bytes)
+                now = self._clock.now()
+                completions_db.trim(db, 0.0 if now is None else now - self._age_s, self._max_bytes)
         if work.future is None:
             db.executescript("PRAGMA incremental_vacuum")  # `execute` would free a single page
         return result

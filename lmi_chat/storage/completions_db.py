@@ -17,10 +17,11 @@ from lmi_chat.text import one_line
 
 LOCK_S = 1.0  # another process may hold the file for so long
 WAL_BYTES = 4 * 2**20
+PAGE_BYTES = 4 * 2**20  # a list ends before more than that, and says that there is more
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS completions (
     place INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, model TEXT NOT NULL, kept_at REAL NOT NULL,
-    document BLOB NOT NULL, messages BLOB NOT NULL, metadata BLOB NOT NULL);
+    document BLOB NOT NULL, messages BLOB NOT NULL, metadata BLOB NOT NULL, owner TEXT NOT NULL DEFAULT '');
 CREATE INDEX IF NOT EXISTS completions_by_age ON completions (kept_at);
 CREATE INDEX IF NOT EXISTS completions_by_model ON completions (model, place);
 CREATE TABLE IF NOT EXISTS pairs (
@@ -39,6 +40,7 @@ class StoredCompletion:
     document: bytes
     messages: bytes
     metadata: Mapping[str, str] = field(default_factory=dict)
+    owner: str = ""  # the name of the API key that asked for it
 
     @property
     def bytes(self) -> int:
@@ -55,6 +57,7 @@ class Query:
     after: str | None = None
     limit: int = 20
     is_descending: bool = False
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,10 @@ def connect(path: Path) -> sqlite3.Connection:
             db.execute(f"PRAGMA {pragma}").fetchall()
         db.execute(f"PRAGMA journal_size_limit={WAL_BYTES}").fetchall()
         db.executescript(SCHEMA)
+        if not any(row[1] == "owner" for row in db.execute("PRAGMA table_info(completions)")):
+            db.execute(
+                "ALTER TABLE completions ADD COLUMN owner TEXT NOT NULL DEFAULT ''"
+            )  # a file of an older version
     except sqlite3.Error:
         db.close()
         raise
@@ -85,9 +92,10 @@ def insert(kept: StoredCompletion, max_bytes: int, db: sqlite3.Connection) -> No
     if kept.bytes > max_bytes // 2:
         raise sqlite3.DataError(f"{kept.id} has {kept.bytes} bytes, more than half of all that is kept")
     db.execute("DELETE FROM completions WHERE id = ?", (kept.id,))
-    row = (kept.id, kept.model, time.time(), kept.document, kept.messages, orjson.dumps(dict(kept.metadata)))
-    columns = "(id, model, kept_at, document, messages, metadata)"
-    place = db.execute(f"INSERT INTO completions {columns} VALUES (?, ?, ?, ?, ?, ?)", row).lastrowid  # noqa: S608
+    metadata = orjson.dumps(dict(kept.metadata))
+    row = (kept.id, kept.model, time.time(), kept.document, kept.messages, metadata, kept.owner)
+    columns = "(id, model, kept_at, document, messages, metadata, owner)"
+    place = db.execute(f"INSERT INTO completions {columns} VALUES (?, ?, ?, ?, ?, ?, ?)", row).lastrowid  # noqa: S608
     _insert_pairs(db, place, kept.metadata)
 
 
@@ -118,23 +126,24 @@ def _kept(row: Sequence[Any]) -> StoredCompletion:
     )
 
 
-def _place(db: sqlite3.Connection, completion_id: str, param: str | None = None) -> int:
-    row = db.execute("SELECT place FROM completions WHERE id = ?", (completion_id,)).fetchone()
+def _place(db: sqlite3.Connection, completion_id: str, owner: str, param: str | None = None) -> int:
+    wanted = "SELECT place FROM completions WHERE id = ? AND owner = ?"
+    row = db.execute(wanted, (completion_id, owner)).fetchone()
     if row is None:
         raise NotFound(f'no completion "{one_line(completion_id, 200)}" is stored here', param=param)
     return int(row[0])
 
 
-def get(completion_id: str, db: sqlite3.Connection) -> StoredCompletion:
-    """Return one with its messages."""
-    place = _place(db, completion_id)
+def get(completion_id: str, owner: str, db: sqlite3.Connection) -> StoredCompletion:
+    """Return one of `owner` with its messages."""
+    place = _place(db, completion_id, owner)
     columns = "id, model, document, messages, metadata"
     return _kept(db.execute(f"SELECT {columns} FROM completions WHERE place = ?", (place,)).fetchone())  # noqa: S608
 
 
 def page(query: Query, db: sqlite3.Connection) -> Page:
     """Return those that `query` asks for, without their messages."""
-    wanted, values = ["1"], list[Any]()
+    wanted, values = ["owner = ?"], list[Any]([query.owner])
     if query.model is not None:
         wanted.append("model = ?")
         values.append(query.model)
@@ -143,22 +152,30 @@ def page(query: Query, db: sqlite3.Connection) -> Page:
         values += pair
     if query.after is not None:
         wanted.append("place < ?" if query.is_descending else "place > ?")
-        values.append(_place(db, query.after, "after"))
+        values.append(_place(db, query.after, query.owner, "after"))
     order = "DESC" if query.is_descending else "ASC"
     text = f"SELECT id, model, document, x'5b5d', metadata FROM completions WHERE {' AND '.join(wanted)}"  # noqa: S608
-    rows = db.execute(f"{text} ORDER BY place {order} LIMIT ?", (*values, query.limit + 1)).fetchall()
-    return Page([_kept(row) for row in rows[: query.limit]], len(rows) > query.limit)
+    rows = db.execute(f"{text} ORDER BY place {order} LIMIT ?", (*values, query.limit + 1))
+    found: list[StoredCompletion] = []
+    size = 0
+    for row in rows:
+        kept = _kept(row)
+        size += kept.bytes
+        if len(found) == query.limit or (found and size > PAGE_BYTES):
+            return Page(found, has_more=True)
+        found.append(kept)
+    return Page(found, has_more=False)
 
 
-def update(completion_id: str, metadata: Mapping[str, str], db: sqlite3.Connection) -> StoredCompletion:
-    """Replace the metadata of one, and return it."""
-    place = _place(db, completion_id)
+def update(completion_id: str, owner: str, metadata: Mapping[str, str], db: sqlite3.Connection) -> StoredCompletion:
+    """Replace the metadata of one of `owner`, and return it."""
+    place = _place(db, completion_id, owner)
     db.execute("UPDATE completions SET metadata = ? WHERE place = ?", (orjson.dumps(dict(metadata)), place))
     db.execute("DELETE FROM pairs WHERE place = ?", (place,))
     _insert_pairs(db, place, metadata)
-    return get(completion_id, db)
+    return get(completion_id, owner, db)
 
 
-def delete(completion_id: str, db: sqlite3.Connection) -> None:
-    """Delete one."""
-    db.execute("DELETE FROM completions WHERE place = ?", (_place(db, completion_id),))
+def delete(completion_id: str, owner: str, db: sqlite3.Connection) -> None:
+    """Delete one of `owner`."""
+    db.execute("DELETE FROM completions WHERE place = ?", (_place(db, completion_id, owner),))

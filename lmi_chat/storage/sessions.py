@@ -1,6 +1,8 @@
 """Hold conversations in memory, so that a request need only bring its new turn; no HTTP here.
 
-They live in memory, end at a fixed time after they began, and are bounded in number and bytes: the oldest go first.
+They live in memory, end at a fixed time after they began, and are bounded in number and bytes. The oldest make room,
+but none that is younger than FLOOR_S, so that nobody ends everyone's sessions by opening many; and an owner who holds
+half of all makes room with its own. A conversation is held as JSON, and counted as it is held.
 """
 
 import time
@@ -10,21 +12,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from lmi_chat.codec.json_text import dump
-from lmi_chat.errors import BadField, Conflict, Problem
+from lmi_chat.errors import BadField, Busy, Conflict, Problem
+from lmi_chat.observability import refusals
 from lmi_chat.text import echo
 
 Message = dict[str, Any]
+FLOOR_S = 60.0
+OWNER_PART = 2
+"""One owner's sessions are at most such a part of all."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Session:
-    """One conversation; `expires_at` is a wall-clock time in seconds since 1970."""
+    """One conversation; `expires_at` is a wall-clock time in seconds since 1970, `document` its messages as JSON.
+
+    `owner` is the name of the API key that began it.
+    """
 
     id: str
     expires_at: float
-    messages: list[Message] = field(default_factory=list)
-    bytes: int = 0
+    owner: str = ""
+    began: float = field(default_factory=time.monotonic)
+    document: bytes = b"[]"
     is_answering: bool = False
 
     @contextmanager
@@ -38,12 +50,22 @@ class Session:
         finally:
             self.is_answering = False
 
+    @property
+    def messages(self) -> list[Message]:
+        """The conversation so far."""
+        return orjson.loads(self.document)  # type: ignore[no-any-return]
+
+    @property
+    def is_young(self) -> bool:
+        """Whether it may not be ended yet to make room for others."""
+        return time.monotonic() - self.began < FLOOR_S
+
     def with_turn(self, messages: Sequence[Message]) -> list[Message]:
         """Return the whole conversation: `messages` are its next turn, or all of it once more."""
-        held = len(self.messages)
-        if held and _said(messages[:held]) == _said(self.messages):
+        held = self.messages
+        if held and _said(messages[: len(held)]) == _said(held):
             return list(messages)
-        return [*self.messages, *messages]
+        return [*held, *messages]
 
 
 def _said(messages: Sequence[Any]) -> list[tuple[Any, Any]]:
@@ -60,50 +82,64 @@ class Sessions:
         self._held: dict[str, Session] = {}
         self.bytes = 0
 
-    def open(self) -> Session:
-        """Open a session."""
-        return self.add(self.draft())
+    def open(self, owner: str = "") -> Session:
+        """Open a session. Raises Busy as `add`."""
+        return self.add(self.draft(owner))
 
-    def draft(self) -> Session:
+    def draft(self, owner: str = "") -> Session:
         """Make a session that begins with `add`."""
-        return Session(id=str(uuid.uuid4()), expires_at=time.time() + self._seconds)
+        return Session(id=str(uuid.uuid4()), expires_at=time.time() + self._seconds, owner=owner)
 
     def add(self, session: Session) -> Session:
-        """Add a draft; the oldest session makes room."""
+        """Add a draft; the oldest session makes room. Raises Busy where all are too young for that."""
         self._forget_expired()
+        own = [other for other in self._held.values() if session.owner and other.owner == session.owner]
+        if len(own) >= max(1, self._most // OWNER_PART):
+            self._drop(own[0])
         while len(self._held) >= self._most:
-            self._drop(next(iter(self._held.values())))
+            oldest = next(iter(self._held.values()))
+            if oldest.is_young:
+                text = f"all {self._most} sessions (max_sessions) have begun within the last {FLOOR_S:g} s"
+                refusals.record("max_sessions", text)
+                raise Busy(f"{text}; send the request again later")
+            self._drop(oldest)
         self._held[session.id] = session
+        self.bytes += len(session.document)
         return session
 
-    def get(self, session_id: str) -> Session:
-        """Return a session by its id. Raises BadField for one that is unknown, closed or expired."""
+    def get(self, session_id: str, owner: str = "") -> Session:
+        """Return a session of `owner` by its id. Raises BadField for one that is unknown, closed or expired."""
         self._forget_expired()
         session = self._held.get(session_id)
-        if session is None:
+        if session is None or session.owner != owner:
             text = f"session {echo(session_id)} is unknown: it never began here, was closed, or has expired"
             raise BadField([Problem("session", text)])
         return session
 
-    def close(self, session_id: str) -> Session:
+    def close(self, session_id: str, owner: str = "") -> Session:
         """Close a session. Raises BadField as `get`."""
-        session = self.get(session_id)
+        session = self.get(session_id, owner)
         self._drop(session)
         return session
 
     def store(self, session: Session, messages: list[Message]) -> None:
-        """Store `messages` as the conversation so far; the oldest sessions make room for it."""
+        """Store `messages` as the conversation so far.
+
+        Older sessions make room for it; where all are young, this one ends itself, and its next turn is told so.
+        """
         if session.id not in self._held:
             return
-        size = len(dump(messages))
-        self.bytes += size - session.bytes
-        session.messages, session.bytes = messages, size
+        document = dump(messages)
+        self.bytes += len(document) - len(session.document)
+        session.document = document
         while self.bytes > self._most_bytes:
-            self._drop(next(iter(self._held.values())))
+            oldest = next((other for other in self._held.values() if not other.is_young), session)
+            refusals.record("session bytes", f"the sessions hold more than {self._most_bytes} bytes; one was ended")
+            self._drop(oldest)
 
     def _drop(self, session: Session) -> None:
         del self._held[session.id]
-        self.bytes -= session.bytes
+        self.bytes -= len(session.document)
 
     def _forget_expired(self) -> None:
         now = time.time()

@@ -54,15 +54,31 @@ async def model_directory(
 
     `engine` answers, and so it does where a handler calls `lmi_chat.djl.handle`. `properties` are given to a handler
     of its own when it is loaded, which may take `deadline_s` seconds for one answer.
+    The folder is the current one meanwhile.
     Raises BadDirectory.
     """
-    module, found = _load(Path(folder))
+    with contextlib.chdir(folder):
+        module, found = _load(Path())
+        async with _directory(
+            module, found, engine, {**(properties or {}), "model_dir": str(Path.cwd())}, deadline_s
+        ) as app:
+            yield app
+
+
+@contextlib.asynccontextmanager
+async def _directory(
+    module: ModuleType | None,
+    found: Formatters,
+    engine: ScriptedEngine,
+    properties: Mapping[str, str],
+    deadline_s: float,
+) -> AsyncIterator[Application]:
     config = PipelineConfig(formatters=found)
     if module is None or getattr(module, custom_handler.HANDLE, handler.handle) is handler.handle:
         yield await application(engine, config)
         return
     with handler.answered_by(await _opened(engine, config)):
-        foreign = custom_handler.Foreign(module, {**(properties or {}), "model_dir": str(folder)}, deadline_s)
+        foreign = custom_handler.Foreign(module, properties, deadline_s)
         await foreign.load()
         place = site.Site(health=StartupProgress(), max_body_bytes=BODY_BYTES, handler=foreign, refusal=None)
         yield site.build(place)

@@ -7,10 +7,15 @@ from typing import Any
 from djl_python.inputs import Input
 from djl_python.outputs import Output
 
-CSV_COLUMNS = frozenset({"question", "context", "inputs"})
+CSV_COLUMNS = ("question", "context", "inputs")
 
 
-def decode(inputs: Input, content_type: str | None, key: str | None = None) -> Any:
+def decode(
+    inputs: Input,
+    content_type: str | None,
+    key: str | None = None,
+    require_csv_headers: bool = True,  # noqa: FBT001, FBT002 the signature that handlers call
+) -> Any:
     """The body as its content type says; all but JSON and CSV becomes {"inputs": …}. Raises ValueError."""
     content_type = content_type or ""
     if not content_type and not inputs.get_as_bytes(key):
@@ -19,7 +24,7 @@ def decode(inputs: Input, content_type: str | None, key: str | None = None) -> A
         case "" | "application/json":
             return inputs.get_as_json(key)
         case "text/csv":
-            return decode_csv(inputs, key)
+            return decode_csv(inputs, require_csv_headers, key)
         case "text/plain":
             return {"inputs": [inputs.get_as_string(key)]}
         case "tensor/npz":
@@ -32,12 +37,32 @@ def decode(inputs: Input, content_type: str | None, key: str | None = None) -> A
             return {"inputs": inputs.get_as_image(key) if other.startswith("image/") else inputs.get_as_bytes(key)}
 
 
-def decode_csv(inputs: Input, key: str | None = None) -> dict[str, list[Any]]:
-    """Rows under a header row that has one of the known columns. Raises ValueError."""
+def decode_csv(
+    inputs: Input,
+    require_headers: bool = True,  # noqa: FBT001, FBT002 the signature that handlers call
+    key: str | None = None,
+) -> Any:
+    """Rows under a header row that names one of the known columns, in any casing; without headers, an array of numbers.
+
+    Raises ValueError for a header row without them, and for what is no number.
+    """
+    if not require_headers:
+        return _numbers(inputs.get_as_string(key))
     rows = inputs.get_as_csv(key)
-    if not rows or not CSV_COLUMNS & rows[0].keys():
-        raise ValueError(f"a CSV body needs a header row with one of: {', '.join(sorted(CSV_COLUMNS))}")
+    head = inputs.get_as_string(key).partition("\n")[0].lower()
+    if not rows or not any(column in head for column in CSV_COLUMNS):
+        raise ValueError(f"a CSV body needs a header row with one of: {', '.join(CSV_COLUMNS)}")
     return {"inputs": [row["inputs"] for row in rows] if "inputs" in rows[0] else rows}
+
+
+def _numbers(text: str) -> Any:
+    """Lines of numbers → an array of them, of one dimension where there is one line or one column."""
+    import numpy as np
+
+    numbers = np.genfromtxt(io.StringIO(text), delimiter=",")
+    if np.isnan(numbers).any():
+        raise ValueError("a CSV body without a header row must hold numbers only")
+    return numbers
 
 
 def encode_csv(content: Any) -> str:

@@ -21,9 +21,10 @@ class Input:
         self.content = PairList()
 
     def __str__(self) -> str:
-        """Properties and parts, for a log."""
-        pairs = zip(self.content.keys, self.content.values, strict=True)
-        return "\n".join([f"properties: {self.properties}", *(f"{key}: {len(value)} bytes" for key, value in pairs)])
+        """Properties and each part as `get_data` gives it, for a log. Raises what that raises."""
+        return "\n".join(
+            [f"properties: {self.properties}", *(f"{key}: {self.get_data(key)}" for key in self.content.keys)]
+        )
 
     def is_batch(self) -> bool:
         """Whether DJL has joined several requests."""

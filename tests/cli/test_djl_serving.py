@@ -11,13 +11,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from lmi_chat.cli.djl_serving import find_hooks
+from lmi_chat.cli import directory as directories
+from lmi_chat.cli.directory import find_hooks
+from lmi_chat.config.settings import Settings
+from lmi_chat.dialects.formatters import Formatters
 
 ROOT = Path(__file__).parents[2]
 PLAIN = """
@@ -98,6 +102,10 @@ async def stream(do):
 class Runner:
     process: "subprocess.Popen[bytes]"
     port: int
+    said: Path
+
+    def log(self) -> str:
+        return self.said.read_text()
 
     def post(self, body: object, path: str = "/invocations", **headers: str) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
@@ -112,25 +120,25 @@ class Runner:
             connection.close()
 
 
-def start(folder: Path, *words: str) -> "subprocess.Popen[bytes]":
-    """What it says goes into the file `log` beside the folder."""
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'shim'}"}
+def start(folder: Path, *words: str, by: Sequence[str] = (), **variables: str) -> "subprocess.Popen[bytes]":
+    """What it says goes into the file `log` beside the folder. `by` is the command, where it is not djl-serving."""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'shim'}"} | variables
     place = ("--host", "127.0.0.1", "--port", "0")
-    command = [sys.executable, "-m", "lmi_chat.cli.djl_serving", str(folder), *place, *words]
+    command = [sys.executable, "-m", *(by or ("lmi_chat.cli.djl_serving", str(folder))), *place, *words]
     with (folder.parent / "log").open("w") as log:
         return subprocess.Popen(command, stderr=log, env=environment)
 
 
 @contextlib.contextmanager
-def running(folder: Path, *words: str) -> Iterator[Runner]:
-    with start(folder, *words) as process:
+def running(folder: Path, *words: str, by: Sequence[str] = (), **variables: str) -> Iterator[Runner]:
+    with start(folder, *words, by=by, **variables) as process:
         log = folder.parent / "log"
         while "ready after" not in (said := log.read_text()):
             assert process.poll() is None, said
             time.sleep(0.02)
         port = re.search(r"http://127.0.0.1:(\d+)", said)
         assert port
-        yield Runner(process, int(port[1]))
+        yield Runner(process, int(port[1]), log)
         process.terminate()
         assert process.wait(20) == 0
 
@@ -175,11 +183,14 @@ def test_a_plain_handlers_failures(plain: Runner) -> None:
     assert (status, json.loads(data)["error"]) == (400, "not that")
     status, _, data = plain.post({"do": "raise"})
     assert status == 424
-    assert "RuntimeError: it broke" in json.loads(data)["error"]
+    assert json.loads(data)["error"].startswith("the handler failed; the server's log says why under ")
+    assert "RuntimeError: it broke" in plain.log()
+    assert "RuntimeError" not in data.decode()
     status, _, data = plain.post({"do": "break"})
     assert status == 200
     assert json.loads(data.splitlines()[0]) == {"outputs": "a"}
-    assert "it broke in the middle" in json.loads(data.splitlines()[-1])["error"]
+    assert "the handler failed; the server's log says why" in json.loads(data.splitlines()[-1])["error"]
+    assert "it broke in the middle" in plain.log()
     assert plain.post({"do": "nothing"})[0] == 204
 
 
@@ -218,7 +229,7 @@ def test_an_asynchronous_handlers_failures_never_hang(asynchronous: Runner) -> N
     status, _, data = asynchronous.post({"do": "refuse"})
     assert (status, json.loads(data)) == (404, {"error": "no such thing", "code": 404})
     assert asynchronous.post({"do": "raise"})[0] == 424
-    for broken, why in (("break", "it broke in the middle"), ("unended", "without a last part")):
+    for broken, why in (("break", "the handler failed; the server's log says why"), ("unended", "without a last part")):
         status, _, data = asynchronous.post({"do": broken})
         lines = [json.loads(line) for line in data.splitlines()]
         assert (status, [line.get("letter") for line in lines[:2]]) == (200, ["a", "b"])
@@ -247,7 +258,31 @@ def test_ping_and_unknown_paths(plain: Runner) -> None:
             "the handler failed to load: OSError: no weights",
         ),
         ("import no_such_module\n", "", "entry point model.py does not load"),
-        ("", "engine=PyTorch\n", "engine must be Python, got PyTorch"),
+        (
+            "",
+            "engine=PyTorch\n",
+            "serving.properties:1: engine must be one of DeepSpeed, FasterTransformer, MPI, Python, got 'PyTorch'",
+        ),
+        (
+            "def handle(inputs):\n    pass\n",
+            "#\noption.rolling_batch=auto\n",
+            "serving.properties:2: rolling_batch must be disable for a handler of one's own, got 'auto'; the handler",
+        ),
+        (
+            "def handle(inputs):\n    pass\n",
+            "option.tensor_parallel_degree=two\n",
+            "serving.properties:1: tensor_parallel_degree must be a whole number or max, got 'two'",
+        ),
+        (
+            "def handle(inputs):\n    pass\n",
+            "job_queue_size=-1\n",
+            "serving.properties:1: job_queue_size must be at least 0",
+        ),
+        (
+            "from djl_python import Output\n\ndef handle(inputs):\n    return Output().error('no licence', code=403)\n",
+            "",
+            "the handler refused to load with 403 no licence",
+        ),
         ("", "option.entryPoint=other.py\n", "there is no entry point"),
         ("", "\ufeffengine=Python\noption.entryPoint=other.py\n", "there is no entry point"),
         ("", "a=1\nb=\\u12\n", "serving.properties:2: it cannot be read"),
@@ -272,6 +307,28 @@ def test_formatters_are_found_beside_any_entry_point(tmp_path: Path) -> None:
     directory(tmp_path / "m" / "adapters" / "french", code.replace("7", "8"))
     hooks = find_hooks(tmp_path / "m")
     assert [each.write and each.write({}) for each in (hooks, hooks.of("french"), hooks.of("other"))] == [7, 8, 7]
+
+
+@pytest.mark.parametrize("entry", ["djl_python.lmi_vllm.vllm_async_service", "djl_python.deepspeed", "lmi_chat.djl"])
+def test_lmis_own_handlers_are_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str) -> None:
+    """And are configured as ours, formatters beside them included."""
+    code = "from djl_python.output_formatter import output_formatter\n\n"
+    code += "@output_formatter\ndef own(answer):\n    return 7\n"
+    folder = directory(tmp_path / "m", code, f"engine=DeepSpeed\noption.entryPoint={entry}\noption.max_n=3\n")
+    (tmp_path / "weights").mkdir()
+    monkeypatch.chdir(tmp_path)
+    served: list[tuple[Settings, Formatters]] = []
+
+    def serve(settings: Settings, hooks: Formatters) -> int:
+        served.append((settings, hooks))
+        return 0
+
+    monkeypatch.setattr(directories, "serve_settings", serve)
+    assert directories.run(folder, folder / "serving.properties", {"model_id": "weights"}) == 0
+    ((settings, hooks),) = served
+    assert (settings.limits.max_n, hooks.write and hooks.write({})) == (3, 7)
+    assert settings.model_id == str(tmp_path / "weights"), "the directory is the current folder now"
+    assert Path.cwd() == folder
 
 
 def test_a_signal_lets_a_running_answer_finish(tmp_path: Path) -> None:
@@ -299,3 +356,141 @@ def is_busy(runner: Runner) -> bool:
     busy = json.loads(connection.getresponse().read())["active"] == 1
     connection.close()
     return bool(busy)
+
+
+OF_A_FOLDER = """
+import os
+
+from djl_python import Input, Output
+
+labels = open("labels.txt").read().split()  # beside this file, as DJL starts it
+model = None
+
+
+def handle(inputs: Input) -> Output:
+    global model
+    if inputs.is_empty():
+        properties = inputs.get_properties()
+        device = int(properties.get("device_id"))
+        degree = properties.get("tensor_parallel_degree") + 0
+        weights = open(os.path.join("weights", "w.txt")).read()
+        model = {name: str(properties.get(name)) for name in ("task", "dtype", "max_n", "cluster_size", "model_dir")}
+        model |= {"device": device, "degree": degree, "weights": weights, "labels": labels}
+        return None
+    return Output().add_as_json(model | {"again": int(inputs.get_property("device_id")), "here": os.getcwd()})
+"""
+
+
+def of_a_folder(place: Path, properties: str) -> Path:
+    folder = directory(place, OF_A_FOLDER, properties)
+    (folder / "labels.txt").write_text("cat dog")
+    (folder / "weights").mkdir()
+    (folder / "weights" / "w.txt").write_text("1")
+    return folder
+
+
+@pytest.mark.parametrize("engine", ["Python", "MPI", "DeepSpeed"])
+def test_a_handler_finds_its_folder_and_djls_properties(tmp_path: Path, engine: str) -> None:
+    """Keys that are also ours are the handler's, whatever it takes them for."""
+    properties = f"engine={engine}\noption.task=custom\noption.tensor_parallel_degree=2\noption.max_n=many\n"
+    folder = of_a_folder(tmp_path / "m", properties + "option.dtype=int3\noption.rolling_batch=disable\n")
+    with running(folder) as runner:
+        status, _, data = runner.post({})
+        has_note = f"serving.properties:1: engine = {engine} starts 2 processes in DJL, and one here" in runner.log()
+    assert status == 200
+    answer = json.loads(data)
+    assert answer == {
+        "task": "custom",
+        "dtype": "int3",
+        "max_n": "many",
+        "cluster_size": "1",
+        "model_dir": str(folder),
+        "device": answer["again"],
+        "degree": 2,
+        "weights": "1",
+        "labels": ["cat", "dog"],
+        "again": -1,
+        "here": str(folder),
+    }
+    assert has_note == (engine != "Python")
+
+
+@pytest.mark.parametrize("has_model_py", [True, False])
+def test_lmi_chat_serve_runs_a_directorys_own_handler(tmp_path: Path, *, has_model_py: bool) -> None:
+    """Whichever way the directory is named; its code may have another name."""
+    folder = of_a_folder(tmp_path / "m", "option.tensor_parallel_degree=max\n")
+    words = ("--model-id", str(folder))
+    if not has_model_py:
+        (folder / "model.py").rename(folder / "other.py")
+        (folder / "serving.properties").write_text("option.entryPoint=other.py\noption.tensor_parallel_degree=1\n")
+        words = ("--properties", str(folder / "serving.properties"))
+    with running(folder, *words, by=("lmi_chat", "serve"), SERVING_JOB_QUEUE_SIZE="7") as runner:
+        status, _, data = runner.post({})
+    assert (status, json.loads(data)["here"]) == (200, str(folder))
+
+
+def test_a_full_queue_is_a_503(tmp_path: Path) -> None:
+    code = "import os, time\nfrom djl_python import Output\n\ndef handle(inputs):\n    if not inputs.is_empty():\n"
+    code += (
+        "        while not os.path.exists('go'):\n            time.sleep(0.01)\n        return Output().add('done')\n"
+    )
+    folder = directory(tmp_path / "m", code, "job_queue_size=2\n")
+    with running(folder) as runner:
+        answers: list[tuple[int, dict[str, str], bytes]] = []
+        threads = [threading.Thread(target=lambda: answers.append(runner.post({}))) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        while len(answers) < 3:  # one runs and two wait; the others are refused at once
+            time.sleep(0.01)
+        assert [(status, headers["retry-after"]) for status, headers, _ in answers] == [(503, "1")] * 3
+        (folder / "go").touch()
+        for thread in threads:
+            thread.join()
+    assert sorted(status for status, _, _ in answers) == [200, 200, 200, 503, 503, 503]
+
+
+def test_a_handler_is_behind_the_keys_that_are_configured(tmp_path: Path) -> None:
+    """In a file that is named from where the command is given, not from the directory."""
+    code = "def handle(inputs):\n    return None\n"
+    (tmp_path / "keys").write_text("mine=secret-key-1\n")
+    file = os.path.relpath(tmp_path / "keys")
+    with running(directory(tmp_path / "m", code, "option.task=custom\n"), "--api-key-file", file) as runner:
+        assert runner.post({})[0] == 401
+        assert runner.post({}, authorization="Bearer secret-key-1")[0] == 204
+
+
+def wheel(folder: Path) -> None:
+    """A package "answerer" with one module."""
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "answerer-1.0-py3-none-any.whl", "w") as archive:
+        archive.writestr("answerer.py", "answer = 'installed'\n")
+        metadata = "answerer-1.0.dist-info"
+        archive.writestr(f"{metadata}/METADATA", "Metadata-Version: 2.1\nName: answerer\nVersion: 1.0\n")
+        archive.writestr(f"{metadata}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{metadata}/RECORD", "")
+
+
+def test_requirements_are_installed_where_that_is_allowed_and_else_named(tmp_path: Path) -> None:
+    code = "import answerer\nfrom djl_python import Output\n\ndef handle(inputs):\n"
+    code += "    return None if inputs.is_empty() else Output().add(answerer.answer)\n"
+    folder = directory(tmp_path / "m", code)
+    (folder / "requirements.txt").write_text("answerer\n")
+    wheel(folder / "requirements")
+    with start(folder) as process:
+        assert process.wait(20) == 1
+    note, *_, last = [
+        line for line in (tmp_path / "log").read_text().splitlines() if "lmi-chat" in line or "djl-" in line
+    ]
+    assert note.endswith("requirements.txt is not installed; install_requirements=true has pip install it at the start")
+    assert last.endswith("entry point model.py does not load: ModuleNotFoundError: No module named 'answerer'")
+    target = tmp_path / "installed"
+    target.mkdir()
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "shim"), str(target)])
+    allowed = {
+        "PYTHONPATH": paths,
+        "PIP_TARGET": str(target),
+        "PIP_NO_INDEX": "1",
+        "OPTION_INSTALL_REQUIREMENTS": "true",
+    }
+    with running(folder, **allowed) as runner:
+        assert runner.post({})[2] == b"installed"

@@ -55,3 +55,49 @@ def test_the_exit_codes_of_fetch_model(  # noqa: PLR0913, PLR0917 a row of the t
     assert main(["fetch-model", *words]) == code
     out, err = capsys.readouterr()
     assert (out, err) == ("" if code else f"{tmp_path}\n", said)
+
+
+def test_code_beside_the_weights_alone_is_not_run_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model.py").write_text("raise SystemExit('it ran')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("lmi_chat.cli.directory.serve_settings", lambda _: 0)
+    assert main(["serve", "--model-id", str(tmp_path)]) == 0
+    assert f"{tmp_path}/model.py is not run: there is no serving.properties beside it" in capsys.readouterr().err
+
+
+def test_which_folders_code_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The platform's model folder has it without serving.properties too, though the working folder has that file."""
+    (platform := tmp_path / "platform").mkdir()
+    (working := tmp_path / "working").mkdir()
+    (working / "serving.properties").write_text("engine=Python\n")
+    monkeypatch.chdir(working)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("lmi_chat.config.sources.MODEL_FOLDER", platform)
+    ran: list[tuple[Path, Path | None]] = []
+
+    def run(folder: Path, path: Path | None, _: dict[str, str], *, is_models: bool) -> int:
+        assert not is_models
+        ran.append((folder, path))
+        return 0
+
+    monkeypatch.setattr("lmi_chat.cli.directory.run", run)
+    monkeypatch.setattr("lmi_chat.cli.directory.serve_settings", lambda _: 0)
+    assert main(["serve"]) == 0
+    assert ran == []
+    (working / "model.py").touch()
+    assert main(["serve"]) == 0
+    (platform / "model.py").touch()
+    assert main(["serve"]) == 0
+    (platform / "serving.properties").touch()
+    assert main(["serve"]) == 0
+    assert main(["serve", "--properties", "serving.properties"]) == 0
+    (platform / "model.py").rename(platform / "other.py")
+    (platform / "serving.properties").unlink()
+    monkeypatch.setenv("OPTION_ENTRYPOINT", "other.py")
+    assert main(["serve"]) == 0
+    ours, theirs = Path("serving.properties"), platform / "serving.properties"
+    assert ran.pop() == (platform, ours)
+    assert ran == [(working, ours), (platform, ours), (platform, theirs), (working, ours)]

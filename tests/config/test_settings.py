@@ -222,7 +222,7 @@ def test_each_argument_of_vllm_serve_is_obeyed_or_said() -> None:
     assert not names - known
     quiet = {
         *("enable_prompt_tokens_details", "enable_request_id_headers", "max_log_len", "enable_log_deltas"),
-        *("log_error_stack", "uvicorn_log_level", "disable_access_log_for_endpoints", "enable_ssl_refresh"),
+        *("log_error_stack", "uvicorn_log_level", "disable_access_log_for_endpoints"),
         "enable_flash_late_interaction",
     }
     assert names & WITHOUT_EFFECT.keys() == quiet

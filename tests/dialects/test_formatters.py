@@ -26,7 +26,14 @@ def constant(value: object) -> Any:
     return lambda _: value
 
 
-async def test_the_input_formatter_reads_the_decoded_body() -> None:
+def assert_is_in_the_log(message: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The caller has an id, and neither the exception nor a path; the log has both under that id."""
+    cause = message.rpartition(" ")[2]
+    assert "Error" not in message
+    assert [record.exc_info for record in caplog.records if cause in record.getMessage() and record.exc_info]
+
+
+async def test_the_input_formatter_reads_the_decoded_body(caplog: pytest.LogCaptureFixture) -> None:
     seen: list[object] = []
 
     def read(body: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
@@ -39,8 +46,9 @@ async def test_the_input_formatter_reads_the_decoded_body() -> None:
     assert len(seen) == 1
     with pytest.raises(BadField, match="temperature must be at least 0"):
         await answered(line, {"question": "why?", "heat": -1})
-    with pytest.raises(HookFailed, match="the input formatter failed: KeyError: 'question'"):
+    with pytest.raises(HookFailed, match="the input formatter failed; the server's log says why under") as failed:
         await answered(line, CHAT)
+    assert_is_in_the_log(failed.value.message, caplog)
     assert line.active == 0
 
 
@@ -92,7 +100,7 @@ async def test_an_output_formatter_may_give_a_line_of_text() -> None:
         assert (line.active, engine.running) == (0, 0)
 
 
-async def test_an_output_formatter_that_fails_ends_the_stream_with_its_words() -> None:
+async def test_an_output_formatter_that_fails_ends_the_stream(caplog: pytest.LogCaptureFixture) -> None:
     def write(payload: dict[str, Any]) -> dict[str, Any]:
         if payload["choices"][0]["delta"]["content"] == "o":
             raise RuntimeError("no o")
@@ -102,11 +110,58 @@ async def test_an_output_formatter_that_fails_ends_the_stream_with_its_words() -
     out = await answered(line, STREAM, "text/event-stream")
     events = out.data.split(b"\n\n")[:-1]
     error = json.loads(events[-1].removeprefix(b"data: "))["error"]
-    assert (error["code"], error["message"]) == (
-        "custom_code_failed",
-        "the output formatter failed: RuntimeError: no o",
-    )
+    assert error["code"] == "custom_code_failed"
+    assert error["message"].startswith("the output formatter failed; the server's log says why under ")
+    assert_is_in_the_log(error["message"], caplog)
     assert len(events) == 5
     assert b"[DONE]" not in out.data
     assert out.is_ended
     assert (line.active, engine.running) == (0, 0)
+
+
+def shouting(response: Any) -> Any:
+    """In the manner of formatters written for LMI: whatever the request was, by attribute, changed in place."""
+    if hasattr(response, "choices") and response.choices:
+        choice = response.choices[0]
+        if hasattr(choice, "delta") and choice.delta.content:
+            choice.delta.content = choice.delta.content.upper()
+        elif hasattr(choice, "message"):
+            choice.message.content = choice.message.content.upper()
+        elif hasattr(choice, "text"):
+            choice.text = choice.text.upper()
+    response.served_by = "formatter"
+    return response
+
+
+@pytest.mark.parametrize("is_dumped", [False, True])
+@pytest.mark.parametrize(
+    ("body", "whole", "piece"),
+    [
+        (CHAT, lambda answer: answer["choices"][0]["message"]["content"], lambda line: line["choices"][0]["delta"]),
+        ({"prompt": "hi"}, lambda answer: answer["choices"][0]["text"], lambda line: line["choices"][0]),
+        ({"inputs": "hi"}, lambda answer: answer["generated_text"], lambda line: line["token"]),
+    ],
+)
+async def test_lmis_way_to_write_an_output_formatter(
+    body: dict[str, Any], whole: Any, piece: Any, *, is_dumped: bool
+) -> None:
+    def write(response: Any) -> Any:
+        return shouting(response).model_dump() if is_dumped else shouting(response)
+
+    line, _ = await opened(formatters=Formatters(write=write))
+    answer = json.loads((await answered(line, body)).data)
+    assert (whole(answer), answer["served_by"]) == ("HELLO!", "formatter")
+    data = (await answered(line, {**body, "stream": True})).data
+    lines = [json.loads(text.removeprefix(b"data: ")) for text in data.split(b"\n") if text.strip(b"\n")]
+    pieces = [piece(each) for each in lines if each.get("choices", True)]
+    assert "".join(each.get("content") or each.get("text") or "" for each in pieces) == "HELLO!"
+    assert {each["served_by"] for each in lines} == {"formatter"}
+
+
+async def test_an_output_formatter_may_give_a_model() -> None:
+    class Model:
+        def model_dump(self) -> dict[str, Any]:
+            return {"a": 1}
+
+    line, _ = await opened(formatters=Formatters(write=constant(Model())))
+    assert json.loads((await answered(line, CHAT)).data) == {"a": 1}

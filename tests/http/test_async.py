@@ -15,7 +15,7 @@ from lmi_chat.async_requests import AsyncRequest, AsyncRequests
 from lmi_chat.async_requests.folder import Folder
 from lmi_chat.errors import Bug, EngineDown
 from lmi_chat.pipeline.pipeline import InferenceRequest, Pipeline, PipelineConfig
-from tests.http.test_app import CHAT, post
+from tests.http.test_app import CHAT, post, send
 from tests.http.test_sagemaker import boto
 from tests.pipeline.test_pipeline import breaking
 from tests.support.fakes import deployment
@@ -94,9 +94,31 @@ def test_a_failure_is_a_document_of_its_own(
 
 
 def test_a_place_that_cannot_be_written_is_a_failure_too(ask: Any, tmp_path: Path) -> None:
-    (tmp_path / "output" / "a.out").mkdir(parents=True)
+    (tmp_path / "output").write_text("no folder")
     failure = left(ask(Body=b'{"inputs":"a"}', Filename="a.out")["FailureLocation"])
     assert json.loads(failure)["error"] == "the answer could not be written to its output location"
+
+
+def test_no_answer_replaces_another(ask: Any) -> None:
+    """Neither one that is there nor one that is still to come."""
+    answers = [ask(Body=json.dumps({"inputs": text}), Filename="a.out") for text in ("a", "bb")]
+    left(answers[0]["OutputLocation"])
+    answers.append(ask(Body=json.dumps({"inputs": "ccc"}), Filename="a.out"))
+    places = [answer["OutputLocation"] for answer in answers]
+    assert places[0].endswith("/output/a.out")
+    assert len(set(places)) == 3
+    assert all(place.endswith("a.out") for place in places)
+    for place in places:
+        assert json.loads(left(place))["generated_text"] == "Hello!"
+
+
+@pytest.mark.parametrize("text", ["000003600999999", "01", "0x10", "1e3", "١", "-5", "99999999999999999999"])
+def test_seconds_are_whole_numbers_as_one_writes_them(service: Service, text: str) -> None:
+    headers = {"content-type": "application/json", "x-amzn-sagemaker-invocationtimeoutseconds": text}
+    headers = {name: value.encode().decode("latin-1") for name, value in headers.items()}
+    status, _, answer = send(service, b'{"inputs":"a"}', headers, path="/endpoints/e/async-invocations")
+    assert status == 400
+    assert "InvocationTimeoutSeconds must be a whole number" in answer["Message"]
 
 
 def test_bad_bodies_fail_in_their_dialects_words(ask: Any) -> None:

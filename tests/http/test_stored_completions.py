@@ -80,10 +80,15 @@ def test_what_does_not_ask_is_not_kept(service: Service) -> None:
     assert ask(service)[2] == {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
 
 
-def test_invocations_keep_too_and_the_id_is_the_callers(service: Service) -> None:
+def test_invocations_keep_too_and_no_caller_names_what_is_kept(service: Service) -> None:
+    """By a name of the caller's, another's could be replaced."""
     headers = {"content-type": "application/json", "x-request-id": "mine"}
-    assert send(service, json.dumps({**CHAT, "store": True}).encode(), headers)[0] == 200
-    assert ask(service, "/chatcmpl-mine")[0] == 200
+    answers = [send(service, json.dumps({**CHAT, "store": True}).encode(), headers) for _ in range(2)]
+    assert [told["x-request-id"] for _, told, _ in answers] == ["mine", "mine"]
+    assert len({answer["id"] for _, _, answer in answers}) == 2
+    for _, _, answer in answers:
+        assert ask(service, f"/{answer['id']}")[0] == 200
+    assert ask(service, "/chatcmpl-mine")[0] == 404
 
 
 def test_paging(service: Service) -> None:

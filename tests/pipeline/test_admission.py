@@ -23,7 +23,7 @@ class Crowd:
         await asyncio.sleep(0)
 
     async def _stay(self, name: str, user: str, count: int, priority: int) -> None:
-        async with self.seats.acquire(user, count, priority):
+        async with self.seats.acquire(self.seats.flow(user), count, priority):
             self.admitted.append(name)
             await self.go[name].wait()
 

@@ -27,3 +27,10 @@ def test_a_batch_comes_apart() -> None:
     assert [each.get_as_string() for each in batch] == ["body 0", "body 1"]
     assert [each.get_property("eula") for each in batch] == ["no", "yes"]
     assert given(b"x").get_batches()[0].get_as_bytes() == b"x"
+
+
+def test_an_input_as_text_shows_its_parts() -> None:
+    inputs = given(b'{"a": 1}', "application/json")
+    assert str(inputs) == "properties: {'Content-Type': 'application/json'}\ndata: {'a': 1}"
+    assert str(given("é".encode(), "text/plain")).endswith("\ndata: é")
+    assert str(Input()) == "properties: {}"

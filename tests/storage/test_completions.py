@@ -126,7 +126,8 @@ async def test_a_restart_keeps_them(path: Path) -> None:
 # Limits
 
 
-async def test_what_is_too_old_goes(path: Path) -> None:
+async def test_what_is_too_old_goes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(completions, "GRACE_S", 0.0)
     shop = Completions(path, StoreLimits(days=2))
     for completion_id in ("old", "young"):
         shop.save(kept(completion_id))
@@ -136,6 +137,80 @@ async def test_what_is_too_old_goes(path: Path) -> None:
     db.close()
     shop.tidy()
     assert await ids(shop) == ["young"]
+    shop.close()
+
+
+async def test_a_clock_that_jumps_deletes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither while the server runs nor when it starts with a wrong one; behind the time that has passed it counts."""
+    shop = Completions(path, StoreLimits(days=2))
+    shop.save(kept("a"))
+    assert await ids(shop) == ["a"]
+    shop.close()
+    now, passed = time.time(), time.monotonic()
+    monkeypatch.setattr(time, "time", lambda: now + 40 * DAY_S)  # wrong from the start of the next
+    shop = Completions(path, StoreLimits(days=2))
+    shop.tidy()
+    assert await ids(shop) == ["a"]
+    monkeypatch.setattr(time, "monotonic", lambda: passed + 2 * completions.GRACE_S)
+    monkeypatch.setattr(time, "time", lambda: now)  # put right
+    shop.tidy()
+    assert await ids(shop) == ["a"]
+    monkeypatch.setattr(time, "time", lambda: now + DAY_S)
+    shop.close()
+    shop = Completions(path, StoreLimits(days=2))
+    monkeypatch.setattr(time, "monotonic", lambda: passed + 5 * completions.GRACE_S)
+    monkeypatch.setattr(time, "time", lambda: now + 40 * DAY_S)  # while it runs
+    shop.tidy()
+    assert await ids(shop) == ["a"]
+    monkeypatch.setattr(time, "monotonic", lambda: passed + 3 * DAY_S)
+    shop.tidy()
+    assert await ids(shop) == []
+    shop.close()
+
+
+async def test_a_list_ends_before_it_is_too_large(opened: Completions, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(completions_db, "PAGE_BYTES", 5000)
+    for number in range(5):
+        opened.save(kept(str(number), 2000))
+    opened.save(kept("large", 9000))
+    page = await opened.page(Query(limit=100))
+    assert ([each.id for each in page.found], page.has_more) == (["0", "1"], True)
+    page = await opened.page(Query(limit=100, after="3"))
+    assert ([each.id for each in page.found], page.has_more) == (["4"], True)
+    page = await opened.page(Query(limit=100, after="4"))
+    assert ([each.id for each in page.found], page.has_more) == (["large"], False)
+
+
+async def test_what_is_stored_is_its_owners(opened: Completions) -> None:
+    opened.save(kept("a", owner="ada"))
+    opened.save(kept("b"))
+    assert (await ids(opened, owner="ada"), await ids(opened), await ids(opened, owner="bob")) == (["a"], ["b"], [])
+    for owner in ("", "bob"):
+        with pytest.raises(NotFound):
+            await opened.get("a", owner)
+        with pytest.raises(NotFound):
+            await opened.update("a", {}, owner)
+        with pytest.raises(NotFound):
+            await opened.delete("a", owner)
+        with pytest.raises(NotFound):
+            await ids(opened, owner=owner, after="a")
+    assert (await opened.update("a", {"k": "v"}, "ada")).metadata == {"k": "v"}
+    await opened.delete("a", "ada")
+    assert await ids(opened, owner="ada") == []
+
+
+async def test_a_file_of_an_older_version_is_read(path: Path) -> None:
+    db = sqlite3.connect(path)
+    older = completions_db.SCHEMA.replace(", owner TEXT NOT NULL DEFAULT ''", "")
+    assert "owner" not in older
+    db.executescript(older)
+    db.execute("INSERT INTO completions VALUES (1, 'a', 'tiny', ?, x'7b7d', x'5b5d', x'7b7d')", (time.time(),))
+    db.commit()
+    db.close()
+    shop = Completions(path)
+    assert await ids(shop) == ["a"]
+    shop.save(kept("b", owner="ada"))
+    assert await ids(shop, owner="ada") == ["b"]
     shop.close()
 
 
@@ -337,9 +412,10 @@ def test_the_same_document_is_kept_from_both(*, is_stream: bool) -> None:
     rendered(task.render, *events, *ends)
     assert found == []
     shown = rendered(task.render, Finished(prompt_tokens=3, completion_tokens=6))
-    assert (found[0].id, found[0].model, found[0].metadata) == ("chatcmpl-1", "tiny", {"a": "b"})
+    assert (found[0].model, found[0].metadata) == ("tiny", {"a": "b"})
     assert json.loads(found[0].messages) == [{"role": "user", "content": "hi"}]
     document = json.loads(found[0].document)
+    assert document["id"] == found[0].id != "chatcmpl-1", "a name that nobody else can give"
     assert [choice["message"]["content"] for choice in document["choices"]] == ["Hé!", "Hé!"]
     assert document["usage"]["total_tokens"] == 9
     assert shown == ([] if is_stream else [document])

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from lmi_chat.errors import BadField, Bug, Conflict, NotFound
+from lmi_chat.errors import BadField, Bug, Busy, Conflict, NotFound
 from lmi_chat.pipeline.pipeline import InferenceRequest, Pipeline
-from lmi_chat.storage.sessions import Sessions
+from lmi_chat.storage.sessions import FLOOR_S, Sessions
 from tests.pipeline.test_pipeline import Kept, breaking, opened
 from tests.support.scripted import Scripted, said
 
@@ -108,7 +108,9 @@ async def test_one_turn_at_a_time() -> None:
 
 async def test_expiry_number_and_bytes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     line, _, sessions = await held(most=2)
-    first, second, third = [await begun(line) for _ in range(3)]
+    first, second = [await begun(line) for _ in range(2)]
+    age(sessions, first)
+    third = await begun(line)
     with pytest.raises(BadField):
         sessions.get(first)
     sessions.get(second)
@@ -117,15 +119,76 @@ async def test_expiry_number_and_bytes_are_bounded(monkeypatch: pytest.MonkeyPat
     for session_id in (second, third):
         with pytest.raises(BadField, match="has expired"):
             sessions.get(session_id)
-    small = Sessions(seconds=60, most=10, most_bytes=100)
+    small = Sessions(seconds=60, most=10, most_bytes=120)
     one, two = small.open(), small.open()
+    age(small, one.id)
     small.store(one, [{"role": "user", "content": "x" * 50}])
     small.store(two, [{"role": "user", "content": "y" * 50}])
     with pytest.raises(BadField):
         small.get(one.id)
-    assert 0 < small.get(two.id).bytes == small.bytes <= 100
+    assert 50 < len(small.get(two.id).document) == small.bytes <= 120
     small.close(two.id)
     assert small.bytes == 0
+
+
+def age(sessions: Sessions, session_id: str) -> None:
+    """Let a session be old enough to make room."""
+    sessions.get(session_id).began -= FLOOR_S
+
+
+async def test_nobody_ends_everyones_sessions_by_opening_many() -> None:
+    line, _, sessions = await held(most=3)
+    ids = [await begun(line) for _ in range(3)]
+    for _ in range(5):
+        with pytest.raises(Busy, match="max_sessions") as refused:
+            await begun(line)
+    assert refused.value.status == 503
+    assert [sessions.get(session_id).id for session_id in ids] == ids
+
+
+def test_nobody_ends_young_sessions_by_filling_ones_own() -> None:
+    sessions = Sessions(seconds=60, most=10, most_bytes=200)
+    others, own = sessions.open(), sessions.open()
+    sessions.store(others, [{"role": "user", "content": "x" * 50}])
+    sessions.store(own, [{"role": "user", "content": "y" * 150}])
+    assert sessions.get(others.id) is others
+    with pytest.raises(BadField):
+        sessions.get(own.id)
+    assert sessions.bytes == len(others.document)
+
+
+def test_an_owner_of_half_of_all_sessions_makes_room_with_its_own() -> None:
+    sessions = Sessions(seconds=60, most=4)
+    ada, *floods = sessions.open("ada"), *(sessions.open("bob") for _ in range(5))
+    assert sessions.get(ada.id, "ada") is ada
+    for flood in floods[:3]:
+        with pytest.raises(BadField):
+            sessions.get(flood.id, "bob")
+    for flood in floods[3:]:
+        assert sessions.get(flood.id, "bob") is flood
+
+
+def test_a_session_is_its_owners() -> None:
+    sessions = Sessions(seconds=60, most=4)
+    session = sessions.open("ada")
+    for other in ("", "bob"):
+        with pytest.raises(BadField, match="is unknown"):
+            sessions.get(session.id, other)
+        with pytest.raises(BadField, match="is unknown"):
+            sessions.close(session.id, other)
+    assert sessions.close(session.id, "ada") is session
+
+
+async def test_a_conversation_is_held_as_it_is_counted_and_without_unknown_keys() -> None:
+    line, _, sessions = await held(most=2)
+    session_id = await begun(line)
+    body = turn("one")
+    body["messages"][0]["junk"] = [{"a": number} for number in range(1000)]
+    await ask(line, body, session_id)
+    session = sessions.get(session_id)
+    assert b"junk" not in session.document
+    assert [message["role"] for message in session.messages] == ["user", "assistant"]
+    assert sessions.bytes == len(session.document) < 200
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import uvloop
 
 from lmi_chat.async_requests import AsyncRequests
 from lmi_chat.http import app
+from lmi_chat.http.access import ApiKeys
 from lmi_chat.http.state import AppState
 from lmi_chat.limits import ConnectionLimits
 from lmi_chat.observability.startup import StartupProgress
@@ -42,13 +43,15 @@ class Service:
 
 
 @contextlib.contextmanager
-def serving(
+def serving(  # noqa: PLR0913 each is a part of the server that some test needs
     engine: Scripted | None = None,
     *,
     policy: PipelineConfig | None = None,
     is_open: bool = True,
     max_body_bytes: int = 2**20,
     bodies: BodyBudget | None = None,
+    api_keys: ApiKeys | None = None,
+    tls: Mapping[str, Any] | None = None,
     store: Completions | None = None,
     spool: Callable[[Pipeline], AsyncRequests] | None = None,
     **desk_changes: Any,
@@ -56,11 +59,11 @@ def serving(
     """An HTTP server around a scripted engine; the server is the one of production."""
     engine, policy = engine or Scripted(), policy or PipelineConfig()
     state = AppState(pipeline=Pipeline(policy), health=StartupProgress(), max_body_bytes=max_body_bytes, store=store)
-    state.bodies = bodies or state.bodies
+    state.bodies, state.api_keys = bodies or state.bodies, api_keys
     state.async_requests = spool(state.pipeline) if spool else None
     state.is_tgi = desk_changes.get("is_tgi", False)
     desk_changes = {"save": store.save if store else None} | desk_changes
-    server = server_of(ConnectionLimits(receive_s=2.0, write_stall_s=1.0), app.build(state))
+    server = server_of(ConnectionLimits(receive_s=2.0, write_stall_s=1.0), app.build(state), tls=tls)
     listener = socket.create_server(("127.0.0.1", 0))
     loop = uvloop.new_event_loop()
 

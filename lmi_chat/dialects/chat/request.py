@@ -3,6 +3,7 @@
 Shapes: OpenAI API reference, "Chat completions"; the fields beyond it are vLLM's.
 """
 
+import os
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -40,6 +41,8 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
     variables = _check_variables(reader)
     salt, asked = openai.check_salt(reader), options.check_account(body, reader)
     unknown = [*reader.finish(), *asked.warnings]
+    if asked.is_stored:
+        request_id = os.urandom(16).hex()  # a caller's own could name, and so replace, what another has stored
 
     text = deployment.template.render(chat, variables=variables, **flags)
     checks.check_length(text, deployment, "messages")

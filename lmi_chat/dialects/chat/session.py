@@ -10,6 +10,7 @@ from functools import partial
 from lmi_chat.codec.json_text import Json, dump
 from lmi_chat.dialects.chat import request as chat
 from lmi_chat.dialects.chat.body import SESSIONS, SessionBody
+from lmi_chat.dialects.chat.messages import SHOWN
 from lmi_chat.dialects.checks import check_model
 from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.reader import BodyReader
@@ -29,9 +30,12 @@ def headers_of_new(session: Session) -> Mapping[str, str]:
 
 
 def answer(
-    body: Json, deployment: Deployment, sessions: Sessions | None, session_id: str
+    body: Json, deployment: Deployment, sessions: Sessions | None, session_id: str, owner: str = ""
 ) -> tuple[bytes, Mapping[str, str], list[str]]:
-    """Open or close a session: document, headers, what is to be said of unknown keys. Raises BadField, NotFound."""
+    """Open or close a session of `owner`: document, headers, what is to be said of unknown keys.
+
+    Raises BadField, NotFound, Busy.
+    """
     check_model(body.get("model"), deployment)
     reader = BodyReader(deployment)
     reader.read(body, SessionBody)
@@ -43,12 +47,12 @@ def answer(
         text = "requestType is not served: sessions are off (option.enable_stateful_sessions)"
         raise BadField([Problem("requestType", text)])
     if kind == NEW:
-        session = sessions.open()
+        session = sessions.open(owner)
         return dump({"result": f"Session {session.id} created"}), headers_of_new(session), unknown
     if not session_id:
         text = "requestType CLOSE needs the session's id in the header X-Amzn-SageMaker-Session-Id"
         raise BadField([Problem("requestType", text)])
-    closed = sessions.close(session_id)
+    closed = sessions.close(session_id, owner)
     headers = {"X-Amzn-SageMaker-Closed-Session-Id": closed.id}
     return dump({"result": f"Session {closed.id} closed"}), headers, unknown
 
@@ -62,7 +66,8 @@ def parse_chat(
     task = chat.parse(body | {"messages": messages}, deployment, request_id)
     if task.job.width != 1 or messages is None:
         raise BadField([Problem("n", f"n must be 1 in a session, got {task.job.width} sequences")])
-    task.render = Remembering(task.render, partial(sessions.store, session), messages)
+    seen = [{name: value for name, value in message.items() if name in SHOWN} for message in messages]
+    task.render = Remembering(task.render, partial(sessions.store, session), seen)
     return task
 
 
