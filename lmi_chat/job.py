@@ -10,7 +10,7 @@ from typing import Literal
 from lmi_chat.errors import Error
 
 Reason = Literal["stop", "length", "abort", "time_limit"]
-GuideKind = Literal["json", "regex", "choice", "grammar", "json_object"]
+ConstraintKind = Literal["json", "regex", "choice", "grammar", "json_object"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class OutputConstraint:
     the field that asked, for an error's sake.
     """
 
-    kind: GuideKind
+    kind: ConstraintKind
     value: str | tuple[str, ...]
     path: str = field(default="", compare=False)
 
@@ -52,7 +52,7 @@ class SamplingParams:
     logit_bias: Mapping[int, float] | None = None
     allowed_token_ids: tuple[int, ...] | None = None
     bad_words: tuple[str, ...] = ()
-    guide: OutputConstraint | None = None
+    constraint: OutputConstraint | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ import pytest
 from botocore import xform_name
 from starlette.routing import Route
 
-from lmi_chat.cli.directory import find_hooks
+from lmi_chat.cli.directory import find_formatters
 from lmi_chat.http import app
 from lmi_chat.http.state import AppState
 from lmi_chat.observability.startup import StartupProgress
@@ -134,7 +134,7 @@ def aws_takes(service: str, command: str, options: list[str]) -> None:
 
 async def test_djls_formatters_read_and_write(tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text(module("input_formatter"))
-    line, engine = await opened(formatters=find_hooks(tmp_path))
+    line, engine = await opened(formatters=find_formatters(tmp_path))
     assert json.loads((await answered(line, {"question": "why?"})).data) == {"answer": "Hello!"}
     assert "why?" in engine.jobs[-1].prompt_text
 

@@ -73,7 +73,7 @@ class AsyncRequests:
         self._held: set[asyncio.Task[None]] = set()
         self._outputs: set[Parts] = set()  # of those that are held
 
-    async def take(self, asked: AsyncRequest) -> AsyncRequest:
+    async def submit(self, asked: AsyncRequest) -> AsyncRequest:
         """Accept a request, under names that no other answer has, and return it.
 
         Raises the pipeline's refusal, Busy, RateLimited, and for an unreadable file BadField or TooLarge.

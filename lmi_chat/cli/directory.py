@@ -89,7 +89,7 @@ def run(folder: Path, path: Path | None, pairs: dict[str, str], *, is_models: bo
     named = given["handler"].text if "handler" in given else custom_handler.HANDLE
     if getattr(module, named, own_handle) is own_handle:
         ours = _anchored(configure(pairs, path, folder=folder if is_models else None))
-        hooks = find_hooks(folder)
+        hooks = find_formatters(folder)
         if hooks != Formatters():
             os.chdir(folder)
         return serve_settings(ours, hooks)
@@ -128,10 +128,10 @@ def _install_requirements(folder: Path, configured: Settings) -> None:
     if not path.is_file():
         return
     if configured.install_requirements:
-        serve.say(f"installing {path} …")
+        serve.print_status(f"installing {path} …")
         custom_handler.install(folder)
     else:
-        serve.say(f"note: {path} is not installed; install_requirements=true has pip install it at the start")
+        serve.print_status(f"note: {path} is not installed; install_requirements=true has pip install it at the start")
 
 
 def _check_parallel(given: Mapping[str, RawSetting]) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _check_parallel(given: Mapping[str, RawSetting]) -> dict[str, Any]:
     engine = given.get("engine")
     if engine and engine.text != "Python" and degrees.get("tensor_parallel_degree", 1) > 1:
         count = degrees["tensor_parallel_degree"]
-        serve.say(f"note: {engine.origin}: engine = {engine.text} starts {count} processes in DJL, and one here")
+        serve.print_status(f"note: {engine.origin}: engine = {engine.text} starts {count} processes in DJL, and one here")
     return degrees
 
 
@@ -167,7 +167,7 @@ def _anchored(configured: Settings) -> Settings:
     return configured.model_copy(update={name: str(path.absolute()) for name, path in named.items() if path.exists()})
 
 
-def find_hooks(folder: Path) -> Formatters:
+def find_formatters(folder: Path) -> Formatters:
     """A directory's formatters, and those of its adapters. Raises BadDirectory."""
     return replace(formatters.of_folder(folder), adapters=formatters.of_adapters(folder))
 
@@ -183,10 +183,10 @@ async def _serve_foreign(configured: Settings, handler: custom_handler.Foreign) 
         await serve.until(stop, handler.load())
         if not stop.asked.is_set():
             place.handler, place.refusal = handler, None
-            serve.say(f"ready after {health.seconds:.1f} s")
+            serve.print_status(f"ready after {health.seconds:.1f} s")
             await stop.asked.wait()
         await serve.drain(place, stop, configured.drain_seconds)
-        serve.say("stopped")
+        serve.print_status("stopped")
     return serve.STOPPED
 
 

@@ -142,7 +142,7 @@ MinTokens = Annotated[Integer, field("tokens before an end is allowed", default=
 IgnoreEos = Annotated[Flag, field("go on after the end-of-sequence token", default=False)]
 
 
-class Guides(TypedDict, total=False):
+class ConstraintFields(TypedDict, total=False):
     """The fields that ask for a form of the text; structured_output reads them."""
 
     response_format: Annotated[Any, field("the text's form: {type: text, json_object or json_schema}", shown="object")]
@@ -159,7 +159,7 @@ class Guides(TypedDict, total=False):
     ]
 
 
-class Sampling(Guides, total=False):
+class Sampling(ConstraintFields, total=False):
     """How tokens are chosen, in every dialect that generates text."""
 
     best_of: Annotated[Integer, field("sequences of which the likeliest come back", default=1, ge=1), AtMost("max_n")]
@@ -169,7 +169,7 @@ class Sampling(Guides, total=False):
     min_p: Annotated[Number, field("least probability beside the best token's", default=0.0, ge=0, le=1)]
     presence_penalty: Annotated[Number, field("against tokens already there", default=0.0, ge=-2, le=2)]
     frequency_penalty: Annotated[Number, field("against frequent tokens", default=0.0, ge=-2, le=2)]
-    # What the engine's 32 bits hold as 0 makes a token that a guide forbids the likeliest.
+    # What the engine's 32 bits hold as 0 makes a token that a constraint forbids the likeliest.
     repetition_penalty: Annotated[
         Number, field("against tokens of prompt and text; above 1 discourages", default=1.0, ge=0.01, le=100)
     ]

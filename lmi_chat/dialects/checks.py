@@ -14,7 +14,7 @@ GREEDY_BELOW = 0.01
 PLAIN = SamplingParams()
 NO_SEED = -1  # as vLLM has it, and so LMI
 UNSEARCHED = (
-    *("guide", "logit_bias", "allowed_token_ids", "bad_words", "prompt_logprobs"),
+    *("constraint", "logit_bias", "allowed_token_ids", "bad_words", "prompt_logprobs"),
     *("presence_penalty", "frequency_penalty", "repetition_penalty"),
 )
 

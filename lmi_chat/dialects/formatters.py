@@ -47,7 +47,7 @@ class Formatters:
         return self.read is not None or bool(self.adapters)
 
     def of(self, adapter: object) -> "Formatters":
-        """The hooks for a request that names `adapter`: its own, else these."""
+        """The formatters for a request that names `adapter`: its own, else these."""
         return self.adapters.get(adapter, self) if isinstance(adapter, str) else self
 
     def body(self, body: json_text.Json, tokenizer: object) -> json_text.Json:

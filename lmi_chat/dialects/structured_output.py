@@ -11,11 +11,11 @@ from lmi_chat.codec import json_text
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects.reader import BodyReader
 from lmi_chat.errors import Error
-from lmi_chat.job import GuideKind, OutputConstraint
+from lmi_chat.job import ConstraintKind, OutputConstraint
 from lmi_chat.limits import Limits
 from lmi_chat.text import echo
 
-GUIDED: Mapping[str, GuideKind] = {
+GUIDED: Mapping[str, ConstraintKind] = {
     "guided_json": "json",
     "guided_regex": "regex",
     "guided_choice": "choice",
@@ -30,21 +30,21 @@ PROBLEM_ITEMS = 5
 
 
 def read(body: Json, reader: BodyReader, *, has_grammar: bool = False) -> None:
-    """Note the one guide of `body` as the sampling value `guide`; `has_grammar`: TGI's `grammar` is a spelling too."""
+    """Note the constraint of `body` among the sampling values; `has_grammar`: TGI's `grammar` is a spelling too."""
     if SOURCES.keys().isdisjoint(body):
         return  # nearly always
     for name, read_source in SOURCES.items():
         if body.get(name) is None or (name == TGI and not has_grammar):
             continue
         path = reader.prefix + name
-        guide = read_source(body[name], path, reader)
-        if guide is None:
+        constraint = read_source(body[name], path, reader)
+        if constraint is None:
             continue
-        if reader.given.setdefault("guide", guide) != guide:
+        if reader.given.setdefault("constraint", constraint) != constraint:
             reader.add_problem(
-                path, f"and {reader.paths['guide']} ask for different forms of the text; send one of them"
+                path, f"and {reader.paths['constraint']} ask for different forms of the text; send one of them"
             )
-        reader.paths.setdefault("guide", path)
+        reader.paths.setdefault("constraint", path)
 
 
 def _read_format(value: object, path: str, reader: BodyReader) -> OutputConstraint | None:
@@ -107,7 +107,7 @@ def _read_tgi(value: object, path: str, reader: BodyReader) -> OutputConstraint 
             return None
 
 
-def _reader(kind: GuideKind) -> Callable[[object, str, BodyReader], OutputConstraint | None]:
+def _reader(kind: ConstraintKind) -> Callable[[object, str, BodyReader], OutputConstraint | None]:
     def read_kind(value: object, path: str, reader: BodyReader) -> OutputConstraint | None:
         match kind:
             case "json":
@@ -128,7 +128,7 @@ def _check_flag(value: object, path: str, reader: BodyReader) -> OutputConstrain
     return OutputConstraint("json_object", "", path) if value is True else None
 
 
-def _check_text(kind: GuideKind, value: object, path: str, reader: BodyReader) -> OutputConstraint | None:
+def _check_text(kind: ConstraintKind, value: object, path: str, reader: BodyReader) -> OutputConstraint | None:
     most = reader.deployment.limits.max_regex_bytes if kind == "regex" else reader.deployment.limits.max_grammar_bytes
     if not isinstance(value, str) or not value.strip():
         reader.add_problem(path, f"must be a string that is not empty, got {echo(value)}")
@@ -167,7 +167,7 @@ def _check_choices(value: object, path: str, reader: BodyReader) -> OutputConstr
 
 
 def _check_schema(value: object, path: str, reader: BodyReader) -> OutputConstraint | None:
-    """A JSON Schema, as an object or as its text. The Guide holds its text, properties in the caller's order."""
+    """A JSON Schema, as an object or as its text. The constraint holds its text, properties in the caller's order."""
     if isinstance(value, str):
         value = _parse_schema(value, path, reader)
         if value is None:

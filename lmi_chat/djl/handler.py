@@ -75,7 +75,7 @@ async def _load(properties: Mapping[str, Any]) -> None:
     settings = configure_merged(properties, "DJL Serving's properties")
     for text in warnings(settings):
         sys.stderr.write(f"note: {text}\n")
-    line = Pipeline(bootstrap.policy(settings, hooks(properties)))
+    line = Pipeline(bootstrap.pipeline_config(settings, find_formatters(properties)))
     processes = Processes()
     atexit.register(processes.end)
     engine = await bootstrap.load(settings, line, print, bootstrap.open_store(settings))
@@ -85,7 +85,7 @@ async def _load(properties: Mapping[str, Any]) -> None:
     _lines.append(line)
 
 
-def hooks(properties: Mapping[str, Any]) -> Formatters:
+def find_formatters(properties: Mapping[str, Any]) -> Formatters:
     """The formatters that DJL found in the directory's model.py: its properties. Those of adapters are ours to find."""
     found = {name: properties.get(name) for name in ("input_formatter", "output_formatter")}
     functions = {name: function if callable(function) else None for name, function in found.items()}

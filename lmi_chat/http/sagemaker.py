@@ -121,7 +121,7 @@ class Later:
             raise _bad("InvokeEndpointAsync", "is not served: option.async_folder is not set")
         body = await read_body(request.scope, request.receive, INLINE_BYTES, INLINE_SAYS)
         order = _order(request, body, self._state.async_requests.folder)
-        order = await self._state.async_requests.take(order)
+        order = await self._state.async_requests.submit(order)
         headers = {
             "X-Amzn-SageMaker-OutputLocation": self._state.async_requests.folder.url(order.output),
             "X-Amzn-SageMaker-FailureLocation": self._state.async_requests.folder.url(order.failure),

@@ -234,14 +234,14 @@ def _deployment(settings: Settings, model: Model, aliases: tuple[str, ...], stor
     return deployment
 
 
-def policy(settings: Settings, hooks: Formatters | None = None) -> PipelineConfig:
-    """Build the pipeline's configuration; `hooks` are the deployment's own formatters."""
+def pipeline_config(settings: Settings, formatters: Formatters | None = None) -> PipelineConfig:
+    """Build the pipeline's configuration; `formatters` are the deployment's own formatters."""
     return PipelineConfig(
         **asdict(settings.pipeline),
         output_formatter=settings.output_formatter,
         sessions=_sessions(settings),
         limits=settings.limits,
-        formatters=hooks or Formatters(),
+        formatters=formatters or Formatters(),
         request_log=open_request_log(settings),
         rates=Rates(settings.rates),
         cache_salt_by=settings.cache_salt_by,

@@ -64,20 +64,20 @@ class Drained(Protocol):
         """Take nothing more; wait up to `seconds` for what runs."""
 
 
-def say(text: str) -> None:
+def print_status(text: str) -> None:
     """One line for the person at the terminal."""
     sys.stderr.write(f"lmi-chat  {text}\n")
     sys.stderr.flush()
 
 
-async def run(settings: Settings, hooks: Formatters | None = None) -> int:
+async def run(settings: Settings, formatters: Formatters | None = None) -> int:
     """Serve until a signal or the engine's end. Gives the exit code. Raises StartFailed.
 
-    `hooks` are the deployment's own formatters.
+    `formatters` are the deployment's own formatters.
     """
     for text in describe.warnings(settings):
-        say(f"note: {text}")
-    health, line = StartupProgress(), Pipeline(bootstrap.policy(settings, hooks))
+        print_status(f"note: {text}")
+    health, line = StartupProgress(), Pipeline(bootstrap.pipeline_config(settings, formatters))
     listener = bind(settings)
     store = bootstrap.open_store(settings)
     spool = bootstrap.open_async_requests(settings, line)
@@ -109,7 +109,7 @@ async def serving(settings: Settings, listener: socket.socket, application: Star
         asyncio.get_running_loop().add_signal_handler(name, stop.signal)
     task = asyncio.create_task(server._serve(sockets=[listener]))  # noqa: SLF001 serve() would take the signals
     scheme = "https" if settings.ssl_certfile else "http"
-    say(f"listening on {scheme}://{settings.host}:{listener.getsockname()[1]} (not ready yet)")
+    print_status(f"listening on {scheme}://{settings.host}:{listener.getsockname()[1]} (not ready yet)")
     try:
         yield stop
     finally:
@@ -119,13 +119,13 @@ async def serving(settings: Settings, listener: socket.socket, application: Star
 
 async def drain(served: Drained, stop: Stop, seconds: float) -> None:
     """Take nothing more, and let what runs finish, unless a second signal ends it at once."""
-    say(f"stopping: {served.active} running, up to {seconds:g} s for them")
+    print_status(f"stopping: {served.active} running, up to {seconds:g} s for them")
     await until(stop, served.drain(seconds), is_hard=True)
 
 
 def _leave(processes: Processes) -> NoReturn:
     """End while the engine is loaded: its thread cannot be stopped, would go on for a minute and start processes."""
-    say("stopped while loading")
+    print_status("stopped while loading")
     processes.end()
     os._exit(STOPPED)
 
@@ -145,12 +145,12 @@ async def until(stop: Stop, work: Coroutine[Any, Any, Result], *, is_hard: bool 
 async def _watch(engine: Engine, line: Pipeline, stop: Stop, settings: Settings) -> int:
     """Wait for a signal or for the engine's end; then let running answers finish, or fail them."""
     if await until(stop, bootstrap.gone(engine, line)):
-        say("the engine is gone; ending")
+        print_status("the engine is gone; ending")
         await asyncio.sleep(bootstrap.LAST_WORDS_S)
         return FAILED
     await drain(line, stop, settings.drain_seconds)
     line.fail_all(EngineDown("the server was told to end at once"))
-    say("stopped")
+    print_status("stopped")
     return STOPPED
 
 
@@ -159,9 +159,9 @@ def _announce(health: StartupProgress) -> Callable[[str], None]:
         before = health.phase
         health.enter(phase)
         if before != startup.READING:
-            say(f"  {before}: {health.done[before]:.1f} s")
+            print_status(f"  {before}: {health.done[before]:.1f} s")
         if phase != startup.READY:
-            say(f"{phase} …")
+            print_status(f"{phase} …")
 
     return enter
 
@@ -226,7 +226,7 @@ def _say_ready(settings: Settings, health: StartupProgress, line: Pipeline, port
     scheme = "https" if settings.ssl_certfile else "http"
     key = ' -H "authorization: Bearer $API_KEY"' if settings.api_key or settings.api_key_file else ""
     model, context = line.deployment.model, line.deployment.context_tokens
-    say(f"ready after {health.seconds:.1f} s: {model}, {context} tokens of context. Try:")
+    print_status(f"ready after {health.seconds:.1f} s: {model}, {context} tokens of context. Try:")
     curl = f"curl {scheme}://{host}:{port}/invocations -H 'content-type: application/json'{key}"
     sys.stderr.write(f"\n  {curl} \\\n    -d '{body}'\n\n")
     sys.stderr.flush()

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from lmi_chat.cli import directory as directories
-from lmi_chat.cli.directory import find_hooks
+from lmi_chat.cli.directory import find_formatters
 from lmi_chat.config.settings import Settings
 from lmi_chat.dialects.formatters import Formatters
 
@@ -300,13 +300,13 @@ def test_a_directory_that_cannot_be_served_is_told_in_a_sentence(
 def test_formatters_are_found_beside_any_entry_point(tmp_path: Path) -> None:
     code = "from djl_python.output_formatter import output_formatter\n\n"
     code += "@output_formatter\ndef own(answer):\n    return 7\n"
-    hooks = find_hooks(directory(tmp_path / "m", code, "option.entryPoint=lmi_chat.djl\n"))
-    assert (hooks.read, hooks.write and hooks.write({})) == (None, 7)
-    assert find_hooks(tmp_path).write is None
+    formatters = find_formatters(directory(tmp_path / "m", code, "option.entryPoint=lmi_chat.djl\n"))
+    assert (formatters.read, formatters.write and formatters.write({})) == (None, 7)
+    assert find_formatters(tmp_path).write is None
     (tmp_path / "m" / "adapters").mkdir()
     directory(tmp_path / "m" / "adapters" / "french", code.replace("7", "8"))
-    hooks = find_hooks(tmp_path / "m")
-    assert [each.write and each.write({}) for each in (hooks, hooks.of("french"), hooks.of("other"))] == [7, 8, 7]
+    formatters = find_formatters(tmp_path / "m")
+    assert [each.write and each.write({}) for each in (formatters, formatters.of("french"), formatters.of("other"))] == [7, 8, 7]
 
 
 @pytest.mark.parametrize("entry", ["djl_python.lmi_vllm.vllm_async_service", "djl_python.deepspeed", "lmi_chat.djl"])
@@ -319,14 +319,14 @@ def test_lmis_own_handlers_are_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     served: list[tuple[Settings, Formatters]] = []
 
-    def serve(settings: Settings, hooks: Formatters) -> int:
-        served.append((settings, hooks))
+    def serve(settings: Settings, formatters: Formatters) -> int:
+        served.append((settings, formatters))
         return 0
 
     monkeypatch.setattr(directories, "serve_settings", serve)
     assert directories.run(folder, folder / "serving.properties", {"model_id": "weights"}) == 0
-    ((settings, hooks),) = served
-    assert (settings.limits.max_n, hooks.write and hooks.write({})) == (3, 7)
+    ((settings, formatters),) = served
+    assert (settings.limits.max_n, formatters.write and formatters.write({})) == (3, 7)
     assert settings.model_id == str(tmp_path / "weights"), "the directory is the current folder now"
     assert Path.cwd() == folder
 

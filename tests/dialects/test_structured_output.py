@@ -8,7 +8,7 @@ import pytest
 
 from lmi_chat.engine.vllm.structured_output import trials
 from lmi_chat.errors import BadField
-from lmi_chat.job import GuideKind, OutputConstraint
+from lmi_chat.job import ConstraintKind, OutputConstraint
 from lmi_chat.limits import Limits
 from tests.support.fakes import deployment, parse, refusal
 
@@ -16,7 +16,7 @@ SCHEMA = {"type": "object", "properties": {"b": {"type": "integer"}, "a": {"enum
 TEXT = json.dumps(SCHEMA, separators=(",", ":"))
 NAMED = {"name": "x", "schema": SCHEMA, "strict": True}
 EBNF = 'root ::= "a" | "b"'
-SPELLINGS: list[tuple[dict[str, Any], GuideKind, str | tuple[str, ...], str]] = [
+SPELLINGS: list[tuple[dict[str, Any], ConstraintKind, str | tuple[str, ...], str]] = [
     ({"response_format": {"type": "json_object"}}, "json_object", "", ""),
     ({"response_format": {"type": "json_schema", "json_schema": NAMED}}, "json", TEXT, ".json_schema.schema"),
     (
@@ -37,7 +37,7 @@ SPELLINGS: list[tuple[dict[str, Any], GuideKind, str | tuple[str, ...], str]] = 
     ({"guided_choice": ["a", "b"]}, "choice", ("a", "b"), ""),
     ({"guided_grammar": EBNF}, "grammar", EBNF, ""),
 ]
-TGI: list[tuple[dict[str, Any], GuideKind, str | tuple[str, ...], str]] = [
+TGI: list[tuple[dict[str, Any], ConstraintKind, str | tuple[str, ...], str]] = [
     ({"grammar": {"type": "json", "value": SCHEMA}}, "json", TEXT, ".value"),
     ({"grammar": {"type": "json", "value": TEXT}}, "json", TEXT, ".value"),
     ({"grammar": {"type": "json_schema", "value": NAMED}}, "json", TEXT, ".value.schema"),
@@ -168,12 +168,12 @@ def standard(fields: Mapping[str, Any]) -> dict[str, Any]:
 def guide_of(body: dict[str, Any]) -> OutputConstraint | None:
     task = parse(body, deployment(), "1")
     assert task.unknown == []
-    return task.job.sampling.guide
+    return task.job.sampling.constraint
 
 
 @pytest.mark.parametrize(("fields", "kind", "value", "below"), SPELLINGS)
 def test_every_spelling_is_one_guide(
-    fields: dict[str, Any], kind: GuideKind, value: str | tuple[str, ...], below: str
+    fields: dict[str, Any], kind: ConstraintKind, value: str | tuple[str, ...], below: str
 ) -> None:
     (name,) = fields
     for body, prefix in ((chat(fields), ""), (standard(fields), "parameters.")):
@@ -184,7 +184,7 @@ def test_every_spelling_is_one_guide(
 
 
 @pytest.mark.parametrize(("fields", "kind", "value", "below"), TGI)
-def test_tgis_grammar(fields: dict[str, Any], kind: GuideKind, value: str | tuple[str, ...], below: str) -> None:
+def test_tgis_grammar(fields: dict[str, Any], kind: ConstraintKind, value: str | tuple[str, ...], below: str) -> None:
     guide = guide_of(standard(fields))
     assert guide == OutputConstraint(kind, value)
     assert guide is not None

@@ -132,11 +132,11 @@ async def test_no_frame_comes_near_djls_limit(engine: Scripted, monkeypatch: pyt
 
 
 async def test_formatters_are_djls_properties(engine: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = handler.hooks({"input_formatter": lambda body, **_: body, "output_formatter": "sse"})
+    found = handler.find_formatters({"input_formatter": lambda body, **_: body, "output_formatter": "sse"})
     assert found.read is not None
     assert found.write is None
-    hooks = Formatters(read=lambda body, **_: {"inputs": body["question"]}, write=lambda answer: {"said": answer})
-    outputs = await told(engine, monkeypatch, asked({"question": "x"}), PipelineConfig(formatters=hooks))
+    formatters = Formatters(read=lambda body, **_: {"inputs": body["question"]}, write=lambda answer: {"said": answer})
+    outputs = await told(engine, monkeypatch, asked({"question": "x"}), PipelineConfig(formatters=formatters))
     assert json.loads(body(outputs)) == {"said": {"generated_text": "Hello!"}}
 
 

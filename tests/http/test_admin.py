@@ -282,7 +282,7 @@ def test_a_whole_answer_ends_in_time_with_what_there_is(body: dict[str, Any], fo
         assert "abcdefghijklmnop".startswith(text)
         usage = whole.get("usage") or whole["details"]["usage"]
         assert usage["completion_tokens"] == len(text)
-        assert (service.engine.running, service.line.active) == (0, 0)
+        assert (service.engine.running, service.pipeline.active) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ def test_a_stream_ends_in_time_as_it_would_at_its_end(body: dict[str, Any], path
             last = json.loads(data.split(b"\n")[-2])
             assert last["details"]["finish_reason"] == "time_limit"
             assert last["details"]["generated_tokens"] == len(last["generated_text"])
-        assert (service.engine.running, service.line.active) == (0, 0)
+        assert (service.engine.running, service.pipeline.active) == (0, 0)
 
 
 def test_nothing_generated_in_time_is_504_and_no_seat_in_time_503() -> None:
@@ -316,16 +316,16 @@ def test_nothing_generated_in_time_is_504_and_no_seat_in_time_503() -> None:
             status, _, answer = post(service, body)
             assert (status, answer["error"]["code"]) == (504, "deadline_exceeded")
             assert answer["error"]["message"] == "no token was generated within 0.4 s"
-        assert (service.engine.running, service.line.active) == (0, 0)
+        assert (service.engine.running, service.pipeline.active) == (0, 0)
     with serving(Scripted(said("ab", gap_s=5.0), max_running=1), policy=LIMIT) as service:
         going = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(2)]
         data = json.dumps(CHAT).encode()
         for connection in going:
             head = "POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
             connection.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
-        while service.line.active < 2:
+        while service.pipeline.active < 2:
             time.sleep(0.005)
-        service.line._config = PipelineConfig(finish_before_s=0.1, queue=4)
+        service.pipeline._config = PipelineConfig(finish_before_s=0.1, queue=4)
         status, headers, answer = post(service, CHAT)
         assert (status, answer["error"]["code"], headers["retry-after"]) == (503, "busy", "1")
         assert answer["error"]["message"].startswith("no seat came free within 0.1 s")

@@ -310,7 +310,7 @@ def test_more_than_the_slots_and_the_queue_is_refused_at_once() -> None:
         threads = [threading.Thread(target=lambda: answers.append(post(service, CHAT))) for _ in range(4)]
         for thread in threads:
             thread.start()
-        while service.line.active < 4:
+        while service.pipeline.active < 4:
             time.sleep(0.01)
         status, headers, answer = post(service, CHAT)
         assert (status, headers["retry-after"]) == (503, "1")

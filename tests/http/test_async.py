@@ -211,17 +211,17 @@ async def opened(folder: Path, engine: Scripted) -> tuple[Pipeline, AsyncRequest
 async def test_a_drain_waits_for_what_was_accepted(tmp_path: Path) -> None:
     line, spool = await opened(tmp_path, Scripted(said("abc", gap_s=0.02)))
     for name in "123":
-        await spool.take(order(name))
+        await spool.submit(order(name))
     await line.drain(10)
     assert sorted(path.name for path in (tmp_path / "output").iterdir()) == ["1", "2", "3"]
     with pytest.raises(Exception, match="shutting down"):
-        await spool.take(order("4"))
+        await spool.submit(order("4"))
 
 
 async def test_a_drain_has_an_end(tmp_path: Path) -> None:
     line, spool = await opened(tmp_path, Scripted(said("abc", gap_s=60.0)))
     for name in "123":
-        await spool.take(order(name))
+        await spool.submit(order(name))
     await asyncio.sleep(0.01)
     await line.drain(0.05)
     assert not (tmp_path / "output").exists()
@@ -232,8 +232,8 @@ async def test_a_drain_has_an_end(tmp_path: Path) -> None:
 
 async def test_who_waits_too_long_is_told(tmp_path: Path) -> None:
     line, spool = await opened(tmp_path, Scripted(said("abc", gap_s=0.1)))
-    await spool.take(order("1"))
-    await spool.take(order("2", wait_s=0.05))
+    await spool.submit(order("1"))
+    await spool.submit(order("2", wait_s=0.05))
     await line.drain(10)
     assert (tmp_path / "output" / "1").exists()
     assert b"the request was not started within 0.05 s" in (tmp_path / "failure" / "2").read_bytes()

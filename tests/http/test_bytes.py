@@ -129,7 +129,7 @@ def test_what_is_no_request_is_refused_at_every_door(service: Service, path: str
             assert text, name
             assert text.isprintable(), (name, text)
     assert len(service.engine.jobs) == before
-    assert (service.engine.running, service.line.active) == (0, 0)
+    assert (service.engine.running, service.pipeline.active) == (0, 0)
     assert post(service, CHAT)[2]["choices"][0]["message"]["content"] == "Hello!"
 
 

@@ -12,7 +12,7 @@ import pytest
 from starlette.routing import Route
 
 from lmi_chat.codec.json_text import Json
-from lmi_chat.dialects.body import USAGE, Guides
+from lmi_chat.dialects.body import USAGE, ConstraintFields
 from lmi_chat.dialects.chat import messages
 from lmi_chat.dialects.chat.body import ChatBody, SessionBody
 from lmi_chat.dialects.completion.body import CompletionBody
@@ -363,6 +363,6 @@ def test_guides_have_the_limits_of_the_deployment() -> None:
         for value, is_right in ((least, True), (most, True), (least[:0], False), (beyond, False)):
             body = {**CHAT, name: value}
             assert (checks.is_valid(body), refusal(body, at) is None) == (is_right, is_right), body
-    assert set(Guides.__annotations__) <= set(properties("chat"))
+    assert set(ConstraintFields.__annotations__) <= set(properties("chat"))
     assert set(USAGE) == set(properties("chat")["stream_options"]["anyOf"][0]["properties"])
     assert bounds(properties("chat")["allowed_token_ids"]).low == 1

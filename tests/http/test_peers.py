@@ -40,7 +40,7 @@ def _as_it_was(service: Service) -> Iterator[None]:
     service.engine.script, service.engine.left_early = said("Hello!"), 0
     service.engine.jobs.clear()
     yield
-    wait_for(lambda: not (service.line.active or service.engine.running))
+    wait_for(lambda: not (service.pipeline.active or service.engine.running))
 
 
 def streamed(service: Service, body: dict[str, Any], accept: str = "application/jsonlines") -> bytes:
@@ -199,7 +199,7 @@ def test_a_client_that_goes_ends_its_generation(service: Service, stream: bool) 
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
     wait_for(lambda: service.engine.running == 0)
-    assert (service.engine.left_early, service.line.active) == (1, 0)
+    assert (service.engine.left_early, service.pipeline.active) == (1, 0)
 
 
 def wait_for(what: Any) -> None:
@@ -217,14 +217,14 @@ def test_after_failures_requests_are_answered(service: Service, failure: Any) ->
         assert post(service, CHAT)[0] == 500
     service.engine.script = said("Hello!")
     assert [post(service, body)[0] for body in BODIES] == [200] * 3
-    assert service.line.active == 0
+    assert service.pipeline.active == 0
 
 
 def test_sagemaker_gets_no_healthy_ping_from_a_server_without_a_model() -> None:
     """Others: /ping 200 although the load failed."""
     with serving(is_open=False) as service:
         assert send(service, b"", path="/ping", method="GET")[0] == 503
-        service.do(service.line.open(service.engine, deployment()))
+        service.do(service.pipeline.open(service.engine, deployment()))
         assert send(service, b"", path="/ping", method="GET")[0] == 200
         service.engine.is_dead = True
         assert send(service, b"", path="/ping", method="GET")[0] == 503

@@ -52,7 +52,7 @@ def _as_it_was(service: Service) -> Iterator[None]:
     yield
     service.engine.script = said("Hello!")
     end = time.monotonic() + 5
-    while service.line.active or service.engine.running:  # the client has its answer before the server has tidied up
+    while service.pipeline.active or service.engine.running:  # the client has its answer before the server has tidied up
         assert time.monotonic() < end
         time.sleep(0.005)
 

@@ -54,5 +54,5 @@ def test_answers_keep_to_the_document(service: Service) -> None:
     assert not asker.faults, "\n".join(asker.faults[:25])
     assert asker.statuses["positive", 200] > 15
     assert asker.statuses["negative", 400] > 20
-    assert (service.engine.running, service.line.active) == (0, 0)
+    assert (service.engine.running, service.pipeline.active) == (0, 0)
     assert post(service, CHAT)[2]["choices"][0]["message"]["content"] == "Hello!"

@@ -231,7 +231,7 @@ def parts_of(service: Service, parts: list[Any]) -> Any:
     from lmi_chat.storage.completions_db import StoredCompletion
 
     messages = json.dumps([{"role": "user", "content": parts}]).encode()
-    save = service.line.deployment.save
+    save = service.pipeline.deployment.save
     assert save is not None
     save(StoredCompletion(id="parts", model="tiny", document=b"{}", messages=messages))
     return ask(service, "/parts/messages")[2]["data"][0]
@@ -278,7 +278,7 @@ def test_a_broken_disk_never_costs_an_answer(tmp_path: Path, *, is_stream: bool)
 def test_a_hanging_disk_slows_nobody(service: Service, path: Path) -> None:
     made(service)
     hang = threading.Event()
-    store = getattr(service.line.deployment.save, "__self__")  # noqa: B009
+    store = getattr(service.pipeline.deployment.save, "__self__")  # noqa: B009
     waiting = threading.Thread(target=lambda: service.do(store._ask(lambda _: hang.wait(9))))
     waiting.start()
     time.sleep(0.05)
@@ -303,7 +303,7 @@ def test_an_answer_that_is_given_up_is_not_kept(path: Path) -> None:
         client.sendall(head % len(body) + body)
         assert client.recv(100)
         client.close()
-        while service.line.active:
+        while service.pipeline.active:
             time.sleep(0.01)
         assert listed(service)["data"] == []
     store.close()

@@ -138,7 +138,7 @@ def test_the_hubs_client_is_told_of_the_endpoint() -> None:
         with huggingface_hub.InferenceClient(url, provider="hf-inference") as client:
             info = client.get_endpoint_info()
         assert (info["model_id"], info["max_total_tokens"], info["max_input_tokens"]) == ("tiny", 1024, 1023)
-        assert (info["max_concurrent_requests"], info["max_best_of"]) == (service.line.max_running + 7, 16)
+        assert (info["max_concurrent_requests"], info["max_best_of"]) == (service.pipeline.max_running + 7, 16)
         assert info["model_pipeline_tag"] == "text-generation"
     with serving(is_tgi=True, is_open=False) as service:
         status, _, answer = send(service, b"", path="/info", method="GET")

@@ -317,7 +317,7 @@ def test_constraints_that_leave_no_token_are_told(server: Server) -> None:
 
 
 def test_the_least_penalty_leaves_a_guide_in_force(server: Server) -> None:
-    """One that is 0 in 32 bits makes NaN of what the guide forbids, which is then chosen."""
+    """One that is 0 in 32 bits makes NaN of what the constraint forbids, which is then chosen."""
     body = {"prompt": CAPITAL, "structured_outputs": {"choice": ["Paris", "Rome"]}, "max_tokens": 9}
     assert server.whole({**body, "repetition_penalty": 0.01})["choices"][0]["text"] in {"Paris", "Rome"}
     assert server.post({**body, "repetition_penalty": 1e-300})[0] == 400

@@ -172,13 +172,13 @@ def test_every_value_of_sampling_reaches_the_engine() -> None:
         "allowed_token_ids": (3, 4),
         "bad_words": ("no",),
     }
-    assert values.keys() | {"guide"} == {row.name for row in fields(SamplingParams)}
+    assert values.keys() | {"constraint"} == {row.name for row in fields(SamplingParams)}
     given = params(SamplingParams(**values))
     for name, value in values.items():
         expected = list(value) if isinstance(value, tuple) else value
         assert getattr(given, name) == expected, name
         assert getattr(params(SamplingParams()), name) != expected, name
-    guided = params(SamplingParams(guide=OutputConstraint("regex", "a+")))
+    guided = params(SamplingParams(constraint=OutputConstraint("regex", "a+")))
     assert guided.structured_outputs is not None
     assert params(SamplingParams()).structured_outputs is None
 

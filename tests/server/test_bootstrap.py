@@ -66,7 +66,7 @@ def test_what_the_model_is_called(given: str, names: list[str]) -> None:
 def test_limits_are_handed_down_as_they_were_given() -> None:
     keys = {"job_queue_size": "3", "predict_timeout": "4", "finish_before_seconds": "1.5", "stall_seconds": "5"}
     settings = read(keys | {"max_n": "2"}, {}, None, KINDS)
-    policy = bootstrap.policy(settings)
+    policy = bootstrap.pipeline_config(settings)
     assert (policy.queue, policy.deadline_s, policy.finish_before_s, policy.stall_s) == (3, 4.0, 1.5, 5.0)
     assert policy.limits is settings.limits
     assert settings.limits == Limits(max_n=2)

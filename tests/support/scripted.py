@@ -31,7 +31,7 @@ class Service:
     """A running HTTP server in a thread of its own."""
 
     port: int
-    line: Pipeline
+    pipeline: Pipeline
     engine: Scripted
     health: StartupProgress
     loop: asyncio.AbstractEventLoop

@@ -75,8 +75,8 @@ class Vllm:
             async with beam_search.run(self.run, job, sink, ends) as search:
                 yield search
             return
-        if job.sampling.guide:
-            await self._trials.check(job.sampling.guide)
+        if job.sampling.constraint:
+            await self._trials.check(job.sampling.constraint)
         run = self._outputs(job, sink, token_sink)
         prompt = {"type": "token", "prompt_token_ids": job.prompt_ids, "prompt": job.prompt_text}
         if job.cache_salt:

@@ -30,9 +30,9 @@ def translate(error: BaseException) -> Error:
 
 def given_up(sampling: SamplingParams) -> Error:
     """Explain why the engine gave up: the constraint allows only tokens that other fields forbid."""
-    constraint = sampling.guide
+    constraint = sampling.constraint
     others = [name for name in FORBIDDING if getattr(sampling, name)]
     if constraint is None or not others:
         return Bug("the engine failed on this request")
-    text = f"{constraint.path or 'the guide'} and {' and '.join(others)} together leave no token to choose"
+    text = f"{constraint.path or 'the output constraint'} and {' and '.join(others)} together leave no token to choose"
     return BadField([Problem(constraint.path, text)])

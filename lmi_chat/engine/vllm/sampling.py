@@ -12,7 +12,7 @@ def params(sampling: SamplingParams, *, has_text: bool = True) -> Any:
     from vllm.sampling_params import RequestOutputKind
     from vllm.sampling_params import SamplingParams as VllmSamplingParams
 
-    kind = _tried() if sampling.guide else VllmSamplingParams
+    kind = _tried() if sampling.constraint else VllmSamplingParams
     return kind(
         n=sampling.n,
         temperature=sampling.temperature,
@@ -39,7 +39,7 @@ def params(sampling: SamplingParams, *, has_text: bool = True) -> Any:
         output_kind=RequestOutputKind.DELTA,
         skip_clone=True,
         detokenize=has_text,
-        structured_outputs=trials.params(sampling.guide) if sampling.guide else None,
+        structured_outputs=trials.params(sampling.constraint) if sampling.constraint else None,
     )
 
 

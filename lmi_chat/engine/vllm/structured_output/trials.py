@@ -72,7 +72,7 @@ class Trials:
             trial = self._trials.get(digest) or self._begin(digest, kind, text)
             problem = await asyncio.shield(trial)
         if problem:
-            raise BadField([Problem(constraint.path, f"{constraint.path or 'the guide'} {problem}")])
+            raise BadField([Problem(constraint.path, f"{constraint.path or 'the output constraint'} {problem}")])
 
     def _recall(self, digest: bytes) -> str | None:
         problem, until = self._verdicts.get(digest, ("", 0.0))
