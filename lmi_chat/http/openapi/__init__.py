@@ -68,6 +68,8 @@ def document(deployment: Deployment, *, has_sessions: bool, has_async: bool) -> 
         bodies = _bodies(deployment, has_sessions=has_sessions)
         labels = bodies["Metadata"]["properties"]["metadata"] if "Metadata" in bodies else None
         paths = _paths(labels, has_sessions=has_sessions, has_async=has_async)
+    if deployment.is_tgi:
+        paths |= _of_tgi("embedding" if deployment.space else "standard", has_sessions=has_sessions)
     return {
         "openapi": "3.1.0",
         "info": {"title": "lmi-chat", "version": __version__, "license": {"name": "Apache-2.0"}},
@@ -116,6 +118,19 @@ def _of_embedder(*, has_async: bool) -> Json:
     """The paths of a model that embeds."""
     own = {"/v1/embeddings": {"post": _inference("Embeddings", "embedding", has_sessions=False)}}
     return _shared(_door(EMBEDS, has_sessions=False), has_async=has_async) | own
+
+
+def _of_tgi(dialect: str, *, has_sessions: bool) -> Json:
+    """TGI's own paths."""
+    summaries = {
+        "/": "As /invocations, for inputs alone",
+        "/generate": "One object, with details if they are asked for",
+        "/generate_stream": "The same as a stream of events",
+    }
+    doors = {
+        path: {"post": _inference(summary, dialect, has_sessions=has_sessions)} for path, summary in summaries.items()
+    }
+    return doors | {"/info": {"get": _get("The served model and its limits", "Info", 503)}}
 
 
 def _shared(door: Json, *, has_async: bool) -> Json:
