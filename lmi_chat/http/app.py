@@ -125,10 +125,16 @@ def _openapi(state: AppState) -> Callable[[Request], Any]:
 
     async def answer(_: Request) -> Response:
         """What this server takes and gives, with the model's bounds, as an OpenAPI document. Raises Loading."""
-        deployment, has_sessions = state.pipeline.deployment, state.pipeline.has_sessions
+        deployment = state.pipeline.deployment
         if not built:
-            has_async = state.async_requests is not None
-            make = partial(openapi.document, deployment, has_sessions=has_sessions, has_async=has_async)
+            make = partial(
+                openapi.document,
+                deployment,
+                has_sessions=state.pipeline.has_sessions,
+                has_async=state.async_requests is not None,
+                has_keys=state.api_keys is not None,
+                has_rates=state.pipeline.has_rates,
+            )
             built.append(json_text.dump(await asyncio.to_thread(make)))
         return Response(built[0], media_type="application/json")
 

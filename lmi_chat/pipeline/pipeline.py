@@ -126,6 +126,11 @@ class Pipeline:
         return self._config.sessions is not None
 
     @property
+    def has_rates(self) -> bool:
+        """Whether what callers may use in a minute is bounded."""
+        return self._config.rates.is_on
+
+    @property
     def deployment(self) -> Deployment:
         """The deployment as dialects see it. Raises Loading before `open`."""
         if self._deployment is None:
