@@ -370,6 +370,8 @@ def test_all_that_is_wrong_is_told_at_once(folder: Path) -> None:
     ("line", "own", "engine"),
     [
         ("option.max_input_len=1024", {"max_input_tokens": 1024}, {}),
+        ("option.max_output_len=512", {"max_output_tokens": 512}, {}),
+        ("option.max_new_tokens=512", {"max_output_tokens": 512}, {}),
         ("option.max_num_tokens=50000", {}, {"max_num_batched_tokens": "50000"}),
         ("option.max_seq_len=8192", {}, {"max_model_len": "8192"}),
         ("option.n_positions=512", {}, {"max_model_len": "512"}),
