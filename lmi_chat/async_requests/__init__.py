@@ -84,10 +84,11 @@ class AsyncRequests:
             raise self._pipeline.refusal
         if len(self._held) >= self._most:
             raise Busy(f"all {self._most} places for asynchronous requests are taken; send the request again later")
+        self._pipeline.admit(asked.request.owner)
         asked = await self._with_own_names(asked)
         asked.request.is_awaited = False
         promise = ExitStack()
-        promise.enter_context(self._pipeline.promise(asked.request.owner))
+        promise.enter_context(self._pipeline.promise())
         asked.request.is_promised = True
         task = asyncio.create_task(self._answer(asked))
         self._held.add(task)

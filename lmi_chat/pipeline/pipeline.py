@@ -204,6 +204,8 @@ class Pipeline:
         seconds = request.deadline_s or self._config.deadline_s
         try:
             async with asyncio.timeout(seconds):
+                if parsed.job.sampling.constraint is not None and self._engine is not None:
+                    await self._engine.check(parsed.job)  # before a seat is taken: others need it meanwhile
                 async with (
                     self._slot(parsed, request, response) as slot,
                     contextlib.AsyncExitStack() as runs,
@@ -302,13 +304,13 @@ class Pipeline:
             self._active.discard(response)
             self._settle()
 
-    @contextlib.contextmanager
-    def promise(self, owner: str = "") -> Iterator[None]:
-        """Let a drain wait for this block as for a running request of `owner`; its requests are `is_promised`.
-
-        Raises RateLimited.
-        """
+    def admit(self, owner: str) -> None:
+        """Count a request of `owner` that is accepted now and answered later. Raises RateLimited."""
         self._config.rates.admit(owner)
+
+    @contextlib.contextmanager
+    def promise(self) -> Iterator[None]:
+        """Let a drain wait for this block as for a running request; its requests are `is_promised`."""
         self._promised += 1
         self._idle.clear()
         try:

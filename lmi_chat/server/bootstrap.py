@@ -25,6 +25,7 @@ from lmi_chat.dialects.sequence import LMI_FINISH
 from lmi_chat.engine import Engine, Model
 from lmi_chat.engine.vllm import arguments
 from lmi_chat.engine.vllm import engine as engine_vllm
+from lmi_chat.engine.vllm.structured_output.trials import TrialLimits
 from lmi_chat.errors import EngineDown, Error
 from lmi_chat.http.access import ApiKeys
 from lmi_chat.observability import startup
@@ -88,9 +89,11 @@ async def load(
         loop.call_soon_threadsafe(enter, phase)
 
     try:
-        seconds, is_fast = settings.guide_compile_seconds, settings.fast_branch
         load_engine = partial(
-            engine_vllm.load, guide_compile_s=seconds, has_fast_branch=is_fast, fits_cache=bool(cache)
+            engine_vllm.load,
+            trial_limits=TrialLimits(settings.guide_compile_seconds, settings.max_trials),
+            has_fast_branch=settings.fast_branch,
+            fits_cache=bool(cache),
         )
         engine = await asyncio.to_thread(load_engine, given, names, enter_soon)
         deployment = _deployment(settings, engine.model, names[1:], store, source)

@@ -148,7 +148,7 @@ def test_logprobs_have_the_tokens_own_bytes(server: Server) -> None:
 )
 @pytest.mark.parametrize("top", [0, 2])
 def test_the_tokens_that_are_listed_are_the_content(server: Server, fields: dict[str, Any], top: int) -> None:
-    """Not what ended it; whole, and in each chunk, on the fast path and on the general one."""
+    """Not what ended it; whole, and in chunks, which list no token before its text, on both paths."""
     asked = {"messages": FRANCE, "temperature": 0, "logprobs": True, "top_logprobs": top, **fields}
     choice = server.whole(asked)["choices"][0]
     listed = choice["logprobs"]["content"]
@@ -157,9 +157,12 @@ def test_the_tokens_that_are_listed_are_the_content(server: Server, fields: dict
     *chunks, last = [chunk["choices"][0] for chunk in server.lines(asked)]
     tokens = [token for chunk in chunks for token in chunk["logprobs"]["content"]]
     assert [token["bytes"] for token in tokens] == [token["bytes"] for token in listed]
+    text = own = b""
     for chunk in chunks:
-        own = b"".join(bytes(token["bytes"]) for token in chunk["logprobs"]["content"])
-        assert own.decode() == chunk["delta"]["content"]
+        text += chunk["delta"]["content"].encode()
+        own += b"".join(bytes(token["bytes"]) for token in chunk["logprobs"]["content"])
+        assert text.startswith(own)
+    assert own == text
     assert (last["delta"], last["finish_reason"]) == ({}, choice["finish_reason"])
 
 
