@@ -122,7 +122,9 @@ class AsyncRequests:
         if document.error is None and not await self._write(asked.output, bytes(document.data)):
             document.error = Bug("the answer could not be written to its output location")
         if document.error is not None:
-            await self._write(asked.failure, json_text.dump(dialects.error_body(document.error, asked.request.dialect)))
+            is_tgi = self._pipeline.deployment.is_tgi
+            failure = dialects.error_body(document.error, asked.request.dialect, is_tgi=is_tgi)
+            await self._write(asked.failure, json_text.dump(failure))
 
     async def _write(self, place: Parts, data: bytes) -> bool:
         """Write a document; False where the disk refuses."""

@@ -88,6 +88,11 @@ class Pipeline:
         return self._engine.model.max_running
 
     @property
+    def max_held(self) -> int:
+        """The number of single-sequence requests that are never refused as too many. Raises Loading before `open`."""
+        return self.max_running + self._config.queue
+
+    @property
     def stalled_s(self) -> float:
         """Seconds since the engine's last step, where that is longer than allowed with requests pending; else 0."""
         if self._engine is None or not self._active:
@@ -119,6 +124,11 @@ class Pipeline:
     def has_sessions(self) -> bool:
         """Whether sessions are on."""
         return self._config.sessions is not None
+
+    @property
+    def has_rates(self) -> bool:
+        """Whether what callers may use in a minute is bounded."""
+        return self._config.rates.is_on
 
     @property
     def deployment(self) -> Deployment:

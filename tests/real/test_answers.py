@@ -286,7 +286,7 @@ def test_a_prompt_that_does_not_fit_is_refused_with_counts(server: Server) -> No
     assert status == 400
     assert json.loads(data)["error"] == (
         "inputs has 9001 tokens, and at least one is generated: the prompt is too long. "
-        "This model's maximum context length is 8192 tokens"
+        "This model's maximum context length is 8192 tokens (`inputs` tokens + `max_new_tokens` must be <= 8192)"
     )
 
 
