@@ -23,15 +23,19 @@ PIP_INDEX = $${PIP_INDEX_URL:-$$($(BIN)/pip config get global.index-url 2>/dev/n
 PIP_LINKS = $$(for f in $$PIP_FIND_LINKS; do test -d "$$f" && printf '%s,' "$$f"; done)
 UV = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$(PIP_INDEX)}" UV_FIND_LINKS="$${UV_FIND_LINKS:-$(PIP_LINKS)}" $(BIN)/uv
 # Without compiled bytecode an engine start takes two minutes instead of 45 s where the environment forbids writing it.
+# uv checks the hashes that stand in a file of constraints, also where a package is only another's dependency.
 PINS = --constraint requirements/constraints-$(ENGINE).txt
 INSTALL = $(UV) pip install --python $(BIN)/python --compile-bytecode $(PINS) \
   --override requirements/overrides-$(ENGINE).txt
 
 ENGINE_PACKAGES = --editable '.[$(ENGINE)]' --editable ./shim
 
+# PyTorch's versions without hashes: its own index's builds are other files than the package index's. They are installed
+# alone and first; the rest of the engine comes with its hashes and finds them there.
+TORCH = sed -n 's/^\(torch[^ ]*\) .*/\1/p' requirements/constraints-cpu.txt
 # Whether PyTorch's own index can be reached and has CPU builds, which need none of CUDA's libraries, of the versions
 # pinned here. Many networks do not let it through: it gets a few seconds, and nothing is said of how it failed.
-HAS_TORCH_CPU = found=$$(grep '^torch' requirements/constraints-cpu.txt | UV_HTTP_TIMEOUT=5 UV_HTTP_CONNECT_TIMEOUT=3 \
+HAS_TORCH_CPU = found=$$($(TORCH) | UV_HTTP_TIMEOUT=5 UV_HTTP_CONNECT_TIMEOUT=3 \
   UV_HTTP_RETRIES=0 timeout 10 env $(UV) pip compile --quiet --no-deps --no-header --no-annotate --torch-backend cpu \
   --python $(BIN)/python - 2>/dev/null) && test -n "$$found" && ! echo "$$found" | grep -qv '+cpu'
 
@@ -43,9 +47,10 @@ ifeq ($(ENGINE) $(shell uname),cpu Linux)
   NO_NUMA = $(PYTHON) -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null || printf ' libnuma1'
 endif
 
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 QUICK = --numprocesses auto --dist worksteal --ignore tests/real -m "not slow"
 
-.PHONY: help run install dev check test quick real cover slow bench djl-test container-test wheel-test quick-other bench-real format clean
+.PHONY: help run install dev check test quick real cover slow bench djl-test container-test wheel-test quick-other bench-real audit sbom hashes fuzz format clean
 help: ## print these lines
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 	@echo "Settings, as in make run PORT=9000: ENGINE=auto|cpu|gpu MODEL=<hub id or folder> PORT HOST ARGS PYTHON VENV"
@@ -69,6 +74,10 @@ test: cover real ## the tests that a change must pass, the real engine's too
 slow: dev ## the tests that take long: the same answers as vLLM alone, guides that never end, made-up requests
 	@echo "==> slow tests"
 	@$(BIN)/pytest -m slow
+
+fuzz: dev ## mutated bytes and bodies for two minutes (FUZZ_SECONDS, FUZZ_SEED)
+	@echo "==> mutated bytes and bodies"
+	@$(BIN)/pytest --capture no tests/fuzz
 
 bench: dev ## what a token costs the API process, ours and vLLM's two, on an engine without a model (ten minutes)
 	@$(BIN)/python bench/run.py $(ARGS)
@@ -120,6 +129,25 @@ quick-other: dev ## the quick tests, without an engine, on the newest other Pyth
 	$(UV) pip install --quiet --python build/other/bin/python $(PINS) --group quick --editable . --editable ./shim && \
 	build/other/bin/python -m pytest $(QUICK)
 
+build/audit/.done: requirements/audit.txt | $(BIN)/uv
+	@$(UV) venv --quiet --clear --python $(BIN)/python build/audit
+	@$(UV) pip install --quiet --python build/audit/bin/python --require-hashes --requirements requirements/audit.txt
+	@touch $@
+
+audit: build/audit/.done ## known vulnerabilities of what is installed, where their list can be reached
+	@echo "==> known vulnerabilities"
+	@$(BIN)/python .ci/audit.py build/audit/bin/pip-audit requirements/constraints-$(ENGINE).txt
+
+sbom: build/audit/.done ## build/sbom.json: what is installed, or what is in IMAGE=name, as CycloneDX
+	@$(if $(IMAGE),docker run --rm --entrypoint pip "$(IMAGE)" freeze --all | build/audit/bin/cyclonedx-py requirements -, \
+	  build/audit/bin/cyclonedx-py environment $(BIN)/python) --output-reproducible --output-file build/sbom.json
+	@echo "==> build/sbom.json"
+
+hashes: $(BIN)/uv ## the hashes of requirements/, anew for the versions that stand there
+	@for engine in cpu gpu; do file=requirements/constraints-$$engine.txt; \
+	  { grep '^#' $$file; sed -n 's/ *\\$$//; /^[^# ]/p' $$file | $(COMPILE) --no-deps -; } >$$file.new && mv $$file.new $$file || exit; done
+	@$(COMPILE) requirements/audit.in --output-file requirements/audit.txt
+
 format: dev ## format, and mend what lint can mend
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
@@ -136,7 +164,8 @@ $(BIN)/uv:
 	@$(call system,$(NO_PIP); $(NO_NUMA))
 	@echo "==> making the environment $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip --disable-pip-version-check --quiet install $(PINS) uv
+	@sed -n '/^uv==/,/[^\\]$$/p' requirements/constraints-$(ENGINE).txt >$(VENV)/uv.txt
+	@$(BIN)/python -m pip --disable-pip-version-check --quiet install --require-hashes --requirement $(VENV)/uv.txt
 
 $(VENV)/.$(ENGINE): pyproject.toml shim/pyproject.toml $(wildcard requirements/*-$(ENGINE).txt) | $(BIN)/uv
 	@test ! -e $(VENV)/.$(OTHER) || \
@@ -145,7 +174,8 @@ $(VENV)/.$(ENGINE): pyproject.toml shim/pyproject.toml $(wildcard requirements/*
 ifeq ($(ENGINE),cpu)
 	@if $(HAS_TORCH_CPU); then \
 	  echo "==> installing the cpu engine with PyTorch's CPU build (about 3 GB, once)"; \
-	  $(INSTALL) --torch-backend cpu $(ENGINE_PACKAGES) && exit; \
+	  $(TORCH) | $(UV) pip install --python $(BIN)/python --compile-bytecode --no-deps --torch-backend cpu \
+	    --requirements - && $(INSTALL) $(ENGINE_PACKAGES) && exit; \
 	fi; \
 	echo "==> installing the cpu engine with the package index's PyTorch: no CPU build was to be had (about 6 GB, once)"; \
 	$(INSTALL) $(ENGINE_PACKAGES)

@@ -11,6 +11,8 @@ from lmi_chat.errors import Error
 
 Reason = Literal["stop", "length", "abort", "time_limit"]
 ConstraintKind = Literal["json", "regex", "choice", "grammar", "json_object"]
+BAD_WORDS_MOST = 256
+"""Of one request; the engine has room for them."""
 
 
 @dataclass(frozen=True, slots=True)

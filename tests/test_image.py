@@ -71,6 +71,20 @@ def test_the_bases_are_arguments_and_nothing_names_a_host() -> None:
     assert not any("://" in line for line in LINES)
 
 
+def test_only_pytorch_comes_from_another_index() -> None:
+    """Of the versions of several indexes the highest is never taken, and all but PyTorch has hashes."""
+    assert "unsafe" not in (ROOT / "docker" / "indexed.sh").read_text()
+    for target in ("cpu", "gpu"):
+        [install] = [line for line in stage(target) if "uv venv" in line]
+        first, second = re.findall(r"indexed uv pip install ([^&;]*)", install)
+        assert "--no-deps" in first
+        assert '--default-index "$TORCH_INDEX_URL"' in first
+        assert f"'s/^\\(torch[^ ]*\\) .*/\\1/p' constraints-{target}.txt" in install
+        assert f"--constraint constraints-{target}.txt" in second
+        assert "index" not in second
+    assert any("--require-hashes" in line for line in stage("tools"))
+
+
 def test_what_the_build_sees_is_a_list_of_what_it_copies() -> None:
     """Neither .git nor an environment: all is out but what is named."""
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]

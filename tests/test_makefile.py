@@ -3,12 +3,17 @@
 `.ci/run` is here too: it installs what the Makefile only names.
 """
 
+import hashlib
 import os
 import re
+import shutil
 import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+import uv
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,7 +47,7 @@ CPU_BUILDS = "torch==2.13.0+cpu torchaudio==2.11.0+cpu torchcodec==0.17.0+cpu to
 @pytest.mark.parametrize(
     ("found", "fails", "with_backend", "words"),
     [
-        (CPU_BUILDS, "", [True], ["PyTorch's CPU build"]),
+        (CPU_BUILDS, "", [True, False], ["PyTorch's CPU build"]),
         (CPU_BUILDS, "install*torch-backend", [True, False], ["PyTorch's CPU build", "package index's PyTorch"]),
         (CPU_BUILDS.replace("0.17.0+cpu", "0.17.0"), "", [False], ["package index's PyTorch"]),
         ("", "pip?compile", [False], ["package index's PyTorch"]),
@@ -58,7 +63,7 @@ def test_the_cpu_build_of_pytorch_is_taken_where_it_can_be_had(
         venv / "bin" / "uv",
         f"""
 echo "$@" >> {log}
-case "$*" in *pip?compile*) cat > {tmp_path}/asked;; esac
+case "$*" in *pip?compile*) cat > {tmp_path}/asked;; *--requirements?-*) cat > {tmp_path}/first;; esac
 case "$*" in *{fails or "nothing-of-this"}*) echo a stack of reasons >&2; exit 1;; esac
 case "$*" in *pip?compile*) printf '%s\\n' {found};; esac
 """,
@@ -66,11 +71,15 @@ case "$*" in *pip?compile*) printf '%s\\n' {found};; esac
     done = make("ENGINE=cpu", f"VENV={venv}", f"PYTHON={script(tmp_path / 'python', 'exit 0')}", "install")
     assert done.returncode == 0, done.stderr
     assert [word for word, line in zip(words, done.stdout.splitlines(), strict=True) if word in line] == words
-    assert done.stderr.splitlines() == (["a stack of reasons"] if len(installs(log)) > 1 else [])
-    pinned = [line for line in (ROOT / "requirements/constraints-cpu.txt").read_text().splitlines() if "torch" in line]
+    assert done.stderr.splitlines() == (["a stack of reasons"] if fails and with_backend[0] else [])
+    pinned = re.findall(r"^torch[a-z]*==\S+", (ROOT / "requirements/constraints-cpu.txt").read_text(), re.MULTILINE)
+    assert len(pinned) == 4
     assert (tmp_path / "asked").read_text().splitlines() == pinned
-    assert ["--torch-backend cpu" in line for line in installs(log)] == with_backend
-    assert all("--override requirements/overrides-cpu.txt" in line and ".[cpu]" in line for line in installs(log))
+    *first, last = installs(log)
+    assert ["--torch-backend cpu" in line for line in (*first, last)] == with_backend
+    assert all("--no-deps" in line and (tmp_path / "first").read_text().splitlines() == pinned for line in first)
+    assert "--constraint requirements/constraints-cpu.txt --override requirements/overrides-cpu.txt" in last
+    assert ".[cpu]" in last
     assert (venv / ".cpu").exists()
 
 
@@ -116,6 +125,67 @@ def test_ci_installs_what_make_only_names(tmp_path: Path, lacks: str, user: str,
     subprocess.run([ROOT / ".ci" / "run"], env=environment, check=True, capture_output=True)
     lines = (tmp_path / "log").read_text().splitlines()
     assert lines[: len(installed) + 1] == [*installed, "make check"]
+
+
+@pytest.mark.parametrize("name", ["constraints-cpu.txt", "constraints-gpu.txt", "audit.txt"])
+def test_every_package_has_its_version_and_hashes(name: str) -> None:
+    lines = [line for line in (ROOT / "requirements" / name).read_text().splitlines() if not line.startswith("#")]
+    packages = [line for line in lines if not line.startswith(" ")]
+    assert packages
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+( ; .*)? \\", line) for line in packages)
+    followed = zip(lines, [*lines[1:], ""], strict=True)
+    assert all(after.startswith("    --hash=sha256:") for line, after in followed if not line.startswith(" "))
+
+
+def test_uv_refuses_a_file_with_another_hash(tmp_path: Path) -> None:
+    """A dependency of what is installed, whose hash stands among the constraints alone; nothing is fetched."""
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    for name, required in (("first-of-two", "Requires-Dist: second-of-two>=1\n"), ("second-of-two", "")):
+        module = name.replace("-", "_")
+        info = f"{module}-1.0.dist-info"
+        with zipfile.ZipFile(wheels / f"{module}-1.0-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{required}")
+            wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            wheel.writestr(f"{info}/RECORD", "")
+    digest = hashlib.sha256((wheels / "second_of_two-1.0-py3-none-any.whl").read_bytes()).hexdigest()
+    options = ["--no-index", "--find-links", str(wheels), "--target", str(tmp_path / "there"), "--offline"]
+    for given, code in ((digest, 0), ("0" * 64, 1)):
+        (tmp_path / "pins.txt").write_text(f"second-of-two==1.0 --hash=sha256:{given}\n")
+        words = [uv.find_uv_bin(), "pip", "install", "--no-cache", *options, "--constraint", str(tmp_path / "pins.txt")]
+        done = subprocess.run([*words, "first-of-two"], capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        shutil.rmtree(tmp_path / "there", ignore_errors=True)
+    assert "Hash mismatch" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("printed", "said", "code", "words"),
+    [
+        (
+            '{"dependencies": [{"name": "a", "version": "1", "vulns": []}]}',
+            "",
+            0,
+            "no known vulnerability in 1 packages",
+        ),
+        (
+            '{"dependencies": [{"name": "a", "version": "1", "vulns": [{"id": "PYSEC-1", "fix_versions": ["2"]}]}]}',
+            "",
+            1,
+            "a 1: PYSEC-1, mended in 2",
+        ),
+        ('{"dependencies": [{"name": "a", "skip_reason": "not found"}]}', "", 0, "no audit: this package index has no"),
+        ("", "requests.exceptions.ConnectionError: Max retries exceeded", 0, "no audit: the list of vulnerabilities"),
+        ("", "unrecognized arguments", 1, "the audit failed: unrecognized arguments"),
+    ],
+    ids=["clean", "found", "no list", "not reached", "broken"],
+)
+def test_the_audit_fails_on_what_it_finds(tmp_path: Path, printed: str, said: str, code: int, words: str) -> None:
+    program = script(tmp_path / "pip-audit", f"echo '{said}' >&2; printf '%s' '{printed}'")
+    command = [sys.executable, str(ROOT / ".ci" / "audit.py"), str(program), "requirements.txt"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert (done.stdout + done.stderr).startswith(words)
 
 
 def installs(log: Path) -> list[str]:

@@ -5,6 +5,7 @@ Lines are JSON Lines; events are server-sent events (WHATWG HTML, "Server-sent e
 libraries that encode them want a C runtime (awscrt) or Python 3.12 (smithy-aws-event-stream); botocore only decodes.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,10 +38,25 @@ JSON_LINES = frozenset(
 ACCEPTED: dict[str, Shape] = {**dict.fromkeys(JSON_LINES, "lines"), "text/event-stream": "events"}
 FORMATTERS: dict[str, Shape] = {"json": "document", "jsonlines": "lines", "sse": "events"}
 
+PARAMETER = re.compile(r""";((?:"(?:[^"\\]|\\.)*"?|[^;"])*)""", re.DOTALL)
+"""A content type's parameters (RFC 9110, 5.6.6); a semicolon in quotes is part of a value.
+
+A quotation that is not closed goes to the end: so each character is looked at once.
+"""
+
 
 def media_type(text: str) -> str:
     """A content type without its parameters, in lower case."""
     return text.partition(";")[0].strip().lower()
+
+
+def charset(text: str) -> str:
+    """The charset that a content type names, in lower case; "" where it names none."""
+    for parameter in PARAMETER.findall(text):
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "charset":
+            return str(value.strip().strip('"').strip().lower())
+    return ""
 
 
 def whole(content_type: str, accept: str) -> Framing:

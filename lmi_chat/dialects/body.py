@@ -28,7 +28,7 @@ from typing_extensions import TypedDict
 
 from lmi_chat.codec.json_text import Json
 from lmi_chat.errors import PROBLEMS_SHOWN
-from lmi_chat.job import SamplingParams
+from lmi_chat.job import BAD_WORDS_MOST, SamplingParams
 from lmi_chat.limits import Limits
 from lmi_chat.text import echo
 
@@ -165,7 +165,7 @@ Salt = Annotated[
 Priority = Annotated[Integer, field("lower is served first (priority scheduling)", default=0, ge=-(2**31), le=MAX_INT)]
 SpecialTokens = Annotated[Flag, field("the tokenizer adds the model's special tokens to a text", default=True)]
 Truncate = Annotated[Integer, field("keep the last tokens of the prompt", ge=1, le=MAX_INT)]
-BadWords = Annotated[Words, field("words that are not generated", shown=STRINGS), AtMost(256)]
+BadWords = Annotated[Words, field("words that are not generated", shown=STRINGS), AtMost(BAD_WORDS_MOST)]
 Stop = Annotated[Words, field("strings that end the text", shown=STRINGS), AtMost("max_stop")]
 MinTokens = Annotated[Integer, field("tokens before an end is allowed", default=0, ge=0, le=MAX_INT)]
 NewTokens = Annotated[Integer, field("as max_tokens, in Transformers' words", ge=1, le=MAX_INT), Sets("max_tokens")]

@@ -63,7 +63,7 @@ def check_usage(body: Json, reader: BodyReader, *, is_stream: bool) -> Mapping[s
     if not isinstance(options, dict):
         reader.add_problem("stream_options", f'must be an object such as {{"include_usage":true}}, got {echo(options)}')
         return {}
-    inner = BodyReader(reader.deployment, prefix="stream_options.", problems=reader.problems, unknown=reader.unknown)
+    inner = reader.inside("stream_options")
     inner.read(options, Usage)
     return {name: inner.get(name) for name in USAGE}
 

@@ -58,6 +58,12 @@ class BodyReader:
         if not body.keys() <= checker.places.keys():
             self.check_keys(body, checker.places, self.prefix.removesuffix("."))
 
+    def inside(self, name: str) -> "BodyReader":
+        """A reader for the object that stands at `name`, whose problems and unknown keys are noted here."""
+        return BodyReader(
+            self.deployment, f"{self.prefix}{name}.", problems=self.problems, unknown=self.unknown, lifted=self.lifted
+        )
+
     def lift(self, body: Json, own: Collection[str]) -> Json:
         """The body with the fields that stand in its `parameters`, as in LMI's schema; those in `own` cannot."""
         given = body.get(PARAMETERS)

@@ -64,7 +64,9 @@ async def _metrics(state: AppState, _: Request) -> Response:
 async def _parameters(state: AppState, _: Request) -> Response:
     """Answer batch transform's question before it begins: how many requests at once, and the largest body.
 
-    Chat records are small, so that in SageMaker's product of both the payload gives way, down to 1 MB.
+    Chat records are small, so that in SageMaker's product of both the payload gives way, down to 1 MB. One record a
+    request: several would fill the payload, thousands of chats for one answer's time, and a request that fails is sent
+    again with all of them; the engine is filled by requests at once. A job that says MultiRecord is served, too.
     """
     _check_open(state)
     most = state.pipeline.max_running

@@ -121,9 +121,7 @@ def check_media(request: InferenceRequest) -> str:
     """The media type of a body that is UTF-8 as it came. Raises BadMedia."""
     if request.content_encoding not in ("", "identity"):
         raise BadMedia("content-encoding must be absent or identity; send the body uncompressed")
-    _, _, rest = request.content_type.partition(";")
-    charset = rest.partition("charset=")[2].strip().strip('"').lower()
-    if charset not in ("", "utf-8", "utf8"):
+    if framing.charset(request.content_type) not in ("", "utf-8", "utf8"):
         raise BadMedia("the charset of content-type must be utf-8")
     return framing.media_type(request.content_type)
 

@@ -94,6 +94,11 @@ def test_parameters_beside_messages_and_prompts(dialect: str) -> None:
             "must be one of text, json_object, json_schema, json, regex",
         ),
         ({"stream_options": {}}, "parameters.stream_options", "must be absent without stream true"),
+        (
+            {"stream": True, "stream_options": {"include_usage": 1}},
+            "parameters.stream_options.include_usage",
+            "must be true or false, got 1",
+        ),
     ],
 )
 def test_what_is_wrong_there_is_named_there(dialect: str, parameters: Any, param: str, words: str) -> None:
@@ -101,6 +106,33 @@ def test_what_is_wrong_there_is_named_there(dialect: str, parameters: Any, param
         parse(DIALECTS[dialect] | {"seed": 7, "parameters": parameters}, deployment(), "1")
     assert refused.value.param == param
     assert refused.value.message.startswith(param)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "param", "words"),
+    [
+        (["a"], "metadata", "must be an object of strings, got "),
+        ({str(number): "" for number in range(17)}, "metadata", "must have at most 16 pairs, got 17"),
+        ({"team": 5}, "metadata.team", "must be a string, got 5"),
+        ({"k" * 65: "x"}, "metadata." + "k" * 61 + "…", "must have a key of at most 64 characters, got 65"),
+    ],
+)
+@pytest.mark.parametrize("is_inside", [False, True])
+def test_labels_are_named_where_they_stand(metadata: Any, param: str, words: str, *, is_inside: bool) -> None:
+    with pytest.raises(BadField) as refused:
+        ask("chat", {"metadata": metadata}, is_inside=is_inside)
+    path = f"parameters.{param}" if is_inside else param
+    assert refused.value.param == path
+    assert refused.value.message.startswith(f"{path} {words}")
+
+
+@pytest.mark.parametrize("dialect", ["chat", "completion"])
+def test_unknown_keys_of_an_object_there_are_told_there(dialect: str) -> None:
+    given = {"stream": True, "stream_options": {"include_usages": True, "zzz": 1}}
+    assert ask(dialect, given).unknown == [
+        "parameters.stream_options.include_usages is ignored; did you mean parameters.stream_options.include_usage?",
+        "parameters.stream_options.zzz is ignored",
+    ]
 
 
 @pytest.mark.parametrize("dialect", ["chat", "completion"])

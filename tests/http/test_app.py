@@ -189,6 +189,14 @@ def test_compressed_bodies_are_never_inflated(service: Service, encoding: str) -
         ("application/octet-stream", 200),
         ("binary/octet-stream", 200),
         ("application/x-ndjson; charset=latin-1", 415),
+        ("application/json; charset=utf-8; v=1", 200),
+        ('application/json;v=1;CHARSET = "UTF-8" ; q=0.5', 200),
+        ('application/json; note="a;charset=latin-1"; charset=utf8', 200),
+        ("application/json; x-charset=latin-1", 200),
+        ("application/json; v=1; charset=latin-1; w=2", 415),
+        ('application/json; charset="utf-16"; v=1', 415),
+        ("application/json; charset=", 200),
+        ("application/json;;; ;", 200),
     ],
 )
 def test_content_types(service: Service, content_type: str | None, status: int) -> None:

@@ -304,4 +304,4 @@ def test_what_only_the_engine_knows_is_refused_by_name(server: Server) -> None:
     assert status == 400
     assert json.loads(data)["error"]["param"] == "stop_token_ids"
     status, _, data = server.post(chat("Hi", bad_words=["x" * 1000] * 200))
-    assert status in {200, 400}
+    assert status == 200, "one word"

@@ -76,6 +76,19 @@ def test_words_that_are_not_generated(asker: Asker) -> None:
     assert not any("Paris" in text for text in bound)
 
 
+def test_as_many_bad_words_as_are_documented(asker: Asker, server: Server) -> None:
+    """Each counts twice for vLLM, with a blank before it and without; their tokens have a bound of their own."""
+    words = [first + second for first in "abcdefghijklmnop" for second in "abcdefghijklmnop"]
+    [text] = asker.texts(chat("What is the capital of France?", bad_words=[*words[:255], "Paris"]))
+    assert "Paris" not in text
+    long = [f"{word} one two three four five six seven eight nine ten eleven twelve thirteen" for word in words]
+    status, _, data = server.post(chat("Hi", bad_words=long))
+    error = json.loads(data)["error"]
+    assert (status, error["param"]) == (400, "bad_words")
+    assert error["message"].startswith("bad_words is refused by the engine: all words together have ")
+    assert "; at most 4096" in error["message"]
+
+
 def test_tokens_that_alone_are_allowed(asker: Asker) -> None:
     texts = asker.texts(*(each for each in everywhere(CAPITAL, 3, {"allowed_token_ids": [PARIS]}, {})[:2]))
     assert texts == [" Paris" * 3] * 2

@@ -5,13 +5,12 @@ Nothing of it reaches the model.
 Shapes: OpenAI API reference, "Create chat completion": user, metadata, store, service_tier, modalities, audio.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects.chat.body import KEY_CHARS, PAIRS_MOST, VALUE_CHARS
 from lmi_chat.dialects.reader import BodyReader
-from lmi_chat.errors import Problem
 from lmi_chat.text import echo, one_line
 
 PRIORITIES: Mapping[str, int] = {"auto": 0, "default": 0, "flex": 1, "priority": -1}
@@ -44,7 +43,7 @@ def check_account(body: Json, reader: BodyReader) -> Account:
         warnings.append(NOT_RANKED)
     return Account(
         user=reader.get("user"),
-        metadata=check_metadata(body.get("metadata"), reader.problems),
+        metadata=check_metadata(body.get("metadata"), reader.add_problem),
         is_stored=wants_store and reader.deployment.save is not None,
         priority=priority,
         tier=tier and (tier if is_ranked and tier != "auto" else "default"),
@@ -71,18 +70,17 @@ def _shown(value: object) -> str:
     return echo(value)
 
 
-def check_metadata(value: object, problems: list[Problem]) -> Mapping[str, str]:
-    """Labels: at most 16 pairs of short strings, null is none; what is wrong is added to `problems`."""
+def check_metadata(value: object, add_problem: Callable[[str, str], None]) -> Mapping[str, str]:
+    """Labels: at most 16 pairs of short strings, null is none; `add_problem` notes path and fault of what is wrong."""
     if value is None:
         return {}
     if not isinstance(value, dict):
-        problems.append(Problem("metadata", f"metadata must be an object of strings, got {echo(value)}"))
+        add_problem("metadata", f"must be an object of strings, got {echo(value)}")
         return {}
     if len(value) > PAIRS_MOST:
-        problems.append(Problem("metadata", f"metadata must have at most {PAIRS_MOST} pairs, got {len(value)}"))
+        add_problem("metadata", f"must have at most {PAIRS_MOST} pairs, got {len(value)}")
         return {}
     for key, text in value.items():
-        path = f"metadata.{one_line(key, KEY_CHARS)}"
         if len(key) > KEY_CHARS:
             fault = f"must have a key of at most {KEY_CHARS} characters, got {len(key)}"
         elif not isinstance(text, str):
@@ -91,5 +89,5 @@ def check_metadata(value: object, problems: list[Problem]) -> Mapping[str, str]:
             fault = f"must have at most {VALUE_CHARS} characters, got {len(text)}"
         else:
             continue
-        problems.append(Problem(path, f"{path} {fault}"))
+        add_problem(f"metadata.{one_line(key, KEY_CHARS)}", fault)
     return value

@@ -99,7 +99,7 @@ def parse_query(pairs: Iterable[tuple[str, str]], *, has_filters: bool) -> tuple
             warnings.append(_ignored(name, known))
     query = Query(
         model=given.get("model"),
-        metadata=check_metadata(metadata, problems),
+        metadata=check_metadata(metadata, _adding(problems)),
         after=given.get("after"),
         limit=_check_limit(given.get("limit"), problems),
         is_descending=_check_order(given.get("order"), problems),
@@ -107,6 +107,10 @@ def parse_query(pairs: Iterable[tuple[str, str]], *, has_filters: bool) -> tuple
     if problems:
         raise BadField(problems)
     return query, warnings
+
+
+def _adding(problems: list[Problem]) -> Callable[[str, str], None]:
+    return lambda path, fault: problems.append(Problem(path, f"{path} {fault}"))
 
 
 def _ignored(name: str, known: Sequence[str]) -> str:
@@ -142,7 +146,7 @@ def parse_update(body: Json) -> tuple[Mapping[str, str], list[str]]:
         near = next((name for name in others if _near(name, known)), "")
         text = "metadata must be given: an object of strings, or null for none"
         problems.append(Problem("metadata", text + (f"; did you mean metadata by {near}?" if near else "")))
-    metadata = check_metadata(body.get("metadata"), problems)
+    metadata = check_metadata(body.get("metadata"), _adding(problems))
     if problems:
         raise BadField(problems)
     return metadata, [_ignored(name, known) for name in others]

@@ -14,6 +14,8 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from lmi_chat.job import BAD_WORDS_MOST
+
 CLASSES = ("EngineArgs", "AsyncEngineArgs")
 BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 MOST_CACHE_GIB = 4
@@ -119,11 +121,13 @@ def prepare_environment(arguments: Mapping[str, str], ports: Iterable[int] = ())
     No usage statistics are sent; a model in a folder needs no hub; a quiet terminal is the default. On a CPU: with
     `enforce_eager` no compiler at run time (one small function of the sampler is compiled otherwise, which takes 30 s
     at the first request with log-probabilities, and a C++ compiler), no word about the missing Triton, and queues of
-    1 MiB a message where the shared memory is small. The engine's processes talk on the first of `ports` and those that
-    follow it; without any they choose.
+    1 MiB a message where the shared memory is small. Of a bad word vLLM counts two spellings, with and without a blank
+    before it: there is room for both of as many as a request may have. The engine's processes talk on the first of
+    `ports` and those that follow it; without any they choose.
     """
     chosen = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     chosen |= {"PYTHONWARNINGS": "ignore::FutureWarning"}
+    chosen |= {"VLLM_MAX_NUM_BAD_WORDS": str(2 * BAD_WORDS_MOST), "VLLM_MAX_BAD_WORDS_TOTAL_TOKENS": "4096"}
     if Path(arguments.get("model", "")).is_dir():
         chosen |= {"HF_HUB_OFFLINE": "1"}
     if first := next(iter(ports), 0):

@@ -11,7 +11,7 @@ def params(sampling: SamplingParams, constraint: Any = None, *, has_text: bool =
     from vllm.sampling_params import RequestOutputKind
     from vllm.sampling_params import SamplingParams as VllmSamplingParams
 
-    kind = _tried() if constraint else VllmSamplingParams
+    kind = _checked() if constraint or sampling.bad_words else VllmSamplingParams
     return kind(
         n=sampling.n,
         temperature=sampling.temperature,
@@ -43,16 +43,27 @@ def params(sampling: SamplingParams, constraint: Any = None, *, has_text: bool =
 
 
 @cache
-def _tried() -> Any:
-    """Build the class of SamplingParams that do not parse their constraint again.
+def _checked() -> Any:
+    """Build the class of SamplingParams that do not parse their constraint again, and bound the tokens of `bad_words`.
 
-    vLLM would on the event loop, where a pattern that compiles in 1 s costs 0.1 s each time it is sent. Should vLLM
-    rename the method, it checks again: slower, not wrong.
+    vLLM would parse on the event loop, where a pattern that compiles in 1 s costs 0.1 s each time it is sent. Should it
+    rename the method, it checks again: slower, not wrong. On a GPU it has room for so many tokens, and finds out in the
+    engine that there are more, which would end it.
     """
+    import vllm.envs
+    from vllm.exceptions import VLLMValidationError
     from vllm.sampling_params import SamplingParams as VllmSamplingParams
 
-    class Tried(VllmSamplingParams):
+    class Checked(VllmSamplingParams):
         def _validate_structured_outputs(self, *_: object) -> None:
             """Do nothing: trials.py has done it."""
 
-    return Tried
+        def update_from_tokenizer(self, tokenizer: Any) -> None:
+            """Tokenise `bad_words`. Raises vLLM's error for too many tokens."""
+            super().update_from_tokenizer(tokenizer)
+            count, most = sum(map(len, self.bad_words_token_ids or ())), vllm.envs.VLLM_MAX_BAD_WORDS_TOTAL_TOKENS
+            if count > most:
+                text = f"all words together have {count} tokens, with and without a blank before them; at most {most}"
+                raise VLLMValidationError(text, parameter="bad_words", value=count)
+
+    return Checked

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from lmi_chat.engine.vllm import arguments
+from lmi_chat.job import BAD_WORDS_MOST
 
 SOURCE = '''
 raise RuntimeError("the source is read, never run")
@@ -133,6 +134,7 @@ def test_the_environment_of_a_gpu_and_a_hub(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(os, "environ", environment)
     arguments.prepare_environment({"enforce_eager": "true", "model": "hub/name"})
     assert environment["VLLM_NO_USAGE_STATS"] == "1"
+    assert int(environment["VLLM_MAX_NUM_BAD_WORDS"]) == 2 * BAD_WORDS_MOST, "with and without a blank before it"
     assert not environment.keys() & {"HF_HUB_OFFLINE", "VLLM_CPU_KVCACHE_SPACE", "TORCHDYNAMO_DISABLE"}
 
 
