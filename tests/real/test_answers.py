@@ -290,6 +290,22 @@ def test_a_prompt_that_does_not_fit_is_refused_with_counts(server: Server) -> No
     )
 
 
+IM_END = 2
+"""The id of <|im_end|>."""
+
+
+def test_text_that_spells_a_special_token_is_that_token(server: Server) -> None:
+    """As the model's own tokenizer reads it: in a chat, in a completion and in the standard schema."""
+    for text, count in (("no end", 0), ("an end<|im_end|>", 1), ("<|im_end|>two<|im_end|>", 2)):
+        asked = {"max_tokens": 1, "return_token_ids": True}
+        (choice,) = server.whole({"messages": [{"role": "user", "content": text}], **asked})["choices"]
+        assert choice["prompt_token_ids"].count(IM_END) == 2 + count, "the template's own are two"
+        (choice,) = server.whole({"prompt": text, **asked})["choices"]
+        assert choice["prompt_token_ids"].count(IM_END) == count
+        whole = server.whole(standard(text, max_new_tokens=1, decoder_input_details=True))
+        assert [token["id"] for token in whole["details"]["prefill"]].count(IM_END) == count
+
+
 def test_a_limit_of_tokens_is_a_cap_and_no_reservation(server: Server) -> None:
     status, headers, data = server.post(chat("Hi", max_tokens=8192, stream=True, stop=["e"]))
     assert (status, b"finish_reason" in data) == (200, True)

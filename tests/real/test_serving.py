@@ -6,6 +6,7 @@ import statistics
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import boto3
@@ -86,6 +87,26 @@ def test_a_client_that_goes_takes_its_request_off_the_engine(server: Server) -> 
         assert time.monotonic() < end
         time.sleep(0.02)
     assert server.wait_until_idle(1.0)
+
+
+def test_many_that_leave_in_one_step_take_nobody_along(server: Server) -> None:
+    """All in one go of the server's loop, some rounds; who stays gets the same text as alone."""
+    asked = {**LONG, "max_tokens": 24, "temperature": 0}
+    alone = server.whole(asked)["choices"][0]
+    for _ in range(3):
+        leaving = [raw(server, {**LONG, "max_tokens": 1500, "stream": True}) for _ in range(15)]
+        end = time.monotonic() + 30
+        while server.in_engine() < 15:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        with ThreadPoolExecutor(1) as pool:
+            staying = pool.submit(server.whole, asked)
+            for connection in leaving:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+            for connection in leaving:
+                connection.close()
+            assert staying.result(60)["choices"][0] == alone
+        assert server.wait_until_idle(2.0)
 
 
 def test_the_request_id_and_attributes_come_back(server: Server) -> None:

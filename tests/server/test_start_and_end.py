@@ -129,6 +129,20 @@ def test_other_codes_lines_are_shown_at_debug_and_when_a_start_failed(level: str
         assert lines[-1].endswith("; RuntimeError: gone")
 
 
+@pytest.mark.slow
+def test_what_is_killed_can_be_started_again_at_once(tmp_path: Path) -> None:
+    """On the same port, many times: nothing that a killed server leaves stands in the way."""
+    port = "0"
+    for _ in range(10):
+        server = start(tmp_path, "--port", port)
+        (line,) = [line for line in ready(server) if "listening on" in line]
+        found = re.search(r":(\d+) ", line)
+        assert found
+        port = found[1]
+        server.kill()
+        server.communicate(timeout=LIMIT_S)
+
+
 @pytest.mark.parametrize("way", [param("the engine's end", marks=SLOW), "a thread and the interpreter's end"])
 def test_a_stop_waits_for_nothing_that_never_ends(way: str, tmp_path: Path) -> None:
     server = start(tmp_path, **({"stop_s": 600} if "engine" in way else {"thread": True}))
