@@ -163,6 +163,15 @@ class PipelineLimits:
             description="seconds from its arrival after which an answer ends with what there is; 0: never",
         ),
     ] = 0.0
+    reply_bytes: Annotated[
+        int,
+        Field(
+            alias="max_reply_bytes",
+            ge=2**16,
+            le=2**32,
+            description="bytes of one whole answer, after which it ends with what there is; a stream has no bound",
+        ),
+    ] = 32 * 2**20
     stall_s: Annotated[
         float,
         Field(

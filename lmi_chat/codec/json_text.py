@@ -6,7 +6,7 @@ Duplicate keys: the last one wins, as in every peer. U+0000 in a string is text 
 import codecs
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NoReturn
 
@@ -80,6 +80,50 @@ def escape_line_ends(text: bytes) -> bytes:
     for raw, escaped in LINE_ENDS:
         text = text.replace(raw, escaped)
     return text
+
+
+class Array:
+    """A JSON array that is written item by item, so that no step has to write thousands."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self._parts: list[bytes] = []
+
+    @property
+    def has_any(self) -> bool:
+        """Whether it has an item."""
+        return bool(self._parts)
+
+    def add(self, items: Sequence[object]) -> int:
+        """Write the next items; returns how many bytes they take."""
+        if not items:
+            return 0
+        self._parts.append(dump(items)[1:-1])
+        return len(self._parts[-1]) + 1
+
+    def written(self) -> bytes:
+        """All of it."""
+        if not self._parts:
+            return b"[]"
+        first, last = b"[" + self._parts[0], b"]"
+        if len(self._parts) == 1:
+            return first + last
+        return b",".join((first, *self._parts[1:-1], self._parts[-1] + last))
+
+
+def fill(text: bytes, empty: bytes, values: Sequence[bytes]) -> bytes:
+    """Put `values`, JSON texts that are dumped already, into `text` where it has `empty`, a key with null, [] or {}.
+
+    That is done by bytes: a string cannot hold `empty`, whose quotes it would escape.
+    """
+    first, *others = text.split(empty)
+    key = empty[: empty.rindex(b":") + 1]
+    parts = [first]
+    for value, other in zip(values, others, strict=True):
+        parts += (key, value, other)
+    return b"".join(parts)
 
 
 def number(value: float) -> bytes:

@@ -191,6 +191,8 @@ class Pipeline:
         response = ResponseStream(
             parsed.render, framed, parsed.jobs, shows_cached_tokens=self._config.shows_cached_tokens
         )
+        if not parsed.is_stream:
+            response.bound_bytes(self._config.reply_bytes, request.warnings.append)
         seconds = request.deadline_s or self._config.deadline_s
         try:
             async with asyncio.timeout(seconds):
@@ -330,6 +332,8 @@ class Pipeline:
 
 class _Silence:
     """Renders nothing: nobody reads the canary's answer."""
+
+    held_bytes = 0
 
     def delta(self, delta: Delta) -> Sequence[bytes]:  # noqa: ARG002
         return ()

@@ -331,3 +331,55 @@ async def test_what_is_promised_can_be_asked_again_until_it_has_a_seat() -> None
     await line.answer(promised, out)
     assert json.loads(out.data)["choices"][0]["message"]["content"] == "ok"
     assert promised.body == b""
+
+
+FULL: dict[str, dict[str, Any]] = {
+    "chat": {"messages": [{"role": "user", "content": "Hi"}], "n": 2, "logprobs": True, "max_tokens": 900},
+    "completion": {"prompt": "Hi", "n": 2, "logprobs": 1, "max_tokens": 900},
+    "standard": {"inputs": "Hi", "parameters": {"details": True, "best_of": 2, "max_new_tokens": 900}},
+    "list": {"inputs": ["Hi", "Ho"], "parameters": {"details": True, "max_new_tokens": 900}},
+}
+
+
+def talkative(job: Job) -> Sequence[Step]:
+    """Sequences that say a thousand tokens with their log-probabilities, and do not end."""
+    says = [
+        Delta(index, "a", [97], [token("a")] if job.sampling.logprobs is not None else [])
+        for _ in range(1000)
+        for index in range(job.sampling.n)
+    ]
+    return [step for delta in says for step in (0.0, delta)]
+
+
+@pytest.mark.parametrize("dialect", FULL)
+async def test_a_whole_answer_ends_where_it_holds_as_many_bytes_as_it_may(dialect: str) -> None:
+    line, engine = await opened(talkative, reply_bytes=2**14)
+    body = FULL[dialect]
+    asked = call(body)
+    out = Kept()
+    await line.answer(asked, out)
+    answer = json.loads(out.data)
+    assert 2**14 <= len(out.data) < 2**14 + 4096
+    assert "length" in out.data.decode()
+    assert "time_limit" not in out.data.decode()
+    if "choices" in answer:
+        assert [choice["finish_reason"] for choice in answer["choices"]] == ["length", "length"]
+    assert asked.warnings == [
+        "the answer has reached 16384 bytes and is cut (option.max_reply_bytes); a stream has no such bound"
+    ]
+    assert set(asked.record.reasons) == {"length"}
+    assert (engine.running, line.active) == (0, 0)
+
+
+async def test_a_stream_is_not_held_and_has_no_bound() -> None:
+    def script(job: Job) -> Sequence[Step]:
+        return [
+            *talkative(job),
+            Delta(0, "", [], finish=Finish("stop")),
+            Finished(prompt_tokens=1, completion_tokens=1000),
+        ]
+
+    line, _ = await opened(script, reply_bytes=2**14)
+    out = await answered(line, {"prompt": "Hi", "logprobs": 1, "max_tokens": 900, "stream": True})
+    assert len(out.data) > 2**15
+    assert out.data.count(b'"finish_reason":"stop"') == 1

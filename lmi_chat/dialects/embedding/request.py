@@ -136,6 +136,7 @@ class Vectors:
         """`count` vectors; `model` None for LMI's bare array."""
         self._model, self._is_base64 = model, is_base64
         self._vectors = [b"null"] * count
+        self.held_bytes = 0  # inputs × dimensions bound it, and a vector cannot be cut
 
     def delta(self, delta: Delta) -> Sequence[bytes]:
         """Keep a vector; nothing is sent yet."""
