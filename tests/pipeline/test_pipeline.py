@@ -13,7 +13,8 @@ import pytest
 from lmi_chat.chat_template import Template
 from lmi_chat.errors import Bug, Busy, Draining, EngineDown, Error, PromptTooLong, TimedOut
 from lmi_chat.job import Delta, Finish, Finished, Job
-from lmi_chat.pipeline.pipeline import INLINE_BYTES, InferenceRequest, Pipeline, PipelineConfig
+from lmi_chat.pipeline import parsing
+from lmi_chat.pipeline.pipeline import INLINE_BYTES, LARGE_BYTES, InferenceRequest, Pipeline, PipelineConfig
 from lmi_chat.storage.sessions import Sessions
 from tests.support.fakes import ByteTokenizer, deployment
 from tests.support.scripted import Script, Scripted, Step, said, token
@@ -259,6 +260,32 @@ async def test_long_bodies_are_read_off_the_loop() -> None:
     assert getattr(refused.value, "code", "") == "context_length_exceeded"
     assert ticks > 1
     ticking.cancel()
+
+
+async def test_large_bodies_are_read_one_at_a_time_and_hold_up_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once, most, gate, begun = set[int](), [0], threading.Event(), threading.Event()
+
+    def slowly(*given: Any) -> Any:
+        if len(given[0].body) <= LARGE_BYTES:
+            return parse(*given)
+        at_once.add(id(given[0]))
+        most[0] = max(most[0], len(at_once))
+        begun.set()
+        gate.wait(10)
+        at_once.discard(id(given[0]))
+        return parse(*given)
+
+    parse = parsing.parse
+    monkeypatch.setattr(parsing, "parse", slowly)
+    line, _ = await opened()
+    large = CHAT | {"note": "x" * LARGE_BYTES}
+    waiting = [asyncio.create_task(answered(line, large)) for _ in range(6)]
+    await asyncio.to_thread(begun.wait, 10)
+    middling = await answered(line, CHAT | {"note": "x" * INLINE_BYTES})
+    gate.set()
+    others = await asyncio.gather(*waiting)
+    assert most == [1]
+    assert all(json.loads(one.data)["choices"] == json.loads(middling.data)["choices"] for one in others)
 
 
 async def test_a_short_body_is_read_on_the_loop_and_a_sessions_turn_is_not() -> None:
