@@ -15,7 +15,7 @@ from concurrent.futures import TimeoutError as Late
 from contextlib import suppress
 from typing import Any, Protocol
 
-from lmi_chat.errors import BadField, Problem
+from lmi_chat.errors import BadField, Problem, TemplateRefusal
 from lmi_chat.text import one_line
 
 TRIAL_S = 5.0
@@ -135,7 +135,7 @@ class Template:
                 **(variables or {}),
             )
         except Exception as error:  # noqa: BLE001 the template is foreign code
-            raise BadField([Problem(path, f"{path} {_refusal(error)}")]) from None
+            raise TemplateRefusal([Problem(path, f"{path} {_refusal(error)}")]) from None
 
     def names_role(self, role: str) -> bool:
         """Whether the template asks for a message's role being this one."""

@@ -46,6 +46,13 @@ class Error(Exception):
         self.message = one_line(message)
         self.param = None if param is None else one_line(param, PARAM_BYTES)
 
+    def shortened(self, limit: int) -> "Error":
+        """The same error with a message of at most `limit` bytes."""
+        other = Error.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        Error.__init__(other, one_line(self.message, limit), param=self.param)
+        return other
+
 
 class BadJson(Error):
     """The body is no JSON object that we read: syntax, encoding, depth or size of its structure."""
@@ -82,6 +89,10 @@ class BadField(Error):
             shown.append(f"and {least}{len(problems) - PROBLEMS_SHOWN} more")
         super().__init__("; ".join(shown), param=problems[0].path)
         self.problems = problems
+
+
+class TemplateRefusal(BadField):
+    """The model's chat template refuses the conversation, or fails for it."""
 
 
 class PromptTooLong(Error):

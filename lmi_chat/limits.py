@@ -91,7 +91,7 @@ class ConnectionLimits:
         float, Field(alias="keep_alive_seconds", ge=1, le=3600, description="seconds an idle connection stays open")
     ] = 75.0
     header_bytes: Annotated[
-        int, Field(alias="max_header_bytes", ge=1024, le=2**20, description="bytes of one request's head")
+        int, Field(alias="max_header_bytes", ge=1024, le=2**22, description="bytes of one request's head")
     ] = 64 * 1024
     header_count: Annotated[
         int, Field(alias="max_header_count", ge=8, le=10_000, description="headers of one request")

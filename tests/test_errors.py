@@ -18,6 +18,7 @@ CONTRACT = {
     "BadJson": (400, "invalid_request_error", "bad_json"),
     "BadEncoding": (400, "invalid_request_error", "bad_encoding"),
     "BadField": (400, "invalid_request_error", "bad_field"),
+    "TemplateRefusal": (400, "invalid_request_error", "bad_field"),
     "PromptTooLong": (400, "invalid_request_error", "context_length_exceeded"),
     "Conflict": (409, "invalid_request_error", "conflict"),
     "AdaptersOff": (400, "invalid_request_error", "adapters_off"),
@@ -50,6 +51,15 @@ def test_every_class_owns_its_status_and_code() -> None:
     assert {name: (each.status, each.kind, each.code) for name, each in found.items()} == CONTRACT
     assert {name for name, each in found.items() if not each.is_retry_free} == SPENT
     assert all((each.retry_after_s is not None) == (each.status == 503) for each in found.values())
+
+
+def test_a_shortened_error_is_the_same_error() -> None:
+    for error in (BadField([Problem("a.b", "a.b is " + "x" * 500)]), errors.CutOff("y" * 500)):
+        short = error.shortened(40)
+        assert type(short) is type(error)
+        assert (len(short.message.encode()), short.param) == (40, error.param)
+        assert error.message.startswith(short.message[:-1])
+    assert len(error.message) == 500
 
 
 def test_five_problems_are_named_and_the_rest_counted() -> None:

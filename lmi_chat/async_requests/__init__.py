@@ -84,10 +84,11 @@ class AsyncRequests:
             raise self._pipeline.refusal
         if len(self._held) >= self._most:
             raise Busy(f"all {self._most} places for asynchronous requests are taken; send the request again later")
+        self._pipeline.admit(asked.request.owner)
         asked = await self._with_own_names(asked)
         asked.request.is_awaited = False
         promise = ExitStack()
-        promise.enter_context(self._pipeline.promise(asked.request.owner))
+        promise.enter_context(self._pipeline.promise())
         asked.request.is_promised = True
         task = asyncio.create_task(self._answer(asked))
         self._held.add(task)
@@ -121,7 +122,9 @@ class AsyncRequests:
         if document.error is None and not await self._write(asked.output, bytes(document.data)):
             document.error = Bug("the answer could not be written to its output location")
         if document.error is not None:
-            await self._write(asked.failure, json_text.dump(dialects.error_body(document.error, asked.request.dialect)))
+            is_tgi = self._pipeline.deployment.is_tgi
+            failure = dialects.error_body(document.error, asked.request.dialect, is_tgi=is_tgi)
+            await self._write(asked.failure, json_text.dump(failure))
 
     async def _write(self, place: Parts, data: bytes) -> bool:
         """Write a document; False where the disk refuses."""

@@ -56,7 +56,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def pairs(words: Sequence[str]) -> dict[str, str]:
-    """`--key value`, `--key=value`, `--key` (true) → keys and texts. Raises BadSetting."""
+    """`--key value`, `--key=value`, `--key` (true), `--key several values` → keys and texts. Raises BadSetting."""
     pairs: dict[str, str] = {}
     waiting = list(words)
     while waiting:
@@ -64,9 +64,10 @@ def pairs(words: Sequence[str]) -> dict[str, str]:
         if not word.startswith("--"):
             raise sources.BadSetting(f"command line: {word!r} stands alone; write --key value")
         name, has_value, value = word[2:].partition("=")
-        if not has_value:
-            value = waiting.pop(0) if waiting and not waiting[0].startswith("--") else "true"
-        pairs[name.replace("-", "_")] = value
+        values = [value] if has_value else []
+        while not has_value and waiting and not waiting[0].startswith("--"):
+            values.append(waiting.pop(0))
+        pairs[name.replace("-", "_")] = ",".join(values or ["true"])
     return pairs
 
 

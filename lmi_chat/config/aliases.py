@@ -54,16 +54,26 @@ RENAMED: Mapping[str, str] = types.MappingProxyType(
         "cpu_offload_gb_per_gpu": "cpu_offload_gb",
         "guided_decoding_disable_any_whitespace": "structured_outputs_config",
         "structured_outputs_config.disable_any_whitespace": "structured_outputs_config",
-        "max_input_len": "max_input_tokens",  # TensorRT-LLM's, as the two below
+        "max_input_len": "max_input_tokens",  # TensorRT-LLM's, as the three below
+        "max_output_len": "max_output_tokens",
         "max_num_tokens": "max_num_batched_tokens",
         "max_seq_len": "max_model_len",
+        "max_new_tokens": "max_output_tokens",
         "n_positions": "max_model_len",  # AWS Neuron's
         "context_length": "max_model_len",  # SGLang's
         "pooling": "pooler_config",  # of DJL's engine for embeddings
+        "shutdown_timeout": "drain_seconds",
+        "disable_uvicorn_access_log": "access_log",
+        "h11_max_incomplete_event_size": "max_header_bytes",
+        "h11_max_header_count": "max_header_count",
         "certificate_file": "ssl_certfile",
         "private_key_file": "ssl_keyfile",
     }
 )
+MEANT: Mapping[str, Mapping[str, str]] = types.MappingProxyType(
+    {"disable_uvicorn_access_log": {"true": "off", "false": "stdout"}}
+)
+"""What a value of such a name is under the key that it stands for."""
 MOST = "max"  # as a degree of tensor parallelism: every GPU
 VALUES: Mapping[str, Mapping[str, str]] = types.MappingProxyType(
     {
@@ -170,10 +180,11 @@ WITHOUT_EFFECT = _by_name(
         "Python and its packages are the container's": "pythonExecutable enable_venv opts mapLocation",
         "memory is the engine's business: gpu_memory_utilization": "required_memory_mb reserved_memory_mb"
         " gpu.required_memory_mb gpu.reserved_memory_mb",
-        "the engine's figures are on /metrics": "log_request_metric metrics_aggregation enable_server_load_tracking"
-        " enable_per_request_metrics disable_uvicorn_access_log disable_access_log_for_endpoints uvicorn_log_level"
-        " disable_log_requests max_log_len enable_log_outputs enable_log_deltas log_error_stack",
-        "answers are never held back whole": "max_output_size sse_keep_alive_interval",
+        "the engine's figures are on /metrics": "log_request_metric metrics_aggregation",
+        "requests are logged as access_log says, without prompts and answers": "disable_log_requests max_log_len"
+        " enable_log_deltas disable_access_log_for_endpoints",
+        "the log is as detailed as log_level says": "uvicorn_log_level log_error_stack",
+        "answers are never held back whole": "max_output_size",
         "sessions are held in memory": "sessions_path",
         "the platform chooses the machine": "instance_type",
         "it belongs to TensorRT-LLM": "batch_scheduler_policy use_custom_all_reduce max_draft_len"
@@ -182,13 +193,38 @@ WITHOUT_EFFECT = _by_name(
         "the engine decides by itself": "device device_map use_v2_block_manager num_scheduler_steps"
         " multi_step_stream_outputs swap_space preemption_mode max_seq_len_to_capture worker_use_ray engine_use_ray"
         " enable_reasoning guided_decoding_backend use_v1",
-        "HTTP on one port is all that is served": "grpc_port disable_fastapi_docs enable_offline_docs"
-        " enable_tokenizer_info_endpoint enable_scale_out enable_flash_late_interaction enable_ssl_refresh"
-        " data_parallel_supervisor_port dp_supervisor_probe_interval_s dp_supervisor_probe_timeout_s"
-        " dp_supervisor_probe_failure_threshold anthropic_disabled_thinking_effort cohere_is_reasoning_model"
-        " cohere_format",
+        "no path here compares texts": "enable_flash_late_interaction",
     }
 )
+TOLD = _by_name(
+    {
+        "prompts and answers are never logged": "enable_log_outputs",
+        "a request's times are in its line of the log, not in its answer": "enable_per_request_metrics",
+        "there is no /load; what runs and waits is on /metrics": "enable_server_load_tracking",
+        "nothing is sent into a stream that waits for its next token": "sse_keep_alive_interval",
+        "job_queue_size bounds how many requests wait": "max_num_queued_reqs max_num_queued_tokens",
+        "one server process with one engine": "api_server_count data_parallel_supervisor_port"
+        " dp_supervisor_probe_interval_s dp_supervisor_probe_timeout_s dp_supervisor_probe_failure_threshold",
+        "texts are always read and written here": "tokens_only",
+        "/openapi.json is always served": "disable_fastapi_docs",
+        "certificates are read at the start": "enable_ssl_refresh",
+        "its paths are not served here": "grpc_port enable_offline_docs enable_tokenizer_info_endpoint enable_scale_out"
+        " anthropic_disabled_thinking_effort cohere_is_reasoning_model cohere_format",
+    }
+)
+"""Accepted without effect like the above, and said at the start, as somebody may expect one."""
+UNASKED: Mapping[str, str] = types.MappingProxyType(
+    {
+        "api_server_count": "1",
+        "data_parallel_supervisor_port": "9256",
+        "dp_supervisor_probe_failure_threshold": "3",
+        "dp_supervisor_probe_interval_s": "5.0",
+        "dp_supervisor_probe_timeout_s": "5.0",
+        "cohere_is_reasoning_model": "true",
+        "cohere_format": "cmd4",
+    }
+)
+"""Their defaults, where these are none of QUIET: they ask for nothing."""
 NOT_YET = _by_name(
     {
         "tools": "enable_auto_tool_choice tool_call_parser tool_parser_plugin tool_server tool_strict_level"
@@ -218,8 +254,7 @@ NOT_YET = _by_name(
 )
 ELSEWHERE = _by_name(
     {
-        "each request says how much it wants; max_model_len bounds prompt and answer": "max_tokens max_new_tokens"
-        " max_output_len",
+        "each request says how much it wants; max_output_tokens bounds it": "max_tokens",
         'speculative_config has it, as JSON: {"model": "…", "num_speculative_tokens": 5}': "speculative_model"
         " num_speculative_tokens speculative_draft_model speculative_draft_model_quantization speculative_length"
         " speculative_max_model_len speculative_draft_tensor_parallel_size",
@@ -235,7 +270,7 @@ REFUSED = _by_name(
         "no other code runs in this server": "middleware",
         "write its keys as variables (OPTION_X or SM_VLLM_X) or into serving.properties": "config",
         "set VLLM_USE_MODELSCOPE=true in the environment, where the engine reads it": "use_modelscope",
-        "the server listens on host and port": "inference_address uds",
+        "the server listens on host and port": "inference_address uds headless grpc",
         "it stands in hf_overrides, as JSON": "rope_scaling rope_theta",
     }
 )

@@ -11,6 +11,7 @@ from lmi_chat.config.aliases import (
     NOTED_NOT_YET,
     REFUSED,
     RENAMED,
+    TOLD,
     VALUES,
     WITHOUT_EFFECT,
 )
@@ -115,6 +116,7 @@ def mapping() -> str:
             _titled("Other names of keys", ("name", "key"), renamed),
             _titled("Other names of values", ("given", "means"), values),
             _titled("Accepted without effect", ("names", "why"), _grouped(WITHOUT_EFFECT)),
+            _titled("Accepted without effect: a line at the start", ("names", "why"), _grouped(TOLD)),
             _titled("Accepted, not served yet: a warning at the start", ("names", "what"), _grouped(NOT_YET)),
             _titled("Accepted, had elsewhere: a warning at the start", ("names", "where"), _grouped(ELSEWHERE)),
             _titled("Refused at the start", ("names", "why"), _grouped(REFUSED)),

@@ -5,7 +5,19 @@ import re
 from collections.abc import Iterable, Mapping
 from difflib import SequenceMatcher
 
-from lmi_chat.config.aliases import ELSEWHERE, MOST, NOT_YET, QUIET, REFUSED, RENAMED, VALUES, WITHOUT_EFFECT
+from lmi_chat.config.aliases import (
+    ELSEWHERE,
+    MEANT,
+    MOST,
+    NOT_YET,
+    QUIET,
+    REFUSED,
+    RENAMED,
+    TOLD,
+    UNASKED,
+    VALUES,
+    WITHOUT_EFFECT,
+)
 from lmi_chat.config.sources import BadSetting, IgnoredSetting, RawSetting
 from lmi_chat.text import nearest, one_line
 
@@ -28,21 +40,22 @@ class KeyResolver:
         self._own = frozenset(own)
         self._kinds = engine_kinds
         self._gpus = gpus
-        names = (*WITHOUT_EFFECT, *NOT_YET, *ELSEWHERE, *REFUSED, *engine_kinds, *RENAMED, *self._own)
+        names = (*WITHOUT_EFFECT, *TOLD, *NOT_YET, *ELSEWHERE, *REFUSED, *engine_kinds, *RENAMED, *self._own)
         self._by_folded = {_folded(name): name for name in names}
 
     def resolve(self, given: RawSetting) -> RawSetting | IgnoredSetting:
         """Return the setting under its one name, its value checked where that is possible here. Raises BadSetting."""
         name, text = self.name_of(given), given.text
+        text = MEANT.get(self._written(given), {}).get(text.lower(), text)
         if not name and (name := self._negated(given.name)):
             text = {"true": "false", "false": "true"}.get(text.lower(), text)
         if name in self._own:
             return _value(RawSetting(name, text, given.origin))
         if name in REFUSED:
             raise BadSetting(f"{given.origin}: {name} is not possible, got {given.shown!r}; {REFUSED[name]}")
-        if name in NOT_YET:
-            asks = text.lower() not in QUIET
-            why = f"{NOT_YET[name]}: not served by this version"
+        if name in TOLD or name in NOT_YET:
+            asks = text.lower() not in QUIET and text.lower() != UNASKED.get(name)
+            why = TOLD.get(name) or f"{NOT_YET[name]}: not served by this version"
             return IgnoredSetting(RawSetting(name, text, given.origin), why, is_warning=asks)
         if name in ELSEWHERE and name not in self._kinds:
             return IgnoredSetting(
@@ -56,8 +69,11 @@ class KeyResolver:
 
     def name_of(self, given: RawSetting) -> str:
         """Return the one name of what is given, "" where it has none."""
-        written = self._by_folded.get(_folded(given.name), "")
+        written = self._written(given)
         return RENAMED.get(written, written)
+
+    def _written(self, given: RawSetting) -> str:
+        return self._by_folded.get(_folded(given.name), "")
 
     def _for_engine(self, given: RawSetting) -> RawSetting | IgnoredSetting:
         read = _value(given)

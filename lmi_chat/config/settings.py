@@ -158,6 +158,9 @@ class Settings(BaseModel):
     guide_compile_seconds: float = Field(
         default=2.0, ge=0.1, le=60, description="seconds in which a schema, regex, choice or grammar must compile"
     )
+    max_trials: int = Field(
+        default=64, ge=1, le=100_000, description="requests that may wait for such a new one to be tried"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="warning", description="debug, info, warning or error"
     )

@@ -1,12 +1,13 @@
 """Choose the dialect of a body and parse it: one key decides, so that every error names a field the caller meant."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
 from lmi_chat.codec.json_text import Json
-from lmi_chat.dialects import openai
+from lmi_chat.dialects import openai, tgi
 from lmi_chat.dialects.chat import answer as chat_answer
 from lmi_chat.dialects.chat import request as chat
 from lmi_chat.dialects.chat import session
@@ -103,6 +104,13 @@ for _each in (
     register(_each)
 
 
+BY_PATH: dict[str, Dialect] = {
+    name: replace(DIALECTS["standard"], parse=partial(standard.parse_by_path, streams=streams))
+    for name, streams in (("generate", False), ("generate_stream", True))
+}
+"""Forms of a dialect that a path insists on, and no key chooses: TGI's own paths."""
+
+
 def prepare(deployment: Deployment) -> None:
     """Build what checks the bodies: a tenth of a second, which no request should wait for."""
     for dialect in DIALECTS.values():
@@ -115,13 +123,17 @@ def choose(body: Json, forced: str | None, deployment: Deployment) -> Dialect:
 
     Raises BadField when two dialects' keys stand in one body or the model is of another kind, BadJson when no key does.
     """
-    dialect = DIALECTS[forced] if forced else _find(body)
+    dialect = _named(forced) if forced else _find(body)
     if deployment.space is None:
         return dialect
     if dialect.name in {"embedding", "standard"}:
         return DIALECTS["embedding"]
     key = dialect.key
     raise BadField([Problem(key, f"{key} cannot be served: this model embeds; send input or inputs")])
+
+
+def _named(name: str) -> Dialect:
+    return BY_PATH.get(name) or DIALECTS[name]
 
 
 def _find(body: Json) -> Dialect:
@@ -149,10 +161,10 @@ def _near(name: str, keys: Mapping[str, Dialect]) -> str:
 def error_body(error: Exception, dialect: str, *, is_tgi: bool = False) -> Json:
     """An Error in the shape of its dialect; OpenAI's where none was chosen yet ("").
 
-    `is_tgi`: a deployment for TGI's clients, who are told `error_type` wherever they may be the ones that asked.
+    `is_tgi`: a deployment for TGI's clients, who are told `error_type`.
     """
-    body = dict((DIALECTS[dialect].error_body if dialect else openai.error_body)(error))
-    return body | {"error_type": standard.tgi_type(error)} if is_tgi and dialect in {"standard", ""} else body
+    body = (_named(dialect).error_body if dialect else openai.error_body)(error)
+    return tgi.typed(body, error, is_tgi=is_tgi)
 
 
 __all__ = [

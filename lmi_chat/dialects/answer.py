@@ -147,7 +147,7 @@ class TgiOpenAIError(OpenAIError):
 class TgiLmiError(LmiError):
     """An error in LMI's shape, of a deployment for TGI's clients."""
 
-    error_type: ErrorType
+    error_type: NotRequired[ErrorType]
 
 
 def schemas(answers: Mapping[str, Any], deployment: Deployment) -> Json:

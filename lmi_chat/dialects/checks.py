@@ -85,9 +85,13 @@ def too_long(text: str, deployment: Deployment, path: str) -> PromptTooLong:
 
 
 def _beyond_context(text: str, deployment: Deployment, path: str) -> PromptTooLong:
-    """Say how long the context is, in the words by which LiteLLM and others know that they need a longer one."""
-    context = f"This model's maximum context length is {deployment.context_tokens} tokens"
-    return PromptTooLong(f"{text}. {context}", param=path)
+    """Say how long the context is, in the words by which LiteLLM and others know that they need a longer one.
+
+    Behind SageMaker LiteLLM knows TGI's words alone, whatever the body's kind.
+    """
+    most = deployment.context_tokens
+    tgi = f"`inputs` tokens + `max_new_tokens` must be <= {most}"
+    return PromptTooLong(f"{text}. This model's maximum context length is {most} tokens ({tgi})", param=path)
 
 
 def tokenize(

@@ -19,10 +19,11 @@ class Deployment:
     """The deployment as a dialect sees it. `defaults` are the model's own, named as in SamplingParams."""
 
     model: str
-    names: frozenset[str]
+    names: frozenset[str]  # whatever a request may call the model
     template: Template
     context_tokens: int
     vocabulary_tokens: int
+    aliases: tuple[str, ...] = ()  # of these, beside `model`, what is listed: no placeholders
     limits: Limits = field(default_factory=Limits)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     is_strict: bool = False

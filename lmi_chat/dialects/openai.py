@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from lmi_chat.codec.json_text import Json, dump
+from lmi_chat.dialects import tgi
 from lmi_chat.dialects.answer import Choice, CompletionUsage, Head, OpenAIError
 from lmi_chat.dialects.body import USAGE, Usage
 from lmi_chat.dialects.deployment import Deployment
@@ -94,9 +95,17 @@ class ChunkRenderer(TokenRenderer):
     PLAIN: ClassVar[tuple[bytes, bytes]]
 
     def __init__(
-        self, head: Head, usage: Mapping[str, bool], jobs: Sequence[Job], *, has_scores: bool, has_ids: bool
+        self,
+        head: Head,
+        usage: Mapping[str, bool],
+        jobs: Sequence[Job],
+        *,
+        has_scores: bool,
+        has_ids: bool,
+        is_tgi: bool = False,
     ) -> None:
         """Render what is the same in every chunk once; `usage` is what `stream_options` asks for."""
+        self._is_tgi = is_tgi
         self._head = dump(head)[:-1]
         self._has_usage, is_continuous = (usage.get(name, False) for name in USAGE)
         self._is_continuous = self._has_usage and is_continuous
@@ -154,4 +163,4 @@ class ChunkRenderer(TokenRenderer):
 
     def fail(self, error: Error) -> bytes:
         """The error in place of the rest."""
-        return dump(error_body(error))
+        return dump(tgi.typed(error_body(error), error, is_tgi=self._is_tgi))

@@ -20,6 +20,8 @@ LMI_FINISH = {
     "time_limit": "time_limit",
     "stop_sequence": "stop_sequence",
 }
+TGI_FINISH = LMI_FINISH | {"time_limit": "length"}
+"""TGI's clients know eos_token, length and stop_sequence alone; an answer that time cut is one that a bound cut."""
 
 
 def finish_word(finish: Finish | None, words: Mapping[str, str] | None) -> str | None:

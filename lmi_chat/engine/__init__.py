@@ -58,6 +58,12 @@ class Engine(Protocol):
     def stepped_at(self) -> float:
         """Time of its last step, on the monotonic clock in seconds."""
 
+    async def check(self, job: Job) -> None:
+        """Try what may be too much for the engine, a new output constraint. Takes no room in it, but may take seconds.
+
+        To be called before `run`. Raises BadField; Busy or Unavailable where it cannot be tried now.
+        """
+
     def run(self, job: Job, sink: Sink, token_sink: TokenSink | None = None) -> AbstractAsyncContextManager[Run]:
         """Start `job`; its events go to `sink`, from the event loop, until Finished or an Error.
 

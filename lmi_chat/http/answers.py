@@ -26,20 +26,41 @@ class NotReady(TypedDict):
 
 
 class ServedModelCard(TypedDict):
-    """The served model."""
+    """The served model, under one of its names."""
 
     id: str
     object: Literal["model"]
     created: Count
     owned_by: str
+    root: str
     max_model_len: Count
 
 
 class Models(TypedDict):
-    """The list of the one served model."""
+    """The served model by all its names."""
 
     object: Literal["list"]
     data: list[ServedModelCard]
+
+
+class Info(TypedDict):
+    """The served model and its limits, by TGI's names."""
+
+    model_id: str
+    model_sha: str | None
+    model_pipeline_tag: Literal["text-generation", "feature-extraction"]
+    max_concurrent_requests: Count
+    max_best_of: Count
+    max_stop_sequences: Count
+    max_input_length: Count
+    max_input_tokens: Count
+    max_total_tokens: Count
+    validation_workers: Count
+    max_client_batch_size: Count
+    router: str
+    version: str
+    sha: str | None
+    docker_label: str | None
 
 
 class Accepted(TypedDict):
@@ -101,6 +122,7 @@ ANSWERS = {
     "NotReady": NotReady,
     "Model": ServedModelCard,
     "Models": Models,
+    "Info": Info,
     "Accepted": Accepted,
     "RuntimeError": RuntimeFault,
     "ModelError": ModelError,

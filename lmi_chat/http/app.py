@@ -15,7 +15,7 @@ from starlette.routing import Route
 from lmi_chat import dialects
 from lmi_chat.codec import json_text
 from lmi_chat.errors import BadMethod, Error, ModelNotFound, NotFound
-from lmi_chat.http import access, admin, errors, openapi, ping, sagemaker, stored_completions
+from lmi_chat.http import access, admin, errors, openapi, ping, sagemaker, stored_completions, tgi
 from lmi_chat.http.answers import Models, ServedModelCard
 from lmi_chat.http.endpoint import InferenceEndpoint
 from lmi_chat.http.state import AppState, RequestContext
@@ -75,6 +75,7 @@ def build(state: AppState) -> Starlette:
         Route("/v1/models", _models(state), methods=["GET"]),
         Route("/v1/models/{model:path}", _models(state), methods=["GET"]),
         *admin.routes(state),
+        *(tgi.routes(state) if state.is_tgi else ()),
         Route("/openapi.json", _openapi(state), methods=["GET"]),
     ]
     log = state.pipeline.request_log
@@ -93,24 +94,28 @@ def _models(state: AppState) -> Callable[[Request], Any]:
     created = int(time.time())
 
     async def answer(request: Request) -> Response:
-        """OpenAI's list of models, or one of them."""
+        """OpenAI's list of models, one for each name of the served one, or one of them."""
         if state.pipeline.refusal:
             raise state.pipeline.refusal
         deployment = state.pipeline.deployment
-        shown: ServedModelCard = {
-            "id": deployment.model,
-            "object": "model",
-            "created": created,
-            "owned_by": "lmi-chat",
-            "max_model_len": deployment.context_tokens,
+        shown: dict[str, ServedModelCard] = {
+            name: {
+                "id": name,
+                "object": "model",
+                "created": created,
+                "owned_by": "lmi-chat",
+                "root": deployment.model,
+                "max_model_len": deployment.context_tokens,
+            }
+            for name in (deployment.model, *deployment.aliases)
         }
-        name = request.path_params.get("model")
-        if name is None:
-            models: Models = {"object": "list", "data": [shown]}
+        asked = request.path_params.get("model")
+        if asked is None:
+            models: Models = {"object": "list", "data": [*shown.values()]}
             return _json(models)
-        if name not in deployment.names:
-            raise ModelNotFound(f"model {echo(name)} is not served here; {deployment.model} is", param="model")
-        return _json(shown)
+        if asked not in shown:
+            raise ModelNotFound(f"model {echo(asked)} is not served here; {deployment.model} is", param="model")
+        return _json(shown[asked])
 
     return answer
 
@@ -120,10 +125,16 @@ def _openapi(state: AppState) -> Callable[[Request], Any]:
 
     async def answer(_: Request) -> Response:
         """What this server takes and gives, with the model's bounds, as an OpenAPI document. Raises Loading."""
-        deployment, has_sessions = state.pipeline.deployment, state.pipeline.has_sessions
+        deployment = state.pipeline.deployment
         if not built:
-            has_async = state.async_requests is not None
-            make = partial(openapi.document, deployment, has_sessions=has_sessions, has_async=has_async)
+            make = partial(
+                openapi.document,
+                deployment,
+                has_sessions=state.pipeline.has_sessions,
+                has_async=state.async_requests is not None,
+                has_keys=state.api_keys is not None,
+                has_rates=state.pipeline.has_rates,
+            )
             built.append(json_text.dump(await asyncio.to_thread(make)))
         return Response(built[0], media_type="application/json")
 

@@ -198,22 +198,20 @@ def refusal(error: Error, body_of: BodyOf, *, is_models: bool) -> tuple[int, str
         return error.status, "UnknownOperationException", {"Message": error.message}
     if not is_models:
         return 500, "InternalFailure", {"Message": error.message}
-    body = _model_error(error, body_of, error.message)
+    body = _model_error(error, body_of)
     if len(json_text.dump(body)) > ERROR_BYTES:
-        body = _model_error(error, body_of, one_line(error.message, SHORT_BYTES))
+        body = _model_error(error.shortened(SHORT_BYTES), body_of)
     return 424, "ModelError", body
 
 
-def _model_error(error: Error, body_of: BodyOf, message: str) -> ModelError:
-    """OriginalMessage is the body that /invocations gives; `message` is the error's, shortened if need be."""
-    original = Error(message, param=error.param)
-    original.status, original.kind, original.code = error.status, error.kind, error.code
+def _model_error(error: Error, body_of: BodyOf) -> ModelError:
+    """OriginalMessage is the body that /invocations gives."""
     side = "client" if error.status < 500 else "server"  # noqa: PLR2004
-    text = f'Received {side} error ({error.status}) from primary with message "{message}"'
+    text = f'Received {side} error ({error.status}) from primary with message "{error.message}"'
     return {
         "Message": one_line(text, SUMMARY_BYTES),
         "OriginalStatusCode": error.status,
-        "OriginalMessage": json_text.dump(body_of(original)).decode(),
+        "OriginalMessage": json_text.dump(body_of(error)).decode(),
         "LogStreamArn": "",
     }
 

@@ -1,4 +1,4 @@
-"""Measure how long the event loop is held up at once, for Prometheus: a timer that looks how late it is."""
+"""Note the longest hold of the event loop, for Prometheus: a timer tells by its lateness."""
 
 import asyncio
 import contextlib

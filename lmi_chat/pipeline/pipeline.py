@@ -92,6 +92,11 @@ class Pipeline:
         return self._engine.model.max_running
 
     @property
+    def max_held(self) -> int:
+        """The number of single-sequence requests that are never refused as too many. Raises Loading before `open`."""
+        return self.max_running + self._config.queue
+
+    @property
     def stalled_s(self) -> float:
         """Seconds since the engine's last step, where that is longer than allowed with requests pending; else 0."""
         if self._engine is None or not self._active:
@@ -123,6 +128,11 @@ class Pipeline:
     def has_sessions(self) -> bool:
         """Whether sessions are on."""
         return self._config.sessions is not None
+
+    @property
+    def has_rates(self) -> bool:
+        """Whether what callers may use in a minute is bounded."""
+        return self._config.rates.is_on
 
     @property
     def deployment(self) -> Deployment:
@@ -200,6 +210,8 @@ class Pipeline:
         seconds = request.deadline_s or self._config.deadline_s
         try:
             async with asyncio.timeout(seconds):
+                if parsed.job.sampling.constraint is not None and self._engine is not None:
+                    await self._engine.check(parsed.job)  # before a seat is taken: others need it meanwhile
                 async with (
                     self._slot(parsed, request, response) as slot,
                     contextlib.AsyncExitStack() as runs,
@@ -300,13 +312,13 @@ class Pipeline:
             self._active.discard(response)
             self._settle()
 
-    @contextlib.contextmanager
-    def promise(self, owner: str = "") -> Iterator[None]:
-        """Let a drain wait for this block as for a running request of `owner`; its requests are `is_promised`.
-
-        Raises RateLimited.
-        """
+    def admit(self, owner: str) -> None:
+        """Count a request of `owner` that is accepted now and answered later. Raises RateLimited."""
         self._config.rates.admit(owner)
+
+    @contextlib.contextmanager
+    def promise(self) -> Iterator[None]:
+        """Let a drain wait for this block as for a running request; its requests are `is_promised`."""
         self._promised += 1
         self._idle.clear()
         try:

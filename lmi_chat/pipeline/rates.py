@@ -41,6 +41,11 @@ class Rates:
         self._most = {"requests": limits.requests, "tokens": limits.tokens}
         self._budgets: dict[tuple[str, str], _Budget] = {}
 
+    @property
+    def is_on(self) -> bool:
+        """Whether any of them bounds anything."""
+        return any(self._most.values())
+
     def admit(self, owner: str) -> None:
         """Count a request of `owner`. Raises RateLimited, which says when to come back."""
         for kind in self._most:

@@ -2,6 +2,7 @@
 
 import asyncio
 import atexit
+import contextlib
 import json
 import re
 import sys
@@ -24,6 +25,7 @@ from lmi_chat.dialects.sequence import LMI_FINISH
 from lmi_chat.engine import Engine, Model
 from lmi_chat.engine.vllm import arguments
 from lmi_chat.engine.vllm import engine as engine_vllm
+from lmi_chat.engine.vllm.structured_output.trials import TrialLimits
 from lmi_chat.errors import EngineDown, Error
 from lmi_chat.http.access import ApiKeys
 from lmi_chat.observability import startup
@@ -87,12 +89,14 @@ async def load(
         loop.call_soon_threadsafe(enter, phase)
 
     try:
-        seconds, is_fast = settings.guide_compile_seconds, settings.fast_branch
         load_engine = partial(
-            engine_vllm.load, guide_compile_s=seconds, has_fast_branch=is_fast, fits_cache=bool(cache)
+            engine_vllm.load,
+            trial_limits=TrialLimits(settings.guide_compile_seconds, settings.max_trials),
+            has_fast_branch=settings.fast_branch,
+            fits_cache=bool(cache),
         )
         engine = await asyncio.to_thread(load_engine, given, names, enter_soon)
-        deployment = _deployment(settings, engine.model, store, source)
+        deployment = _deployment(settings, engine.model, names[1:], store, source)
         enter(startup.FIRST_EMBEDDING if engine.model.space else startup.FIRST_TOKEN)
         await pipeline.open(engine, deployment)
     except engine_vllm.StartFailed as error:
@@ -181,9 +185,19 @@ async def _fetched(settings: Settings, enter: Callable[[str], None], reach: Call
 
 
 def _names(settings: Settings, folder: str) -> tuple[str, ...]:
-    configured = tuple(name.strip() for name in settings.served_model_name.split(",") if name.strip())
+    """List what the model is called, the name of its replies first."""
     own = Path(folder).name if Path(folder).is_dir() else folder
-    return (*configured, own) if configured else (own, "lmi")
+    configured = _listed(settings.served_model_name)
+    return tuple(dict.fromkeys((*configured, own) if configured else (own, "lmi")))
+
+
+def _listed(text: str) -> list[str]:
+    """Read a list of names: separated by commas, or a JSON array as LMI's properties have them."""
+    with contextlib.suppress(ValueError):
+        values = json.loads(text)
+        if isinstance(values, list):
+            return [str(value) for value in values if value]
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def open_store(settings: Settings) -> Completions | None:
@@ -235,10 +249,13 @@ def _template_source(settings: Settings) -> str | None:
         raise BadSetting(f"chat_template must be a file with a template or the template's text, got {shown}") from error
 
 
-def _deployment(settings: Settings, model: Model, store: Completions | None, source: str | None) -> Deployment:
+def _deployment(
+    settings: Settings, model: Model, aliases: tuple[str, ...], store: Completions | None, source: str | None
+) -> Deployment:
     deployment = Deployment(
         model=model.name,
         names=model.names | (PLACEHOLDERS if settings.tgi_compat else frozenset()),
+        aliases=aliases,
         template=Template(model.tokenizer, source, model.chat),
         context_tokens=model.context_tokens,
         vocabulary_tokens=model.vocabulary_tokens,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lmi_chat.config import settings
-from lmi_chat.config.aliases import ELSEWHERE, NOT_YET, RENAMED
+from lmi_chat.config.aliases import ELSEWHERE, NOT_YET, RENAMED, TOLD
 from lmi_chat.config.settings import Settings
 from lmi_chat.config.sources import MODEL_VARIABLES, OWN_PREFIXES, environment, is_model
 from lmi_chat.engine.vllm import arguments
@@ -27,7 +27,7 @@ def configure_merged(given: Mapping[str, Any], source: str) -> Settings:
     What is neither a key of ours nor of the engine's, or no text, is the source's own. Raises BadSetting.
     """
     kinds = arguments.kinds()
-    known = settings.OWN.keys() | RENAMED.keys() | NOT_YET.keys() | ELSEWHERE.keys() | kinds.keys()
+    known = settings.OWN.keys() | RENAMED.keys() | TOLD.keys() | NOT_YET.keys() | ELSEWHERE.keys() | kinds.keys()
     ours = {name: text for name, text in given.items() if name in known and isinstance(text, str)}
     ours = _model_of(Path(given.get("model_dir", ""))) | ours
     others = {name: text for name, text in environment().items() if not name.startswith(OWN_PREFIXES)}

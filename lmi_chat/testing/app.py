@@ -36,6 +36,7 @@ def deployment(*, chat_template: str | None = TURNS, **changes: Any) -> Deployme
     values: dict[str, Any] = {
         "model": "tiny",
         "names": frozenset({"tiny", "lmi"}),
+        "aliases": ("lmi",),
         "template": _template(chat_template),
         "context_tokens": 1024,
         "vocabulary_tokens": VOCABULARY_TOKENS,

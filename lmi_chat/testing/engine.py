@@ -107,6 +107,9 @@ class ScriptedEngine:
         """Die: `is_dead` is true from now on."""
         self.is_dead = True
 
+    async def check(self, job: Job) -> None:
+        """Take any job."""
+
     @contextlib.asynccontextmanager
     async def run(self, job: Job, sink: Sink, token_sink: TokenSink | None = None) -> AsyncIterator["Playing"]:
         """Play the script of `job` into `sink` and `token_sink`."""

@@ -13,6 +13,7 @@ def test_words_become_keys_and_texts() -> None:
     words = ["--port", "9000", "--max-n=3", "--strict-requests", "--chat-template", "a=b", "--store="]
     expected = {"port": "9000", "max_n": "3", "strict_requests": "true", "chat_template": "a=b", "store": ""}
     assert pairs(words) == expected
+    assert pairs(["--served-model-name", "a", "b", "--port", "1"]) == {"served_model_name": "a,b", "port": "1"}
     with pytest.raises(BadSetting, match="command line: 'port' stands alone; write --key value"):
         pairs(["port", "9000"])
 

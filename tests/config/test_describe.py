@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lmi_chat.config.aliases import FAMILIES, NOT_YET, NOTED, REFUSED, RENAMED, WITHOUT_EFFECT
+from lmi_chat.config.aliases import FAMILIES, NOT_YET, NOTED, REFUSED, RENAMED, TOLD, WITHOUT_EFFECT
 from lmi_chat.config.describe import as_json, as_text, families, mapping, table, warnings
 from lmi_chat.config.settings import OWN, read
 
@@ -130,5 +130,5 @@ def test_the_documents_have_the_codes_own_tables(file: str, mark: str, made: obj
 def test_the_mapping_has_every_name() -> None:
     text = mapping()
     variables = {name.variable for family in FAMILIES for name in family.names}
-    for name in {*variables, *RENAMED, *WITHOUT_EFFECT, *NOT_YET, *REFUSED, *NOTED}:
+    for name in {*variables, *RENAMED, *WITHOUT_EFFECT, *TOLD, *NOT_YET, *REFUSED, *NOTED}:
         assert f"`{name}`" in text

@@ -1,8 +1,10 @@
 """Keys from every source become one Settings, each value with its origin; what is unknown stops the start."""
 
+import ast
 import json
 import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmi_chat.config.aliases import ELSEWHERE, FAMILIES, NOT_YET, REFUSED, RENAMED, WITHOUT_EFFECT
+from lmi_chat.config.aliases import ELSEWHERE, FAMILIES, NOT_YET, REFUSED, RENAMED, TOLD, UNASKED, WITHOUT_EFFECT
 from lmi_chat.config.describe import as_json, as_text
 from lmi_chat.config.settings import OWN, Settings, read
 from lmi_chat.config.sources import PROPERTIES, BadSetting, IgnoredSetting
@@ -168,7 +170,9 @@ def test_two_names_with_one_value_are_one_setting(folder: Path) -> None:
     assert settings.engine["tensor_parallel_size"] == "4"
 
 
-@pytest.mark.parametrize(("keys", "is_warning"), [(WITHOUT_EFFECT, False), (NOT_YET, True), (ELSEWHERE, True)])
+@pytest.mark.parametrize(
+    ("keys", "is_warning"), [(WITHOUT_EFFECT, False), (TOLD, True), (NOT_YET, True), (ELSEWHERE, True)]
+)
 def test_keys_that_set_nothing_are_accepted_and_noted(
     folder: Path, keys: Mapping[str, str], *, is_warning: bool
 ) -> None:
@@ -191,8 +195,69 @@ def test_keys_that_would_only_seem_to_protect_stop_the_start(folder: Path, key: 
     assert text.endswith(REFUSED[key])
 
 
+@pytest.mark.parametrize("source", ["command line", "OPTION_", "SERVING_", "SM_VLLM_", "properties"])
+@pytest.mark.parametrize(
+    ("name", "text", "key", "value"),
+    [
+        ("shutdown_timeout", "3", "drain_seconds", 3.0),
+        ("shutdown-timeout", "0", "drain_seconds", 0.0),
+        ("disable_uvicorn_access_log", "true", "access_log", "off"),
+        ("disable_uvicorn_access_log", "False", "access_log", "stdout"),
+        ("h11_max_incomplete_event_size", "4194304", "max_header_bytes", 4194304),
+        ("h11-max-header-count", "256", "max_header_count", 256),
+    ],
+)
+def test_what_vllm_serve_calls_otherwise_is_obeyed(
+    folder: Path, source: str, name: str, text: str, key: str, value: object
+) -> None:
+    """The engine has `shutdown_timeout` too, for a process of its own: it is ours, as the front end is."""
+    engine = {**ENGINE, "shutdown_timeout": "int"}
+    variable = {source + name.upper().replace("-", "_"): text} if source.endswith("_") else {}
+    properties = f"option.{name}={text}" if source == "properties" else None
+    settings = load(folder, properties, {name: text} if source == "command line" else {}, variable, engine)
+    assert settings.values()[key] == value
+    assert (dict(settings.engine), settings.notes) == ({}, ())
+    assert settings.origins[key] != "default"
+
+
+def test_a_word_of_one_name_is_none_of_the_key_it_stands_for(folder: Path) -> None:
+    assert "access_log must be one of stdout, stderr, off, got 'true'" in refusal(folder, None, {"access_log": "true"})
+
+
+FRONT_END = Path(find_spec("vllm").origin).parent / "entrypoints/launchers/cli_args.py"  # type: ignore[union-attr,arg-type]
+
+
+def test_each_argument_of_vllm_serve_is_obeyed_or_said() -> None:
+    """None of its front end's is an unknown key; what has no effect here is said at the start or asks for nothing."""
+    tree = ast.parse(FRONT_END.read_text(encoding="utf-8"))
+    names = {
+        item.target.id
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
+        for item in node.body
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+    }
+    names |= {word.replace("-", "_") for word in re.findall(r'^ +"--([a-z-]+)",$', FRONT_END.read_text(), re.MULTILINE)}
+    assert len(names) > 50
+    known = {*OWN, *RENAMED, *WITHOUT_EFFECT, *TOLD, *NOT_YET, *REFUSED}
+    assert not names - known
+    quiet = {
+        *("enable_prompt_tokens_details", "enable_request_id_headers", "max_log_len", "enable_log_deltas"),
+        *("log_error_stack", "uvicorn_log_level", "disable_access_log_for_endpoints"),
+        "enable_flash_late_interaction",
+    }
+    assert names & WITHOUT_EFFECT.keys() == quiet
+
+
+def test_a_default_of_vllm_serve_asks_for_nothing(folder: Path) -> None:
+    assert UNASKED.keys() <= TOLD.keys()
+    for name, text in UNASKED.items():
+        [note] = load(folder, None, {name: text}).notes
+        assert not note.is_warning
+
+
 def test_a_key_has_one_meaning() -> None:
-    tables = [set(OWN), set(RENAMED), set(WITHOUT_EFFECT), set(NOT_YET), set(ELSEWHERE), set(REFUSED)]
+    tables = [set(OWN), set(RENAMED), set(WITHOUT_EFFECT), set(TOLD), set(NOT_YET), set(ELSEWHERE), set(REFUSED)]
     both = [one & other for index, one in enumerate(tables) for other in tables[index + 1 :]]
     assert not set().union(*both), "a key that is served now leaves the tables of families.py"
     folded = [name.lower().replace("_", "") for names in tables for name in names]
@@ -305,6 +370,8 @@ def test_all_that_is_wrong_is_told_at_once(folder: Path) -> None:
     ("line", "own", "engine"),
     [
         ("option.max_input_len=1024", {"max_input_tokens": 1024}, {}),
+        ("option.max_output_len=512", {"max_output_tokens": 512}, {}),
+        ("option.max_new_tokens=512", {"max_output_tokens": 512}, {}),
         ("option.max_num_tokens=50000", {}, {"max_num_batched_tokens": "50000"}),
         ("option.max_seq_len=8192", {}, {"max_model_len": "8192"}),
         ("option.n_positions=512", {}, {"max_model_len": "512"}),

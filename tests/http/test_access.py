@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import openapi_spec_validator
 import pytest
 
 from lmi_chat.config import api_keys
@@ -24,6 +25,7 @@ from lmi_chat.server.process import tls
 from lmi_chat.storage.completions import Completions
 from lmi_chat.storage.sessions import Sessions
 from tests.http.test_app import CHAT, post, send
+from tests.http.test_async import spooling
 from tests.http.test_sagemaker import boto
 from tests.support.scripted import Service, serving
 
@@ -291,3 +293,57 @@ def test_https_needs_a_certificate_that_can_be_used(tmp_path: Path) -> None:
         serving(tls=tls(Settings(ssl_certfile=str(tmp_path / "cert.pem")))),
     ):
         pass
+
+
+LATER = "/endpoints/e/async-invocations"
+PAID = [*INFERENCE, (LATER, CHAT), *((path, {"inputs": "a"}) for path in ("/", "/generate", "/generate_stream"))]
+FREE = ["/ping", "/health"]
+
+
+def described(service: Service, path: str, method: str, status: int) -> Any:
+    """What /openapi.json says of a status; None: that it does not happen."""
+    paths = send(service, b"", path="/openapi.json", method="GET", headers=key(BOB))[2]["paths"]
+    path = path.replace("tiny", "{model}").replace("/endpoints/e/", "/endpoints/{name}/")
+    return paths[path][method.lower()]["responses"].get(str(status))
+
+
+def test_refusals_for_keys_and_rates_are_described_where_they_happen(tmp_path: Path) -> None:
+    keys = ApiKeys({"ada": ADA, "bob": BOB})
+    policy = PipelineConfig(rates=Rates(RateLimits(requests=1)))
+    store = Completions(tmp_path / "kept.db")
+    spool = spooling(tmp_path / "later")
+    with serving(policy=policy, store=store, spool=spool, api_keys=keys, is_tgi=True) as service:
+        asked: list[tuple[str, str, object]] = [(path, "POST", body) for path, body in PAID]
+        asked += [(path, "GET", None) for path in [*OTHERS, *FREE, "/info"]]
+        for path, method, body in asked:
+            data = json.dumps(body).encode() if body else b""
+            status, told, _ = send(service, data, path=path, method=method, headers=JSON)
+            assert status == (200 if path in FREE else 401), path
+            shown = described(service, path, method, 401)
+            assert (shown is None) == (path in FREE), path
+            if shown:
+                assert {name.lower() for name in shown["headers"]} >= {"www-authenticate"} <= told.keys()
+        assert post(service, CHAT, headers=key(ADA))[0] == 200
+        for path, body in PAID:
+            status, told, _ = post(service, body, path=path, headers=key(ADA))
+            shown = described(service, path, "POST", status)
+            if path.startswith("/endpoints") and path != LATER:
+                assert (status, described(service, path, "POST", 429)) == (424, None), "SageMaker has it inside"
+            else:
+                assert status == 429, path
+                assert {name.lower() for name in shown["headers"]} >= {"retry-after"} <= told.keys()
+        assert described(service, "/v1/chat/completions", "GET", 429) is None
+        whole = send(service, b"", path="/openapi.json", method="GET", headers=key(BOB))[2]
+        openapi_spec_validator.validate(whole)
+        assert [one for each in whole["security"] for one in each] == list(whole["components"]["securitySchemes"])
+        assert whole["paths"]["/ping"]["get"]["security"] == []
+    store.close()
+
+
+def test_without_keys_and_rates_no_refusal_for_them_is_described() -> None:
+    with serving() as service:
+        whole = send(service, b"", path="/openapi.json", method="GET")[2]
+    statuses = {status for item in whole["paths"].values() for one in item.values() for status in one["responses"]}
+    assert "400" in statuses
+    assert not statuses & {"401", "429"}
+    assert "security" not in whole

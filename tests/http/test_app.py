@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import openai
 import pytest
 
 from lmi_chat.codec.framing import EVENTS
@@ -291,8 +292,6 @@ def test_paths_methods_and_models(service: Service) -> None:
     assert post(service, {**CHAT, "model": ""})[0] == 200
     assert post(service, CHAT, path="/predictions/tiny")[0] == 200
     assert post(service, CHAT, path="/models/nope/invoke")[0] == 404
-    assert send(service, b"", path="/v1/models", method="GET")[2]["data"][0]["id"] == "tiny"
-    assert send(service, b"", path="/v1/models/nope", method="GET")[0] == 404
     for path in ("/ping", "/health"):
         assert send(service, b"", path=path, method="GET")[2] == {"status": "ready", "active": 0}
 
@@ -316,6 +315,22 @@ def test_placeholders_are_refused_where_strict() -> None:
     with serving(is_strict=True) as strict:
         status, _, answer = post(strict, {**CHAT, "model": "tgi"})
         assert (status, answer["error"]["message"]) == (404, 'model "tgi" is not served here; tiny is')
+
+
+def test_each_name_of_the_model_is_listed() -> None:
+    """A placeholder that clients send where they have no name is taken, and is no model."""
+    with serving(names=frozenset({"tiny", "b", "a/c", "tgi"}), aliases=("b", "a/c")) as service:
+        listed = send(service, b"", path="/v1/models", method="GET")[2]
+        assert (listed["object"], [one["id"] for one in listed["data"]]) == ("list", ["tiny", "b", "a/c"])
+        for one in listed["data"]:
+            assert (one["object"], one["root"], one["max_model_len"]) == ("model", "tiny", 1024)
+            assert send(service, b"", path=f"/v1/models/{one['id']}", method="GET")[2] == one
+            assert post(service, {**CHAT, "model": one["id"]})[0] == 200
+        for name in ("nope", "tgi"):
+            assert send(service, b"", path=f"/v1/models/{name}", method="GET")[0] == 404
+        with openai.OpenAI(base_url=f"http://127.0.0.1:{service.port}/v1", api_key="none") as client:
+            assert [model.id for model in client.models.list()] == ["tiny", "b", "a/c"]
+            assert client.models.retrieve("a/c").id == "a/c"
 
 
 def test_the_frame_is_chosen_by_header_then_route(service: Service) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import jsonschema_rs
 import openapi_spec_validator
 import pytest
+from starlette.routing import Route
 
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects.body import USAGE, ConstraintFields
@@ -166,6 +167,23 @@ def test_each_route_is_a_path() -> None:
     embeds = document(deployment(space=SPACE), has_sessions=True, has_async=True)
     paths = {**shown(has_store=True)["paths"], **embeds["paths"]}
     assert routes == {(path, method.upper()) for path, item in paths.items() for method in item}
+
+
+def test_tgis_paths_are_shown_where_they_are_served() -> None:
+    state = AppState(pipeline=Pipeline(PipelineConfig()), health=StartupProgress(), max_body_bytes=1, is_tgi=True)
+    own = {route.path for route in app.build(state).routes if isinstance(route, Route)} & {
+        *("/", "/generate", "/generate_stream", "/info")
+    }
+    assert len(own) == 4
+    for space in (None, SPACE):
+        whole = document(deployment(is_tgi=True, space=space), has_sessions=False, has_async=False)
+        assert own <= whole["paths"].keys()
+        openapi_spec_validator.validate(whole)
+    schema = {"$ref": "#/components/schemas/Info", "components": whole["components"]}
+    with serving(is_tgi=True) as service:
+        info = send(service, b"", path="/info", method="GET")[2]
+    assert jsonschema_rs.Draft202012Validator(schema).is_valid(info)
+    assert set(info) == set(whole["components"]["schemas"]["Info"]["properties"])
 
 
 def test_what_is_off_is_not_shown() -> None:

@@ -244,6 +244,7 @@ def test_a_prompt_that_is_too_long_is_told_in_the_words_that_clients_look_for(
     assert status == (424 if path.startswith("/endpoints") else 400)
     assert "model's maximum context length is 1024 tokens" in json.dumps(data)
     assert "the prompt is too long" in json.dumps(data)
+    assert "`inputs` tokens + `max_new_tokens` must be <= 1024" in json.dumps(data), "LiteLLM's, behind SageMaker"
 
 
 def test_openais_client_is_told_that_the_context_ends(service: Service) -> None:

@@ -181,6 +181,27 @@ async def test_a_slot_comes_back_however_the_answer_ends() -> None:
     assert (line.active, engine.running) == (0, 0)
 
 
+async def test_a_constraint_is_tried_before_a_seat_is_taken() -> None:
+    """However many wait for that, plain chats find all seats free."""
+    line, engine = await opened(max_running=1)
+    may_go, tried = asyncio.Event(), list[str]()
+
+    async def check(job: Job) -> None:
+        tried.append(job.id)
+        await may_go.wait()
+
+    engine.check = check  # type: ignore[method-assign]
+    bombs = [asyncio.create_task(answered(line, {**CHAT, "guided_regex": "a" * (number + 1)})) for number in range(8)]
+    while len(tried) < 8:
+        await asyncio.sleep(0)
+    assert (line.active, line.waiting) == (0, 0)
+    await answered(line, CHAT)
+    assert len(tried) == 8, "a plain chat has nothing to be tried"
+    may_go.set()
+    await asyncio.gather(*bombs)
+    assert line.active == 0
+
+
 async def test_bad_input_never_costs_a_slot() -> None:
     line, engine = await opened(said("a", gap_s=3600.0), max_running=1, queue=0)
     waiting = [asyncio.create_task(answered(line, CHAT)) for _ in range(2)]

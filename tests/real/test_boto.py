@@ -48,10 +48,13 @@ def runtime(server: Server) -> Iterator[Any]:
 def test_whole_and_streamed_say_the_same(runtime: Any) -> None:
     whole = runtime.invoke_endpoint(EndpointName="e", Body=json.dumps(FRANCE))
     assert json.loads(whole["Body"].read())["choices"][0]["message"]["content"] == PARIS
-    for accept, prefix in (("application/jsonlines", b""), ("text/event-stream", b"data: ")):
+    for accept, rest, prefix in (
+        ("application/jsonlines", "", b""),
+        ("text/event-stream", "; charset=utf-8", b"data: "),
+    ):
         body = json.dumps({**FRANCE, "stream": True})
         reply = runtime.invoke_endpoint_with_response_stream(EndpointName="e", Body=body, Accept=accept)
-        assert reply["ContentType"] == accept
+        assert reply["ContentType"] == accept + rest
         parts = [event["PayloadPart"]["Bytes"] for event in reply["Body"]]
         if prefix:
             assert parts.pop() == b"data: [DONE]\n\n"
@@ -61,9 +64,9 @@ def test_whole_and_streamed_say_the_same(runtime: Any) -> None:
 
 def test_errors_are_typed(runtime: Any) -> None:
     with pytest.raises(runtime.exceptions.ModelError) as caught:
-        runtime.invoke_endpoint(EndpointName="e", Body=json.dumps({**FRANCE, "max_tokens": 10**6}))
+        runtime.invoke_endpoint(EndpointName="e", Body=json.dumps({**FRANCE, "max_tokens": 0}))
     assert caught.value.response["OriginalStatusCode"] == 400
-    assert "max_tokens must be at most" in caught.value.response["OriginalMessage"]
+    assert "max_tokens must be at least 1" in caught.value.response["OriginalMessage"]
 
 
 def test_the_example_of_openai(server: Server) -> None:

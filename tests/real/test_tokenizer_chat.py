@@ -14,6 +14,7 @@ from lmi_chat.codec.json_text import Json
 from lmi_chat.engine.vllm import chat
 from lmi_chat.engine.vllm.fast_path import detokenizer
 from lmi_chat.engine.vllm.structured_output import trials
+from lmi_chat.engine.vllm.structured_output.trials import TrialLimits
 from lmi_chat.engine.vllm.vocabulary import Vocabulary
 from lmi_chat.errors import BadField, PromptTooLong
 from lmi_chat.job import OutputConstraint
@@ -164,7 +165,7 @@ def test_the_bytes_of_tekkens_tokens(mistral: Any) -> None:
 
 async def test_a_form_of_the_text_is_tried_with_tekkens_tokens(mistral: Any) -> None:
     config = SimpleNamespace(structured_outputs_config=SimpleNamespace(disable_any_whitespace=False))
-    tried = trials.load(SimpleNamespace(get_tokenizer=lambda: mistral, vllm_config=config), 10.0)
+    tried = trials.load(SimpleNamespace(get_tokenizer=lambda: mistral, vllm_config=config), TrialLimits(10.0, 64))
     try:
         for kind, value in (("choice", ("hello", "w\u00e9")), ("regex", "[a-z]+ \u20ac"), ("json_object", "")):
             await tried.check(OutputConstraint(kind=kind, value=value, path="guided"))  # type: ignore[arg-type]

@@ -52,6 +52,22 @@ def test_the_cache_is_fitted_unless_somebody_set_it(given: dict[str, str], folde
     assert bootstrap._default_cache(read({}, {}, None, KINDS), folder) == {}, "a GPU's, or the environment's"
 
 
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ("", ["org/m", "lmi"]),
+        ("a", ["a", "org/m"]),
+        ("a, b c,", ["a", "b c", "org/m"]),
+        ('["a", "b,c"]', ["a", "b,c", "org/m"]),
+        ("org/m,a,a", ["org/m", "a"]),
+        ("[a", ["[a", "org/m"]),
+    ],
+)
+def test_what_the_model_is_called(given: str, names: list[str]) -> None:
+    """The first is in replies; all of them are listed, each once."""
+    assert [*bootstrap._names(read({"served_model_name": given}, {}, None, KINDS), "org/m")] == names
+
+
 def test_limits_are_handed_down_as_they_were_given() -> None:
     keys = {"job_queue_size": "3", "predict_timeout": "4", "finish_before_seconds": "1.5", "stall_seconds": "5"}
     settings = read(keys | {"max_n": "2"}, {}, None, KINDS)

@@ -56,7 +56,8 @@ class Chunks(openai.ChunkRenderer):
         }
         if shown.tier:
             head["service_tier"] = shown.tier
-        super().__init__(head, usage, [job], has_scores=shown.has_logprobs, has_ids=shown.has_ids)
+        marks = {"has_scores": shown.has_logprobs, "has_ids": shown.has_ids, "is_tgi": deployment.is_tgi}
+        super().__init__(head, usage, [job], **marks)
         self._deployment, self._shown = deployment, shown
         self._sampling = job.sampling
         self._tokens = [TextTokens(job.sampling) for _ in range(job.width)]

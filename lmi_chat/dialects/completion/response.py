@@ -73,9 +73,8 @@ class Chunks(openai.ChunkRenderer):
     def __init__(self, jobs: Sequence[Job], deployment: Deployment, wanted: Wanted) -> None:
         """Begin each choice with its prompt, if that is to be shown."""
         top = wanted.logprobs
-        super().__init__(
-            _head(wanted, deployment), wanted.usage, jobs, has_scores=top is not None, has_ids=wanted.has_ids
-        )
+        marks = {"has_scores": top is not None, "has_ids": wanted.has_ids, "is_tgi": deployment.is_tgi}
+        super().__init__(_head(wanted, deployment), wanted.usage, jobs, **marks)
         self._deployment = deployment
         self._leads = [job.prompt_text for job in self._rows] if wanted.has_echo else []
         self._scores: list[Scores] = []

@@ -57,6 +57,7 @@ class SequenceDetails(SequenceEnd, TopTokens):
     """A sequence by its tokens."""
 
     tokens: list[GeneratedToken]
+    prefill: list[PrefillToken]
 
 
 class OtherSequence(SequenceDetails):
@@ -81,7 +82,6 @@ class GenerationDetails(SequenceDetails, PromptScores, OtherSequences):
     """What `details` asks for."""
 
     inputs: str
-    prefill: list[PrefillToken]
     usage: LmiUsage
 
 

@@ -14,7 +14,7 @@ from lmi_chat.dialects.chat.messages import Message, check_messages
 from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.reader import BodyReader
 from lmi_chat.dialects.standard.body import MAX_NEW_TOKENS, Parameters, StandardBody
-from lmi_chat.dialects.standard.response import Lines, Whole, WholeList, error_body, tgi_type
+from lmi_chat.dialects.standard.response import Lines, Whole, WholeList, error_body
 from lmi_chat.dialects.task import ParsedRequest, Renderer
 from lmi_chat.errors import BadField, Problem
 from lmi_chat.job import Job
@@ -33,15 +33,27 @@ SAMPLES = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 
 def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
     """A standard body → ParsedRequest. Raises BadField, NotFound or PromptTooLong; the paths are the caller's."""
+    return _parse(body, deployment, request_id, streams=None)
+
+
+def parse_by_path(body: Json, deployment: Deployment, request_id: str, *, streams: bool) -> ParsedRequest:
+    """The same on TGI's own paths: each has one form of answer, an object or a stream, with details if asked for."""
+    return _parse(body, deployment, request_id, streams=streams)
+
+
+def _parse(body: Json, deployment: Deployment, request_id: str, *, streams: bool | None) -> ParsedRequest:
+    """`streams` is the path's own word; None: it has none, and the body and the deployment say all."""
     checks.check_model(body.get("model"), deployment)
     parameters = _check_shape(body)
     reader = BodyReader(deployment, prefix="parameters.")
     reader.note_unknown((name for name in body if name not in BESIDE), ANYWHERE, "")
     reader.read(parameters, Parameters)
     prompts = _check_inputs(body.get("inputs"), reader)
-    is_stream = _check_stream(body, reader)
+    has_form = streams is None
+    is_stream, by_path = _check_stream(body, reader, streams)
+    prefills = deployment.is_tgi and reader.get("decoder_input_details")
     flags = {
-        "details": reader.extra.get("details", deployment.is_tgi),
+        "details": reader.extra.get("details", deployment.is_tgi and has_form) or prefills,
         "return_full_text": reader.get("return_full_text"),
     }
     fixed = _check_sampling(reader, has_tokens=is_stream or flags["details"], has_details=flags["details"])
@@ -52,6 +64,7 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
     checks.check_vocabulary(reader)
     _check_not_had(reader)
     reader.finish()
+    reader.warnings += by_path
     reader.warnings += _without_details(reader, is_stream=is_stream, has_details=flags["details"])
 
     if shape["width"] > 1 and not is_stream and fixed["logprobs"] is None:
@@ -68,8 +81,9 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
         render = Lines(jobs, is_tgi=deployment.is_tgi, **flags)
     else:
         top = reader.given.get("prompt_logprobs")
+        flags["is_tgi"] = deployment.is_tgi
         wholes = [Whole(job, returned=shape["returned"], prompt_logprobs=top, **flags) for job in jobs]
-        render = WholeList(wholes) if is_many or deployment.is_tgi else wholes[0]
+        render = WholeList(wholes) if is_many or (deployment.is_tgi and has_form) else wholes[0]
     return ParsedRequest(
         dialect="standard",
         jobs=jobs,
@@ -171,11 +185,18 @@ def _check_sequences(reader: BodyReader, *, is_stream: bool) -> Mapping[str, int
     return {"beams": beams, "width": width, "returned": given["n"] if given["n"] > 1 else width}
 
 
-def _check_stream(body: Json, reader: BodyReader) -> bool:
-    """The `stream` beside `inputs` counts, then the one among the parameters, then the deployment's way."""
+def _check_stream(body: Json, reader: BodyReader, streams: bool | None) -> tuple[bool, list[str]]:  # noqa: FBT001 None too
+    """The path's word counts; else the `stream` beside `inputs`, the one in the parameters, the deployment's way.
+
+    Whether it streams, and what is to be said of a `stream` that the path overrules.
+    """
     beside = BodyReader(reader.deployment, problems=reader.problems, unknown=reader.unknown)
     beside.read({name: value for name, value in body.items() if name in BESIDE}, StandardBody)
-    return bool(({"stream": reader.deployment.streams_by_default} | reader.extra | beside.extra)["stream"])
+    asked = reader.extra | beside.extra
+    if streams is None:
+        return bool(asked.get("stream", reader.deployment.streams_by_default)), []
+    overruled = asked.get("stream", streams) is not streams
+    return streams, ["stream is ignored: the path says whether the answer streams"] if overruled else []
 
 
 def _check_sampling(reader: BodyReader, *, has_tokens: bool, has_details: bool) -> dict[str, Any]:
@@ -223,4 +244,4 @@ def _without_details(reader: BodyReader, *, is_stream: bool, has_details: bool) 
     return [] if has_details else [f"parameters.{name} is ignored: it needs details true" for name in asked]
 
 
-__all__ = ["error_body", "parse", "tgi_type"]
+__all__ = ["error_body", "parse", "parse_by_path"]

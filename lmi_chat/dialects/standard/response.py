@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lmi_chat.codec.json_text import Array, dump, fill, number
+from lmi_chat.dialects import tgi
 from lmi_chat.dialects.answer import LmiError, PromptScores
 from lmi_chat.dialects.logprobs import of_prompt
-from lmi_chat.dialects.sequence import LMI_FINISH, SequenceState, counts, finish_word, likeliest
+from lmi_chat.dialects.sequence import LMI_FINISH, TGI_FINISH, SequenceState, counts, finish_word, likeliest
 from lmi_chat.dialects.standard.answer import (
     ErrorToken,
     GeneratedToken,
@@ -18,12 +19,11 @@ from lmi_chat.dialects.standard.answer import (
     PrefillToken,
     SequenceDetails,
     SequenceEnd,
-    TgiGenerationErrorLine,
     TopToken,
     TopTokens,
 )
 from lmi_chat.dialects.task import TokenRenderer
-from lmi_chat.errors import CutOff, Error, TimedOut
+from lmi_chat.errors import Error
 from lmi_chat.job import Delta, Finished, Job, Token
 
 NO_TOKENS, NO_TOP_TOKENS = b'"tokens":[]', b'"top_tokens":[]'
@@ -40,17 +40,6 @@ def error_body(error: Exception) -> LmiError:
     if not isinstance(error, Error):
         error = Error("internal error")
     return {"error": error.message, "code": error.status, "type": error.kind, "param": error.param}
-
-
-def tgi_type(error: Exception) -> str:
-    """What TGI calls an Error, in `error_type`: its clients choose the exception that they raise by it."""
-    if not isinstance(error, Error):
-        return "generation"
-    if error.status < Error.status and error.kind != Error.kind:
-        return "validation"
-    if error.is_retry_free:
-        return "overloaded"
-    return "incomplete_generation" if error.code in {TimedOut.code, CutOff.code} else "generation"
 
 
 def _token(token: Token, text: str) -> GeneratedToken:
@@ -81,10 +70,10 @@ def _begin(job: Job, *, return_full_text: bool) -> SequenceState:
     return SequenceState(job, job.prompt_text if return_full_text else "")
 
 
-def _ending(state: SequenceState) -> SequenceEnd:
+def _ending(state: SequenceState, *, is_tgi: bool) -> SequenceEnd:
     """What is said about a sequence besides its text and tokens."""
     return {
-        "finish_reason": finish_word(state.finish, LMI_FINISH) or "abort",
+        "finish_reason": finish_word(state.finish, TGI_FINISH if is_tgi else LMI_FINISH) or "abort",
         "generated_tokens": state.count,
         "seed": state.job.sampling.seed,
     }
@@ -120,7 +109,8 @@ class Lines(TokenRenderer):
         if delta.finish is not None:
             lines[-1]["generated_text"] = state.text
             if self._has_details:
-                lines[-1]["details"] = {**_ending(state), "input_length": len(state.job.prompt_ids)}
+                ending = _ending(state, is_tgi=self._is_tgi)
+                lines[-1]["details"] = {**ending, "input_length": len(state.job.prompt_ids)}
         return [dump(line) for line in lines]
 
     def token(self, token_id: int, spelled: bytes, logprob: float) -> bytes:
@@ -141,10 +131,7 @@ class Lines(TokenRenderer):
             "details": {"finish_reason": "error", "generated_tokens": state.count},
             **error_body(error),
         }
-        if not self._is_tgi:
-            return dump(line)
-        known: TgiGenerationErrorLine = {**line, "error_type": tgi_type(error)}
-        return dump(known)
+        return dump(tgi.typed(line, error, is_tgi=self._is_tgi))
 
 
 class Whole:
@@ -158,8 +145,10 @@ class Whole:
         return_full_text: bool,
         returned: int = 1,
         prompt_logprobs: int | None = None,
+        is_tgi: bool = False,
     ) -> None:
         """Remember what the document is to carry, how many sequences, and how many alternatives per prompt token."""
+        self._is_tgi = is_tgi
         self.job, self._has_details, self._returned = job, details, returned
         self._prompt_logprobs = prompt_logprobs
         self._states = [_begin(job, return_full_text=return_full_text) for _ in range(job.width)]
@@ -193,24 +182,23 @@ class Whole:
         tops = [self._top_tokens[state].written() for state in states if self._top_tokens[state].has_any]
         return fill(text, NO_TOP_TOKENS, tops) if tops else text
 
-    def _sequence(self, state: SequenceState) -> SequenceDetails:
+    def _sequence(self, state: SequenceState, prefill: list[PrefillToken]) -> SequenceDetails:
         ranked: TopTokens = {"top_tokens": []} if self._top_tokens[state].has_any else {}
-        return {**_ending(state), "tokens": [], **ranked}
+        return {**_ending(state, is_tgi=self._is_tgi), "tokens": [], "prefill": prefill, **ranked}
 
     def _details(self, states: Sequence[SequenceState], done: Finished) -> GenerationDetails:
-        prefill = [token for token in done.prompt_logprobs if token is not None]
+        prefill = [_prefill(token) for token in done.prompt_logprobs if token is not None]
         best, *rest = states
         others: OtherSequences = {}
         if rest:
-            others["best_of_sequences"] = [{"generated_text": one.text, **self._sequence(one)} for one in rest]
+            others["best_of_sequences"] = [{"generated_text": one.text, **self._sequence(one, prefill)} for one in rest]
         ranked: PromptScores = {}
         if self._prompt_logprobs is not None:
             ranked["prompt_logprobs"] = of_prompt(done.prompt_logprobs, self._prompt_logprobs)
         return {
-            **self._sequence(best),
+            **self._sequence(best, prefill),
             **ranked,
             "inputs": self.job.prompt_text,
-            "prefill": [_prefill(token) for token in prefill],
             "usage": {**counts(done), "cached_tokens": done.cached_tokens},
             **others,
         }

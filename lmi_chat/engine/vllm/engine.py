@@ -24,6 +24,7 @@ from lmi_chat.engine.vllm.fast_path import detokenizer, output_loop, output_proc
 from lmi_chat.engine.vllm.heartbeat import Heartbeat
 from lmi_chat.engine.vllm.request import Outputs
 from lmi_chat.engine.vllm.structured_output import trials
+from lmi_chat.engine.vllm.structured_output.trials import TrialLimits
 from lmi_chat.engine.vllm.vocabulary import Vocabulary
 from lmi_chat.job import Job, Sink, TokenSink
 from lmi_chat.observability import startup
@@ -74,6 +75,11 @@ class Vllm:
         """Time of the last step that the scheduler reported."""
         return self._heartbeat.stepped_at
 
+    async def check(self, job: Job) -> None:
+        """See Engine.check."""
+        if job.sampling.constraint:
+            await self._trials.check(job.sampling.constraint)
+
     @asynccontextmanager
     async def run(self, job: Job, sink: Sink, token_sink: TokenSink | None = None) -> AsyncIterator[Run]:
         """See Engine.run."""
@@ -86,10 +92,7 @@ class Vllm:
             async with beam_search.run(self.run, job, sink, ends) as search:
                 yield search
             return
-        constraint = None
-        if job.sampling.constraint:
-            await self._trials.check(job.sampling.constraint)
-            constraint = self._trials.params(job.sampling.constraint)
+        constraint = self._trials.params(job.sampling.constraint) if job.sampling.constraint else None
         run = self._outputs(job, sink, token_sink)
         prompt = {"type": "token", "prompt_token_ids": job.prompt_ids, "prompt": job.prompt_text}
         if job.cache_salt:
@@ -137,7 +140,7 @@ def load(
     names: tuple[str, ...],
     on_phase: Callable[[str], object],
     *,
-    guide_compile_s: float,
+    trial_limits: TrialLimits,
     has_fast_branch: bool,
     addresses: Mapping[str, Any] | None = None,
     fits_cache: bool = False,
@@ -186,7 +189,7 @@ def load(
         plain = output_processor.install(engine)
     if plain is not None:
         output_loop.install(engine, heartbeat, plain)
-    return Vllm(engine, _describe(engine, names), heartbeat, trials.load(engine, guide_compile_s), plain)
+    return Vllm(engine, _describe(engine, names), heartbeat, trials.load(engine, trial_limits), plain)
 
 
 def _choose_backend(arguments: Mapping[str, str]) -> Mapping[str, str]:

@@ -52,15 +52,22 @@ PAGING: list[Json] = [
 ]
 
 
+KEYS: Json = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+}
+"""How a request shows its API key: one of these."""
 GENERATES: Json = {"chat": ("messages",), "standard": ("inputs",), "completion": ("prompt",)}
 EMBEDS: Json = {"embedding": ("input", "inputs")}
 """The dialects of either kind of model, and the keys that choose them."""
 
 
-def document(deployment: Deployment, *, has_sessions: bool, has_async: bool) -> Json:
+def document(
+    deployment: Deployment, *, has_sessions: bool, has_async: bool, has_keys: bool = False, has_rates: bool = False
+) -> Json:
     """The whole document, of this deployment and its bounds.
 
-    Stored completions, sessions and asynchronous requests stand in it where they are on.
+    Stored completions, sessions, asynchronous requests, API keys and rates stand in it where they are on.
     """
     if deployment.space:
         bodies, paths = {"EmbeddingRequest": requests.of_embedding(deployment)}, _of_embedder(has_async=has_async)
@@ -68,11 +75,19 @@ def document(deployment: Deployment, *, has_sessions: bool, has_async: bool) -> 
         bodies = _bodies(deployment, has_sessions=has_sessions)
         labels = bodies["Metadata"]["properties"]["metadata"] if "Metadata" in bodies else None
         paths = _paths(labels, has_sessions=has_sessions, has_async=has_async)
+    if deployment.is_tgi:
+        paths |= _of_tgi("embedding" if deployment.space else "standard", has_sessions=has_sessions)
+    never = [status for status, is_on in (("401", has_keys), ("429", has_rates)) if not is_on]
+    for operation in (each for item in paths.values() for each in item.values()):
+        operation["responses"] = {status: one for status, one in operation["responses"].items() if status not in never}
+    keys: Json = {"security": [{name: []} for name in KEYS]} if has_keys else {}
+    components = {"schemas": bodies | answers.schemas(deployment)} | ({"securitySchemes": KEYS} if has_keys else {})
     return {
         "openapi": "3.1.0",
         "info": {"title": "lmi-chat", "version": __version__, "license": {"name": "Apache-2.0"}},
         "paths": paths,
-        "components": {"schemas": bodies | answers.schemas(deployment)},
+        **keys,
+        "components": components,
     }
 
 
@@ -118,6 +133,19 @@ def _of_embedder(*, has_async: bool) -> Json:
     return _shared(_door(EMBEDS, has_sessions=False), has_async=has_async) | own
 
 
+def _of_tgi(dialect: str, *, has_sessions: bool) -> Json:
+    """TGI's own paths."""
+    summaries = {
+        "/": "As /invocations, for inputs alone",
+        "/generate": "One object, with details if they are asked for",
+        "/generate_stream": "The same as a stream of events",
+    }
+    doors = {
+        path: {"post": _inference(summary, dialect, has_sessions=has_sessions)} for path, summary in summaries.items()
+    }
+    return doors | {"/info": {"get": _get("The served model and its limits", "Info", 503)}}
+
+
 def _shared(door: Json, *, has_async: bool) -> Json:
     """What every server has; `door` is the operation that takes every dialect."""
     paths: Json = {
@@ -131,7 +159,10 @@ def _shared(door: Json, *, has_async: bool) -> Json:
         **operators.paths(),
         "/openapi.json": {"get": _get("This document", "", 503)},
     }
-    paths["/ping"]["get"]["responses"]["503"] = answered(STATUSES[503], "NotReady")
+    health = paths["/ping"]["get"]
+    health["responses"]["503"] = answered(STATUSES[503], "NotReady")
+    del health["responses"]["401"]
+    health["security"] = []  # it asks for no key
     paths["/health"] = paths["/ping"]
     return paths
 

@@ -8,20 +8,24 @@ from lmi_chat.http.openapi.shapes import TEXT, one_of
 OPENAI, LMI = "OpenAIError", "LmiError"
 STATUSES = {
     400: "A field or the body is wrong; the message names it, its bound and the value",
+    401: "No API key, or none of this server's",
     404: "No such model or path",
     405: "Not a method of this path; Allow names those that are",
     408: "The request came too slowly",
     409: "The session is answering another request",
     413: "The body is larger than the limit",
     415: "A content type or encoding that is not read",
+    429: "The API key, or without keys all requests together, has used what a minute allows; see Retry-After",
     431: "The head is larger than the limit",
     500: "A mistake of this server's; its log says more",
     503: "Loading, full, draining or without an engine; see Retry-After",
     504: "Not complete within the deadline",
 }
-ALWAYS = (400, 405, 408, 431, 500)
-"""What can meet any request."""
-INFERENCE = (*ALWAYS, 404, 409, 413, 415, 503, 504)
+ALWAYS = (400, 401, 405, 408, 431, 500)
+"""What can meet any request; 401 where there are API keys, and not at health checks."""
+INFERENCE = (*ALWAYS, 404, 409, 413, 415, 429, 503, 504)
+"""What can meet a request to the model; 429 where there are rates."""
+RETRY: Json = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}}
 
 
 HEAD_OUT: Json = {
@@ -30,8 +34,10 @@ HEAD_OUT: Json = {
     "X-Amzn-SageMaker-Custom-Attributes": {"schema": TEXT, "description": "as they came"},
 }
 OF_STATUS: Mapping[int, Json] = {
+    401: {"WWW-Authenticate": {"schema": TEXT, "description": "Bearer"}},
     405: {"Allow": {"schema": TEXT, "description": "the methods of this path"}},
-    503: {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}},
+    429: RETRY,
+    503: RETRY,
 }
 
 

@@ -21,10 +21,12 @@ SECONDS: Json = {
 }
 ERRORS = (
     (400, "What SageMaker itself refuses: names, headers, sizes", ("RuntimeError", OPENAI)),
+    (401, STATUSES[401], ("RuntimeError",)),
     (405, STATUSES[405], ("RuntimeError",)),
     (500, STATUSES[500], ("RuntimeError",)),
     (503, "Not now; the same request may be sent again", ("RuntimeError",)),
 )
+OF_RATES = (429, STATUSES[429], ("RuntimeError",))
 OF_MODEL = (424, "The model's own refusal or failure, with its status and body inside", ("ModelError",))
 
 
@@ -83,5 +85,5 @@ def _later(door: Json) -> Json:
         "description": f"Either InputLocation or a body of at most {sagemaker.INLINE_BYTES} bytes.",
         "parameters": parameters,
         "requestBody": door["requestBody"] | {"required": False},
-        "responses": {"202": taken | {"headers": headers}} | _errors(*ERRORS),
+        "responses": {"202": taken | {"headers": headers}} | _errors(*ERRORS, OF_RATES),
     }

@@ -521,7 +521,11 @@ def test_a_limit_is_a_cap_and_no_reservation(name: str, *, is_stream: bool) -> N
     assert isinstance(error, PromptTooLong)
     assert (error.code, error.param) == ("context_length_exceeded", name)
     text = f"{name} must be at most 1005, got 1006: messages has 19 of the context's 1024 tokens. "
-    assert error.message == text + "This model's maximum context length is 1024 tokens"
+    assert (
+        error.message
+        == text
+        + "This model's maximum context length is 1024 tokens (`inputs` tokens + `max_new_tokens` must be <= 1024)"
+    )
 
 
 def test_the_least_that_is_asked_for_is_no_cap() -> None:
@@ -569,7 +573,7 @@ def test_a_prompt_that_does_not_fit() -> None:
     assert (error.status, error.param) == (400, "messages")
     words = (
         "messages has 1024 tokens, and at least one is generated: the prompt is too long. "
-        "This model's maximum context length is 1024 tokens"
+        "This model's maximum context length is 1024 tokens (`inputs` tokens + `max_new_tokens` must be <= 1024)"
     )
     assert error.message == words
 

@@ -262,7 +262,9 @@ def test_a_prompt_that_does_not_fit(fields: Json, param: str, words: str) -> Non
     error = refusal(body(**fields), "completion")
     assert (type(error), error.param) == (PromptTooLong, param)
     assert words in error.message
-    assert error.message.endswith(". This model's maximum context length is 1024 tokens")
+    assert error.message.endswith(
+        ". This model's maximum context length is 1024 tokens (`inputs` tokens + `max_new_tokens` must be <= 1024)"
+    )
     assert ask(prompt="x" * 1023).job.sampling.max_tokens == 1
     assert ask(prompt="x" * 1023, max_tokens=0, echo=True).job.sampling.max_tokens == 1
 

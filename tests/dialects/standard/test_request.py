@@ -378,7 +378,7 @@ def test_a_prompt_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (error.status, error.code, error.param) == (400, "context_length_exceeded", "inputs")
     words = (
         "inputs has 1024 tokens, and at least one is generated: the prompt is too long. "
-        "This model's maximum context length is 1024 tokens"
+        "This model's maximum context length is 1024 tokens (`inputs` tokens + `max_new_tokens` must be <= 1024)"
     )
     assert error.message == words
     here = deployment()

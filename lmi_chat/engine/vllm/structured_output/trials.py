@@ -26,6 +26,7 @@ import sys
 import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Any
 
 from lmi_chat.codec.json_text import Json
@@ -34,6 +35,7 @@ from lmi_chat.engine.vllm.structured_output import whitespace
 from lmi_chat.engine.vllm.structured_output.trial_process import COMPLEX, WALL
 from lmi_chat.errors import BadField, Busy, Problem, Unavailable
 from lmi_chat.job import OutputConstraint
+from lmi_chat.observability import refusals
 
 BACKEND = "guidance"
 ANY_OBJECT = '{"type":"object"}'
@@ -49,15 +51,24 @@ class Gone(Exception):
     """The trial process ended without a verdict."""
 
 
+@dataclass(frozen=True, slots=True)
+class TrialLimits:
+    """The seconds of compiling that one constraint may take, and how many requests may wait for a verdict."""
+
+    seconds: float
+    most: int
+
+
 class Trials:
     """Verdicts on constraints, from one process that starts with the first and ends with the server."""
 
-    def __init__(self, seconds: float, head: Json | None, *, is_compact: bool = False) -> None:
+    def __init__(self, seconds: float, head: Json | None, *, is_compact: bool = False, most: int = 64) -> None:
         """`seconds` of compiling for one; `head`: the first line for trial_process.py; None: none is possible.
 
-        `is_compact`: JSON has no whitespace unless a request asks for some.
+        `is_compact`: JSON has no whitespace unless a request asks for some. `most` requests may wait for a verdict.
         """
-        self._seconds, self._is_compact = seconds, is_compact
+        self._seconds, self._is_compact, self._most = seconds, is_compact, most
+        self._waiting = 0
         self._head = None if head is None else head | {"seconds": seconds}
         self._verdicts: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
         self._trials: dict[bytes, asyncio.Task[str]] = {}
@@ -74,11 +85,24 @@ class Trials:
         digest = hashlib.sha256(f"{kind}\n{text}".encode()).digest()
         problem = self._recall(digest)
         if problem is None:
-            # several may wait for one trial, and none of them, when it is cancelled, may take the reply along
-            trial = self._trials.get(digest) or self._begin(digest, kind, text)
-            problem = await asyncio.shield(trial)
+            problem = await self._wait(digest, kind, text)
         if problem:
             raise BadField([Problem(constraint.path, f"{constraint.path or 'the output constraint'} {problem}")])
+
+    async def _wait(self, digest: bytes, kind: str, text: str) -> str:
+        """Wait for a verdict that is not there yet. Raises Busy."""
+        if self._waiting >= self._most:
+            words = (
+                f"{self._waiting} requests wait for a new schema, regex or grammar of theirs to be tried (max_trials)"
+            )
+            refusals.record("max_trials", words)
+            raise Busy(f"{words}; send the request again later")
+        self._waiting += 1
+        try:
+            # several may wait for one trial, and none of them, when it is cancelled, may take the reply along
+            return await asyncio.shield(self._trials.get(digest) or self._begin(digest, kind, text))
+        finally:
+            self._waiting -= 1
 
     def _recall(self, digest: bytes) -> str | None:
         problem, until = self._verdicts.get(digest, ("", 0.0))
@@ -181,14 +205,15 @@ def source(constraint: OutputConstraint, *, is_compact: bool = False) -> tuple[s
             return kind, text
 
 
-def load(engine: Any, seconds: float) -> Trials:
+def load(engine: Any, limits: TrialLimits) -> Trials:
     """Build the Trials of an AsyncLLM; the process gets the tokenizer as llguidance's `from_tokenizer` writes it."""
     from vllm.v1.structured_output.backend_guidance import GuidanceBackend
 
     tokenizer, config = engine.get_tokenizer(), engine.vllm_config
+    seconds, most = limits.seconds, limits.most
     is_compact = config.structured_outputs_config.disable_any_whitespace
     if mistral.is_tekken(tokenizer):
-        return Trials(seconds, {"tekken": str(tokenizer.tokenizer.file_path)}, is_compact=is_compact)
+        return Trials(seconds, {"tekken": str(tokenizer.tokenizer.file_path)}, is_compact=is_compact, most=most)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or not GuidanceBackend.is_tokenizer_supported(tokenizer):
         return Trials(seconds, None)
@@ -200,4 +225,4 @@ def load(engine: Any, seconds: float) -> Trials:
         "vocabulary": max(config.model_config.get_vocab_size(), len(tokenizer)),
         "end": tokenizer.eos_token_id,
     }
-    return Trials(seconds, head, is_compact=is_compact)
+    return Trials(seconds, head, is_compact=is_compact, most=most)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lmi_chat.engine.vllm.structured_output.trials import Trials
-from lmi_chat.errors import BadField, Unavailable
+from lmi_chat.errors import BadField, Busy, Unavailable
 from lmi_chat.job import OutputConstraint
 
 SECONDS = 0.2
@@ -95,3 +95,26 @@ async def test_a_trial_that_used_its_time_is_a_verdict(judge: Trials, folder: Pa
     (folder / "does").write_text("waits")
     assert await problem(judge) == words, "it is remembered"
     assert tried(folder) == 1
+
+
+async def test_so_many_wait_for_a_verdict_and_known_ones_do_not(folder: Path) -> None:
+    trials = Trials(SECONDS, {"tokenizer": str(folder), "vocabulary": 1, "end": 0}, most=3)
+    (folder / "does").write_text("answers")
+    known = OutputConstraint("regex", "known")
+    with pytest.raises(BadField):
+        await trials.check(known)
+    (folder / "does").write_text("works")
+    waiting = [asyncio.create_task(trials.check(OutputConstraint("regex", f"a{number}"))) for number in range(3)]
+    await asyncio.sleep(0.05)
+    with pytest.raises(Busy, match=r"3 requests wait .*\(max_trials\)"):
+        await trials.check(OutputConstraint("regex", "one more"))
+    with pytest.raises(BadField):
+        await trials.check(known)
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(result, BadField | Unavailable) for result in results)
+    with pytest.raises(BadField):
+        await trials.check(known)
+    process = trials._process
+    assert process is not None
+    trials.stop()
+    await process.wait()
