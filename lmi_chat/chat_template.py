@@ -19,6 +19,8 @@ from lmi_chat.errors import BadField, Problem, TemplateRefusal
 from lmi_chat.text import one_line
 
 TRIAL_S = 5.0
+SHORT_CHARS = 4096
+"""A text of so many characters is tokenised within a few milliseconds."""
 PROBE = "@@lmi-chat-probe@@"
 TRIAL: list[dict[str, Any]] = [
     {"role": "user", "content": PROBE},
@@ -154,7 +156,7 @@ class Template:
             whole = self._encode(text, add_special_tokens)
             return whole[-most:] if is_end else whole[:most]
         around = self._backend.num_special_tokens_to_add(is_pair=False) if add_special_tokens else 0
-        part = self._backend.encode(text, add_special_tokens=False)
+        part = _encoding(self._backend, text, add_special_tokens=False)
         part.truncate(max(most - around, 0), direction="left" if is_end else "right")
         ids: list[int] = self._backend.post_process(part, None, add_special_tokens).ids
         return ids[:most]
@@ -406,7 +408,14 @@ def _encoder(tokenizer: Tokenizer, backend: Any) -> Callable[[str, bool], list[i
     """Return the fastest encoder: the Rust tokenizer where there is one (it is safe to share between threads)."""
     if backend is None:
         return lambda text, special: tokenizer.encode(text, add_special_tokens=special)
-    return lambda text, special: backend.encode(text, add_special_tokens=special).ids
+    return lambda text, special: _encoding(backend, text, add_special_tokens=special).ids
+
+
+def _encoding(backend: Any, text: str, *, add_special_tokens: bool) -> Any:
+    """Tokenise a text; a long one by the call for several, which lets others have the interpreter meanwhile."""
+    if len(text) <= SHORT_CHARS:
+        return backend.encode(text, add_special_tokens=add_special_tokens)
+    return backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0]
 
 
 def _backend(tokenizer: Tokenizer) -> Any:

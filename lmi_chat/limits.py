@@ -17,6 +17,15 @@ class Limits:
     """How much one request may ask for."""
 
     max_json_depth: Annotated[int, Field(ge=4, le=1000, description="nesting of a request body")] = 64
+    max_json_values: Annotated[
+        int,
+        Field(
+            ge=2**12,
+            le=2**28,
+            description="numbers, texts and other values of a request body, a key counted as 8; half a million hold up "
+            "every other request for 0.05 s",
+        ),
+    ] = 2**19
     max_messages: Annotated[int, Field(ge=1, le=100_000, description="messages of one chat")] = 2048
     max_lines: Annotated[int, Field(ge=1, le=1_000_000, description="lines of a body in JSON Lines")] = 1024
     max_input_tokens: Annotated[
@@ -163,6 +172,15 @@ class PipelineLimits:
             description="seconds from its arrival after which an answer ends with what there is; 0: never",
         ),
     ] = 0.0
+    reply_bytes: Annotated[
+        int,
+        Field(
+            alias="max_reply_bytes",
+            ge=2**16,
+            le=2**32,
+            description="bytes of one whole answer, after which it ends with what there is; a stream has no bound",
+        ),
+    ] = 32 * 2**20
     stall_s: Annotated[
         float,
         Field(

@@ -1,13 +1,15 @@
 """The chat template's short way: for each template and chat what transformers' `apply_chat_template` makes of it."""
 
+import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from lmi_chat.chat_template import BadTemplate, Template
+from lmi_chat.chat_template import SHORT_CHARS, BadTemplate, Template
 from lmi_chat.errors import BadField
 from lmi_chat.text import one_line
 
@@ -292,3 +294,41 @@ def test_a_request_sets_the_variables_that_the_template_reads() -> None:
     assert template.variables == {"enable_thinking", "date_string", "thinking_budget", "mood", "angry", "own_token"}
     assert Template(tokenizer(CHATML), reads).variables == template.variables
     assert Template(tokenizer(CHATML)).variables == {"enable_thinking"}
+
+
+def test_a_long_text_is_tokenised_while_others_have_the_interpreter() -> None:
+    made = tokenizer(CHATML)
+    made.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    template, gate, seen, is_inside = Template(made), threading.Lock(), list[bool](), True
+    gate.acquire()
+
+    def other() -> None:
+        gate.acquire()
+        seen.append(is_inside)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)  # nobody is made to let go of it
+    try:
+        gate.release()
+        ids = template.encode("<s> word " * 100_000, add_special_tokens=False)
+        is_inside = False
+        thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert ids == [1, 0] * 100_000
+    assert seen == [True]
+
+
+def test_long_and_short_texts_are_tokenised_alike() -> None:
+    made = tokenizer(CHATML)
+    made.backend_tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.backend_tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    template = Template(made)
+    for count in (1, SHORT_CHARS):
+        for has_special in (True, False):
+            ids = template.encode("a </s> " * count, add_special_tokens=has_special)
+            assert ids == [1] * has_special + [0, 2] * count
+        assert template.encode_part("a </s> " * count, 2, add_special_tokens=True) == [1, 0]
+        assert template.encode_part("a </s> " * count, 2, is_end=True, add_special_tokens=False) == [0, 2]

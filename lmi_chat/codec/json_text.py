@@ -6,11 +6,10 @@ Duplicate keys: the last one wins, as in every peer. U+0000 in a string is text 
 import codecs
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NoReturn
 
-import msgspec
 import orjson
 
 from lmi_chat.errors import PROBLEMS_SHOWN, BadEncoding, BadField, BadJson, Error, Problem
@@ -18,6 +17,9 @@ from lmi_chat.text import echo, one_line
 
 DEPTH = 64
 BRACKETS = 100_000
+VALUES = 2**19
+KEY_VALUES = 8
+"""What a key costs to read, in values."""
 DUMP_DEPTH = 200
 KEY_BYTES = 40
 NUMBER_CHARS = 300
@@ -26,6 +28,11 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 EXPLAINED_BYTES = 2**20
 STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 LINE_ENDS = [(end.encode(), b"\\u%04x" % ord(end)) for end in "\x85\u2028\u2029"]
+COUNTED = 100_000
+IN_BODY, IN_FIELD, COMMA = 1, 2, ord(",")
+MARK = re.compile(rb'[^"\[\]{},]*+(?:' + STRING + rb'[^"\[\]{},]*+)*+[\[\]{},]', re.DOTALL)
+KEY = re.compile(rb'\s*+"([^"\\]*+)"')
+SEPARATOR = re.compile(rb'[^",:]*+(?:' + STRING + rb'[^",:]*+)*+[,:]', re.DOTALL)
 BRACKET = re.compile(rb'[^"\[\]{}]*+(?:' + STRING + rb'[^"\[\]{}]*+)*+[\[\]{}]', re.DOTALL)
 
 Json = dict[str, Any]
@@ -38,17 +45,25 @@ class _OutOfRange(str):
 
 
 def read(
-    body: bytes, *, depth: int = DEPTH, brackets: int = BRACKETS, lengths: Mapping[str, int] | None = None
+    body: bytes,
+    *,
+    depth: int = DEPTH,
+    brackets: int = BRACKETS,
+    values: int = VALUES,
+    lengths: Mapping[str, int] | None = None,
 ) -> Json:
     """Parse a body into an object.
 
-    `depth` bounds nesting, `brackets` the number of arrays and objects (a million tiny ones cost seconds to build);
-    where that is exceeded, `lengths` gives the bounds of single arrays to name.
+    `depth` bounds nesting, `brackets` the number of arrays and objects (a million tiny ones cost seconds to build), and
+    `values` that of numbers, strings and others, a key counted as KEY_VALUES: nobody else has the interpreter while
+    they are read. Where one is exceeded, `lengths` gives the bounds of single arrays to name.
     Raises BadJson (syntax, with the offset in bytes; not an object; too deep; too many), BadEncoding, or BadField for
     a lone surrogate, NaN, Infinity or a number too large, naming the field.
     """
     if body.count(b"{") + body.count(b"[") > min(depth, brackets):
         _check_structure(body, depth, brackets, lengths or {})
+    if len(body) * KEY_VALUES > values and body.count(b",") + KEY_VALUES * body.count(b":") > values:
+        _check_values(body, values, lengths or {})
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -80,6 +95,50 @@ def escape_line_ends(text: bytes) -> bytes:
     for raw, escaped in LINE_ENDS:
         text = text.replace(raw, escaped)
     return text
+
+
+class Array:
+    """A JSON array that is written item by item, so that no step has to write thousands."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self._parts: list[bytes] = []
+
+    @property
+    def has_any(self) -> bool:
+        """Whether it has an item."""
+        return bool(self._parts)
+
+    def add(self, items: Sequence[object]) -> int:
+        """Write the next items; returns how many bytes they take."""
+        if not items:
+            return 0
+        self._parts.append(dump(items)[1:-1])
+        return len(self._parts[-1]) + 1
+
+    def written(self) -> bytes:
+        """All of it."""
+        if not self._parts:
+            return b"[]"
+        first, last = b"[" + self._parts[0], b"]"
+        if len(self._parts) == 1:
+            return first + last
+        return b",".join((first, *self._parts[1:-1], self._parts[-1] + last))
+
+
+def fill(text: bytes, empty: bytes, values: Sequence[bytes]) -> bytes:
+    """Put `values`, JSON texts that are dumped already, into `text` where it has `empty`, a key with null, [] or {}.
+
+    That is done by bytes: a string cannot hold `empty`, whose quotes it would escape.
+    """
+    first, *others = text.split(empty)
+    key = empty[: empty.rindex(b":") + 1]
+    parts = [first]
+    for value, other in zip(values, others, strict=True):
+        parts += (key, value, other)
+    return b"".join(parts)
 
 
 def number(value: float) -> bytes:
@@ -129,23 +188,54 @@ def _check_structure(body: bytes, depth: int, brackets: int, lengths: Mapping[st
         if level > depth:
             raise BadJson(f"the body nests deeper than {depth} levels")
         if opened > brackets:
-            raise _too_many(body, brackets, depth, lengths)
+            raise _too_many(body, f"more than {brackets} arrays and objects", at, lengths)
 
 
-def _too_many(body: bytes, brackets: int, depth: int, lengths: Mapping[str, int]) -> Error:
-    """Name the field that holds most of the structure, without building its values."""
-    try:
-        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-        name = max(fields, key=lambda key: len(memoryview(fields[key])))
-        items = len(msgspec.json.decode(fields[name], type=list[msgspec.Raw]))
-    except RecursionError:
-        return BadJson(f"the body nests deeper than {depth} levels")
-    except (msgspec.DecodeError, ValueError):
-        return BadJson(f"the body has more than {brackets} arrays and objects")
+def _check_values(body: bytes, values: int, lengths: Mapping[str, int]) -> None:
+    """Count commas and colons outside strings, before anything is built. Raises BadJson, BadField."""
+    count = at = 0
+    while separator := SEPARATOR.match(body, at):
+        at = separator.end()
+        count += 1 if body[at - 1] == COMMA else KEY_VALUES
+        if count > values:
+            what = f"more than {values} values (option.max_json_values; a key counts as {KEY_VALUES})"
+            raise _too_many(body, what, at, lengths)
+
+
+def _too_many(body: bytes, what: str, at: int, lengths: Mapping[str, int]) -> Error:
+    """Name the field that `at` stands in, without building its values; the body has `what`."""
+    name, items = _field_at(body, at)
+    if not items:
+        return BadJson(f"the body has {what}")
+    count = str(items) if items <= COUNTED else f"more than {COUNTED}"
     if items > lengths.get(name, items):
-        return BadField([Problem(name, f"{name} must have at most {lengths[name]} items, got {items}")])
+        return BadField([Problem(name, f"{name} must have at most {lengths[name]} items, got {count}")])
     name = one_line(name, KEY_BYTES)
-    return BadField([Problem(name, f"{name} has {items} items; the body has more than {brackets} arrays and objects")])
+    return BadField([Problem(name, f"{name} has {count} items; the body has {what}")])
+
+
+def _field_at(body: bytes, at: int) -> tuple[str, int]:
+    """The field of an object that `at` stands in, if it is an array, and its items, counted to COUNTED + 1; else 0."""
+    level = end = items = 0
+    name, is_array = "", False
+    while items <= COUNTED and (mark := MARK.match(body, end)):
+        end = mark.end()
+        match body[end - 1 : end]:
+            case b"[" | b"{" as opened:
+                level += 1
+                if level == IN_FIELD:
+                    is_array, items = opened == b"[", 1
+            case b"]" | b"}":
+                level -= 1
+                if end >= at and level < IN_FIELD:
+                    break
+            case _:
+                items += level == IN_FIELD
+        if level == IN_BODY and (key := KEY.match(body, end)):
+            if end >= at:
+                break
+            name, is_array = key[1].decode("utf-8", "replace"), False
+    return (name, items) if is_array else ("", 0)
 
 
 def _explain(body: bytes, error: orjson.JSONDecodeError, depth: int) -> NoReturn:

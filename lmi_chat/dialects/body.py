@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core import ErrorDetails, PydanticCustomError, ValidationError, core_schema
+from pydantic_core import ErrorDetails, PydanticCustomError, PydanticKnownError, ValidationError, core_schema
 from typing_extensions import TypedDict
 
 from lmi_chat.codec.json_text import Json
@@ -147,11 +147,33 @@ Number = Annotated[float, Strict()] | None
 Flag = Annotated[bool, Strict()] | None
 Text = Annotated[str, Strict()] | None
 _Word = Annotated[str, Strict(), Field(min_length=1), AtMost("max_stop_chars")]
+
+
+class _Map:
+    """An object whose length is checked before its pairs: a fault for each of thousands takes half a second."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        schema: Json = handler(source)  # type: ignore[assignment]
+
+        def check(value: object) -> object:
+            most = schema.get("max_length", MAX_INT)
+            if isinstance(value, dict) and len(value) > most:
+                facts = {"max_length": most, "actual_length": len(value), "field_type": "Dictionary"}
+                raise PydanticKnownError("too_long", facts)
+            return value
+
+        return core_schema.no_info_before_validator_function(check, schema)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> Json:
+        """That of the object."""
+        return handler(schema["schema"])
+
+
 _Key = Annotated[str, Field(pattern=rf"^[0-9]{{1,{TOKEN_DIGITS}}}$")]
 _Weight = Annotated[float, Strict(), Field(ge=-100, le=100)]
 Words = Annotated[tuple[_Word, ...], _Array(is_one=True)] | None
 Ids = Annotated[tuple[Annotated[int, Strict(), Field(ge=0)], ...], _Array()] | None
-Bias = Annotated[dict[_Key, _Weight], AfterValidator(lambda bias: {int(key): bias[key] for key in bias})] | None
+Bias = Annotated[dict[_Key, _Weight], _Map(), AfterValidator(lambda bias: {int(key): bias[key] for key in bias})] | None
 
 Model = Annotated[Text, field('the served model\'s name or an alias; absent or "": the served model')]
 Adapters = Annotated[

@@ -14,6 +14,10 @@ Prompt = str | list[int]
 GREEDY_BELOW = 0.01
 NAMED = 5  # of the items that are wrong in one array
 PLAIN = SamplingParams()
+FIRST_CHARS = 6
+"""Characters per token of the context, in the part of a long text that is tokenised first."""
+BEYOND = 1.25
+"""The context's tokens by which that part must exceed it: the rest can change how its last few are cut."""
 NO_SEED = -1  # as vLLM has it, and so LMI
 UNSEARCHED = (
     *("constraint", "logit_bias", "allowed_token_ids", "bad_words", "prompt_logprobs"),
@@ -90,9 +94,22 @@ def _beyond_context(text: str, deployment: Deployment, path: str) -> PromptTooLo
     return PromptTooLong(f"{text}. This model's maximum context length is {most} tokens ({tgi})", param=path)
 
 
-def check_length(text: str, deployment: Deployment, path: str) -> None:
-    """Refuse a prompt that cannot fit, by its characters alone, before it is tokenised. Raises PromptTooLong."""
+def tokenize(
+    text: str, deployment: Deployment, path: str, *, add_special_tokens: bool, is_cut: bool = False
+) -> list[int]:
+    """Token ids of a prompt, of which the caller keeps a part if it `is_cut`. Raises PromptTooLong.
+
+    One that cannot fit is refused by its characters alone, or by its first part: to tokenise all of it takes seconds.
+    """
     check_characters(len(text), deployment, path)
+    template, context = deployment.template, deployment.context_tokens
+    if not is_cut and len(text) > (chars := context * FIRST_CHARS):
+        least = len(template.encode(text[:chars], add_special_tokens=add_special_tokens))
+        if least > context * BEYOND:
+            raise too_long(
+                f"{path} has {len(text)} characters, of which the first {chars} are {least} tokens", deployment, path
+            )
+    return template.encode(text, add_special_tokens=add_special_tokens)
 
 
 def check_characters(count: int, deployment: Deployment, path: str) -> None:

@@ -78,6 +78,11 @@ class Formatted:
         """Format what `inner` gives by `write`."""
         self._inner, self._write = inner, write
 
+    @property
+    def held_bytes(self) -> int:
+        """The inner one's."""
+        return self._inner.held_bytes
+
     def delta(self, delta: Delta) -> Sequence[bytes]:
         """Payloads for one delta. Raises HookFailed."""
         return [self._format(payload) for payload in self._inner.delta(delta)]

@@ -6,13 +6,19 @@ for the first token, which nothing comes before).
 """
 
 import codecs
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from lmi_chat.chat_template import Template
+from lmi_chat.codec.json_text import Array
 from lmi_chat.dialects.answer import PromptLogprobs, RankedToken
 from lmi_chat.dialects.chat.answer import ChatChosenToken, ChatLogprobs, ChatTokenLogprob
 from lmi_chat.dialects.completion.answer import CompletionLogprobs
-from lmi_chat.job import Job, SamplingParams, Token, TokenLogprob
+from lmi_chat.dialects.sequence import TextTokens
+from lmi_chat.job import Delta, Job, SamplingParams, Token, TokenLogprob
+
+NO_CONTENT, NO_LOGPROBS, NO_PROMPT_LOGPROBS = b'"content":[]', b'"logprobs":null', b'"prompt_logprobs":[]'
+"""Where a whole answer's document is filled with what was written while its tokens came."""
 
 
 def _text(choice: TokenLogprob) -> str:
@@ -56,6 +62,24 @@ def _entry(token: Token, spell: Callable[[TokenLogprob], str], *, hides_special:
         {"token": spell(top), "logprob": top.logprob, "bytes": list(top.bytes)} for top in token.top
     ]
     return {"token": spell(choice), "logprob": choice.logprob, "bytes": own, "top_logprobs": tops}
+
+
+class ContentLogprobs:
+    """The `content` of a whole chat's object for one sequence, written as its tokens come."""
+
+    def __init__(self, sampling: SamplingParams, *, names_ids: bool) -> None:
+        """Begin empty. `names_ids`: tokens are written `token_id:7`."""
+        self._sampling, self._names_ids = sampling, names_ids
+        self._tokens, self._content = TextTokens(sampling), Array()
+
+    def take(self, delta: Delta) -> int:
+        """Write what the delta has of the content; returns how many bytes that takes."""
+        tokens, _ = self._tokens.take(delta)
+        return self._content.add(of_content(tokens, self._sampling, names_ids=self._names_ids)["content"])
+
+    def written(self) -> bytes:
+        """The array."""
+        return self._content.written()
 
 
 class Scores:
@@ -115,3 +139,23 @@ class Scores:
         shown["token_logprobs"].append(None if is_first else token.choice.logprob)
         shown["top_logprobs"].append(None if is_first else tops)
         shown["text_offset"].append(self._at)
+
+
+class ChoiceLogprobs:
+    """A whole completion's object for one choice, written as its tokens come."""
+
+    def __init__(self, scores: Scores) -> None:
+        """Write what `scores` gives."""
+        self._scores = scores
+        self._arrays = {name: Array() for name in CompletionLogprobs.__annotations__}
+
+    def take(self, delta: Delta) -> int:
+        """Write what the delta has; returns how many bytes that takes."""
+        shown: Mapping[str, Any] = self._scores.take(delta.prompt, delta.tokens)
+        return sum(self._arrays[name].add(items) for name, items in shown.items())
+
+    def written(self) -> bytes:
+        """The object."""
+        return b"{%b}" % b",".join(
+            b'"%b":%b' % (name.encode(), array.written()) for name, array in self._arrays.items()
+        )

@@ -112,25 +112,22 @@ class TextTokens:
 class SequenceState:
     """What one sequence of `job` has become so far.
 
-    `ids` and `tokens` are all of them in order; `prompt` the prompt's tokens, if they were asked for; `shown` each
-    token with its own text, where the dialect shows it (`spell`). A stream has `text`, `count` and `finish` alone.
+    `ids` are all of them in order. A stream has `text`, `count` and `finish` alone. Tokens with their log-probabilities
+    are not kept: a whole answer writes each when it comes.
     """
 
     __slots__ = (
-        *(
-            "_decoder",
-            "_partial",
-            "_spelled",
-            "_text_tokens",
-            "_texts",
-            "count",
-            "finish",
-            "ids",
-            "job",
-            "prompt",
-            "shown",
-        ),
-        "tokens",
+        "_decoder",
+        "_logprob",
+        "_partial",
+        "_scored",
+        "_spelled",
+        "_text_tokens",
+        "_texts",
+        "count",
+        "finish",
+        "ids",
+        "job",
     )
 
     def __init__(self, job: Job, lead: str = "") -> None:
@@ -143,10 +140,8 @@ class SequenceState:
         self._partial = b""
         self.count = 0
         self.finish: Finish | None = None
-        self.prompt: tuple[Token | None, ...] = ()
         self.ids: list[int] = []
-        self.tokens: list[Token] = []
-        self.shown: list[tuple[Token, str]] = []
+        self._logprob, self._scored = 0.0, 0
 
     @property
     def text(self) -> str:
@@ -158,7 +153,7 @@ class SequenceState:
     @property
     def likelihood(self) -> float:
         """Mean log-probability of its tokens, by which sequences are ranked."""
-        return sum(token.choice.logprob for token in self.tokens) / max(len(self.tokens), 1)
+        return self._logprob / max(self._scored, 1)
 
     def take(self, delta: Delta, *, is_shown: bool = False) -> None:
         """Add a delta. `is_shown`: a stream has told its tokens already, and they are not kept."""
@@ -171,8 +166,9 @@ class SequenceState:
         if is_shown:
             return
         self.ids += delta.ids
-        self.tokens += delta.tokens
-        self.prompt = self.prompt or delta.prompt
+        for token in delta.tokens:
+            self._logprob += token.choice.logprob
+        self._scored += len(delta.tokens)
 
     def take_token(self, spelled: bytes) -> None:
         """Add one token of whole characters, whose text is spelled as in JSON."""

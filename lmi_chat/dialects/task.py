@@ -12,6 +12,10 @@ from lmi_chat.job import Delta, Finished, Job
 class Renderer(Protocol):
     """Events → payloads: each item is one JSON text without its framing. A whole answer is a fold that gives one."""
 
+    @property
+    def held_bytes(self) -> int:
+        """About how many bytes of the answer are kept until its end; 0 for a stream."""
+
     def delta(self, delta: Delta) -> Sequence[bytes]:
         """Payloads for one delta."""
 
@@ -29,6 +33,7 @@ class TokenRenderer:
     """
 
     is_quick: bool
+    held_bytes = 0
     ends: tuple[bytes, bytes] | None = None
 
     def token(self, token_id: int, spelled: bytes, logprob: float) -> bytes:  # noqa: ARG002 what TokenSink hands over

@@ -67,6 +67,7 @@ class Written:
         self._outputs = [self._output(job, given) for job in parsed.jobs]
         self._texts: list[list[str]] = [[] for _ in parsed.jobs]
         self._places = [(place, index) for place, job in enumerate(parsed.jobs) for index in range(job.width)]
+        self.held_bytes = 0
         self._states = [SequenceState(parsed.jobs[place]) for place, _ in self._places]
 
     def _output(self, job: Job, given: Mapping[str, Any]) -> Any:
@@ -122,6 +123,7 @@ class Written:
             raise HookFailed(f"the output formatter must give a str, got {type(text).__name__}")
         if not self._is_stream:
             self._texts[place].append(text)
+            self.held_bytes += len(text)
             return []
         return [payload] if (payload := line(text)) else []
 

@@ -15,6 +15,7 @@ from lmi_chat.http.answers import ADAPTER_NAME, Adapters, ExecutionParameters
 from lmi_chat.http.endpoint import read_body
 from lmi_chat.http.state import AppState
 from lmi_chat.observability import metrics
+from lmi_chat.observability.loop_hold import LOOP_HOLD
 from lmi_chat.text import echo
 
 NAME = re.compile(ADAPTER_NAME)
@@ -57,6 +58,7 @@ async def _metrics(state: AppState, _: Request) -> Response:
     """Print the engine's metrics and ours, in Prometheus' text format."""
     metrics.RUNNING.set(state.pipeline.active - state.pipeline.waiting)
     metrics.WAITING.set(state.pipeline.waiting)
+    metrics.LOOP_HOLD.set(LOOP_HOLD.take())
     text = await asyncio.to_thread(generate_latest)  # some ten milliseconds
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 

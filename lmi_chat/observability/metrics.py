@@ -17,6 +17,7 @@ REFUSED = Counter("lmi_chat_errors", "Requests that ended in an error, by code",
 BOUND_REACHED = Counter("lmi_chat_bound_reached", "Times a process-wide bound was reached, by its setting", ["bound"])
 RUNNING = Gauge("lmi_chat_running", "Requests admitted to the engine")
 WAITING = Gauge("lmi_chat_waiting", "Requests waiting for admission")
+LOOP_HOLD = Gauge("lmi_chat_loop_hold_seconds", "Longest time since the last scrape for which no request had its turn")
 PROMPT_TOKENS = Counter("lmi_chat_prompt_tokens", "Prompt tokens")
 COMPLETION_TOKENS = Counter("lmi_chat_completion_tokens", "Generated tokens")
 CACHED_TOKENS = Counter("lmi_chat_cached_tokens", "Prompt tokens found in the prefix cache")

@@ -138,7 +138,7 @@ def _read(request: InferenceRequest, limits: Limits) -> json_text.Json:
             raise BadMedia(f"content-type must be {_readable(request)}, got {echo(media)}{HINTS.get(media, '')}")
     lengths = {"messages": limits.max_messages, "prompt": limits.max_prompts, "input": limits.max_inputs}
     try:
-        return json_text.read(request.body, depth=limits.max_json_depth, lengths=lengths)
+        return json_text.read(request.body, depth=limits.max_json_depth, values=limits.max_json_values, lengths=lengths)
     except BadJson as error:
         if not media.endswith("octet-stream"):
             raise

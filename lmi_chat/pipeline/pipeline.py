@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -32,6 +33,8 @@ from lmi_chat.storage.sessions import Sessions, Turn
 
 INLINE_BYTES = 4 * 1024
 """Bodies up to this size are read on the event loop, in about 2 ms; 32 KiB would stop every stream for 26."""
+LARGE_BYTES = 2**20
+"""Bodies above this size are read one at a time: several at once would hold up all others for longer."""
 # A few more than run at once go to the engine, so that it need not wait for us when one ends.
 SPARE_LEAST, SPARE_PART = 1, 8
 # Of those that run at once, one user leaves so many to others.
@@ -63,6 +66,7 @@ class Pipeline:
         self._deployment: Deployment | None = None
         self._admission: AdmissionQueue | None = None
         self._active: set[ResponseStream] = set()
+        self._large = ThreadPoolExecutor(1, "large-bodies")
         self._promised = 0
         self._is_over = False
         self._busy_since = 0.0
@@ -201,6 +205,8 @@ class Pipeline:
         response = ResponseStream(
             parsed.render, framed, parsed.jobs, shows_cached_tokens=self._config.shows_cached_tokens
         )
+        if not parsed.is_stream:
+            response.bound_bytes(self._config.reply_bytes, request.warnings.append)
         seconds = request.deadline_s or self._config.deadline_s
         try:
             async with asyncio.timeout(seconds):
@@ -261,7 +267,9 @@ class Pipeline:
         self._check_open(request)
         if len(request.body) <= INLINE_BYTES and turn is None and not self._config.formatters.can_read:
             return self._parse_body(request, turn)
-        return await asyncio.to_thread(self._parse_body, request, turn)
+        if len(request.body) <= LARGE_BYTES:
+            return await asyncio.to_thread(self._parse_body, request, turn)
+        return await asyncio.get_running_loop().run_in_executor(self._large, self._parse_body, request, turn)
 
     def _parse_body(self, request: InferenceRequest, turn: Turn | None) -> ParsedRequest | bytes:
         config = self._config
@@ -342,6 +350,8 @@ class Pipeline:
 
 class _Silence:
     """Renders nothing: nobody reads the canary's answer."""
+
+    held_bytes = 0
 
     def delta(self, delta: Delta) -> Sequence[bytes]:  # noqa: ARG002
         return ()

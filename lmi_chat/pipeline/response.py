@@ -11,9 +11,12 @@ from functools import partial
 from lmi_chat.codec.framing import Framing
 from lmi_chat.dialects.task import Renderer, TokenRenderer
 from lmi_chat.engine import Run
-from lmi_chat.errors import Error, HookFailed, TimedOut
-from lmi_chat.job import Delta, Event, Finished, Job, Sink, Times, TokenSink
+from lmi_chat.errors import Error, HookFailed, TimedOut, TooLarge
+from lmi_chat.job import Delta, Event, Finish, Finished, Job, Reason, Sink, Times, TokenSink
+from lmi_chat.observability import refusals
 from lmi_chat.observability.record import RequestRecord
+
+BOUND = "max_reply_bytes"
 
 
 class State(Enum):
@@ -58,6 +61,9 @@ class ResponseStream:
         self._quick: TokenRenderer
         self._token_sink: TokenSink | None = None
         self._runs: list[tuple[Job, Run]] = []
+        self._most_bytes = 0  # that the renderer may hold; 0: any number
+        self._is_full = False
+        self._on_full: Callable[[str], None]
         self.on_cut: Callable[[Error], None] | None = None  # called when the answer is cut: no further job begins
         self._enter(State.WAITING)
 
@@ -130,12 +136,16 @@ class ResponseStream:
         """Take one event; anything after the end is dropped."""
         if self.state.has_ended:
             return
+        if self._is_full:
+            event = _as_length(event)
         try:
             payloads = self._payloads(event)
         except HookFailed as error:
             event, payloads = error, self._payloads(error)
         for payload in payloads:
             self._write(self._head + payload + self._tail)
+        if self._most_bytes and self._render.held_bytes > self._most_bytes:
+            self._fill()
         if not isinstance(event, Delta):
             if self._error is None and self._framing.end:
                 self._write(self._framing.end)
@@ -189,6 +199,21 @@ class ResponseStream:
         if self._error is not None and not self.state.has_begun:
             raise self._error
 
+    def bound_bytes(self, most: int, on_full: Callable[[str], None]) -> None:
+        """Cut a whole answer that holds more than `most` bytes, and tell `on_full` so."""
+        self._most_bytes, self._on_full = most, on_full
+
+    def _fill(self) -> None:
+        """End a whole answer with what there is, as at a limit of tokens: it holds as many bytes as it may."""
+        text = (
+            f"the answer has reached {self._most_bytes} bytes and is cut (option.{BOUND}); a stream has no such bound"
+        )
+        self._most_bytes, self._is_full = 0, True
+        refusals.record(BOUND, text)
+        self._on_full(text)
+        # Not within the call that brings an output: the engine is not done with it.
+        asyncio.get_running_loop().call_soon(self._cut, TooLarge(text))
+
     @contextlib.contextmanager
     def limited(self, limit_s: float | None, record: RequestRecord) -> Iterator[None]:
         """Cut the answer at `limit_s` after the request's arrival, with the text that it has then; None: never."""
@@ -231,6 +256,16 @@ class ResponseStream:
     def document(self) -> bytes:
         """Return the whole answer."""
         return b"".join(self._waiting)
+
+
+def _as_length(event: Event) -> Event:
+    """A cut as the limit of length that it is."""
+    if isinstance(event, Delta) and event.finish is not None and event.finish.reason == "time_limit":
+        return replace(event, finish=Finish("length"))
+    if isinstance(event, Finished):
+        reasons: tuple[Reason, ...] = tuple("length" if reason == "time_limit" else reason for reason in event.reasons)
+        return replace(event, reasons=reasons)
+    return event
 
 
 def _drop(data: bytes) -> None:

@@ -26,6 +26,7 @@ from lmi_chat.http.transport.connections import Connections, most_connections
 from lmi_chat.http.transport.protocol import protocol_class
 from lmi_chat.limits import ConnectionLimits, ServerLimits
 from lmi_chat.observability import startup
+from lmi_chat.observability.loop_hold import LOOP_HOLD
 from lmi_chat.observability.startup import StartupProgress
 from lmi_chat.pipeline.bodies import BodyBudget
 from lmi_chat.pipeline.pipeline import Pipeline
@@ -128,7 +129,8 @@ async def serving(settings: Settings, listener: socket.socket, application: Star
     scheme = "https" if settings.ssl_certfile else "http"
     print_status(f"listening on {scheme}://{settings.host}:{listener.getsockname()[1]} (not ready yet)")
     try:
-        yield stop
+        with LOOP_HOLD.watching():
+            yield stop
     finally:
         server.should_exit = True
         await asyncio.wait([task], timeout=CLOSE_S)

@@ -38,6 +38,10 @@ class _Backend:
         """Tokenise a text into an encoding."""
         return _Encoding(self._tokenizer.encode(text, **kwargs))
 
+    def encode_batch_fast(self, texts: Sequence[str], **kwargs: Any) -> list[Any]:
+        """Tokenise several texts."""
+        return [self.encode(text, **kwargs) for text in texts]
+
     def num_special_tokens_to_add(self, **_: bool) -> int:
         return 0
 

@@ -207,6 +207,7 @@ def test_logit_bias() -> None:
     assert right("logit_bias", {"0": -100, "7": 100, "8": 0.5}) == {0: -100.0, 7: 100.0, 8: 0.5}
     assert right("logit_bias", {str(token): 1 for token in range(1024)})
     assert "at most 1024 tokens, got 49000" in wrong("logit_bias", {str(token): 1 for token in range(49_000)})
+    assert "takes at most 1024 tokens, got 1025" in wrong("logit_bias", {f"bad{key}": "x" for key in range(1025)})
     assert "at least -100 and at most 100, token 7 has 1e+308" in wrong("logit_bias", {"7": 1e308})
     assert "token 7 has -100.5" in wrong("logit_bias", {"7": -100.5})
     assert right("logit_bias", {"9" * 9: 1}) == {999_999_999: 1.0}

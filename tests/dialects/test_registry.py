@@ -20,6 +20,8 @@ from tests.support.scripted import Scripted, Service, serving
 
 
 class Answer:
+    held_bytes = 0
+
     def __init__(self) -> None:
         self.text = ""
 

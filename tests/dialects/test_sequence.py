@@ -31,17 +31,16 @@ def grown(*deltas: Delta, lead: str = "") -> SequenceState:
 
 def test_a_state_is_the_fold_of_its_deltas() -> None:
     first, last = delta("a\ud83d\0", b"a", b"b"), delta("c", finish="stop", stop="x")
-    first.prompt = (None, token(b"S"))
     state = grown(first, last, lead=JOB.prompt_text)
     assert state.text == state.text == "Say a\ud83d\0c"
-    assert (state.ids, state.tokens) == (first.ids + last.ids, first.tokens + last.tokens)
-    assert (state.count, state.finish, state.prompt) == (3, Finish("stop", "x"), first.prompt)
+    assert (state.ids, state.likelihood) == (first.ids + last.ids, -0.5)
+    assert (state.count, state.finish) == (3, Finish("stop", "x"))
     assert (grown().text, grown().count, grown().finish, grown().likelihood) == ("", 0, None, 0.0)
 
 
 def test_a_late_delta_takes_nothing_back() -> None:
-    state = grown(Delta(0, "a", [1], prompt=(None,)), Delta(0, "", [], finish=Finish("length")), Delta(0, "", []))
-    assert (state.finish, state.prompt) == (Finish("length"), (None,))
+    state = grown(Delta(0, "a", [1]), Delta(0, "", [], finish=Finish("length")), Delta(0, "", []))
+    assert (state.text, state.finish) == ("a", Finish("length"))
 
 
 def test_spelled_tokens_and_deltas_keep_their_order() -> None:
@@ -59,7 +58,7 @@ def test_spelled_tokens_and_deltas_keep_their_order() -> None:
 def test_a_stream_keeps_no_token() -> None:
     state = SequenceState(JOB)
     state.take(delta("ab"), is_shown=True)
-    assert (state.count, state.ids, state.tokens) == (2, [], [])
+    assert (state.count, state.ids, state.likelihood) == (2, [], 0.0)
 
 
 @pytest.mark.parametrize(("deltas", "shares"), CUTS)

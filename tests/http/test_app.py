@@ -134,7 +134,7 @@ def test_a_million_messages_are_refused_while_ping_is_answered() -> None:
         pinging.join()
         assert status == 400
         assert answer["error"]["param"] == "messages"
-        assert answer["error"]["message"] == "messages must have at most 2048 items, got 1000000"
+        assert answer["error"]["message"] == "messages must have at most 2048 items, got more than 100000"
         print(f"slowest ping: {slowest[0] * 1000:.0f} ms")
         assert slowest[0] < 2.0
 

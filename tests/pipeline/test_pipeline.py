@@ -13,7 +13,8 @@ import pytest
 from lmi_chat.chat_template import Template
 from lmi_chat.errors import Bug, Busy, Draining, EngineDown, Error, PromptTooLong, TimedOut
 from lmi_chat.job import Delta, Finish, Finished, Job
-from lmi_chat.pipeline.pipeline import INLINE_BYTES, InferenceRequest, Pipeline, PipelineConfig
+from lmi_chat.pipeline import parsing
+from lmi_chat.pipeline.pipeline import INLINE_BYTES, LARGE_BYTES, InferenceRequest, Pipeline, PipelineConfig
 from lmi_chat.storage.sessions import Sessions
 from tests.support.fakes import ByteTokenizer, deployment
 from tests.support.scripted import Script, Scripted, Step, said, token
@@ -282,6 +283,32 @@ async def test_long_bodies_are_read_off_the_loop() -> None:
     ticking.cancel()
 
 
+async def test_large_bodies_are_read_one_at_a_time_and_hold_up_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once, most, gate, begun = set[int](), [0], threading.Event(), threading.Event()
+
+    def slowly(*given: Any) -> Any:
+        if len(given[0].body) <= LARGE_BYTES:
+            return parse(*given)
+        at_once.add(id(given[0]))
+        most[0] = max(most[0], len(at_once))
+        begun.set()
+        gate.wait(10)
+        at_once.discard(id(given[0]))
+        return parse(*given)
+
+    parse = parsing.parse
+    monkeypatch.setattr(parsing, "parse", slowly)
+    line, _ = await opened()
+    large = CHAT | {"note": "x" * LARGE_BYTES}
+    waiting = [asyncio.create_task(answered(line, large)) for _ in range(6)]
+    await asyncio.to_thread(begun.wait, 10)
+    middling = await answered(line, CHAT | {"note": "x" * INLINE_BYTES})
+    gate.set()
+    others = await asyncio.gather(*waiting)
+    assert most == [1]
+    assert all(json.loads(one.data)["choices"] == json.loads(middling.data)["choices"] for one in others)
+
+
 async def test_a_short_body_is_read_on_the_loop_and_a_sessions_turn_is_not() -> None:
     """Its prompt is as long as all that was said before. And no body is held for as long as its answer takes."""
     on_loop: list[bool] = []
@@ -352,3 +379,55 @@ async def test_what_is_promised_can_be_asked_again_until_it_has_a_seat() -> None
     await line.answer(promised, out)
     assert json.loads(out.data)["choices"][0]["message"]["content"] == "ok"
     assert promised.body == b""
+
+
+FULL: dict[str, dict[str, Any]] = {
+    "chat": {"messages": [{"role": "user", "content": "Hi"}], "n": 2, "logprobs": True, "max_tokens": 900},
+    "completion": {"prompt": "Hi", "n": 2, "logprobs": 1, "max_tokens": 900},
+    "standard": {"inputs": "Hi", "parameters": {"details": True, "best_of": 2, "max_new_tokens": 900}},
+    "list": {"inputs": ["Hi", "Ho"], "parameters": {"details": True, "max_new_tokens": 900}},
+}
+
+
+def talkative(job: Job) -> Sequence[Step]:
+    """Sequences that say a thousand tokens with their log-probabilities, and do not end."""
+    says = [
+        Delta(index, "a", [97], [token("a")] if job.sampling.logprobs is not None else [])
+        for _ in range(1000)
+        for index in range(job.sampling.n)
+    ]
+    return [step for delta in says for step in (0.0, delta)]
+
+
+@pytest.mark.parametrize("dialect", FULL)
+async def test_a_whole_answer_ends_where_it_holds_as_many_bytes_as_it_may(dialect: str) -> None:
+    line, engine = await opened(talkative, reply_bytes=2**14)
+    body = FULL[dialect]
+    asked = call(body)
+    out = Kept()
+    await line.answer(asked, out)
+    answer = json.loads(out.data)
+    assert 2**14 <= len(out.data) < 2**14 + 4096
+    assert "length" in out.data.decode()
+    assert "time_limit" not in out.data.decode()
+    if "choices" in answer:
+        assert [choice["finish_reason"] for choice in answer["choices"]] == ["length", "length"]
+    assert asked.warnings == [
+        "the answer has reached 16384 bytes and is cut (option.max_reply_bytes); a stream has no such bound"
+    ]
+    assert set(asked.record.reasons) == {"length"}
+    assert (engine.running, line.active) == (0, 0)
+
+
+async def test_a_stream_is_not_held_and_has_no_bound() -> None:
+    def script(job: Job) -> Sequence[Step]:
+        return [
+            *talkative(job),
+            Delta(0, "", [], finish=Finish("stop")),
+            Finished(prompt_tokens=1, completion_tokens=1000),
+        ]
+
+    line, _ = await opened(script, reply_bytes=2**14)
+    out = await answered(line, {"prompt": "Hi", "logprobs": 1, "max_tokens": 900, "stream": True})
+    assert len(out.data) > 2**15
+    assert out.data.count(b'"finish_reason":"stop"') == 1

@@ -48,8 +48,9 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
     if asked.is_stored:
         request_id = os.urandom(16).hex()  # a caller's own could name, and so replace, what another has stored
 
-    ids, text = prompt.render(chat, deployment, "messages", variables=variables, **flags)
-    ids = ids[-reader.extra.get("truncate_prompt_tokens", 0) :]
+    kept = reader.extra.get("truncate_prompt_tokens", 0)
+    ids, text = prompt.render(chat, deployment, "messages", is_cut=kept > 0, variables=variables, **flags)
+    ids = ids[-kept:]
     values = checks.sampling(reader, {}, logprobs=0 if logprobs is None and width > returned else logprobs)
     copies = checks.expand_sequences(values, width, beams=beams)
     job = Job(

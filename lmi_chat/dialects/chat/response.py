@@ -6,7 +6,7 @@ Shapes: OpenAI API reference, "Chat completions" (completion object, chunk objec
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lmi_chat.codec.json_text import dump, unescape
+from lmi_chat.codec.json_text import dump, fill, unescape
 from lmi_chat.dialects import openai
 from lmi_chat.dialects.chat.answer import (
     ChatChoice,
@@ -14,10 +14,9 @@ from lmi_chat.dialects.chat.answer import (
     ChatChunkHead,
     ChatCompletion,
     ChatDelta,
-    ChatLogprobs,
 )
 from lmi_chat.dialects.deployment import Deployment
-from lmi_chat.dialects.logprobs import of_content, of_prompt
+from lmi_chat.dialects.logprobs import NO_CONTENT, ContentLogprobs, of_content, of_prompt
 from lmi_chat.dialects.sequence import SequenceState, TextTokens, finish_word, likeliest, usage
 from lmi_chat.errors import Error
 from lmi_chat.job import Delta, Finished, Job
@@ -103,10 +102,16 @@ class Whole:
         self._deployment, self._shown = deployment, shown
         self._head = openai.head(f"chatcmpl-{job.id}", deployment)
         self._states = [SequenceState(job, shown.begun) for _ in range(job.width)]
+        self._logprobs = {state: ContentLogprobs(job.sampling, names_ids=shown.names_ids) for state in self._states}
+        self.held_bytes = 0
 
     def delta(self, delta: Delta) -> Sequence[bytes]:
         """Keep the delta; nothing is sent yet."""
-        self._states[delta.index].take(delta)
+        state = self._states[delta.index]
+        state.take(delta)
+        self.held_bytes += len(delta.text)
+        if self._shown.has_logprobs:
+            self.held_bytes += self._logprobs[state].take(delta)
         return ()
 
     def done(self, done: Finished) -> Sequence[bytes]:
@@ -126,25 +131,21 @@ class Whole:
         }
         if self._shown.prompt_logprobs is not None:
             document["prompt_logprobs"] = of_prompt(done.prompt_logprobs, self._shown.prompt_logprobs)
-        return (dump(document),)
+        if not self._shown.has_logprobs:
+            return (dump(document),)
+        return (fill(dump(document), NO_CONTENT, [self._logprobs[state].written() for state in states]),)
 
     def _choice(self, place: int, state: SequenceState) -> ChatChoice:
         choice: ChatChoice = {
             "index": place,
             "message": {"role": "assistant", "content": state.text, "refusal": None},
-            "logprobs": self._logprobs(state) if self._shown.has_logprobs else None,
+            "logprobs": {"content": []} if self._shown.has_logprobs else None,
             "finish_reason": finish_word(state.finish, self._deployment.finish_words),
             "stop_reason": state.finish.stop if state.finish else None,
         }
         if self._shown.has_ids:
             choice["token_ids"], choice["prompt_token_ids"] = state.ids, state.job.prompt_ids
         return choice
-
-    def _logprobs(self, state: SequenceState) -> ChatLogprobs:
-        text = state.text[len(self._shown.begun) :]
-        sampling = state.job.sampling
-        tokens, _ = TextTokens(sampling).take(Delta(0, text, state.ids, state.tokens, state.finish))
-        return of_content(tokens, sampling, names_ids=self._shown.names_ids)
 
     def fail(self, error: Error) -> bytes:
         """The error in place of the document."""

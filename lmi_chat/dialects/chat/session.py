@@ -85,6 +85,11 @@ class Remembering:
         self._shown, self._keep, self._messages = shown, keep, messages
         self._texts: list[str] = []
 
+    @property
+    def held_bytes(self) -> int:
+        """What the shown one keeps."""
+        return self._shown.held_bytes
+
     def delta(self, delta: Delta) -> Sequence[bytes]:
         """Keep its text, and show it."""
         self._texts.append(delta.text)

@@ -37,6 +37,11 @@ class Keeping:
         """Keep by `save`; without `fold`, what is shown is the whole document already."""
         self._shown, self._fold, self._save = shown, fold, save
 
+    @property
+    def held_bytes(self) -> int:
+        """What the shown one keeps."""
+        return self._shown.held_bytes
+
     def delta(self, delta: Delta) -> Sequence[bytes]:
         """Show it, and fold it."""
         if self._fold is not None:

@@ -106,8 +106,7 @@ def _read(prompt: Prompt, path: str, reader: BodyReader, *, has_special: bool) -
     """Text and token ids of a prompt, of what `truncate_prompt_tokens` leaves. Raises PromptTooLong, BadField."""
     template, most = reader.deployment.template, reader.extra.get("truncate_prompt_tokens", 0)
     if isinstance(prompt, str):
-        checks.check_length(prompt, reader.deployment, path)
-        ids = template.encode(prompt, add_special_tokens=has_special)
+        ids = checks.tokenize(prompt, reader.deployment, path, add_special_tokens=has_special, is_cut=most > 0)
         if not ids:
             raise BadField([Problem(path, f"{path} must have at least 1 token, got {echo(prompt)}")])
         if not 0 < most < len(ids):

@@ -3,11 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lmi_chat.codec.json_text import dump
+from lmi_chat.codec.json_text import dump, fill
 from lmi_chat.dialects import openai
 from lmi_chat.dialects.completion.answer import Completion, CompletionChoice, CompletionHead, CompletionLogprobs
 from lmi_chat.dialects.deployment import Deployment
-from lmi_chat.dialects.logprobs import Scores, of_prompt
+from lmi_chat.dialects.logprobs import (
+    NO_LOGPROBS,
+    NO_PROMPT_LOGPROBS,
+    ChoiceLogprobs,
+    Scores,
+    of_prompt,
+)
 from lmi_chat.dialects.openai import error_body
 from lmi_chat.dialects.sequence import SequenceState, finish_word, likeliest, usage
 from lmi_chat.dialects.task import Renderer
@@ -89,10 +95,24 @@ class Whole:
         self._states = [
             SequenceState(job, job.prompt_text if wanted.has_echo else "") for job in jobs for _ in range(job.width)
         ]
+        self._logprobs: dict[SequenceState, ChoiceLogprobs] = {}
+        if wanted.logprobs is not None:
+            for state in self._states:
+                scores = Scores(state.job, deployment.template, wanted.logprobs, names_ids=wanted.names_ids)
+                self._logprobs[state] = ChoiceLogprobs(scores)
+        self._prompt_logprobs = dict.fromkeys(self._states, b"[]")
+        self.held_bytes = 0
 
     def delta(self, delta: Delta) -> Sequence[bytes]:
         """Keep the delta; nothing is sent yet."""
-        self._states[delta.index].take(delta)
+        state = self._states[delta.index]
+        state.take(delta)
+        self.held_bytes += len(delta.text)
+        if self._logprobs:
+            self.held_bytes += self._logprobs[state].take(delta)
+        if delta.prompt and self._wanted.prompt_logprobs is not None:
+            self._prompt_logprobs[state] = written = dump(of_prompt(delta.prompt, self._wanted.prompt_logprobs))
+            self.held_bytes += len(written)
         return ()
 
     def done(self, done: Finished) -> Sequence[bytes]:
@@ -104,17 +124,18 @@ class Whole:
         choices = [self._choice(index, state) for index, state in enumerate(states)]
         head = _head(self._wanted, self._deployment)
         document: Completion = {**head, "choices": choices, "usage": usage(done)}
-        return (dump(document),)
+        text = dump(document)
+        if self._logprobs:
+            text = fill(text, NO_LOGPROBS, [self._logprobs[state].written() for state in states])
+        if self._wanted.prompt_logprobs is not None:
+            text = fill(text, NO_PROMPT_LOGPROBS, [self._prompt_logprobs[state] for state in states])
+        return (text,)
 
     def _choice(self, index: int, state: SequenceState) -> CompletionChoice:
-        wanted, logprobs = self._wanted, None
-        if wanted.logprobs is not None:
-            scores = Scores(state.job, self._deployment.template, wanted.logprobs, names_ids=wanted.names_ids)
-            logprobs = scores.take(state.prompt, state.tokens)
-        choice = _choice(index, state.text, logprobs, state.finish, self._deployment)
-        if wanted.prompt_logprobs is not None:
-            choice["prompt_logprobs"] = of_prompt(state.prompt, wanted.prompt_logprobs)
-        if wanted.has_ids:
+        choice = _choice(index, state.text, None, state.finish, self._deployment)
+        if self._wanted.prompt_logprobs is not None:
+            choice["prompt_logprobs"] = []
+        if self._wanted.has_ids:
             choice["token_ids"], choice["prompt_token_ids"] = state.ids, state.job.prompt_ids
         return choice
 
@@ -129,6 +150,11 @@ class Scored:
     def __init__(self, render: Renderer) -> None:
         """Hand what is left to `render`."""
         self._render = render
+
+    @property
+    def held_bytes(self) -> int:
+        """The inner one's."""
+        return self._render.held_bytes
 
     def delta(self, delta: Delta) -> Sequence[bytes]:
         """The delta without what was generated."""

@@ -122,8 +122,7 @@ def _encode(text: str, path: str, reader: BodyReader, *, most: int, is_end: bool
     if deployment.space and deployment.space.is_lower_case:
         text = text.lower()
     if not most:
-        checks.check_length(text, deployment, path)
-        return deployment.template.encode(text, add_special_tokens=has_special)
+        return checks.tokenize(text, deployment, path, add_special_tokens=has_special)
     chars = deployment.context_tokens * deployment.template.longest_token_chars
     part = text[-chars:] if is_end else text[:chars]
     return deployment.template.encode_part(part, most, is_end=is_end, add_special_tokens=has_special)
@@ -136,6 +135,7 @@ class Vectors:
         """`count` vectors; `model` None for LMI's bare array."""
         self._model, self._is_base64 = model, is_base64
         self._vectors = [b"null"] * count
+        self.held_bytes = 0  # inputs × dimensions bound it, and a vector cannot be cut
 
     def delta(self, delta: Delta) -> Sequence[bytes]:
         """Keep a vector; nothing is sent yet."""

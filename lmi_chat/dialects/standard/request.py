@@ -106,8 +106,9 @@ def _job(
     is_many: bool,
 ) -> Job:
     path = f"inputs[{place}]" if is_many else "inputs"
-    ids, text = _tokenize(prompt, reader.deployment, path)
-    ids = ids[-reader.extra.get("truncate", 0) :]
+    kept = reader.extra.get("truncate", 0)
+    ids, text = _tokenize(prompt, reader.deployment, path, is_cut=kept > 0)
+    ids = ids[-kept:]
     if not ids:
         raise BadField([Problem(path, f"{path} must have at least 1 token, got {echo(text)}")])
     own = dict(values)
@@ -124,12 +125,11 @@ def _job(
     )
 
 
-def _tokenize(prompt: Prompt, deployment: Deployment, path: str) -> tuple[list[int], str]:
+def _tokenize(prompt: Prompt, deployment: Deployment, path: str, *, is_cut: bool) -> tuple[list[int], str]:
     """A prompt's token ids and text; a chat is rendered as everywhere else."""
     if not isinstance(prompt, str):
-        return chat_prompt.render(prompt, deployment, path)
-    checks.check_length(prompt, deployment, path)
-    return deployment.template.encode(prompt, add_special_tokens=True), prompt
+        return chat_prompt.render(prompt, deployment, path, is_cut=is_cut)
+    return checks.tokenize(prompt, deployment, path, add_special_tokens=True, is_cut=is_cut), prompt
 
 
 def _is_many(inputs: object) -> bool:

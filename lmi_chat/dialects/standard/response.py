@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lmi_chat.codec.json_text import dump, number
+from lmi_chat.codec.json_text import Array, dump, fill, number
 from lmi_chat.dialects import tgi
 from lmi_chat.dialects.answer import LmiError, PromptScores
 from lmi_chat.dialects.logprobs import of_prompt
@@ -26,6 +26,7 @@ from lmi_chat.dialects.task import TokenRenderer
 from lmi_chat.errors import Error
 from lmi_chat.job import Delta, Finished, Job, Token
 
+NO_TOKENS, NO_TOP_TOKENS = b'"tokens":[]', b'"top_tokens":[]'
 CLOSING_TOKEN: GeneratedToken = {"id": -1, "text": "", "log_prob": 0.0, "logprob": 0.0, "special": True}
 LINE = (
     b'{"index":0,"token":{"id":%d,"text":"%b","log_prob":%b,"logprob":%b,"special":false},'
@@ -151,32 +152,39 @@ class Whole:
         self.job, self._has_details, self._returned = job, details, returned
         self._prompt_logprobs = prompt_logprobs
         self._states = [_begin(job, return_full_text=return_full_text) for _ in range(job.width)]
+        self._tokens = {state: Array() for state in self._states}
+        self._top_tokens = {state: Array() for state in self._states}
+        self.held_bytes = 0
 
     def delta(self, delta: Delta) -> Sequence[bytes]:
-        """Keep the delta; nothing is sent yet."""
+        """Keep the delta, its tokens as they will be shown; nothing is sent yet."""
         state = self._states[delta.index]
         state.take(delta)
+        self.held_bytes += len(delta.text)
         if self._has_details:
-            state.shown += state.spell(delta)
+            spelled = state.spell(delta)
+            self.held_bytes += self._tokens[state].add([_token(token, text) for token, text in spelled])
+            self.held_bytes += self._top_tokens[state].add([_top(token) for token, _ in spelled if token.top])
         return ()
 
     def done(self, done: Finished) -> Sequence[bytes]:
         """The one document."""
-        return (dump(self.document(done)),)
+        return (self.document(done),)
 
-    def document(self, done: Finished) -> Generation:
-        """The document before it is bytes."""
+    def document(self, done: Finished) -> bytes:
+        """The document of this prompt."""
         states = self._states[: self._returned] if self.job.beams else likeliest(self._states, self._returned)
         answer: Generation = {"generated_text": states[0].text}
-        if self._has_details:
-            answer["details"] = self._details(states, done)
-        return answer
+        if not self._has_details:
+            return dump(answer)
+        answer["details"] = self._details(states, done)
+        text = fill(dump(answer), NO_TOKENS, [self._tokens[state].written() for state in states])
+        tops = [self._top_tokens[state].written() for state in states if self._top_tokens[state].has_any]
+        return fill(text, NO_TOP_TOKENS, tops) if tops else text
 
     def _sequence(self, state: SequenceState, prefill: list[PrefillToken]) -> SequenceDetails:
-        tokens = [_token(token, text) for token, text in state.shown]
-        tops = [_top(token) for token in state.tokens if token.top]
-        ranked: TopTokens = {"top_tokens": tops} if tops else {}
-        return {**_ending(state, is_tgi=self._is_tgi), "tokens": tokens, "prefill": prefill, **ranked}
+        ranked: TopTokens = {"top_tokens": []} if self._top_tokens[state].has_any else {}
+        return {**_ending(state, is_tgi=self._is_tgi), "tokens": [], "prefill": prefill, **ranked}
 
     def _details(self, states: Sequence[SequenceState], done: Finished) -> GenerationDetails:
         prefill = [_prefill(token) for token in done.prompt_logprobs if token is not None]
@@ -207,16 +215,21 @@ class WholeList:
         """One render per prompt."""
         self._wholes = wholes
         self._places = [(whole, index) for whole in wholes for index in range(whole.job.width)]
+        self.held_bytes = 0
 
     def delta(self, delta: Delta) -> Sequence[bytes]:
         """Hand the delta to its prompt's render."""
         whole, index = self._places[delta.index]
-        return whole.delta(replace(delta, index=index))
+        before = whole.held_bytes
+        whole.delta(replace(delta, index=index))
+        self.held_bytes += whole.held_bytes - before
+        return ()
 
     def done(self, done: Finished) -> Sequence[bytes]:
         """All documents as one array."""
         parts = done.parts or (done,)
-        return (dump([whole.document(part) for whole, part in zip(self._wholes, parts, strict=True)]),)
+        documents = (whole.document(part) for whole, part in zip(self._wholes, parts, strict=True))
+        return (b"[%b]" % b",".join(documents),)
 
     def fail(self, error: Error) -> bytes:
         """The error in place of the documents."""
