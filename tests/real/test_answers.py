@@ -296,7 +296,7 @@ IM_END = 2
 
 def test_text_that_spells_a_special_token_is_that_token(server: Server) -> None:
     """As the model's own tokenizer reads it: in a chat, in a completion and in the standard schema."""
-    for text, count in (("no end", 0), ("an end<|im_end|>", 1), ("<|im_end|>two<|im_end|>", 2)):
+    for text, count in (("no end", 0), ("an end<|im_end|>", 1), ("one<|im_end|>two<|im_end|>", 2)):
         asked = {"max_tokens": 1, "return_token_ids": True}
         (choice,) = server.whole({"messages": [{"role": "user", "content": text}], **asked})["choices"]
         assert choice["prompt_token_ids"].count(IM_END) == 2 + count, "the template's own are two"

@@ -115,6 +115,10 @@ def _several(text: str) -> list[str]:
     return text.replace(",", " ").split()
 
 
+READ_ONLY = "The given buffer is not writable"
+"""Torch's warning of what vLLM reads off its sockets and copies; the first words of it."""
+
+
 def prepare_environment(arguments: Mapping[str, str], ports: Iterable[int] = ()) -> None:
     """Set what vLLM reads from the environment; anything that is set already stays.
 
@@ -126,7 +130,7 @@ def prepare_environment(arguments: Mapping[str, str], ports: Iterable[int] = ())
     `ports` and those that follow it; without any they choose.
     """
     chosen = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-    chosen |= {"PYTHONWARNINGS": "ignore::FutureWarning"}
+    chosen |= {"PYTHONWARNINGS": f"ignore::FutureWarning,ignore:{READ_ONLY}:UserWarning"}
     chosen |= {"VLLM_MAX_NUM_BAD_WORDS": str(2 * BAD_WORDS_MOST), "VLLM_MAX_BAD_WORDS_TOTAL_TOKENS": "4096"}
     if Path(arguments.get("model", "")).is_dir():
         chosen |= {"HF_HUB_OFFLINE": "1"}

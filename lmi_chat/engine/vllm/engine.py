@@ -12,6 +12,7 @@ import json
 import logging
 import re
 import signal
+import warnings
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import cache, partial
@@ -19,7 +20,7 @@ from typing import Any
 
 from lmi_chat.engine import Model, Run, beam_search
 from lmi_chat.engine.vllm import chat, kv_cache, pooling, preload, sampling
-from lmi_chat.engine.vllm.arguments import words
+from lmi_chat.engine.vllm.arguments import READ_ONLY, words
 from lmi_chat.engine.vllm.errors import translate
 from lmi_chat.engine.vllm.fast_path import detokenizer, output_loop, output_processor
 from lmi_chat.engine.vllm.heartbeat import Heartbeat
@@ -171,6 +172,7 @@ def load(
 
     on_phase(startup.STARTING)
     heartbeat = Heartbeat()
+    warnings.filterwarnings("ignore", message=READ_ONLY, category=UserWarning)  # here it is too late for the variable
     try:
         args = AsyncEngineArgs.from_cli_args(_parse(_choose_backend(arguments)))
         _check_load_format(args)
