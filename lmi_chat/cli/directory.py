@@ -200,7 +200,7 @@ async def _serve_foreign(configured: Settings, handler: custom_handler.Foreign) 
     bodies = BodyBudget(max(most, configured.server.body_bytes))
     place = site.Site(health=health, max_body_bytes=most, bodies=bodies, api_keys=bootstrap.api_keys(configured))
     place.request_log = bootstrap.open_request_log(configured)
-    async with serve.serving(configured, serve.bind(configured), site.build(place)) as stop:
+    async with serve.serving(configured, serve.bind(configured), site.build(place), place.request_log) as stop:
         await serve.until(stop, handler.load())
         if not stop.asked.is_set():
             place.handler, place.refusal = handler, None

@@ -125,6 +125,9 @@ class Settings(BaseModel):
     max_sessions: int = Field(
         default=10_000, ge=1, le=10_000_000, description="sessions held at once; the oldest go first"
     )
+    max_session_bytes: int = Field(
+        default=128 * 2**20, ge=2**20, le=2**40, description="bytes of all sessions' conversations"
+    )
     pipeline: PipelineLimits = PipelineLimits()
     start_attempts: int = Field(
         default=3, ge=1, le=100, description="starts of the engine in all, where its processes die while it starts"

@@ -394,4 +394,6 @@ def open_request_log(settings: Settings) -> RequestLog:
 def _sessions(settings: Settings) -> Sessions | None:
     if not settings.enable_stateful_sessions:
         return None
-    return Sessions(seconds=settings.sessions_expiration, most=settings.max_sessions)
+    return Sessions(
+        seconds=settings.sessions_expiration, most=settings.max_sessions, most_bytes=settings.max_session_bytes
+    )

@@ -26,6 +26,7 @@ from lmi_chat.http.transport.connections import Connections, most_connections
 from lmi_chat.http.transport.protocol import protocol_class
 from lmi_chat.limits import ConnectionLimits, ServerLimits
 from lmi_chat.observability import startup
+from lmi_chat.observability.access_log import RequestLog
 from lmi_chat.observability.loop_hold import LOOP_HOLD
 from lmi_chat.observability.startup import StartupProgress
 from lmi_chat.pipeline.bodies import BodyBudget
@@ -98,7 +99,7 @@ async def run(settings: Settings, formatters: Formatters | None = None) -> int:
     state.api_keys = bootstrap.api_keys(settings)
     state.bodies = BodyBudget(max(most, settings.server.body_bytes))
     state.is_tgi = settings.tgi_compat
-    async with serving(settings, listener, app.build(state)) as stop:
+    async with serving(settings, listener, app.build(state), line.request_log) as stop:
         processes = Processes()
         try:
             engine = await until(stop, bootstrap.load(settings, line, _announce(health), store, reach=health.reach))
@@ -119,10 +120,12 @@ async def run(settings: Settings, formatters: Formatters | None = None) -> int:
 
 
 @contextlib.asynccontextmanager
-async def serving(settings: Settings, listener: socket.socket, application: Starlette) -> AsyncIterator[Stop]:
+async def serving(
+    settings: Settings, listener: socket.socket, application: Starlette, log: RequestLog
+) -> AsyncIterator[Stop]:
     """Serve `application` on `listener` until the block ends; what it is given hears the signals."""
     stop = Stop(settings.drain_seconds + LAST_S)
-    server = server_of(settings.connection, application, settings.server.connections, tls(settings))
+    server = server_of(settings.connection, application, settings.server.connections, tls(settings), log)
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.signal)
     task = asyncio.create_task(server._serve(sockets=[listener]))  # noqa: SLF001 serve() would take the signals
@@ -214,14 +217,16 @@ def server_of(
     application: Starlette,
     most: int = ServerLimits().connections,
     tls: Mapping[str, Any] | None = None,
+    log: RequestLog | None = None,
 ) -> uvicorn.Server:
     """Build the server that everything is served by, with limits on what a connection and all of them may cost.
 
-    `tls`: uvicorn's arguments for HTTPS. Raises BadSetting for files that cannot be used.
+    `tls`: uvicorn's arguments for HTTPS. `log`: of what the transport refuses. Raises BadSetting for files that cannot
+    be used.
     """
     config = uvicorn.Config(
         application,
-        http=protocol_class(connection, Connections(most_connections(most), ping.PATHS)),
+        http=protocol_class(connection, Connections(most_connections(most), ping.PATHS, log)),
         ws="none",
         loop="none",
         lifespan="off",

@@ -153,7 +153,7 @@ class Sessions:
         session.document = document
         while self.bytes > self._most_bytes:
             oldest = next((other for other in self._held.values() if not other.is_young), session)
-            refusals.record("session bytes", f"the sessions hold more than {self._most_bytes} bytes; one was ended")
+            refusals.record("max_session_bytes", f"sessions hold more than {self._most_bytes} bytes; one was ended")
             self._drop(oldest)
 
     def _drop(self, session: Session) -> None:

@@ -1,6 +1,7 @@
 """API keys: who may ask, whose things are whose, what each may use, and what is recorded."""
 
 import json
+import socket
 import ssl
 import subprocess
 import time
@@ -216,6 +217,26 @@ def test_cached_tokens_can_be_hidden(*, shows: bool) -> None:
         service.engine.script = script
         usage = post(service, CHAT)[2]["usage"]
     assert usage["prompt_tokens_details"]["cached_tokens"] == (384 if shows else 0)
+
+
+@pytest.mark.parametrize(
+    ("raw", "path", "status"),
+    [
+        (b"GET /ping HTTP/1.1\r\n\r\n", "/ping", 400),
+        (b"POST /invocations?key=1 HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "", 400),
+        (b"nonsense\r\n\r\n", "", 400),
+    ],
+)
+def test_what_the_transport_refuses_is_recorded(
+    service: Service, lines: list[dict[str, Any]], raw: bytes, path: str, status: int
+) -> None:
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as client:
+        client.sendall(raw)
+        assert client.recv(65536).startswith(b"HTTP/1.1 %d" % status)
+    (line,) = lines
+    assert (line["peer"], line["status"], line["key"]) == ("127.0.0.1", status, None)
+    assert line["path"].startswith(path)
+    assert "key=1" not in line["path"]
 
 
 # Configuration

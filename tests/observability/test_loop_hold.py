@@ -8,6 +8,7 @@ import time
 from starlette.applications import Starlette
 
 from lmi_chat.config.settings import Settings
+from lmi_chat.observability.access_log import RequestLog
 from lmi_chat.observability.loop_hold import LOOP_HOLD, TICK_S, LoopHold
 from lmi_chat.server import process
 from tests.support.scripted import serving
@@ -30,7 +31,7 @@ async def test_the_longest_hold_is_told_once() -> None:
 
 async def test_a_server_watches_its_loop_while_it_serves() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        async with process.serving(Settings(), listener, Starlette()):
+        async with process.serving(Settings(), listener, Starlette(), RequestLog()):
             LOOP_HOLD.take()
             await asyncio.sleep(TICK_S)
             time.sleep(HOLD_S)  # noqa: ASYNC251 that is the fault which is measured

@@ -63,7 +63,9 @@ def serving(  # noqa: PLR0913 each is a part of the server that some test needs
     state.async_requests = spool(state.pipeline) if spool else None
     state.is_tgi = desk_changes.get("is_tgi", False)
     desk_changes = {"save": store.save if store else None} | desk_changes
-    server = server_of(ConnectionLimits(receive_s=2.0, write_stall_s=1.0), app.build(state), tls=tls)
+    server = server_of(
+        ConnectionLimits(receive_s=2.0, write_stall_s=1.0), app.build(state), tls=tls, log=policy.request_log
+    )
     listener = socket.create_server(("127.0.0.1", 0))
     loop = uvloop.new_event_loop()
 

@@ -8,10 +8,13 @@ import resource
 from collections.abc import Collection
 from typing import Protocol
 
-from lmi_chat.errors import Busy
+from lmi_chat.errors import Busy, Error
 from lmi_chat.observability import refusals
+from lmi_chat.observability.access_log import RequestLog
+from lmi_chat.text import one_line
 
 BOUND = "max_connections"
+PATH_BYTES = 200  # of a path in the log
 SPARE = 32
 """So many connections more than allowed are read as far as their head."""
 RESERVED = 32
@@ -32,9 +35,10 @@ class Connection(Protocol):
 class Connections:
     """The open connections of one server, by the time of their last request."""
 
-    def __init__(self, most: int, always: Collection[str] = ()) -> None:
-        """Allow `most`; the paths `always` are answered beyond that."""
+    def __init__(self, most: int, always: Collection[str] = (), log: RequestLog | None = None) -> None:
+        """Allow `most`; the paths `always` are answered beyond that. `log` hears of what the transport refuses."""
         self.most, self.always = most, frozenset(always)
+        self._log = log
         self._open: dict[Connection, None] = {}
         self._leaving: set[Connection] = set()  # have made room, and are not closed yet
 
@@ -63,6 +67,12 @@ class Connections:
         """Note that a connection is closed."""
         self._open.pop(connection, None)
         self._leaving.discard(connection)
+
+    def record(self, peer: str, method: str, path: str, error: Error) -> None:
+        """Log a request that is refused before the application hears of it."""
+        if self._log is not None:
+            path = one_line(path, PATH_BYTES)
+            self._log.audit(peer=peer, method=method, path=path, status=error.status, owner="")
 
     def check(self, path: str) -> None:
         """Raise Busy where more connections are in use than allowed, unless `path` is always answered."""

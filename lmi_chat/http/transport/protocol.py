@@ -261,6 +261,10 @@ class _Protocol(HttpToolsProtocol):
 
     def _refuse(self, error: Error) -> None:
         """Answer `error` and close, after the answer under way; later requests on this connection are dropped."""
+        has_begun = self._phase is not _Phase.IDLE
+        path = self.url.partition(b"?")[0].decode("latin-1") if has_begun else ""
+        method = str(self.scope.get("method", "")) if has_begun else ""
+        self.connections_open.record(self.client[0] if self.client else "", method, path, error)
         self._is_deaf = True
         self._disarm()
         self._held = None

@@ -41,6 +41,7 @@ LEANS: dict[type, Names] = {
         "_start_asgi_task": "self, cycle, app",
         "_unset_keepalive_if_required": "self",
         **dict.fromkeys(["loop", "parser", "url", "headers", "flow", "pipeline", "cycle", "server_state"], ATTRIBUTE),
+        **dict.fromkeys(["client", "scope"], ATTRIBUTE),
     },
     RequestResponseCycle: {
         "send": "self, message",
