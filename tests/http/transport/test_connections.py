@@ -92,9 +92,10 @@ def test_no_answer_is_cut_for_a_newcomer_and_ping_is_answered(site: Site, caplog
     with many(site, MOST, get(b"/wait")):
         for _ in range(MOST):
             assert site.app.started.acquire(timeout=PATIENCE_S)
-        with site.connect() as refused, site.connect() as pinged:
+        with site.connect() as refused:
             refused.sendall(post(b"/echo", b"one"))
             check_busy(only(read_to_end(refused)))
+        with site.connect() as pinged:
             pinged.sendall(get(b"/nap?x=1"))
             read_until(pinged, b"got ")
         with many(site, SPARE + 4) as idle, site.connect() as pinged:  # those who say nothing keep nobody out
