@@ -15,10 +15,10 @@ from lmi_chat.text import one_line
 
 BOUND = "max_connections"
 PATH_BYTES = 200  # of a path in the log
-SPARE = 32
-"""So many connections more than allowed are read as far as their head."""
-RESERVED = 32
-"""Descriptors that are left to all else in this process, beside a quarter of all."""
+SPARE, SPARE_PART = 32, 4
+"""So many connections more than allowed, and at most such a part of those, are read as far as their head."""
+RESERVED, RESERVED_PART = 24, 4
+"""Descriptors that are left to all else in this process: so many, or such a part of all."""
 
 
 class Connection(Protocol):
@@ -38,6 +38,7 @@ class Connections:
     def __init__(self, most: int, always: Collection[str] = (), log: RequestLog | None = None) -> None:
         """Allow `most`; the paths `always` are answered beyond that. `log` hears of what the transport refuses."""
         self.most, self.always = most, frozenset(always)
+        self.spare = max(1, min(SPARE, most // SPARE_PART))
         self._log = log
         self._open: dict[Connection, None] = {}
         self._leaving: set[Connection] = set()  # have made room, and are not closed yet
@@ -50,8 +51,8 @@ class Connections:
                 refusals.record(BOUND, f"{self.most} connections are open; one that waited for its client made room")
                 del self._open[oldest]
                 self._leaving.add(oldest)
-                oldest.make_room(at_once=len(self._leaving) > SPARE)
-            elif len(self._open) >= self.most + SPARE:
+                oldest.make_room(at_once=len(self._leaving) > self.spare)
+            elif len(self._open) >= self.most + self.spare:
                 refusals.record(BOUND, f"{len(self._open)} connections are open and in use; a new one was closed")
                 return False
         self._open[connection] = None
@@ -87,4 +88,5 @@ def most_connections(wished: int) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if hard == resource.RLIM_INFINITY:
         return wished
-    return max(1, min(wished, hard - max(RESERVED, hard // 4) - SPARE))
+    room = hard - max(RESERVED, hard // RESERVED_PART)
+    return max(1, min(wished, max(room - SPARE, room * SPARE_PART // (SPARE_PART + 1))))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lmi_chat.http.transport.connections import RESERVED, SPARE, Connections, most_connections
+from lmi_chat.http.transport.connections import Connections, most_connections
 from lmi_chat.limits import ConnectionLimits
 from lmi_chat.observability.metrics import BOUND_REACHED
 from tests.http.transport.test_protocol import (
@@ -24,6 +24,7 @@ from tests.http.transport.test_protocol import (
 )
 
 MOST = 8
+SPARE = Connections(MOST).spare
 
 
 @pytest.fixture
@@ -114,11 +115,11 @@ def check_busy(answer: tuple[int, dict[str, str], bytes]) -> None:
     assert int(answer[1]["retry-after"]) > 0
 
 
-def test_the_limit_of_descriptors_bounds_the_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("hard", "most"), [(64, 32), (256, 160), (1024, 736), (1 << 20, 4096)])
+def test_the_limit_of_descriptors_bounds_the_connections(hard: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     raised: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (64, hard))
     monkeypatch.setattr(resource, "setrlimit", lambda _, both: raised.append(both))
-    for hard, most in [(64, 1), (256, 256 - 64 - SPARE), (1024, 1024 - 256 - SPARE), (1 << 20, 4096)]:
-        monkeypatch.setattr(resource, "getrlimit", lambda _, hard=hard: (64, hard))
-        assert most_connections(4096) == most
-        assert raised.pop() == (hard, hard)
-    assert most + RESERVED < 1 << 20
+    assert most_connections(4096) == most
+    assert raised == [(hard, hard)]
+    assert most + Connections(most).spare <= hard - 24, "there are descriptors left for all else"
