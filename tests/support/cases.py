@@ -34,6 +34,7 @@ UNSAID = (
     "must be above the prompt's",
     "must be at least n = ",
     "ask for different forms",
+    "asks for other whitespace",
     "must ask for no beam search",
     "must be a JSON Schema",
     "send one of them",
@@ -69,7 +70,8 @@ def simplified(node: Any) -> Any:
     shown |= {name: min(most, shown[name]) for name, most in MOST.items() if isinstance(shown.get(name), int)}
     if any("if" in rule for rule in shown.get("allOf", [])):
         del shown["allOf"]
-    return {name: simplified(value) for name, value in shown.items() if name != "content" or "description" not in node}
+    is_answer = "description" in node and "required" not in node
+    return {name: simplified(value) for name, value in shown.items() if name != "content" or not is_answer}
 
 
 def closed(node: Any) -> Any:

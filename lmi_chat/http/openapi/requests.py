@@ -33,13 +33,9 @@ UNSAID = (
     "the session of X-Amzn-SageMaker-Session-Id is open, and n is 1 in it",
 )
 NULL: Json = {"type": "null"}
-CALL: Json = record(
-    {
-        "type": {"const": "function"},
-        "function": record({"name": TEXT, "arguments": {"type": ["string", "object", "null"]}}, ["name"]),
-    },
-    ["function"],
-)
+FUNCTION: Json = record({"name": TEXT, "arguments": {"type": ["string", "object", "null"]}}, ["name"])
+CALL: Json = record({"type": {"const": "function"}, "function": FUNCTION}, ["function"])
+NO_OBJECT: Json = {"type": ["null", "boolean", "number", "string", "array"]}
 UNSET: Json = {"enum": [False, None]}
 
 
@@ -126,15 +122,17 @@ def _message(deployment: Deployment) -> Json:
         "tool_calls": {"description": "of an assistant", "anyOf": [{"type": "array", "items": CALL}, NULL]},
         **{name: {"description": "of an answer that comes back"} for name in messages.ANSWERED},
         **{name: unserved | {"description": "not served by this version"} for name in messages.UNSERVED},
-        messages.CALL: ({"type": ["object", "null"]} if deployment.is_strict else {})
-        | {"description": "of an assistant, as tool_calls"},
+        messages.CALL: {
+            "description": "of an assistant, as tool_calls",
+            "anyOf": [FUNCTION, NULL if deployment.is_strict else NO_OBJECT],
+        },
     }
     own = {"role": {"const": "assistant"}, "content": NULL}
     ways = [
         {"properties": {"content": said}, "required": ["content"]},
         {"properties": own | {"refusal": {"type": "string", "minLength": 1}}, "required": ["refusal"]},
         {"properties": own | {"tool_calls": {"type": "array", "minItems": 1}}, "required": ["tool_calls"]},
-        {"properties": own | {messages.CALL: {"type": "object"}}, "required": [messages.CALL]},
+        {"properties": own | {messages.CALL: FUNCTION}, "required": [messages.CALL]},
     ]
     return record(properties, ["role"], is_closed=deployment.is_strict) | {"anyOf": ways}
 
