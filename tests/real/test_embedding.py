@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -129,8 +130,12 @@ def test_a_long_text_is_refused_with_counts_or_cut(embedder: Server, reference: 
     status, _, data = embedder.post({"input": text})
     error = json.loads(data)["error"]
     assert (status, error["code"], error["param"]) == (400, "context_length_exceeded", "input")
-    assert "502 tokens" in error["message"]
+    assert "the first 1536 are 454 tokens" in error["message"], (
+        "no more of it is tokenised than shows that it cannot fit"
+    )
     assert "This model's maximum context length is 256 tokens" in error["message"]
+    _, _, data = embedder.post({"input": text[:1500]})
+    assert re.search(r"has 4\d\d tokens", json.loads(data)["error"]["message"]), data
     cut = embedder.whole({"input": text, "truncate": True})
     assert cut["usage"]["prompt_tokens"] == CONTEXT
     assert cosine(cut["data"][0]["embedding"], reference(text)) > 0.9999
