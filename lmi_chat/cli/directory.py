@@ -95,7 +95,7 @@ def run(folder: Path, path: Path | None, pairs: dict[str, str], *, is_models: bo
         if hooks != Formatters():
             os.chdir(folder)
         return serve_settings(ours, hooks)
-    always = _check_parallel(given) | ({} if arguments.is_cpu() else {"device_id": "0"})
+    always = _check_parallel(given) | ({"device_id": "0"} if arguments.has_gpu() else {})
     _check_batches(given)
     os.chdir(folder)
     properties = {name: each.text for name, each in given.items()} | {"model_dir": str(folder)}

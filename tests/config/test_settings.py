@@ -224,12 +224,13 @@ def test_a_word_of_one_name_is_none_of_the_key_it_stands_for(folder: Path) -> No
     assert "access_log must be one of stdout, stderr, off, got 'true'" in refusal(folder, None, {"access_log": "true"})
 
 
-FRONT_END = Path(find_spec("vllm").origin).parent / "entrypoints/launchers/cli_args.py"  # type: ignore[union-attr,arg-type]
-
-
 def test_each_argument_of_vllm_serve_is_obeyed_or_said() -> None:
     """None of its front end's is an unknown key; what has no effect here is said at the start or asks for nothing."""
-    tree = ast.parse(FRONT_END.read_text(encoding="utf-8"))
+    found = find_spec("vllm")
+    if found is None or found.origin is None:
+        pytest.skip("no vLLM is installed to be asked")
+    front_end = (Path(found.origin).parent / "entrypoints/launchers/cli_args.py").read_text(encoding="utf-8")
+    tree = ast.parse(front_end)
     names = {
         item.target.id
         for node in tree.body
@@ -237,7 +238,7 @@ def test_each_argument_of_vllm_serve_is_obeyed_or_said() -> None:
         for item in node.body
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
     }
-    names |= {word.replace("-", "_") for word in re.findall(r'^ +"--([a-z-]+)",$', FRONT_END.read_text(), re.MULTILINE)}
+    names |= {word.replace("-", "_") for word in re.findall(r'^ +"--([a-z-]+)",$', front_end, re.MULTILINE)}
     assert len(names) > 50
     known = {*OWN, *RENAMED, *WITHOUT_EFFECT, *TOLD, *NOT_YET, *REFUSED}
     assert not names - known

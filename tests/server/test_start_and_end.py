@@ -3,6 +3,7 @@
 import re
 import signal
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,8 @@ def failed(server: "subprocess.Popen[str]", *, code: int = 1) -> list[str]:
 def test_a_template_that_cannot_be_rendered_ends_the_start(template: str, says: str, tmp_path: Path) -> None:
     lines = failed(start(tmp_path, template=template))
     assert lines[-1].startswith(f"lmi-chat: the chat template {says}")
-    assert all(OWN.match(line) for line in lines), lines
+    if find_spec("torch") is not None:  # without it transformers says so, and a failed start shows what others said
+        assert all(OWN.match(line) for line in lines), lines
 
 
 @pytest.mark.slow

@@ -68,6 +68,11 @@ def _has_distribution(name: str) -> bool:
     return True
 
 
+def has_gpu() -> bool:
+    """Whether this machine has an NVIDIA GPU, whichever engine is installed, if any."""
+    return any(DEVICES.glob("nvidia[0-9]*"))
+
+
 def gpus() -> int:
     """Count the GPUs that this process may use, without asking a driver; 1 on a CPU."""
     if is_cpu():
