@@ -11,13 +11,13 @@ import contextlib
 import json
 import logging
 import os
-import resource
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
+
+from lmi_chat.confinement import confine
 
 CPU_S = 5.0
 WALL_S = 60.0
@@ -119,17 +119,8 @@ def main() -> None:
 
 
 def _confine() -> None:
-    """Bound this process: processor time, time by the clock, memory, priority."""
-    for timer, word, most in (
-        (signal.ITIMER_PROF, signal.SIGPROF, CPU_S),
-        (signal.ITIMER_REAL, signal.SIGALRM, WALL_S),
-    ):
-        signal.signal(word, signal.SIG_DFL)
-        signal.setitimer(timer, most)
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    limit = pages * resource.getpagesize() + MEMORY_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    """Bound this process, and let the server go before it."""
+    confine(cpu_s=CPU_S, wall_s=WALL_S, memory_bytes=MEMORY_BYTES)
     os.nice(NICE)
 
 

@@ -24,7 +24,7 @@ FLOORS = (
     ("observability", "chat_template", "template_trial"),
     ("codec", "job"),
     ("errors", "limits"),
-    ("text",),
+    ("text", "confinement"),
 )
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 OWNERS = {

@@ -80,9 +80,7 @@ def build(state: AppState) -> Starlette:
     ]
     log = state.pipeline.request_log
     routes = [*ping.routes(state.pipeline, state.health), *access.guard(guarded, state.api_keys, log, _is_recorded)]
-    application = Starlette(routes=routes, exception_handlers=errors.handlers(_shape_of(state), _route_error))
-    application.router.redirect_slashes = False  # it would send a client to whatever its Host header says
-    return application
+    return errors.application(routes, _shape_of(state), _route_error)
 
 
 def _is_recorded(route: Route) -> bool:

@@ -176,6 +176,4 @@ def build(site: Site) -> Starlette:
         lambda _: True,
     )
     routes = [*ping.routes(site, site.health), *invoke]
-    application = Starlette(routes=routes, exception_handlers=errors.handlers(_shape_of, _route_error))
-    application.router.redirect_slashes = False  # it would send a client to whatever its Host header says
-    return application
+    return errors.application(routes, _shape_of, _route_error)

@@ -1,11 +1,13 @@
 """Turn the errors of an application into responses, on the event loop."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from lmi_chat.codec import json_text
 from lmi_chat.errors import Bug, Error, Unauthorized
@@ -39,3 +41,10 @@ def handlers(shape_of: ShapeOf, route_error: RouteError) -> dict[Any, Callable[[
         return Response(json_text.dump(body), status, headers | given, "application/json")
 
     return dict.fromkeys((Error, HTTPException, Exception), refuse)
+
+
+def application(routes: Sequence[BaseRoute], shape_of: ShapeOf, route_error: RouteError) -> Starlette:
+    """Build an application of `routes` whose errors are said by `shape_of` and `route_error`."""
+    built = Starlette(routes=routes, exception_handlers=handlers(shape_of, route_error))
+    built.router.redirect_slashes = False  # it would send a client to whatever its Host header says
+    return built

@@ -14,12 +14,12 @@ the engine's step, and so every neighbour, waits.
 import json
 import os
 import random
-import resource
 import signal
 import sys
 import time
-from pathlib import Path
 from typing import Any
+
+from lmi_chat.confinement import confine
 
 WALKS, STEPS, STEPS_MOST = 32, 128, 256
 STEP_S = 0.005
@@ -68,7 +68,8 @@ def _try_apart(tokenizer: Any, kind: str, text: str, head: dict[str, Any]) -> st
     if child == 0:
         problem = COMPLEX + FAILS
         try:
-            _confine(head["seconds"])
+            confine(cpu_s=head["seconds"], wall_s=head["seconds"] * WALL, memory_bytes=MEMORY_BYTES)
+            _silence()
             problem = _try(tokenizer, kind, text)
         finally:
             os.write(writer, problem.encode("utf-8", "replace"))
@@ -88,18 +89,8 @@ def _try_apart(tokenizer: Any, kind: str, text: str, head: dict[str, Any]) -> st
             return COMPLEX + FAILS
 
 
-def _confine(seconds: float) -> None:
-    """Bound this process: `seconds` of processor time, WALL times as many by the clock, memory; no words."""
-    for timer, word, most in (
-        (signal.ITIMER_PROF, signal.SIGPROF, seconds),
-        (signal.ITIMER_REAL, signal.SIGALRM, seconds * WALL),
-    ):
-        signal.signal(word, signal.SIG_DFL)
-        signal.setitimer(timer, most)
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    limit = pages * resource.getpagesize() + MEMORY_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+def _silence() -> None:
+    """Let nothing that the library prints reach the server's lines."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
