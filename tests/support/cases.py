@@ -57,6 +57,7 @@ UNSAID = (
     "with different values",
     "src must be given",
     "name must be 1 to 64",
+    "the vocabulary ends at ",
 )
 
 
