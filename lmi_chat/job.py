@@ -5,12 +5,14 @@ No names of an engine, of HTTP or of a dialect stand here: the inside has one vo
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from lmi_chat.errors import Error
 
 Reason = Literal["stop", "length", "abort", "time_limit"]
 ConstraintKind = Literal["json", "regex", "choice", "grammar", "json_object"]
+DeltaKind = Literal["content", "reasoning", "call"]
+ToolChoice = Literal["none", "auto", "required", "named"]
 BAD_WORDS_MOST = 256
 """Of one request; the engine has room for them."""
 
@@ -59,6 +61,37 @@ class SamplingParams:
     constraint: OutputConstraint | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call. `parameters`: the JSON Schema of its arguments, None for any object.
+
+    `is_strict`: the arguments fit the schema whatever the model would write.
+    """
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] | None = None
+    is_strict: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParsingParams:
+    """How the text of an answer is taken apart into reasoning, content and calls of tools.
+
+    `tools` may be called as `choice` says; "named" is the call of `named` alone. `is_parallel`: several at once.
+    `shows_reasoning` False: what reasons is dropped, with its tokens and ids. `variables` are what the chat template
+    was rendered with, `messages` the conversation: parsers look at both.
+    """
+
+    tools: tuple[Tool, ...] = ()
+    choice: ToolChoice = "none"
+    named: str = ""
+    is_parallel: bool = True
+    shows_reasoning: bool = True
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    messages: Sequence[Mapping[str, Any]] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolingParams:
     """How a prompt becomes one vector. None: as the model has it."""
@@ -85,7 +118,7 @@ class Job:
 
     `copies`: equal greedy sequences run once and are given so many times. `beams`: beam search of that width, with
     `length_penalty`, which ends with the first `beams` sequences that do if it `stops_early`; 0 for ordinary sampling.
-    `pooling`: a vector is wanted, no text, and `sampling` has no effect.
+    `pooling`: a vector is wanted, no text, and `sampling` has no effect. `parsing`: the text is taken apart.
     """
 
     id: str
@@ -93,6 +126,7 @@ class Job:
     prompt_text: str
     sampling: SamplingParams = field(default_factory=SamplingParams)
     pooling: PoolingParams | None = None
+    parsing: ParsingParams | None = None
     priority: int = 0
     cache_salt: str | None = None
     copies: int = 1
@@ -136,9 +170,21 @@ class Finish:
     stop: str | int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class CallPart:
+    """Which of a sequence's calls a delta belongs to: `place` counts from 0; its first delta has `id` and `name`."""
+
+    place: int
+    id: str = ""
+    name: str = ""
+
+
 @dataclass(slots=True)
 class Delta:
     """The tokens and text that one sequence gained in one engine step.
+
+    `kind`: what the text is; of a "call" it is a piece of the arguments, which joined are the call's JSON text, and
+    `call` says of which. One step may give several deltas: the first has its ids and tokens, the last its finish.
 
     `text` may be empty although there are ids (part of a character, or text held back for a stop string), and may
     belong to several ids at once. `tokens` has one entry per id if log-probabilities were asked for, else it is empty.
@@ -151,6 +197,8 @@ class Delta:
     tokens: list[Token] = field(default_factory=list)
     finish: Finish | None = None
     prompt: tuple[Token | None, ...] = ()
+    kind: DeltaKind = "content"
+    call: CallPart | None = None
 
 
 @dataclass(slots=True)
@@ -173,7 +221,8 @@ class Times:
 class Finished:
     """All sequences have ended. Counts are tokens, stop tokens too; `parts`: one per prompt, if several.
 
-    `reasons`: why each sequence ended. `times`: None where the engine does not tell.
+    `reasons`: why each sequence ended. `times`: None where the engine does not tell. `reasoning_tokens` are those of
+    the completion that reason; `called`: the names of the called tools, in order, of all sequences.
     """
 
     prompt_tokens: int
@@ -183,6 +232,8 @@ class Finished:
     parts: "tuple[Finished, ...]" = ()
     reasons: tuple[Reason, ...] = ()
     times: Times | None = None
+    reasoning_tokens: int = 0
+    called: tuple[str, ...] = ()
 
 
 Event = Delta | Finished | Error

@@ -35,6 +35,9 @@ class Deployment:
     has_priority: bool = False  # the engine serves by priority, not in the order of arrival
     space: EmbeddingSpec | None = None  # the model embeds and generates no text
     is_normalized: bool | None = None  # vectors have length 1; None: as the model has it
+    tool_parser: str = ""  # takes calls of tools out of the text; "": none, and requests with tools are refused
+    reasoning_parser: str = ""  # takes the reasoning out of the text; "": none
+    calls_tools: bool = True  # tool_choice auto is allowed (option.enable_auto_tool_choice)
     save: Callable[[StoredCompletion], None] | None = None  # keeps a completion, without waiting; None: none is kept
     checkers: Checkers = field(init=False, repr=False, compare=False)  # of bodies, by their types
 

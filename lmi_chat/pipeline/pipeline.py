@@ -210,7 +210,7 @@ class Pipeline:
         seconds = request.deadline_s or self._config.deadline_s
         try:
             async with asyncio.timeout(seconds):
-                if parsed.job.sampling.constraint is not None and self._engine is not None:
+                if (parsed.job.sampling.constraint or parsed.job.parsing) and self._engine is not None:
                     await self._engine.check(parsed.job)  # before a seat is taken: others need it meanwhile
                 async with (
                     self._slot(parsed, request, response) as slot,

@@ -360,6 +360,8 @@ def _deployment(
         has_priority=model.has_priority,
         space=model.space,
         is_normalized={"true": True, "false": False}.get(settings.normalize),
+        tool_parser=model.tool_parser,
+        reasoning_parser=model.reasoning_parser,
         save=store.save if store else None,
     )
     dialects.prepare(deployment)
