@@ -44,6 +44,7 @@ RESERVED = frozenset(
 """What a request never sets as a variable of the template: a field of its own stands for it, or the tokenizer does."""
 THINKING = "enable_thinking"
 """What clients send to every model, whether its template reads it or not."""
+PLAIN = ("role", "content")
 Message = dict[str, Any]
 
 
@@ -202,6 +203,8 @@ class Template:
     def _shaped(self, message: Mapping[str, Any]) -> Message:
         """Give content the form that the template understands; a missing one is empty, arguments are no JSON text."""
         role, content = message["role"], message.get("content")
+        if len(message) == len(PLAIN) and isinstance(content, str) and role not in self._wrapped:
+            return dict(message)  # nearly all are
         shaped = {**message, "content": content or ""}
         if "tool_calls" in message:
             shaped["tool_calls"] = [_parsed_call(call) for call in message["tool_calls"]]

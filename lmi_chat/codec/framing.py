@@ -47,11 +47,15 @@ A quotation that is not closed goes to the end: so each character is looked at o
 
 def media_type(text: str) -> str:
     """A content type without its parameters, in lower case."""
+    if text == "application/json":
+        return text  # nearly always
     return text.partition(";")[0].strip().lower()
 
 
 def charset(text: str) -> str:
     """The charset that a content type names, in lower case; "" where it names none."""
+    if ";" not in text:
+        return ""
     for parameter in PARAMETER.findall(text):
         name, _, value = parameter.partition("=")
         if name.strip().lower() == "charset":

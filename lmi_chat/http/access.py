@@ -90,8 +90,9 @@ class Guard:
 def guard(
     routes: Iterable[Route], keys: ApiKeys | None, log: RequestLog, is_recorded: Callable[[Route], bool]
 ) -> list[Route]:
-    """Put a Guard before each of `routes`; `is_recorded`: whether every request of one gets an audit line."""
+    """Put a Guard before each of `routes` that needs one; `is_recorded`: all requests of one get an audit line."""
     kept = list(routes)
     for route in kept:
-        route.app = Guard(route.app, keys, log, is_recorded=is_recorded(route))
+        if keys is not None or is_recorded(route):
+            route.app = Guard(route.app, keys, log, is_recorded=is_recorded(route))
     return kept

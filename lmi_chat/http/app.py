@@ -64,10 +64,10 @@ def build(state: AppState) -> Starlette:
     completion = InferenceEndpoint(state, shape="events", forced="completion")
     embedding = InferenceEndpoint(state, shape="lines", forced="embedding")
     guarded = [
-        Route("/invocations", lines, methods=post),
+        Route("/invocations", lines, methods=post),  # the router asks one after the other: nearly all go to these two
+        Route("/v1/chat/completions", chat, methods=post),
         Route("/predictions/{model}", lines, methods=post),
         Route("/models/{model}/invoke", lines, methods=post),
-        Route("/v1/chat/completions", chat, methods=post),
         Route("/v1/completions", completion, methods=post),
         Route("/v1/embeddings", embedding, methods=post),
         *sagemaker.routes(state),
@@ -79,7 +79,7 @@ def build(state: AppState) -> Starlette:
         Route("/openapi.json", _openapi(state), methods=["GET"]),
     ]
     log = state.pipeline.request_log
-    routes = [*ping.routes(state.pipeline, state.health), *access.guard(guarded, state.api_keys, log, _is_recorded)]
+    routes = [*access.guard(guarded, state.api_keys, log, _is_recorded), *ping.routes(state.pipeline, state.health)]
     return errors.application(routes, _shape_of(state), _route_error)
 
 

@@ -7,6 +7,7 @@ body is complete within seconds, so that clients which send slowly can keep nobo
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Self
 
 from lmi_chat.errors import Busy
 from lmi_chat.observability import refusals
@@ -25,6 +26,15 @@ class Body:
         self._budget = budget
         self._is_refused = False
         self._reader = asyncio.current_task()
+
+    def __enter__(self) -> Self:
+        """Be counted in the block, at most."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Be counted no longer."""
+        self._budget.complete(self)
+        self._budget.free(self)
 
     def add(self, size: int) -> None:
         """Count `size` more bytes. Raises Busy where there is no room."""
@@ -64,16 +74,11 @@ class BodyBudget:
         self.bytes_in_flight = 0
         self._coming: dict[Body, None] = {}  # by age
 
-    @contextmanager
-    def body(self) -> Iterator[Body]:
-        """Count one body, at most to the end of this block."""
+    def body(self) -> Body:
+        """Count one body, at most to the end of a block."""
         body = Body(self)
         self._coming[body] = None
-        try:
-            yield body
-        finally:
-            self.complete(body)
-            self.free(body)
+        return body
 
     def make_room(self, size: int, body: Body) -> None:
         """Count `size` bytes of `body`, which others may have to make room for. Raises Busy."""

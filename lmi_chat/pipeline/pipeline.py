@@ -18,7 +18,7 @@ from lmi_chat.codec import framing
 from lmi_chat.dialects import Deployment, ParsedRequest
 from lmi_chat.dialects.chat.session import NEW
 from lmi_chat.dialects.formatters import Formatters
-from lmi_chat.engine import Engine
+from lmi_chat.engine import Engine, Run
 from lmi_chat.errors import BadField, CutOff, Draining, EngineDown, Error, Loading, Problem, TimedOut
 from lmi_chat.job import Delta, Finished, Job, PoolingParams, SamplingParams
 from lmi_chat.limits import Limits, PipelineLimits
@@ -214,16 +214,11 @@ class Pipeline:
                     await self._engine.check(parsed.job)  # before a seat is taken: others need it meanwhile
                 async with (
                     self._slot(parsed, request, response) as slot,
-                    contextlib.AsyncExitStack() as runs,
+                    _running(slot, response, parsed) as run,
                 ):
                     request.free_body()
-                    token_sink = response.token_sink(is_stream=parsed.is_stream)
-                    if len(parsed.jobs) == 1:
-                        (sink,) = response.sinks()
-                        run = await runs.enter_async_context(slot.engine.run(parsed.job, sink, token_sink))
+                    if run is not None:
                         response.note_run(parsed.job, run)
-                    else:
-                        await runs.enter_async_context(shares.running(slot, response, parsed.jobs, token_sink))
                     await response.begun()
                     if parsed.is_stream:
                         await out.start(framed.content_type)
@@ -346,6 +341,17 @@ class Pipeline:
         """End every running answer with `error`."""
         for response in list(self._active):
             response.put(error)
+
+
+def _running(
+    slot: shares.Slot, response: ResponseStream, parsed: ParsedRequest
+) -> contextlib.AbstractAsyncContextManager[Run | None]:
+    """Run the jobs of a parsed request into the sinks of `response`; gives the run of a single one."""
+    token_sink = response.token_sink(is_stream=parsed.is_stream)
+    if len(parsed.jobs) > 1:
+        return shares.running(slot, response, parsed.jobs, token_sink)
+    (sink,) = response.sinks()
+    return slot.engine.run(parsed.job, sink, token_sink)
 
 
 class _Silence:

@@ -33,21 +33,19 @@ class _Budget:
 
 
 class Rates:
-    """The rates of all keys of one server; without keys, of all requests together."""
+    """The rates of all keys of one server; without keys, of all requests together. `is_on`: one is bounded."""
 
     def __init__(self, limits: RateLimits | None = None) -> None:
         """Allow each key `limits`; None: any number."""
         limits = limits or RateLimits()
         self._most = {"requests": limits.requests, "tokens": limits.tokens}
+        self.is_on = any(self._most.values())
         self._budgets: dict[tuple[str, str], _Budget] = {}
-
-    @property
-    def is_on(self) -> bool:
-        """Whether any of them bounds anything."""
-        return any(self._most.values())
 
     def admit(self, owner: str) -> None:
         """Count a request of `owner`. Raises RateLimited, which says when to come back."""
+        if not self.is_on:
+            return
         for kind in self._most:
             budget = self._budget(owner, kind)
             if budget is not None and (wait_s := budget.wait_s(1)):
@@ -63,7 +61,7 @@ class Rates:
 
     def charge(self, owner: str, tokens: int) -> None:
         """Count the tokens of a request of `owner`, prompt and answer, at its end."""
-        if (budget := self._budget(owner, "tokens")) is not None:
+        if self.is_on and (budget := self._budget(owner, "tokens")) is not None:
             budget.left -= tokens
 
     def _budget(self, owner: str, kind: str) -> _Budget | None:
