@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -170,7 +172,7 @@ def test_openai_calls_a_tool_and_takes_its_result(parrot: Server) -> None:
     """Two turns, as every agent does them."""
     told: list[Any] = [{"role": "user", "content": f"{PARROT}{WARM}"}]
     first = client(parrot).chat.completions.create(model="thinker", messages=told, tools=[WEATHER, CLOCK])  # type: ignore[list-item]
-    (made,) = first.choices[0].message.tool_calls or ()
+    made = (first.choices[0].message.tool_calls or [])[0]
     assert first.choices[0].finish_reason == "tool_calls"
     told += [
         first.choices[0].message,
@@ -185,14 +187,14 @@ def test_openai_parses_and_streams_a_tool_of_pydantic(parrot: Server) -> None:
     tool = openai.pydantic_function_tool(Weather, name="weather")
     told: list[Any] = [{"role": "user", "content": f"{PARROT}{WARM}"}]
     parsed = client(parrot).chat.completions.parse(model="thinker", messages=told, tools=[tool])
-    (made,) = parsed.choices[0].message.tool_calls or ()
+    made = (parsed.choices[0].message.tool_calls or [])[0]
     assert made.function.parsed_arguments == Weather(town="Genève 🌞", days=2)
     with client(parrot).chat.completions.stream(model="thinker", messages=told, tools=[tool]) as stream:
         kinds = [event.type for event in stream]
         final = stream.get_final_completion()
     assert "tool_calls.function.arguments.delta" in kinds
     assert "tool_calls.function.arguments.done" in kinds
-    (made,) = final.choices[0].message.tool_calls or ()
+    made = (final.choices[0].message.tool_calls or [])[0]
     assert made.function.parsed_arguments == Weather(town="Genève 🌞", days=2)
 
 
@@ -200,7 +202,11 @@ def test_a_format_beside_tools(parrot: Server) -> None:
     """With tools auto, an answer is a call or fits the format; it begins after the thinking."""
     schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
     form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
-    body = {"messages": [{"role": "user", "content": "Hi"}], "tools": [WEATHER], "response_format": form}
+    body: dict[str, Any] = {
+        "messages": [{"role": "user", "content": "Hi"}],
+        "tools": [WEATHER],
+        "response_format": form,
+    }
     body |= {"max_tokens": 200, "temperature": 0, "chat_template_kwargs": {"enable_thinking": False}}
     message, reason = whole(parrot, body)
     assert (message, reason) == streamed(parrot, body)
@@ -208,3 +214,19 @@ def test_a_format_beside_tools(parrot: Server) -> None:
         assert reason in {"tool_calls", "length"}
     elif reason == "stop":
         assert isinstance(json.loads(message["content"])["ok"], bool)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_litellm_langchain_and_boto3_call_a_tool(parrot: Server, tmp_path: Path) -> None:
+    """They want older versions of what is installed here, so that they get a folder of their own."""
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-input", "--target", str(tmp_path)]
+    subprocess.run([*install, "litellm", "langchain-openai", "boto3"], check=True, timeout=600)
+    script, url = Path(__file__).with_name("tools_clients.py"), f"http://127.0.0.1:{parrot.port}"
+    given = {**os.environ, "PYTHONPATH": str(tmp_path), "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    words = [sys.executable, "-W", "ignore", str(script), "--url", url, "--say", f"{PARROT}{WARM}"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=240, env=given, check=False)
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+    clients = ("litellm", "litellm, streamed", "langchain", "langchain, streamed", "boto3, streamed")
+    assert done.stdout.splitlines() == [f'{one}: weather {{"town": "Genève 🌞", "days": 2}}' for one in clients]
