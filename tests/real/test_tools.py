@@ -14,6 +14,7 @@ import pytest
 
 from tests.real import conftest
 from tests.real.conftest import Server
+from tests.real.test_boto import example
 from tests.support.model_folders import thinking_folder
 from tests.support.parrot import NAME, PARROT
 
@@ -222,11 +223,11 @@ def test_litellm_langchain_and_boto3_call_a_tool(parrot: Server, tmp_path: Path)
     """They want older versions of what is installed here, so that they get a folder of their own."""
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-input", "--target", str(tmp_path)]
     subprocess.run([*install, "litellm", "langchain-openai", "boto3"], check=True, timeout=600)
-    script, url = Path(__file__).with_name("tools_clients.py"), f"http://127.0.0.1:{parrot.port}"
-    given = {**os.environ, "PYTHONPATH": str(tmp_path), "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-    words = [sys.executable, "-W", "ignore", str(script), "--url", url, "--say", f"{PARROT}{WARM}"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=240, env=given, check=False)
-    assert done.returncode == 0, done.stderr
-    print(done.stdout)
+    url, found = (
+        f"http://127.0.0.1:{parrot.port}",
+        {"PYTHONPATH": str(tmp_path), "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+    )
+    said = example("tools_client.py", "--url", url, "--model", "thinker", "--say", f"{PARROT}{WARM}", **found)
+    print(*said, sep="\n")
     clients = ("litellm", "litellm, streamed", "langchain", "langchain, streamed", "boto3, streamed")
-    assert done.stdout.splitlines() == [f'{one}: weather {{"town": "Genève 🌞", "days": 2}}' for one in clients]
+    assert said == [f'{one}: weather {{"town": "Genève 🌞", "days": 2}}' for one in clients]

@@ -1,4 +1,10 @@
-"""Call a tool by LiteLLM and by langchain, unmodified; run in an environment of their own (test_tools.py)."""
+"""A tool called by LiteLLM, langchain and boto3 on a running server, whole and streamed.
+
+    pip install litellm langchain-openai boto3
+    python examples/tools_client.py --url http://localhost:8080 --model my-model
+
+The model must be one that calls tools.
+"""
 
 import argparse
 import json
@@ -8,6 +14,7 @@ import boto3
 import litellm
 from langchain_openai import ChatOpenAI
 
+KEYS = {"aws_access_key_id": "none", "aws_secret_access_key": "none", "aws_region_name": "us-east-1"}
 WEATHER: dict[str, Any] = {
     "type": "function",
     "function": {
@@ -19,43 +26,42 @@ WEATHER: dict[str, Any] = {
 
 
 def main() -> None:
-    """Print one line for each client and way."""
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    parser.add_argument("--url", required=True)
-    parser.add_argument("--say", required=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--url", default="http://localhost:8080")
+    parser.add_argument("--model", default="lmi", help="the name that the model is served under")
+    parser.add_argument("--say", default="How is the weather in Paris?")
     given = parser.parse_args()
     told = [{"role": "user", "content": given.say}]
     runtime = boto3.client(
         "sagemaker-runtime",
         region_name="us-east-1",
         endpoint_url=given.url,
-        aws_access_key_id="x",
-        aws_secret_access_key="x",  # noqa: S106 nobody checks it
+        aws_access_key_id="none",
+        aws_secret_access_key="none",
     )
-    keys = {"aws_access_key_id": "x", "aws_secret_access_key": "x", "aws_region_name": "us-east-1"}
     base = f"{given.url}/endpoints/e/invocations"
     made = litellm.completion(
         model="sagemaker_chat/e",
-        hf_model_name="thinker",
+        hf_model_name=given.model,
         messages=told,
         tools=[WEATHER],
         sagemaker_base_url=base,
         max_tokens=200,
         temperature=0,
-        **keys,
+        **KEYS,
     )
     for call in made.choices[0].message.tool_calls:
         print("litellm:", call.function.name, json.dumps(json.loads(call.function.arguments), ensure_ascii=False))
     parts = litellm.completion(
         model="sagemaker_chat/e",
-        hf_model_name="thinker",
+        hf_model_name=given.model,
         messages=told,
         tools=[WEATHER],
         sagemaker_base_url=f"{base}-response-stream",
         max_tokens=200,
         temperature=0,
         stream=True,
-        **keys,
+        **KEYS,
     )
     name, arguments = "", ""
     for part in parts:
@@ -63,7 +69,7 @@ def main() -> None:
             name += call.function.name or ""
             arguments += call.function.arguments or ""
     print("litellm, streamed:", name, json.dumps(json.loads(arguments), ensure_ascii=False))
-    chat = ChatOpenAI(base_url=f"{given.url}/v1", api_key="x", model="thinker", temperature=0, max_retries=0)
+    chat = ChatOpenAI(base_url=f"{given.url}/v1", api_key="x", model=given.model, temperature=0, max_retries=0)
     bound = chat.bind_tools([WEATHER])
     for call in bound.invoke(given.say).tool_calls:
         print("langchain:", call["name"], json.dumps(call["args"], ensure_ascii=False))
