@@ -15,6 +15,7 @@ import litellm
 from langchain_openai import ChatOpenAI
 
 KEYS = {"aws_access_key_id": "none", "aws_secret_access_key": "none", "aws_region_name": "us-east-1"}
+BOTO: Any = {"region_name": "us-east-1", "aws_access_key_id": "none", "aws_secret_access_key": "none"}
 WEATHER: dict[str, Any] = {
     "type": "function",
     "function": {
@@ -34,10 +35,8 @@ def main() -> None:
     told = [{"role": "user", "content": given.say}]
     runtime = boto3.client(
         "sagemaker-runtime",
-        region_name="us-east-1",
         endpoint_url=given.url,
-        aws_access_key_id="none",
-        aws_secret_access_key="none",
+        **BOTO,
     )
     base = f"{given.url}/endpoints/e/invocations"
     made = litellm.completion(
