@@ -117,6 +117,9 @@ class Settings(BaseModel):
     finish_reason: Literal["openai", "lmi"] = Field(
         default="openai", description="openai (stop, length) or lmi (eos_token, length, stop_sequence)"
     )
+    reasoning_field: Literal["both", "reasoning", "reasoning_content"] = Field(
+        default="both", description="what chats answer reasoning in: reasoning, reasoning_content or both"
+    )
     strict_requests: StrictBool = Field(default=False, description="unknown keys of a request are errors")
     enable_stateful_sessions: StrictBool = Field(default=True, description="sessions: the server holds conversations")
     sessions_expiration: float = Field(

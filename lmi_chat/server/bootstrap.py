@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 from lmi_chat import dialects
 from lmi_chat.async_requests import AsyncRequests
@@ -21,7 +22,7 @@ from lmi_chat.config.secure_mode import SecureMode
 from lmi_chat.config.settings import Settings, is_in_s3
 from lmi_chat.config.sources import MODEL_FOLDER, BadSetting, environment, is_model
 from lmi_chat.dialects import Deployment
-from lmi_chat.dialects.deployment import PLACEHOLDERS
+from lmi_chat.dialects.deployment import PLACEHOLDERS, ReasoningField
 from lmi_chat.dialects.formatters import Formatters
 from lmi_chat.dialects.sequence import LMI_FINISH
 from lmi_chat.engine import Engine, Model
@@ -362,6 +363,9 @@ def _deployment(
         is_normalized={"true": True, "false": False}.get(settings.normalize),
         tool_parser=model.tool_parser,
         reasoning_parser=model.reasoning_parser,
+        reasoning_fields=get_args(ReasoningField)
+        if settings.reasoning_field == "both"
+        else (settings.reasoning_field,),
         save=store.save if store else None,
     )
     dialects.prepare(deployment)

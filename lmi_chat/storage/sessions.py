@@ -87,9 +87,21 @@ class Turn:
                 self.session.turn = None
 
 
-def _said(messages: Sequence[Any]) -> list[tuple[Any, Any]]:
-    """Return the parts of a message that identify it: clients send theirs back with keys added."""
-    return [(one.get("role"), one.get("content")) if isinstance(one, dict) else (None, one) for one in messages]
+def _said(messages: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Return the parts of a message that identify it: clients send theirs back with keys added.
+
+    Some write the content of a call of tools, which is null, as an empty text.
+    """
+    return [
+        (one.get("role"), one.get("content") or "", _call_ids(one.get("tool_calls")))
+        if isinstance(one, dict)
+        else (None, one)
+        for one in messages
+    ]
+
+
+def _call_ids(calls: object) -> list[object]:
+    return [call.get("id") if isinstance(call, dict) else call for call in calls] if isinstance(calls, list) else []
 
 
 class Sessions:

@@ -249,3 +249,16 @@ async def test_files_are_closed_in_time_and_the_process_ends(monkeypatch: pytest
     monkeypatch.setattr(bootstrap, "_closing", [lambda: time.sleep(1)])
     leave(4)
     assert ended == ["closed", 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({}, ("reasoning", "reasoning_content")),
+        ({"reasoning_field": "reasoning"}, ("reasoning",)),
+        ({"reasoning_field": "reasoning_content"}, ("reasoning_content",)),
+    ],
+)
+def test_reasoning_is_answered_by_the_names_that_are_set(given: dict[str, str], names: tuple[str, ...]) -> None:
+    made = bootstrap._deployment(read(given, {}, None, KINDS), Scripted().model, (), None, None)
+    assert made.reasoning_fields == names

@@ -12,12 +12,14 @@ from lmi_chat.dialects.chat import request as chat
 from lmi_chat.dialects.chat.answer import SessionAnswer
 from lmi_chat.dialects.chat.body import SESSIONS, SessionBody
 from lmi_chat.dialects.chat.messages import SHOWN
+from lmi_chat.dialects.chat.response import calls_of, content_of
 from lmi_chat.dialects.checks import check_model
 from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.reader import BodyReader
+from lmi_chat.dialects.sequence import SequenceState
 from lmi_chat.dialects.task import ParsedRequest, Renderer
 from lmi_chat.errors import BadField, Error, Problem
-from lmi_chat.job import Delta, Finished
+from lmi_chat.job import Delta, Finished, Job
 from lmi_chat.storage.sessions import Message, Session, Sessions
 
 NEW, CLOSE = SESSIONS
@@ -73,17 +75,22 @@ def parse_chat(
     if task.job.width != 1 or messages is None:
         raise BadField([Problem("n", f"n must be 1 in a session, got {task.job.width} sequences")])
     seen = [{name: value for name, value in message.items() if name in SHOWN} for message in messages]
-    task.render = Remembering(task.render, partial(sessions.store, session), seen)
+    task.render = Remembering(task.render, task.job, partial(sessions.store, session), seen)
     return task
 
 
 class Remembering:
-    """A render that keeps the conversation and its answer in the session, once the answer is complete."""
+    """A render that keeps the conversation and its answer in the session, once the answer is complete.
 
-    def __init__(self, shown: Renderer, keep: Callable[[list[Message]], None], messages: Sequence[Message]) -> None:
-        """Show by `shown`, keep by `keep`; `messages` are the conversation up to this answer."""
+    What the model thought before it answered is no part of a conversation.
+    """
+
+    def __init__(
+        self, shown: Renderer, job: Job, keep: Callable[[list[Message]], None], messages: Sequence[Message]
+    ) -> None:
+        """Show the answer to `job` by `shown`, keep it by `keep`; `messages` are the conversation up to it."""
         self._shown, self._keep, self._messages = shown, keep, messages
-        self._texts: list[str] = []
+        self._state = SequenceState(job)
 
     @property
     def held_bytes(self) -> int:
@@ -92,12 +99,15 @@ class Remembering:
 
     def delta(self, delta: Delta) -> Sequence[bytes]:
         """Keep its text, and show it."""
-        self._texts.append(delta.text)
+        self._state.take(delta, is_shown=True)
         return self._shown.delta(delta)
 
     def done(self, done: Finished) -> Sequence[bytes]:
         """The turn is complete."""
-        self._keep([*self._messages, {"role": "assistant", "content": "".join(self._texts)}])
+        message: Message = {"role": "assistant", "content": content_of(self._state)}
+        if self._state.calls:
+            message["tool_calls"] = calls_of(self._state)
+        self._keep([*self._messages, message])
         return self._shown.done(done)
 
     def fail(self, error: Error) -> bytes:
