@@ -261,7 +261,7 @@ async def test_what_does_not_fit_a_session_is_refused() -> None:
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
-async def test_a_turn_that_calls_a_tool_is_held_with_its_call_and_without_its_reasoning(*, is_stream: bool) -> None:
+async def test_a_turn_that_calls_a_tool_is_held_with_its_call_and_its_reasoning(*, is_stream: bool) -> None:
     line, engine = await opened(
         said(reasoned("Hm."), called("weather", {"city": "Rome"})), sessions=(sessions := Sessions(seconds=60, most=2))
     )
@@ -270,7 +270,7 @@ async def test_a_turn_that_calls_a_tool_is_held_with_its_call_and_without_its_re
     call = {"id": "call_0", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Rome"}'}}
     conversation: list[dict[str, Any]] = [
         {"role": "user", "content": "one"},
-        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "assistant", "content": None, "reasoning": "Hm.", "tool_calls": [call]},
     ]
     assert sessions.get(session_id).messages == conversation
     result = {"role": "tool", "content": "rain", "tool_call_id": "call_0"}
@@ -282,5 +282,6 @@ async def test_a_turn_that_calls_a_tool_is_held_with_its_call_and_without_its_re
     assert len(sessions.get(session_id).with_turn([conversation[0], {"role": "assistant", "tool_calls": 7}])) == 4
     await ask(line, {"messages": [result]}, session_id)
     assert engine.jobs[-1].prompt_text == (
-        "user\none<|im_end|>\nassistant\n<|im_end|>\ntool\nrain<|im_end|>\nassistant\n"
+        'user\none<|im_end|>\nassistant\n{"name": "weather", "arguments": {"city": "Rome"}}<|im_end|>\n'
+        "tool\nrain<|im_end|>\nassistant\n"
     )

@@ -11,7 +11,7 @@ from lmi_chat.codec.json_text import Json, dump
 from lmi_chat.dialects.chat import request as chat
 from lmi_chat.dialects.chat.answer import SessionAnswer
 from lmi_chat.dialects.chat.body import SESSIONS, SessionBody
-from lmi_chat.dialects.chat.messages import SHOWN
+from lmi_chat.dialects.chat.messages import CALL, SHOWN
 from lmi_chat.dialects.chat.response import calls_of, content_of
 from lmi_chat.dialects.checks import check_model
 from lmi_chat.dialects.deployment import Deployment
@@ -23,6 +23,8 @@ from lmi_chat.job import Delta, Finished, Job
 from lmi_chat.storage.sessions import Message, Session, Sessions
 
 NEW, CLOSE = SESSIONS
+KEPT = SHOWN | {CALL}
+"""What a held message has: an older call of a function, too, which the next turn reads anew."""
 
 
 def headers_of_new(session: Session) -> Mapping[str, str]:
@@ -74,7 +76,7 @@ def parse_chat(
     task = chat.parse(body | {"messages": messages}, deployment, request_id)
     if task.job.width != 1 or messages is None:
         raise BadField([Problem("n", f"n must be 1 in a session, got {task.job.width} sequences")])
-    seen = [{name: value for name, value in message.items() if name in SHOWN} for message in messages]
+    seen = [{name: value for name, value in message.items() if name in KEPT} for message in messages]
     task.render = Remembering(task.render, task.job, partial(sessions.store, session), seen)
     return task
 
@@ -82,7 +84,7 @@ def parse_chat(
 class Remembering:
     """A render that keeps the conversation and its answer in the session, once the answer is complete.
 
-    What the model thought before it answered is no part of a conversation.
+    What the model thought is kept, too: whether a later turn shows it again is its template's to say.
     """
 
     def __init__(
@@ -105,6 +107,8 @@ class Remembering:
     def done(self, done: Finished) -> Sequence[bytes]:
         """The turn is complete."""
         message: Message = {"role": "assistant", "content": content_of(self._state)}
+        if self._state.reasoning:
+            message["reasoning"] = self._state.reasoning
         if self._state.calls:
             message["tool_calls"] = calls_of(self._state)
         self._keep([*self._messages, message])
