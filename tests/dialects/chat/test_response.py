@@ -230,6 +230,30 @@ def test_a_call_that_is_cut_stays_as_it_came(length: int) -> None:
     assert folded(streamed(a_job(), events), 1) == [choice]
 
 
+def test_the_likeliest_of_several_brings_its_own_calls() -> None:
+    job = a_job(logprobs=0)
+    job = replace(job, sampling=replace(job.sampling, n=2))
+    events = [
+        Delta(0, "no", [1], [token(b"n", -3.0)], Finish("stop")),
+        Delta(1, "{}", [2], [token(b"{", -0.1)], Finish("stop"), kind="call", call=CallPart(0, "a", "weather")),
+        Finished(prompt_tokens=2, completion_tokens=2, called=("weather",)),
+    ]
+    (choice,) = whole(job, events)["choices"]
+    assert choice["message"]["tool_calls"][0]["function"] == {"name": "weather", "arguments": "{}"}
+    assert (choice["index"], choice["finish_reason"], choice["message"]["content"]) == (0, "tool_calls", None)
+
+
+def test_a_call_that_is_cut_behind_its_name_is_told() -> None:
+    events = [
+        Delta(0, "So", [1]),
+        Delta(0, "", [2], finish=Finish("length"), kind="call", call=CallPart(0, "a", "weather")),
+        Finished(prompt_tokens=2, completion_tokens=2, called=("weather",)),
+    ]
+    choice = whole(a_job(), events)["choices"][0]
+    assert choice["message"]["tool_calls"][0]["function"] == {"name": "weather", "arguments": ""}
+    assert folded(streamed(a_job(), events), 1) == [choice]
+
+
 def test_a_limit_of_time_within_a_call() -> None:
     *events, _, _ = played(called("weather", ARGUMENTS))
     events += [
