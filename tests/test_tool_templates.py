@@ -12,7 +12,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from lmi_chat.chat_template import TOOL, BadTemplate, Template
+from lmi_chat.chat_template import TOOL, BadTemplate, Template, first_chats
 from lmi_chat.codec.json_text import Json
 from lmi_chat.errors import TemplateRefusal
 from tests.support.fakes import deployment, parse
@@ -474,6 +474,26 @@ def test_a_template_for_tools_may_know_parts_alone() -> None:
     template = of({"default": TURNS, "tool_use": parts + "{{ tools | length }}"})
     assert template.render([USER]) == "user" + USER["content"]
     assert template.render([USER], tools=TOOLS) == f"user{USER['content']}2"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_new_template_renders_only_what_was_tried_in_a_process_of_its_own(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, seen = tokenizer(family), list[Json]()
+    whole = Template._apply_whole
+
+    def noting(self: Template, messages: Any, **kwargs: Any) -> Any:
+        head = kwargs["add_generation_prompt"]
+        offered = {"tools": kwargs["tools"]} if "tools" in kwargs else {}
+        seen.append({"messages": json.loads(json.dumps(messages)), "add_generation_prompt": head, **offered})
+        return whole(self, messages, **kwargs)
+
+    monkeypatch.setattr(Template, "_apply_whole", noting)
+    monkeypatch.setattr(Template, "_find_short", lambda _: None)
+    Template(made)
+    assert len(seen) > 8
+    assert all(chat in first_chats() for chat in seen)
 
 
 def test_one_that_takes_for_ever_with_a_tool_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
