@@ -1,4 +1,4 @@
-"""Small model folders, whole and broken in one place, for what is checked before an engine starts."""
+"""Small model folders: whole and broken in one place for what is checked before a start, and one that thinks."""
 
 import json
 import struct
@@ -8,10 +8,61 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
+from lmi_chat.server import default_model
+
 TENSORS: Mapping[str, tuple[str, list[int]]] = {"embed.weight": ("F32", [4, 2]), "head.weight": ("BF16", [2, 4])}
 # of one word: the library writes several in any order
 TOKENIZER = Tokenizer(WordLevel({"a": 0}, unk_token="a")).to_str().encode()
 BITS = {"F32": 32, "BF16": 16, "F4": 4}
+MARKS = {
+    "<jupyter_start>": "<think>",
+    "<jupyter_text>": "</think>",
+    "<jupyter_code>": "<tool_call>",
+    "<jupyter_output>": "</tool_call>",
+}
+"""Tokens that the default model's tokenizer reserves, and what they are named for thinking and for calls of tools."""
+THINKING_TEMPLATE = """\
+{%- macro begin(role) -%}{{ "<|im_start|>" + role + "\\n" }}{%- endmacro -%}
+{%- macro end() -%}{{ "<|im_end|>\\n" }}{%- endmacro -%}
+{%- set system = messages[0].content if messages[0].role == "system" else "" -%}
+{%- if tools or system -%}
+    {{- begin("system") + system -}}
+    {%- if tools -%}
+        {{- ("\\n\\n" if system else "") + "You may call these functions:\\n<tools>" -}}
+        {%- for tool in tools %}{{ "\\n" + tool | tojson }}{% endfor -%}
+        {{- "\\n</tools>\\nAnswer with one object for each call:\\n<tool_call>\\n" -}}
+        {{- '{"name": <name>, "arguments": <arguments>}' + "\\n</tool_call>" -}}
+    {%- endif -%}
+    {{- end() -}}
+{%- endif -%}
+{%- for message in messages -%}
+    {%- set text = message.content or "" -%}
+    {%- if message.role == "assistant" -%}
+        {{- begin("assistant") -}}
+        {%- if message.reasoning_content -%}
+            {{- "<think>\\n" + message.reasoning_content + "\\n</think>\\n\\n" -}}
+        {%- endif -%}
+        {{- text -}}
+        {%- for call in message.tool_calls or [] -%}
+            {%- set given = call.function.arguments -%}
+            {{- ("\\n" if text or not loop.first else "") + '<tool_call>\\n{"name": "' + call.function.name -}}
+            {{- '", "arguments": ' + (given if given is string else given | tojson) + "}\\n</tool_call>" -}}
+        {%- endfor -%}
+        {{- end() -}}
+    {%- elif message.role == "tool" -%}
+        {%- if loop.first or loop.previtem.role != "tool" %}{{ begin("user") }}{% else %}{{ "\\n" }}{% endif -%}
+        {{- "<tool_response>\\n" + text + "\\n</tool_response>" -}}
+        {%- if loop.last or loop.nextitem.role != "tool" %}{{ end() }}{% endif -%}
+    {%- elif message.role != "system" or not loop.first -%}
+        {{- begin(message.role) + text + end() -}}
+    {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{- begin("assistant") -}}
+    {%- if enable_thinking is defined and not enable_thinking %}{{ "<think>\\n\\n</think>\\n\\n" }}{% endif -%}
+{%- endif -%}
+"""
+"""Chats with tools and reasoning in the form that Qwen 3 has."""
 
 
 def safetensors(tensors: Mapping[str, tuple[str, list[int]]] = TENSORS) -> bytes:
@@ -51,3 +102,24 @@ def write_folder(folder: Path, shards: int = 0) -> Path:
     index = {"metadata": {"total_size": 1}, "weight_map": places}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     return folder
+
+
+def thinking_folder(target: Path) -> Path:
+    """The default model with tokens of its own for thinking and calls of tools, and a chat template that writes them.
+
+    The weights are the default model's, by a link: what it writes means nothing, but the forms are real.
+    """
+    source = default_model.fetch(default_model.folder())
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        (target / name).write_bytes((source / name).read_bytes())
+    (target / "model.safetensors").symlink_to(source / "model.safetensors")
+    tokenizer = json.loads((source / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"]
+    for added in tokenizer["added_tokens"]:
+        if named := MARKS.get(added["content"]):
+            words[named] = words.pop(added["content"])
+            added |= {"content": named, "special": False}
+    (target / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (target / "chat_template.jinja").write_text(THINKING_TEMPLATE)
+    return target
