@@ -333,12 +333,15 @@ def first_chats() -> list[dict[str, Any]]:
     return [{"messages": chat, "add_generation_prompt": head} for chat in chats for head in (True, False)]
 
 
-def jinja_text(tokenizer: Any, source: str | None) -> str | None:
-    """Return the text of the template; None for a tokenizer of another library, or without one."""
+def jinja_text(tokenizer: Any, source: str | None, *, has_tools: bool = False) -> str | None:
+    """Return the text of the template; None for a tokenizer of another library, or without one.
+
+    `has_tools`: the one for chats with tools, where the model has one of its own for these.
+    """
     if _transformers_base(tokenizer) is None:
         return None
     with suppress(ValueError):  # it has none
-        return str(tokenizer.get_chat_template(source))
+        return str(tokenizer.get_chat_template(source, [{}] if has_tools else None))
     return None
 
 
