@@ -23,6 +23,8 @@ COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
 BLOCK = re.compile(r"\{([%{])(.*?)[%}]\}", re.DOTALL)
 QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
 READS_TOOLS = re.compile(r"(?<![\w.])tools\b(?!\s*=[^=])")
+MARKUP = re.compile(r"\]<\]minimax\[>\[|<[^<>]*>|\[\w\S*")
+"""In a form's words, what Markdown would take for its own."""
 NEAR, MOST_NEAR = 0.6, 3
 
 
@@ -75,8 +77,8 @@ class Pick:
     why: str
 
 
-def _thinks(parser: str, *more: str, lacks: tuple[str, ...] = ()) -> Form:
-    return Form(parser, ("</think>", *more), " and ".join(("<think>", *more)), lacks, ("<think>", "</think>"))
+def _thinks(parser: str, *more: str, says: str = "<think>", lacks: tuple[str, ...] = ()) -> Form:
+    return Form(parser, ("</think>", *more), says, lacks, ("<think>", "</think>"))
 
 
 def _any(*names: str) -> frozenset[str]:
@@ -89,6 +91,8 @@ XML = Form("qwen3_coder", ("<tool_call>", "<function="), "<tool_call> with <func
 JSON = Form("hermes", ("<tool_call>",), "<tool_call> with JSON")
 ARGUMENTS = ("<tool_call>", "<arg_key>")
 ARGUMENTS_SAID = "<tool_call> with <arg_key>"
+SWITCHED = _thinks("qwen3", "enable_thinking", says="<think> and enable_thinking")
+HOLO = _thinks("holo2", "thinking", says="<think> and thinking", lacks=("enable_thinking",))
 FAMILIES = (
     # forms that only one family writes
     Family(
@@ -139,12 +143,12 @@ FAMILIES = (
     ),
     Family(
         name="DeepSeek V3, V3-0324, R1-0528",
-        tool=Form("deepseek_v3", ("<｜tool▁calls▁begin｜>", "```json"), "<｜tool▁calls▁begin｜> with ```json"),
+        tool=Form("deepseek_v3", ("<｜tool▁calls▁begin｜>", "```json"), "<｜tool▁calls▁begin｜> with JSON in a fence"),
         reasoning=_thinks("deepseek_r1", "```json", "<｜tool▁calls▁begin｜>"),
     ),
     Family(
         name="DeepSeek V3.1",
-        tool=Form("deepseek_v31", ("<｜tool▁calls▁begin｜>",), "<｜tool▁calls▁begin｜> without ```json"),
+        tool=Form("deepseek_v31", ("<｜tool▁calls▁begin｜>",), "<｜tool▁calls▁begin｜> without a fence"),
         reasoning=_thinks("deepseek_v3", "<｜tool▁calls▁begin｜>"),
     ),
     Family(
@@ -296,15 +300,15 @@ FAMILIES = (
         reasoning=_thinks("ernie45"),
         types=_any("ernie4_5", "ernie4_5_moe", "ernie4_5_moe_vl", "ernie4_5_vl_moe"),
     ),
-    Family(name="Holo 2", tool=JSON, reasoning=_thinks("holo2", "thinking", lacks=("enable_thinking",)), types=QWEN_VL),
+    Family(name="Holo 2", tool=JSON, reasoning=HOLO, types=QWEN_VL),
     # forms that anybody may write
-    Family(name="MiniCPM 5", tool=Form("minicpm5", ("<function name=", "<param name="))),
+    Family(name="MiniCPM 5", tool=Form("minicpm5", ("<function name=", "<param name="), "<function name=…>")),
     Family(
         name="Qwen3-Coder, Qwen3.5, Qwen3.6",
         tool=XML,
-        reasoning=_thinks("qwen3", "enable_thinking"),
+        reasoning=SWITCHED,
     ),
-    Family(name="Qwen3, SmolLM3, EXAONE 4", tool=JSON, reasoning=_thinks("qwen3", "enable_thinking")),
+    Family(name="Qwen3, SmolLM3, EXAONE 4", tool=JSON, reasoning=SWITCHED),
     Family(name="QwQ, DeepSeek R1 distilled", tool=JSON, reasoning=_thinks("deepseek_r1")),
     Family(name="Qwen2.5, Hermes 2 and 3", tool=JSON),
     Family(
@@ -434,14 +438,10 @@ def table() -> str:
         forms = [form for form in (family.tool, family.reasoning) if form]
         marks = dict.fromkeys(form.shown for form in forms)
         types = f", of type {', '.join(f'`{name}`' for name in sorted(family.types))}" if family.types else ""
-        by = "; ".join(f"`{mark}`" if mark[0] in "<[" and " " not in mark else mark for mark in marks) + types
+        by = MARKUP.sub(r"`\g<0>`", "; ".join(marks)).replace("|", "\\|") + types
         names = [f"`{form.parser}`" if form else "" for form in (family.tool, family.reasoning)]
-        rows.append(f"| {family.name} | {' | '.join(names)} | {_in_table(by)} |")
+        rows.append(f"| {family.name} | {' | '.join(names)} | {by} |")
     for kind, names_of in BY_NAME.items():
         reasons = ", ".join(f"`{name}` ({why})" for name, why in names_of.items())
         rows += ["", f"Never chosen as `{KEYS[kind]}`, only by name: {reasons}."]
     return "\n".join(rows)
-
-
-def _in_table(text: str) -> str:
-    return text.replace("|", "\\|")
