@@ -184,7 +184,7 @@ async def test_the_load_reads_what_djl_has_merged_then_other_servers_names(
     monkeypatch.setattr("lmi_chat.server.bootstrap.load", load)
     monkeypatch.setattr(handler, "_end_with", watch)
     monkeypatch.setattr("lmi_chat.server.children.Processes.note", lambda _: None)
-    properties = {"max_n": "3", "tool_call_parser": "hermes", "rolling_batch": "disable", "nobodys": "1"}
+    properties = {"max_n": "3", "tool_server": "demo", "rolling_batch": "disable", "nobodys": "1"}
     for more in (properties, properties, {"model_id": "hub/a"}):
         monkeypatch.setattr(handler, "_lines", [])
         inputs = Input()
@@ -199,7 +199,7 @@ async def test_the_load_reads_what_djl_has_merged_then_other_servers_names(
     ]
     assert loaded[1].origins["max_n"] == "DJL Serving's properties"
     notes = capsys.readouterr().err.splitlines()
-    assert notes == ["note: DJL Serving's properties: tool_call_parser = hermes: tools: not served by this version"] * 2
+    assert notes == ["note: DJL Serving's properties: tool_server = demo: tools: not served by this version"] * 2
 
 
 async def test_calls_and_reasoning_come_as_over_http(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,11 +19,12 @@ from functools import cache, partial
 from typing import Any
 
 from lmi_chat.engine import Model, Run, beam_search
-from lmi_chat.engine.vllm import chat, kv_cache, pooling, preload, sampling
+from lmi_chat.engine.vllm import chat, kv_cache, parser_setup, pooling, preload, sampling
 from lmi_chat.engine.vllm.arguments import READ_ONLY, words
 from lmi_chat.engine.vllm.errors import translate
 from lmi_chat.engine.vllm.fast_path import detokenizer, output_loop, output_processor
 from lmi_chat.engine.vllm.heartbeat import Heartbeat
+from lmi_chat.engine.vllm.parser_setup import BY_MODEL, BadParser, Parsers, ParserSettings
 from lmi_chat.engine.vllm.request import Outputs
 from lmi_chat.engine.vllm.structured_output import trials
 from lmi_chat.engine.vllm.structured_output.trials import TrialLimits
@@ -143,7 +144,7 @@ def _not_installed(why: str) -> StartFailed:
     return StartFailed(f"no engine is installed ({one_line(why, 200)}); `make install` installs one")
 
 
-def load(
+def load(  # noqa: PLR0913 each is decided elsewhere
     arguments: Mapping[str, str],
     names: tuple[str, ...],
     on_phase: Callable[[str], object],
@@ -152,13 +153,14 @@ def load(
     has_fast_branch: bool,
     addresses: Mapping[str, Any] | None = None,
     fits_cache: bool = False,
+    parsers: ParserSettings = BY_MODEL,
 ) -> Vllm:
     """Import vLLM, start its processes and wait until the weights are in. Blocks for tens of seconds: use a thread.
 
     `arguments` are engine arguments by name, values as text; `names`: accepted model names; replies carry the first.
     `has_fast_branch`: plain requests may take it. `fits_cache`: kv_cache_memory_bytes is an upper bound, and the
     cache takes less where it can use less. `addresses` (vLLM's client_addresses) are those of an engine that runs
-    already. Raises StartFailed, EngineDied where another try may help.
+    already. `parsers`: of tool calls and reasoning. Raises StartFailed, EngineDied where another try may help.
     """
     on_phase(startup.IMPORTING)
     try:
@@ -174,12 +176,14 @@ def load(
     heartbeat = Heartbeat()
     warnings.filterwarnings("ignore", message=READ_ONLY, category=UserWarning)  # here it is too late for the variable
     try:
+        parser_setup.load_plugins(parsers)
         args = AsyncEngineArgs.from_cli_args(_parse(_choose_backend(arguments)))
         _check_load_format(args)
         usage = UsageContext.OPENAI_API_SERVER
         config = args.create_engine_config(usage)
         if fits_cache:
             kv_cache.fit(config)
+        chosen = parser_setup.set_up(config, parsers)
         engine = AsyncLLM.from_vllm_config(
             config,
             usage_context=usage,
@@ -188,6 +192,8 @@ def load(
             disable_log_stats=args.disable_log_stats,
             client_addresses=dict(addresses) if addresses else None,
         )
+    except BadParser as error:
+        raise StartFailed(str(error)) from error
     except (ValueError, RuntimeError, OSError) as error:
         raise ended(error) from error
     envs.enable_envs_cache()
@@ -198,7 +204,7 @@ def load(
         plain = output_processor.install(engine)
     if plain is not None:
         output_loop.install(engine, heartbeat, plain)
-    return Vllm(engine, _describe(engine, names), heartbeat, trials.load(engine, trial_limits), plain)
+    return Vllm(engine, _describe(engine, names, chosen), heartbeat, trials.load(engine, trial_limits), plain)
 
 
 def ended(error: Exception) -> StartFailed:
@@ -270,7 +276,7 @@ def _check_load_format(args: Any) -> None:
         raise StartFailed(f"load_format must be one of {formats}, got {one_line(args.load_format, 80)!r}")
 
 
-def _describe(engine: Any, names: tuple[str, ...]) -> Model:
+def _describe(engine: Any, names: tuple[str, ...], parsers: Parsers) -> Model:
     config = engine.model_config
     import vllm
 
@@ -286,6 +292,9 @@ def _describe(engine: Any, names: tuple[str, ...]) -> Model:
         has_priority=engine.vllm_config.scheduler_config.policy == "priority",
         space=pooling.space(config),
         chat=chat.of(engine),
+        tool_parser=parsers.tool,
+        reasoning_parser=parsers.reasoning,
+        parsers_said=parsers.said,
         defaults=config.get_diff_sampling_param(),
         end_ids=_end_ids(engine),
     )
