@@ -25,6 +25,9 @@ from lmi_chat.engine.vllm.errors import translate
 from lmi_chat.engine.vllm.fast_path import detokenizer, output_loop, output_processor
 from lmi_chat.engine.vllm.heartbeat import Heartbeat
 from lmi_chat.engine.vllm.parser_setup import BY_MODEL, BadParser, Parsers, ParserSettings
+from lmi_chat.engine.vllm.parsing import parsers as parser_sets
+from lmi_chat.engine.vllm.parsing.parsers import Parsing
+from lmi_chat.engine.vllm.parsing.sequences import ParsingSink
 from lmi_chat.engine.vllm.request import Outputs
 from lmi_chat.engine.vllm.structured_output import trials
 from lmi_chat.engine.vllm.structured_output.trials import TrialLimits
@@ -65,6 +68,7 @@ class Vllm:
         heartbeat: Heartbeat,
         tried: trials.Trials,
         plain: dict[str, output_processor.FastRequest] | None,
+        parsing: Parsing | None = None,
     ) -> None:
         """Serve `model` by `engine`; use `load`. `plain`: the requests of the fast branch, or None where it is off."""
         self.model = model
@@ -73,6 +77,7 @@ class Vllm:
         self._trials = tried
         self._vocabulary = Vocabulary(model.tokenizer)
         self._plain, self._spelling = plain, detokenizer.of(model.tokenizer)
+        self._parsing = parsing
 
     @property
     def is_dead(self) -> bool:
@@ -96,6 +101,10 @@ class Vllm:
             async with pooling.run(self._engine, job, sink) as pool:
                 yield pool
             return
+        reasoning = self._parsing.engine_arguments(job) if self._parsing else {}
+        if job.parsing and self._parsing:
+            sink = ParsingSink(self._parsing, self._vocabulary, job, sink)
+            job, token_sink = sink.job, None
         if job.beams:
             ends = frozenset[int]() if job.sampling.ignore_eos else self.model.end_ids
             async with beam_search.run(self.run, job, sink, ends) as search:
@@ -108,7 +117,7 @@ class Vllm:
             prompt["cache_salt"] = job.cache_salt
         try:
             params = sampling.params(job.sampling, constraint, has_text=run.has_text)
-            collector = await self._engine.add_request(job.id, prompt, params, priority=job.priority)
+            collector = await self._engine.add_request(job.id, prompt, params, priority=job.priority, **reasoning)
         except Exception as error:
             raise translate(error) from error
         run.begin(collector, partial(self._engine.abort, collector.request_id, internal=True))
@@ -196,6 +205,11 @@ def load(  # noqa: PLR0913 each is decided elsewhere
         raise StartFailed(str(error)) from error
     except (ValueError, RuntimeError, OSError) as error:
         raise ended(error) from error
+    try:
+        parsing = parser_sets.load(engine, chosen.tool, chosen.reasoning)
+    except parser_sets.UnfitError as error:
+        engine.shutdown(STOP_S)
+        raise StartFailed(f"the engine's parsers did not start: {one_line(str(error), 400)}") from error
     envs.enable_envs_cache()
     engine.renderer.get_eos_token_id = cache(engine.renderer.get_eos_token_id)  # asked for each request
     gc.freeze()
@@ -204,7 +218,8 @@ def load(  # noqa: PLR0913 each is decided elsewhere
         plain = output_processor.install(engine)
     if plain is not None:
         output_loop.install(engine, heartbeat, plain)
-    return Vllm(engine, _describe(engine, names, chosen), heartbeat, trials.load(engine, trial_limits), plain)
+    model = _describe(engine, names, chosen)
+    return Vllm(engine, model, heartbeat, trials.load(engine, trial_limits), plain, parsing)
 
 
 def ended(error: Exception) -> StartFailed:
