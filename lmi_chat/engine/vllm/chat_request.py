@@ -1,4 +1,4 @@
-"""Build the ChatCompletionRequest that vLLM's parsers read; vLLM is imported inside the function only, see engine.py."""
+"""Build the ChatCompletionRequest that the parsers of vLLM read; it is imported inside the function, see engine.py."""
 
 from typing import Any
 
