@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from lmi_chat.engine.vllm import tool_schema
 from lmi_chat.job import ParsingParams, Tool
 
 
@@ -26,15 +27,7 @@ def chat_request(parsing: ParsingParams) -> Any:
 
 
 def _tool(tool: Tool) -> dict[str, Any]:
-    function = {"name": tool.name, "description": tool.description, "strict": tool.is_strict}
-    return {
-        "type": "function",
-        "function": function | ({"parameters": _copy(tool.parameters)} if tool.parameters else {}),
-    }
-
-
-def _copy(value: Any) -> Any:
-    """Copy JSON, of which parsers take parts away in place."""
-    if isinstance(value, dict):
-        return {name: _copy(one) for name, one in value.items()}
-    return [_copy(one) for one in value] if isinstance(value, list) else value
+    function: dict[str, Any] = {"name": tool.name, "description": tool.description, "strict": tool.is_strict}
+    if tool.parameters is not None:
+        function["parameters"] = tool_schema.explicit(tool.parameters)
+    return {"type": "function", "function": function}
