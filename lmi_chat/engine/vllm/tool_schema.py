@@ -23,7 +23,8 @@ def explicit(schema: Mapping[str, Any]) -> dict[str, Any]:
     What refers to itself keeps its reference, and says its type beside it. So does all beyond NODES_MOST.
     An `enum` gets the types of its values.
     """
-    return _Copy(schema).copy(schema, ())
+    copied: dict[str, Any] = _Copy(schema).copy(schema, ())
+    return copied
 
 
 def resolve(root: Mapping[str, Any], pointer: object) -> Any:

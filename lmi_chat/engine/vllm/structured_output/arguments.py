@@ -54,13 +54,13 @@ class Style:
         return self.opening.replace("{kind}", kind).replace("{name}", name)
 
 
-QWEN_TAGS = r"</?\s*(?:parameter|function|tool_call)\b"
+QWEN_TAGS = r"</?\s*(?:parameter|function|tool_call)"
 DSML = "｜DSML｜"
 STYLES: Mapping[str, Style] = {
     "qwen_xml": Style("<parameter={name}>\n", "\n</parameter>", QWEN_TAGS, "\n"),
     "mimo_xml": Style("<parameter={name}>", "</parameter>", QWEN_TAGS),
     "minimax_xml": Style(
-        '<parameter name="{name}">', "</parameter>", r"</?\s*(?:parameter|invoke|minimax:tool_call)\b", "\n"
+        '<parameter name="{name}">', "</parameter>", r"</?\s*(?:parameter|invoke|minimax:tool_call)", "\n"
     ),
     "deepseek_xml": Style(
         f'<{DSML}parameter name="{{name}}" string="{{kind}}">', f"</{DSML}parameter>", f"</?{DSML}", "\n", "dsml"
@@ -106,9 +106,9 @@ class _Form:
         return _Form({**self.properties, **other.properties, **both}, tuple(required), others)
 
 
-def arguments(grammar: Grammar, schema: Schema | bool, style: Style) -> str:
+def arguments(grammar: Grammar, schema: Schema, style: Style) -> str:
     """Write an expression for the arguments of a call as `schema` describes them; "" where there can be none."""
-    read = explicit(schema) if isinstance(schema, Mapping) else {}
+    read = explicit(schema)
     writer = _Writer(grammar, style, read)
     forms = [writer.form(form) for form in islice(_forms(read), FORMS_MOST)]
     if all(forms):
@@ -274,7 +274,7 @@ def _alternatives(pattern: str) -> list[str]:
 
 
 def _whole(pattern: str) -> str:
-    """Make a regex that is searched for match the whole text. A class such as \\d means ASCII, as JSON Schema has it."""
+    """Make a regex that is searched for match the whole text; its classes of digits and words are ASCII's."""
     head, tail = pattern.startswith("^"), re.search(r"(?<!\\)(?:\\\\)*\$$", pattern) is not None
     inside = pattern[1 if head else 0 : -1 if tail else None]
     inside = re.sub(r"\\(.)", lambda found: {"d": "[0-9]", "w": "[A-Za-z0-9_]"}.get(found[1], found[0]), inside)

@@ -60,7 +60,7 @@ class _Writer:
         return self._grammar.json(whitespace.bounded(json.dumps(schema), None, is_compact=False))
 
     def _arguments(self, schema: Any, style: str) -> str:
-        return arguments(self._grammar, schema, self._styles[style])
+        return arguments(self._grammar, schema if isinstance(schema, Mapping) else {}, self._styles[style])
 
     def _tag(self, node: Any) -> str:
         ends = [node.end] if isinstance(node.end, str) else list(node.end)
@@ -96,10 +96,11 @@ class _Writer:
                     if one in MORE_EXCLUDED)]  # fmt: skip
         calls = []
         for trigger in triggers:
-            rests = []
-            for tag in node.tags:
-                if tag.begin.startswith(trigger):
-                    rests.append(self.write(tag.model_copy(update={"begin": tag.begin.removeprefix(trigger)})))
+            rests = [
+                self.write(tag.model_copy(update={"begin": tag.begin.removeprefix(trigger)}))
+                for tag in node.tags
+                if tag.begin.startswith(trigger)
+            ]
             calls.append(f"{self._grammar.until(trigger, excluded)} {self._grammar.rule(' | '.join(rests))}")
         call, text = self._grammar.rule(" | ".join(calls)), self._grammar.free(excluded)
         if is_llama and not node.stop_after_first:

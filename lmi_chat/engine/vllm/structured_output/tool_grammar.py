@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lmi_chat.engine import Model
 from lmi_chat.engine.vllm.chat_request import chat_request
 from lmi_chat.engine.vllm.structured_output import tags, whitespace
 from lmi_chat.engine.vllm.structured_output.arguments import STYLES, hy_style
@@ -113,7 +114,12 @@ class ToolGrammars:
             tool.function.parameters = self._schema(own)
         suffix = detect_token_suffix(self._tokenizer) if model == HY else ""
         tag = get_model_structural_tag(
-            model, request.tools, request.tool_choice, False, suffix, ToolStrictLevel.PARAMETER  # noqa: FBT003 theirs
+            model,
+            request.tools,
+            request.tool_choice,
+            reasoning=False,
+            token_suffix=suffix,
+            strict_level=ToolStrictLevel.PARAMETER,
         )
         if tag is None:
             return None
@@ -136,7 +142,7 @@ class ToolGrammars:
         calls = grammar.rule(" | ".join(self._call(tool, grammar, envelope) for tool in parsing.tools))
         several = calls
         if envelope.is_array:
-            more = "" if not parsing.is_parallel else f' (/,[ ]?/ {calls})*'
+            more = "" if not parsing.is_parallel else f" (/,[ ]?/ {calls})*"
             several = f'"[" {calls}{more} "]"'
         end = grammar.literal(envelope.end)
         one = grammar.rule(f"{several} {end}".rstrip())
@@ -185,6 +191,14 @@ class ToolGrammars:
             case _, schema:
                 pass
         return grammar.json(whitespace.bounded(str(schema), given.whitespace, is_compact=self._is_compact))
+
+
+def load(model: Model, *, is_compact: bool) -> ToolGrammars:
+    """Build the constraints of a model's tools; vLLM is imported."""
+    from vllm.tool_parsers import ToolParserManager
+
+    parser = ToolParserManager.get_tool_parser(model.tool_parser)
+    return ToolGrammars(model.tool_parser, parser, model.tokenizer, is_compact=is_compact)
 
 
 def special_tokens(tokenizer: Any) -> dict[str, int]:
@@ -239,4 +253,3 @@ def _describe_arguments(node: Any, schemas: Mapping[str, Any], style: str) -> No
 def _parts(node: Any) -> list[Any]:
     several = [*getattr(node, "elements", ()), *getattr(node, "tags", ())]
     return [*several, node.content] if hasattr(node, "content") else several
-
