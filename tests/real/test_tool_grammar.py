@@ -44,30 +44,32 @@ PLAMO = tuple(
     )
 )
 DSML = "｜DSML｜"
-QWEN = Family(tags("tool_call"), ("\n</parameter>",))
-GLM = Family(tags("tool_call", "arg_key", "arg_value"), ("</arg_value>",))
+QWEN = Family(tags("tool_call"), ("\n</parameter>", ">\n"))
+GLM = Family(tags("tool_call", "arg_key", "arg_value"), ("</arg_value>", "</arg_key>"))
 FAMILIES = {
     "hermes": Family(tags("tool_call")),
     "longcat": Family(tags("longcat_tool_call")),
     "llama3_json": Family(("<|python_tag|>",)),
-    "kimi_k2": Family(KIMI, ("<|tool_call_argument_begin|>",)),
+    "kimi_k2": Family(KIMI, ("<|tool_call_argument_begin|>", "<|tool_calls_section_end|>")),
     "kimi_k3": Family(
         ("<|open|>", "<|close|>", "<|sep|>", "<|end_of_msg|>"),
-        ("<|close|>argument<|sep|>", "<|close|>response<|sep|>", '"<|sep|>'),
+        ("<|close|>argument<|sep|>", "<|close|>response<|sep|>", "<|close|>tools<|sep|>", '"<|sep|>'),
         prose="",
     ),
-    "deepseek_v3": Family(DEEPSEEK),
-    "deepseek_v31": Family(DEEPSEEK),
-    "deepseek_v32": Family((DSML,), (f"</{DSML}parameter>",)),
-    "deepseek_v4": Family((DSML,), (f"</{DSML}parameter>",)),
-    "deepseek_v41": Family((DSML,), (f"</{DSML} parameter>",)),
+    "deepseek_v3": Family(DEEPSEEK, DEEPSEEK[1:2]),
+    "deepseek_v31": Family(DEEPSEEK, DEEPSEEK[1:2]),
+    "deepseek_v32": Family((DSML,), (f"</{DSML}parameter>", f"</{DSML}function_calls>")),
+    "deepseek_v4": Family((DSML,), (f"</{DSML}parameter>", f"</{DSML}tool_calls>")),
+    "deepseek_v41": Family((DSML,), (f"</{DSML} parameter>", f"</{DSML} calls>")),
     "qwen3_coder": QWEN,
     "step3p5": QWEN,
     "mimo": Family(tags("tool_call"), ("</parameter>",)),
     "glm47": GLM,
     "ling3": GLM,
-    "minimax_m2": Family(tags("minimax:tool_call"), ("</parameter>",)),
-    "hy_v4": Family(tags("tool_calls", "tool_call", "arg_key", "arg_value", suffix=":ab"), ("</arg_value:ab>",)),
+    "minimax_m2": Family(tags("minimax:tool_call"), ("</parameter>", "</minimax:tool_call>")),
+    "hy_v4": Family(
+        tags("tool_calls", "tool_call", "arg_key", "arg_value", suffix=":ab"), ("</arg_value:ab>", "</tool_calls:ab>")
+    ),
     "plamo3": Family(PLAMO),
     "mistral": Family(("[TOOL_CALLS]", "[ARGS]")),
 }
@@ -116,9 +118,8 @@ class Bench:
         from vllm.tool_parsers import ToolParserManager
 
         plain = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        plain.add_tokens(
-            [AddedToken(one, special=False, normalized=False) for one in (*family.markers, "<think>", "</think>")]
-        )
+        thinking = tags("think", suffix=":ab" if name == "hy_v4" else "")
+        plain.add_tokens([AddedToken(one, special=False, normalized=False) for one in (*family.markers, *thinking)])
         self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<|im_end|>")
         parser = ToolParserManager.get_tool_parser(name)
         self.grammars = ToolGrammars(name, parser, self.tokenizer)

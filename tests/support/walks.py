@@ -8,6 +8,7 @@ from lmi_chat.engine.vllm.structured_output import trials
 from lmi_chat.job import OutputConstraint
 
 STEPS_MOST = 2000
+FEW = 12  # of the first, which are single characters
 MANY = 1000  # so many tokens are allowed within a text only
 ENDS_OF_TEXT, ENDS = ('"', "<"), ("}", "]", '"')
 
@@ -64,14 +65,14 @@ class Walker:
             if len(ids) < free:
                 chosen = [int(allowed[chance.randrange(allowed.size)])]
             else:
-                chosen = self._closing(matcher, allowed)
+                chosen = self._closing(matcher, allowed, chance)
             if chosen == [self._end]:
                 return ids
             assert matcher.consume_tokens(chosen), (self._tokenizer.decode(ids), chosen)
             ids += chosen
         raise AssertionError(f"no end: {self._tokenizer.decode(ids)}")
 
-    def _closing(self, matcher: Any, allowed: Any) -> list[int]:
+    def _closing(self, matcher: Any, allowed: Any, chance: random.Random) -> list[int]:
         if self._may(self._end):
             return [self._end]
         for ids in self._closers:
@@ -80,7 +81,7 @@ class Walker:
         for token in self._in_text if allowed.size > MANY else self._outside:
             if self._may(token):
                 return [token]
-        return [int(allowed[0])]
+        return [int(allowed[chance.randrange(min(FEW, allowed.size))])]
 
     def _may(self, token: int) -> bool:
         return bool(int(self._mask[0][token // 32]) >> token % 32 & 1)

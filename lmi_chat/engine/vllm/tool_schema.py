@@ -27,6 +27,18 @@ def explicit(schema: Mapping[str, Any]) -> dict[str, Any]:
     return copied
 
 
+def moved(node: Any, place: str) -> Any:
+    """Copy a schema for a `place` within another one, such as "#/$defs/x": its references follow it."""
+    if isinstance(node, list):
+        return [moved(one, place) for one in node]
+    if not isinstance(node, Mapping):
+        return node
+    return {
+        name: place + one[1:] if name == REF and isinstance(one, str) and one.startswith("#") else moved(one, place)
+        for name, one in node.items()
+    }
+
+
 def resolve(root: Mapping[str, Any], pointer: object) -> Any:
     """Find what a reference such as "#/$defs/x" points at; None for nothing."""
     if not isinstance(pointer, str) or not pointer.startswith("#"):

@@ -3,7 +3,7 @@
 import jsonschema_rs
 import pytest
 
-from lmi_chat.engine.vllm.tool_schema import NODES_MOST, explicit, resolve, type_of
+from lmi_chat.engine.vllm.tool_schema import NODES_MOST, explicit, moved, resolve, type_of
 
 DEFS = {
     "day": {"type": "integer", "minimum": 1},
@@ -64,3 +64,12 @@ def test_a_schema_that_grows_with_each_reference_stays_small() -> None:
 )
 def test_pointers_are_followed(pointer: object, found: object) -> None:
     assert resolve({"$defs": DEFS, "a/b": [4, 5]}, pointer) == found
+
+
+def test_references_follow_a_schema_that_is_moved() -> None:
+    inner = {"properties": {"a": {"anyOf": [{"$ref": "#/$defs/day"}]}, "b": {"$ref": "#"}}, "$defs": DEFS}
+    outer = {"properties": {"x": moved(inner, "#/properties/x")}}
+    validator = jsonschema_rs.validator_for(outer)
+    assert validator.is_valid({"x": {"a": 1, "b": {"a": 2}}})
+    assert not validator.is_valid({"x": {"a": 0}})
+    assert not validator.is_valid({"x": {"b": {"a": 0}}})

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from lmi_chat.engine.vllm.structured_output import whitespace
 from lmi_chat.engine.vllm.structured_output.lark import ANY, Grammar, choice, escape, regex
-from lmi_chat.engine.vllm.tool_schema import explicit, type_of
+from lmi_chat.engine.vllm.tool_schema import REF, explicit, type_of
 
 Schema = Mapping[str, Any]
 FORMS_MOST = 32
@@ -109,7 +109,7 @@ class _Form:
 def arguments(grammar: Grammar, schema: Schema, style: Style) -> str:
     """Write an expression for the arguments of a call as `schema` describes them; "" where there can be none."""
     read = explicit(schema)
-    writer = _Writer(grammar, style, read)
+    writer = _Writer(grammar, style, schema)
     forms = [writer.form(form) for form in islice(_forms(read), FORMS_MOST)]
     if all(forms):
         return choice(list(dict.fromkeys(forms)))
@@ -206,7 +206,7 @@ class _Writer:
         closing = self._grammar.literal(self._style.closing)
         ways = []
         for kinds in [[one] for one in types] if self._style.kinds == "k3" else [types]:
-            one = {**self._shared, **_restricted(schema, kinds)}
+            one = {**self._shared, **_bare(_restricted(schema, kinds))}
             text = whitespace.bounded(json.dumps(one), None, is_compact=False)
             ways.append(f"{begin(kinds[0])} {self._grammar.json(text)} {closing}")
         return ways
@@ -240,6 +240,17 @@ def _restricted(schema: Schema, types: list[str]) -> Schema:
     if types == _types(schema):
         return schema
     return {**schema, "type": types[0] if len(types) == 1 else types}
+
+
+def _bare(node: Any) -> Any:
+    """Take the type away that stands beside a reference: llguidance takes none that leads back to itself with it."""
+    if isinstance(node, list):
+        return [_bare(one) for one in node]
+    if not isinstance(node, dict):
+        return node
+    if node.keys() == {REF, "type"}:
+        return {REF: node[REF]}
+    return {name: _bare(one) for name, one in node.items()}
 
 
 def _patterns(schema: Schema) -> Iterator[str]:

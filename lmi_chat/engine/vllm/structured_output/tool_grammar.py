@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lmi_chat.engine import Model
+from lmi_chat.engine.vllm import tool_schema
 from lmi_chat.engine.vllm.chat_request import chat_request
 from lmi_chat.engine.vllm.structured_output import tags, whitespace
 from lmi_chat.engine.vllm.structured_output.arguments import STYLES, hy_style
@@ -26,7 +27,7 @@ from lmi_chat.errors import BadField, Problem
 from lmi_chat.job import OutputConstraint, ParsingParams, Tool
 
 PATH = "tools"
-HY, KIMI = "hy_v4", "kimi_k3"
+HY, KIMI, LLAMA = "hy_v4", "kimi_k3", "llama"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,8 @@ class ToolGrammars:
         """Write the calls as the parser has them, or `given` in their place; None where it has no known form."""
         grammar = Grammar(self._special)
         forced = replace(parsing, choice="required") if given else parsing
+        if given and self._parser.structural_tag_model == LLAMA and given.kind in ("json", "json_object"):
+            return OutputConstraint("grammar", grammar.text(self._as_objects(parsing, given, grammar)), PATH)
         if self._parser.structural_tag_model is not None:
             calls = self._tagged(forced, grammar)
         elif self._envelope is not None and not (self._parser.supports_required_and_named and parsing.choice != "auto"):
@@ -129,6 +132,24 @@ class ToolGrammars:
         if model in (HY, KIMI):
             _describe_arguments(tag.format, schemas, HY if model == HY else "kimi_k3_xml")
         return tags.expression(tag.format, grammar, {**STYLES, HY: hy_style(suffix)})
+
+    def _as_objects(self, parsing: ParsingParams, given: OutputConstraint, grammar: Grammar) -> str:
+        """Write Llama's calls and a form that is JSON too as what one lexer can read: either begins with a brace."""
+        calls = []
+        for tool in parsing.tools:
+            schema = tool_schema.moved({"type": "object", **(tool.parameters or {})}, "#/properties/parameters")
+            properties = {"name": {"const": tool.name}, "parameters": schema}
+            call = {
+                "type": "object",
+                "properties": properties,
+                "required": [*properties],
+                "additionalProperties": False,
+            }
+            text = whitespace.bounded(json.dumps(call), given.whitespace, is_compact=self._is_compact)
+            calls.append(grammar.json(text))
+        call = grammar.rule(" | ".join(calls))
+        several = f"{call} ({tags.LLAMA_BETWEEN} {call})*" if parsing.is_parallel else call
+        return choice([several, self._given(given, grammar)])
 
     def _schema(self, tool: Tool) -> dict[str, Any]:
         """Build the schema of a tool's arguments, with what the compiler is to make of it."""
