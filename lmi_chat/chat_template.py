@@ -22,11 +22,28 @@ TRIAL_S = 5.0
 SHORT_CHARS = 4096
 """A text of so many characters is tokenised within a few milliseconds."""
 PROBE = "@@lmi-chat-probe@@"
+DUMP = re.compile(r"""['"]type['"]: ?['"]text['"]""")
+"""A part that is printed and not read."""
 TRIAL: list[dict[str, Any]] = [
     {"role": "user", "content": PROBE},
     {"role": "assistant", "content": f" {PROBE}\n"},
     {"role": "user", "content": f"{PROBE} <&> \u00e9"},
 ]
+TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "lmi_chat_probe",
+        "description": "Try this.",
+        "parameters": {
+            "type": "object",
+            "properties": {"probe": {"type": "string", "description": "A word."}},
+            "required": ["probe"],
+        },
+    },
+}
+"""What is offered to a template to learn whether it shows tools; its name is one that every tokenizer takes."""
+CALL_ID = "call00001"
+"""Of nine letters and digits, as Mistral's templates want it."""
 CHATS = {
     "user": ("user",),
     "system": ("system", "user"),
@@ -86,12 +103,23 @@ class BadTemplate(Exception):
 
 
 class Template:
-    """The model's prompt format and its tokenizer, for one served model."""
+    """The model's prompt format and its tokenizer, for one served model.
 
-    def __init__(self, tokenizer: Tokenizer, source: str | None = None, own: ChatRenderer | None = None) -> None:
+    `knows_tools`: tools reach the prompt; `reads`: the variables of a request that do; `variables`: those that it may
+    set.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        source: str | None = None,
+        own: ChatRenderer | None = None,
+        *,
+        is_for_tools: bool = False,
+    ) -> None:
         """Use `source` (Jinja text) instead of the model's own template, or `own`, code that needs none.
 
-        Raises BadTemplate if it fails a trial.
+        `is_for_tools`: it renders chats with tools alone. Raises BadTemplate if it fails a trial.
         """
         if source and own:
             raise BadTemplate(
@@ -108,8 +136,20 @@ class Template:
         self._with_parts: frozenset[str] = frozenset()  # roles whose content may be parts
         self._wrapped: frozenset[str] = frozenset()  # roles whose content must be
         self._knows_developer = True
+        self._wordless: tuple[str | None, ...] = ("",)  # what may be the content beside calls, the best first
+        self._writes_arguments = False  # calls have theirs as JSON text, not as an object
+        self.knows_tools = False
+        self._offered = [TOOL] if is_for_tools else []
         self.has_chat = self._try_out()
-        self.variables = frozenset({THINKING}) | (own.variables if own else _variables(tokenizer, self._jinja))
+        with_tools = None if own or is_for_tools else jinja_text(tokenizer, source, has_tools=True)
+        self._for_tools: Template | None = None
+        if with_tools != self._jinja and with_tools is not None:  # several named templates
+            with suppress(BadTemplate):
+                self._for_tools = Template(tokenizer, with_tools, is_for_tools=True)
+            self.knows_tools = self._for_tools is not None and self._for_tools.knows_tools
+        self.reads = own.variables if own else _variables(tokenizer, self._jinja)
+        self.reads |= self._for_tools.reads if self._for_tools else frozenset()
+        self.variables = self.reads | {THINKING}
 
     def render(
         self,
@@ -118,21 +158,24 @@ class Template:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         variables: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
         path: str = "messages",
     ) -> str | list[int]:
         """Render checked messages, which stand at `path`, as the prompt; as token ids where `own` makes these.
 
-        Raises BadField without a template, or where it refuses them.
+        `tools` are in the form of OpenAI's API. Raises BadField without a template, or where it refuses them.
         """
         if not self.has_chat:
             other = "use inputs" if path == "messages" else "send a text"
             text = f"{path} cannot be served: the model has no chat template; set option.chat_template, or {other}"
             raise BadField([Problem(path, text)])
+        chosen = self._for_tools if tools and self._for_tools else self
         try:
-            return self._apply(
-                self._shape(messages),
+            return chosen._apply(  # noqa: SLF001 a Template too
+                chosen._shape(messages),  # noqa: SLF001
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
+                tools=tools,
                 **(variables or {}),
             )
         except Exception as error:  # noqa: BLE001 the template is foreign code
@@ -172,14 +215,19 @@ class Template:
         *,
         add_generation_prompt: bool = False,
         continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] = (),
         **variables: Any,
     ) -> str | list[int]:
-        if self._short is not None and not continue_final_message and self._short.own.isdisjoint(variables):
-            return self._short.render(messages, variables, add_generation_prompt=add_generation_prompt)
+        short = self._short
+        is_short = short is not None and not continue_final_message and short.own.isdisjoint(variables)
+        if short is not None and is_short and (short.takes_tools or not tools):
+            return short.render(messages, variables, tools=tools, add_generation_prompt=add_generation_prompt)
+        offered = {"tools": list(tools)} if tools else {}
         return self._apply_whole(
             messages,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
+            **offered,
             **variables,
         )
 
@@ -207,7 +255,10 @@ class Template:
             return dict(message)  # nearly all are
         shaped = {**message, "content": content or ""}
         if "tool_calls" in message:
-            shaped["tool_calls"] = [_parsed_call(call) for call in message["tool_calls"]]
+            written = _written_call if self._writes_arguments else _parsed_call
+            shaped["tool_calls"] = [written(call) for call in message["tool_calls"]]
+            if not content and message["tool_calls"]:
+                shaped["content"] = content if content in self._wordless else self._wordless[0]
         if reasoning := message.get("reasoning") or message.get("reasoning_content"):
             shaped |= {"reasoning": reasoning, "reasoning_content": reasoning}
         if isinstance(content, list) and role not in self._with_parts:
@@ -226,6 +277,8 @@ class Template:
         try:
             self._learn_forms(pool)
             self._short = pool.submit(self._find_short).result(TRIAL_S)
+            self.knows_tools = self._learn_tools(pool)
+            pool.submit(self._learn_calls).result(TRIAL_S)
         except Late:
             raise BadTemplate(f"the chat template takes longer than {TRIAL_S:g} s for one short message") from None
         except BadTemplate:
@@ -268,10 +321,41 @@ class Template:
         content: Any = [{"type": "text", "text": PROBE}] if has_parts else PROBE
         chat = [{"role": one, "content": content if one == role else "Hi"} for one in CHATS[role]]
         others = [message if message["role"] == role else self._shaped(message) for message in chat]
-        rendered = self._apply(others, add_generation_prompt=True)
-        text = rendered if isinstance(rendered, str) else self.decode(rendered)
-        is_dump = has_parts and ("'type'" in text or '"type"' in text)
-        return PROBE in text.lower() and not is_dump
+        text = self._text(others, self._offered)
+        return PROBE in text.lower() and not (has_parts and DUMP.search(text))
+
+    def _text(self, messages: list[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+        rendered = self._apply(messages, add_generation_prompt=True, tools=tools)
+        return rendered if isinstance(rendered, str) else self.decode(rendered)
+
+    def _learn_tools(self, pool: ThreadPoolExecutor) -> bool:
+        """Whether tools reach the prompt: the template reads them, or code shows one that is offered."""
+        if self._jinja is not None and "tools" in _undeclared(self._jinja):
+            return True
+        try:
+            text = pool.submit(self._text, self._shape([{"role": "user", "content": "Hi"}]), [TOOL]).result(TRIAL_S)
+        except Late:
+            raise
+        except Exception:  # noqa: BLE001 the template is foreign code
+            return False
+        return str(TOOL["function"]["name"]) in text
+
+    def _learn_calls(self) -> None:
+        """Fill `_wordless` and `_writes_arguments`: templates ask for no content beside calls, or want a text there."""
+        if self._own is not None:
+            return
+        offered = [TOOL] if self.knows_tools else []
+        for is_text in (False, True):
+            said: dict[str | None, str] = {}
+            for content in (None, ""):
+                with suppress(Exception):  # the template is foreign code
+                    said[content] = self._text(called(content, is_text=is_text), offered)
+            found = [content for content, text in said.items() if _shows_call(text)]
+            if None in found and said[None].count("None") > said.get("", said[None]).count("None"):
+                found.remove(None)  # it has printed it
+            if found:
+                self._wordless, self._writes_arguments = tuple(found), is_text
+                return
 
     def _find_short(self) -> "_Short | None":
         """Return a `_Short` if it renders every trial as transformers' own `apply_chat_template` does."""
@@ -280,13 +364,19 @@ class Template:
         try:
             short = _Short.of(self.tokenizer, self._source)
             for count, has_head in ((1, True), (1, False), (len(TRIAL), True)):
-                trial = self._shape(TRIAL[-count:])
-                expected = self._apply_whole(trial, add_generation_prompt=has_head)
-                if short is None or short.render(trial, {}, add_generation_prompt=has_head) != expected:
+                if short is None or not self._agrees(short, TRIAL[-count:], self._offered, has_head=has_head):
                     return None
         except Exception:  # noqa: BLE001 as a template raises that wants other roles
             return None
+        if short is not None:
+            with suppress(Exception):  # as a template raises that wants no tools
+                short.takes_tools = self._agrees(short, TRIAL[-1:], [TOOL], has_head=True)
         return short
+
+    def _agrees(self, short: "_Short", chat: list[Message], tools: list[Message], *, has_head: bool) -> bool:
+        trial, offered = self._shape(chat), {"tools": tools} if tools else {}
+        expected = self._apply_whole(trial, add_generation_prompt=has_head, **offered)
+        return short.render(trial, {}, tools=tools, add_generation_prompt=has_head) == expected
 
 
 def joined(parts: Sequence[Mapping[str, Any]]) -> str:
@@ -317,6 +407,34 @@ def _parsed_call(call: Mapping[str, Any]) -> Message:
     return {**call, "function": {**call["function"], "arguments": arguments if isinstance(arguments, dict) else {}}}
 
 
+def _written_call(call: Mapping[str, Any]) -> Message:
+    """Write a tool call for a template that puts its arguments behind another text: they are JSON."""
+    arguments: Any = call["function"].get("arguments")
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments or {}, ensure_ascii=False)
+    return {**call, "function": {**call["function"], "arguments": arguments}}
+
+
+def called(content: str | None, *, is_text: bool) -> list[Message]:
+    """Return a chat in which a tool has been called and has answered, for a trial; `is_text`: arguments are a text."""
+    arguments: Any = {"probe": PROBE}
+    function = {"name": TOOL["function"]["name"], "arguments": json.dumps(arguments) if is_text else arguments}
+    return [
+        {"role": "user", "content": "Hi"},
+        {
+            "role": "assistant",
+            "content": content,
+            "tool_calls": [{"id": CALL_ID, "type": "function", "function": function}],
+        },
+        {"role": "tool", "tool_call_id": CALL_ID, "name": TOOL["function"]["name"], "content": "7"},
+    ]
+
+
+def _shows_call(text: str) -> bool:
+    """Whether a call's arguments are in a prompt, and not as Python would print an object, which is no JSON."""
+    return PROBE in text and "'probe':" not in text
+
+
 def _refusal(error: Exception) -> str:
     """Say why messages could not be rendered: in the template author's words where he raised it himself."""
     reason = one_line(str(error), 200) or type(error).__name__
@@ -333,16 +451,36 @@ def first_chats() -> list[dict[str, Any]]:
         for content in (PROBE, [{"type": "text", "text": PROBE}])
     ]
     chats += [TRIAL[-1:], TRIAL]
-    return [{"messages": chat, "add_generation_prompt": head} for chat in chats for head in (True, False)]
+    chats += [called(content, is_text=is_text) for content in (None, "") for is_text in (True, False)]
+    return [
+        {"messages": chat, "add_generation_prompt": head, **offered}
+        for chat in chats
+        for head in (True, False)
+        for offered in ({}, {"tools": [TOOL]})
+    ]
 
 
-def jinja_text(tokenizer: Any, source: str | None) -> str | None:
-    """Return the text of the template; None for a tokenizer of another library, or without one."""
+def jinja_text(tokenizer: Any, source: str | None, *, has_tools: bool = False) -> str | None:
+    """Return the text of the template; None for a tokenizer of another library, or without one.
+
+    `has_tools`: the one for chats with tools, where there are several.
+    """
     if _transformers_base(tokenizer) is None:
         return None
     with suppress(ValueError):  # it has none
-        return str(tokenizer.get_chat_template(source))
+        return str(tokenizer.get_chat_template(source, [TOOL] if has_tools else None))
     return None
+
+
+def _undeclared(text: str) -> frozenset[str]:
+    """List the names that a template reads and does not set; none for a transformers that is built differently."""
+    compiled = _compiled(text)
+    if compiled is None:
+        return frozenset()
+    from jinja2 import meta
+
+    environment = compiled.environment
+    return frozenset(meta.find_undeclared_variables(environment.parse(text)) - environment.globals.keys())
 
 
 def _transformers_base(tokenizer: object) -> Any:
@@ -351,15 +489,10 @@ def _transformers_base(tokenizer: object) -> Any:
 
 def _variables(tokenizer: Any, text: str | None) -> frozenset[str]:
     """List the variables that a template reads and a request may set."""
-    compiled = None if text is None else _compiled(text)
-    if compiled is None:
+    if text is None:
         return frozenset()
-    from jinja2 import meta
-
-    environment = compiled.environment
-    read = meta.find_undeclared_variables(environment.parse(text))
     own = inspect.signature(_transformers_base(tokenizer).apply_chat_template).parameters
-    return frozenset(read - environment.globals.keys() - own.keys() - tokenizer.special_tokens_map.keys() - RESERVED)
+    return frozenset(_undeclared(text) - own.keys() - tokenizer.special_tokens_map.keys() - RESERVED)
 
 
 def _compiled(text: str) -> Any:
@@ -381,6 +514,7 @@ class _Short:
     def __init__(self, template: Any, variables: Mapping[str, Any], own: frozenset[str]) -> None:
         """`own`: variables that `apply_chat_template` takes as arguments of its own; they are not supported here."""
         self.own = own
+        self.takes_tools = False
         self._context, self._root, self._join = template.new_context, template.root_render_func, template.environment
         self._fixed = {**template.globals, "tools": None, "documents": None, **variables}
 
@@ -395,7 +529,12 @@ class _Short:
         return cls(template, tokenizer.special_tokens_map, own)
 
     def render(
-        self, messages: list[dict[str, Any]], variables: Mapping[str, Any], *, add_generation_prompt: bool
+        self,
+        messages: list[dict[str, Any]],
+        variables: Mapping[str, Any],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        add_generation_prompt: bool,
     ) -> str:
         """Render messages as the prompt. Raises what the template raises."""
         given = {
@@ -404,6 +543,8 @@ class _Short:
             "messages": messages,
             "add_generation_prompt": add_generation_prompt,
         }
+        if tools:
+            given["tools"] = list(tools)
         return str(self._join.concat(self._root(self._context(given, shared=True))))
 
 

@@ -59,6 +59,7 @@ class SamplingParams:
     allowed_token_ids: tuple[int, ...] | None = None
     bad_words: tuple[str, ...] = ()
     constraint: OutputConstraint | None = None
+    thinking_token_budget: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,11 @@ class Limits:
         ),
     ] = 2**19
     max_messages: Annotated[int, Field(ge=1, le=100_000, description="messages of one chat")] = 2048
+    max_tools: Annotated[int, Field(ge=1, le=4096, description="tools of one chat")] = 128
+    max_tools_bytes: Annotated[
+        int,
+        Field(ge=64, le=2**24, description="bytes of all tools of one chat, as JSON; a schema has a bound of its own"),
+    ] = 2**18
     max_lines: Annotated[int, Field(ge=1, le=1_000_000, description="lines of a body in JSON Lines")] = 1024
     max_input_tokens: Annotated[
         int, Field(ge=0, le=100_000_000, description="tokens of one prompt; 0: what the context holds")

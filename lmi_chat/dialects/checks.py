@@ -20,7 +20,7 @@ BEYOND = 1.25
 """The context's tokens by which that part must exceed it: the rest can change how its last few are cut."""
 NO_SEED = -1  # as vLLM has it, and so LMI
 UNSEARCHED = (
-    *("constraint", "logit_bias", "allowed_token_ids", "bad_words", "prompt_logprobs"),
+    *("constraint", "logit_bias", "allowed_token_ids", "bad_words", "prompt_logprobs", "thinking_token_budget"),
     *("presence_penalty", "frequency_penalty", "repetition_penalty"),
 )
 

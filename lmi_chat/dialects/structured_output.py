@@ -203,17 +203,21 @@ def _check_schema(value: object, path: str, reader: BodyReader) -> OutputConstra
     if not isinstance(value, dict):
         reader.add_problem(path, f"must be a JSON Schema (an object), got {echo(value)}")
         return None
-    text = json_text.dump(value)
-    if len(text) > reader.deployment.limits.max_schema_bytes:
-        reader.add_problem(
-            path, f"must be at most {reader.deployment.limits.max_schema_bytes} bytes of JSON, got {len(text)}"
-        )
+    text = check_limits(value, path, reader)
+    return None if text is None else OutputConstraint("json", text, path)
+
+
+def check_limits(schema: Json, path: str, reader: BodyReader) -> str | None:
+    """The text of a JSON Schema; None for one that is too large, too deep or has a bad reference, which is noted."""
+    limits = reader.deployment.limits
+    text = json_text.dump(schema)
+    if len(text) > limits.max_schema_bytes:
+        reader.add_problem(path, f"must be at most {limits.max_schema_bytes} bytes of JSON, got {len(text)}")
         return None
-    problem = _bad_size(value, reader.deployment.limits) or _bad_reference(value)
-    if problem:
+    if problem := _bad_size(schema, limits) or _bad_reference(schema):
         reader.add_problem(path, problem)
         return None
-    return OutputConstraint("json", text.decode(), path)
+    return text.decode()
 
 
 def _parse_schema(text: str, path: str, reader: BodyReader) -> Json | None:

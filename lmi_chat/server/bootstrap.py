@@ -139,10 +139,13 @@ def _check_model(folder: str, given: Mapping[str, str], secure: SecureMode | Non
 
 async def _try_template(trial: Trial, model: Model, source: str | None) -> None:
     """Have the first chats rendered where a template that never ends can be killed. Raises Endless."""
-    text = None if model.chat else jinja_text(model.tokenizer, source)
-    if text is not None:
-        variables = {**getattr(model.tokenizer, "special_tokens_map", {}), "tools": None, "documents": None}
-        await trial.run(text, variables, first_chats())
+    variables = {**getattr(model.tokenizer, "special_tokens_map", {}), "tools": None, "documents": None}
+    texts = (
+        [] if model.chat else [jinja_text(model.tokenizer, source, has_tools=has_tools) for has_tools in (False, True)]
+    )
+    for text in dict.fromkeys(texts):
+        if text is not None:
+            await trial.run(text, variables, first_chats())
 
 
 async def _start(

@@ -88,8 +88,11 @@ class Turn:
 
 
 def _said(messages: Sequence[Any]) -> list[tuple[Any, Any]]:
-    """Return the parts of a message that identify it: clients send theirs back with keys added."""
-    return [(one.get("role"), one.get("content")) if isinstance(one, dict) else (None, one) for one in messages]
+    """Return the parts of a message that identify it: clients send theirs back with keys added.
+
+    Beside calls of tools some send "" for no content.
+    """
+    return [(one.get("role"), one.get("content") or "") if isinstance(one, dict) else (None, one) for one in messages]
 
 
 class Sessions:

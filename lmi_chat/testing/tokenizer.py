@@ -9,7 +9,7 @@ from typing import Any
 END = "<|im_end|>"
 END_ID = 256
 VOCABULARY_TOKENS = 257
-TURNS = "{turns}"
+TURNS, TOOLS = "{turns}", "{tools}"
 
 
 class _Decoder:
@@ -52,7 +52,8 @@ class _Backend:
 class ByteTokenizer:
     """Token id = byte, and 256 = <|im_end|>. A chat template is a text with {turns} in it; None: no template.
 
-    Turns are role, newline, text and <|im_end|> each; the prompt ends with the role "assistant" and a newline.
+    One with {tools} in it shows tools, as JSON. Turns are role, newline, text with calls as JSON, and <|im_end|> each;
+    the prompt ends with the role "assistant" and a newline.
     """
 
     def __init__(self, chat_template: str | None = TURNS) -> None:
@@ -68,17 +69,19 @@ class ByteTokenizer:
         tokenize: bool = True,
         add_generation_prompt: bool = False,
         continue_final_message: bool = False,
+        tools: Sequence[dict[str, Any]] | None = None,
         **_: Any,
     ) -> str | list[int]:
         """Render messages as the prompt, or as its token ids."""
         if add_generation_prompt and continue_final_message:
             raise ValueError("continue_final_message and add_generation_prompt are not compatible")
-        text = "\n".join(message["role"] + "\n" + message["content"] + END for message in conversation)
+        text = "\n".join(_turn(message) for message in conversation)
         if continue_final_message:
             text = text.removesuffix(END)
         if add_generation_prompt:
             text += "\nassistant\n"
-        prompt = str(chat_template or self.chat_template).replace(TURNS, text)
+        shown = json.dumps(tools, ensure_ascii=False) if tools else ""
+        prompt = str(chat_template or self.chat_template).replace(TOOLS, shown).replace(TURNS, text)
         return self.encode(prompt) if tokenize else prompt
 
     def encode(self, text: str, **_: Any) -> list[int]:
@@ -100,3 +103,8 @@ class ByteTokenizer:
     def get_vocab(self) -> dict[str, int]:
         """Return the vocabulary, spelling → id."""
         return {f"<0x{byte:02X}>": byte for byte in range(256)} | {END: END_ID}
+
+
+def _turn(message: dict[str, Any]) -> str:
+    calls = "".join(json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls", ()))
+    return str(message["role"] + "\n" + message["content"] + calls + END)

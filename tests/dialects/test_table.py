@@ -39,7 +39,8 @@ ROWS = """
 | `top_p` | number | 0 to 1 | `1.0` | nucleus sampling; 0: the likeliest token alone | chat, standard, completion |
 | `n` | integer | 1 to `max_n` | `1` | sequences | chat, completion |
 | `max_new_tokens` | integer | 1 to 2147483647 | `30` | tokens to generate | standard |
-| `tools` | null, `[]` |  |  | 400: is not served by this version | chat |
+| `tools` | array of tools | at most `max_tools` |  | functions that the model may call | chat |
+| `chat_template` | null |  |  | 400: is never taken from a request; it is configuration (option.chat_template) | chat |
 | `user` | string | at most 512 characters | `""` | who asks; users take turns | chat, completion, embedding |
 """
 
@@ -65,7 +66,7 @@ def test_types_and_bounds_in_words(name: str, type_: str, bounds: str) -> None:
 
 
 def test_what_is_refused_takes_its_own_nothing() -> None:
-    assert CHECKERS[ChatBody].properties["tool_choice"]["enum"] == [None, "none", "auto"]
+    assert CHECKERS[ChatBody].properties["chat_template"]["enum"] == [None]
 
 
 @cache
@@ -113,4 +114,4 @@ def test_a_field_that_works_otherwise_in_one_dialect_has_two_rows() -> None:
 
 
 def test_what_is_refused_says_why_where_it_says_whether_it_works() -> None:
-    assert "| `tools` | null, `[]` |  |  |  | chat | 400: is not served by this version |" in PAGE.read_text()
+    assert "| `chat_template` | null |  |  |  | chat | 400: is never taken from a request; it is" in PAGE.read_text()

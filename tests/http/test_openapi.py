@@ -34,12 +34,20 @@ from tests.support.scripted import serving
 TURN = {"role": "user", "content": "a"}
 CHAT = {"messages": [TURN]}
 LIMITS = Limits(
-    max_schema_bytes=300, max_regex_bytes=20, max_grammar_bytes=40, max_choices=5, max_choice_bytes=6, max_messages=9
+    max_schema_bytes=300,
+    max_regex_bytes=20,
+    max_grammar_bytes=40,
+    max_choices=5,
+    max_choice_bytes=6,
+    max_messages=9,
+    max_tools=3,
 )
 DESKS: dict[str, dict[str, Any]] = {
     "usual": {},
     "strict": {"is_strict": True, "template_variables": frozenset({"tone"})},
     "streaming": {"streams_by_default": True},
+    "calling": {"chat_template": "{tools}{turns}", "tool_parser": "any", "reasoning_parser": "any", "is_strict": True},
+    "not by itself": {"chat_template": "{tools}{turns}", "tool_parser": "any", "calls_tools": False},
 }
 NAMES = {"chat": "ChatRequest", "standard": "StandardRequest", "completion": "CompletionRequest"}
 LEAST: dict[str, dict[str, Any]] = {"chat": CHAT, "standard": {"inputs": "a"}, "completion": {"prompt": "a"}}
@@ -292,6 +300,42 @@ OPTIONS: list[Any] = [{"include_usage": True}, {"continuous_usage_stats": None},
 TEXTS = ["", "a", "tiny", " ", "a\0", "auto", "flex", "ab" * 9]
 NUMBERS = [0, 1, 2, 3, 5, 6, -1, 0.5, 1.5, -2, 17, 21, 255, 256, 257, 2**31, -(2**63)]
 ARRAYS: list[Any] = [[], ["a"], [""], [1], [257], ["a", 1], [[1]], [[]], ["text"], [{"type": "text", "text": "a"}]]
+FUNCTIONS: list[Any] = [
+    {"name": "f"},
+    {"name": "f", "description": None, "parameters": None, "strict": None},
+    {"name": "f" * 128, "description": "", "parameters": {"type": "object"}, "strict": True},
+    {"name": "a.b:c/d-e_9"},
+    {"name": "f" * 129},
+    {"name": "two words"},
+    {"name": "f\n"},
+    {"name": "f", "parameters": []},
+    {"name": "f", "parameters": {"$ref": "#/no"}},
+    {"name": "f", "description": 1},
+    {"name": "f", "strict": "yes"},
+    {"name": "f", "other": 1},
+    {"name": ""},
+    {},
+    1,
+]
+TOOLS: list[Any] = [
+    *({"type": "function", "function": function} for function in FUNCTIONS),
+    *({"type": "function", "function": {"name": name}, "strict": True} for name in ("f", "g")),
+    {"function": {"name": "f"}, "type": None},
+    {"type": "custom", "function": {"name": "f"}},
+    {"type": "function", "function": {"name": "f"}, "other": 1},
+    {"type": "function", "function": {"name": "f"}, "strict": 1},
+    {"type": "function"},
+    1,
+]
+NAMED: list[Any] = [TOOLS[0], {"type": "function", "function": {"name": "g"}}, {"type": "function"}, {"type": "tool"}]
+CHOICES: list[Any] = [
+    *("none", "auto", "required", "any"),
+    *NAMED,
+    *({"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [TOOLS[0]]}} for mode in ("auto", "none")),
+    {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": []}},
+    {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [TOOLS[0], {"type": "function"}]}},
+    {"type": "allowed_tools"},
+]
 OBJECTS: list[Any] = [{}, {"1": 1}, {"1": 101}, {"x": "y"}, {"tone": "dry"}, {"tone": [1]}]
 VALUES = [None, True, False, *TEXTS, *NUMBERS, *ARRAYS, *OBJECTS, *FORMS, *OPTIONS]
 MESSAGES: list[dict[str, Any]] = [
@@ -332,6 +376,19 @@ USUAL: dict[str, list[Any]] = {
     "inputs": ["a", ["a", "b"], ["a", ""], [], [TURN], [[TURN], "a"], [[]], [{}], [TURN, "a"]],
     "prompt": ["a", [1, 2], ["a", [1]], [[]], [300]],
     **{name: [None, *FORMS] for name in ("response_format", "structured_outputs", "grammar")},
+    "tools": [
+        [TOOLS[0]],
+        [],
+        *([tool] for tool in TOOLS),
+        [TOOLS[0], TOOLS[3]],
+        [TOOLS[0], TOOLS[0]],
+        [TOOLS[0]] * 129,
+    ],
+    "functions": [[FUNCTIONS[0]], [], *([function] for function in FUNCTIONS), FUNCTIONS[:1] * 2, {}],
+    "tool_choice": CHOICES,
+    "function_call": ["none", "auto", "required", {"name": "f"}, {"name": "g"}, {"name": 1}, {}],
+    "reasoning_effort": [None, "none", "low", "max", "very"],
+    "chat_template_kwargs": [{"enable_thinking": True}, {"reasoning_effort": "low"}, {"tone": "dry"}],
 }
 
 
@@ -362,6 +419,17 @@ def test_schema_and_parser_agree_on_any_body(dialect: str, which: str) -> None:
     assert 150 < right < 450
 
 
+@pytest.mark.parametrize("which", DESKS)
+def test_schema_and_parser_agree_on_tools(which: str) -> None:
+    names, chance = ("tools", "tool_choice", "functions", "function_call"), random.Random(which)
+    taken = 0
+    for _ in range(600):
+        sent = chance.sample(names, chance.choice([1, 1, 2, 2, 3, 4]))
+        own = {name: chance.choice(USUAL[name][: chance.choice([2, 2, 99])]) for name in sent}
+        taken += agree("chat", {**CHAT, **own}, which)
+    assert 100 < taken < 500
+
+
 def test_guides_have_the_limits_of_the_deployment() -> None:
     at = deployment(limits=LIMITS)
     whole = document(at, has_sessions=False, has_async=False)
@@ -374,6 +442,10 @@ def test_guides_have_the_limits_of_the_deployment() -> None:
         ("guided_choice", ["a"], ["a" * 6]),
         ("messages", [TURN], [TURN] * 9),
     ]
+    several = [{"type": "function", "function": {"name": f"f{place}"}} for place in range(4)]
+    for count, is_right in ((3, True), (4, False)):
+        body = {**CHAT, "tools": several[:count], "tool_choice": "none"}
+        assert (checks.is_valid(body), refusal(body, at) is None) == (is_right, is_right)
     for name, least, most in cases:
         beyond = ["a" * 7] if most == ["a" * 6] else most + most[:1]
         for value, is_right in ((least, True), (most, True), (least[:0], False), (beyond, False)):

@@ -192,6 +192,7 @@ def test_every_value_of_sampling_reaches_the_engine() -> None:
         "logit_bias": {7: -1.0},
         "allowed_token_ids": (3, 4),
         "bad_words": ("no",),
+        "thinking_token_budget": 5,
     }
     assert values.keys() | {"constraint"} == {row.name for row in fields(SamplingParams)}
     given = params(SamplingParams(**values))

@@ -58,6 +58,10 @@ UNSAID = (
     "src must be given",
     "name must be 1 to 64",
     "the vocabulary ends at ",
+    "has $ref ",  # a schema
+    "say the same thing in two ways",  # tools and functions
+    "names no tool of ",
+    "must not have the name of another one",
 )
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from lmi_chat.dialects.body import MAX_INT, NOT_YET, AtMost, Flag, Integer, Model, OpenAI, Refused, Sets, ShownAs, field
+from lmi_chat.dialects.body import MAX_INT, AtMost, Flag, Integer, Model, OpenAI, Refused, Sets, ShownAs, field
 
 PAIRS_MOST, KEY_CHARS, VALUE_CHARS = 16, 64, 512
 MaxTokens = Annotated[Integer, field("tokens to generate; absent: what has room", ge=1, le=MAX_INT)]
@@ -48,12 +48,25 @@ class ChatBody(OpenAI, total=False):
     ]
     modalities: Annotated[Any, field("the served model gives text only", shown='["text"]')]
     audio: Annotated[Any, field("the served model gives text only", shown="null")]
-    parallel_tool_calls: Annotated[Flag, field("says nothing without tools", default=True)]
-    tools: Annotated[Any, field(NOT_YET), Refused([])]
-    tool_choice: Annotated[Any, field(NOT_YET), Refused("none", "auto")]
-    functions: Annotated[Any, field(NOT_YET), Refused([])]
-    function_call: Annotated[Any, field(NOT_YET), Refused("none", "auto")]
-    reasoning_effort: Annotated[Any, field(NOT_YET), Refused("none")]
+    tools: Annotated[Any, field("functions that the model may call", shown="array of tools"), AtMost("max_tools")]
+    tool_choice: Annotated[
+        Any, field("none, auto, required, or the one to call; absent: auto with tools", shown="string or object")
+    ]
+    parallel_tool_calls: Annotated[Flag, field("false: at most one call; says nothing without tools", default=True)]
+    functions: Annotated[
+        Any,
+        field("as tools, in OpenAI's older words; the answer has tool_calls", shown="array of functions"),
+        AtMost("max_tools"),
+    ]
+    function_call: Annotated[Any, field("as tool_choice, in OpenAI's older words", shown="string or object")]
+    reasoning_effort: Annotated[
+        Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None,
+        field("how much is reasoned: a variable of the template, and none switches thinking off where it can be"),
+    ]
+    include_reasoning: Annotated[Flag, field("false: what was reasoned does not come back", default=True)]
+    thinking_token_budget: Annotated[
+        Integer, field("tokens to reason with, where the model's reasoning is taken apart; -1: any", ge=-1, le=MAX_INT)
+    ]
     chat_template: Annotated[
         Any, field("is never taken from a request; it is configuration (option.chat_template)"), Refused()
     ]

@@ -112,6 +112,8 @@ def _check_calls(calls: object, path: str, reader: BodyReader) -> None:
         if not isinstance(function, dict) or call.get("type", "function") != "function":
             text = 'must be an object such as {"id":"…","type":"function","function":{"name":"…","arguments":"{}"}}'
             reader.add_problem(f"{path}[{index}]", f"{text}, got {echo(call)}")
+        elif not isinstance(call.get("id"), str | None):
+            reader.add_problem(f"{path}[{index}].id", f"must be a string, got {echo(call['id'])}")
         elif not isinstance(function.get("name"), str):
             name = function.get("name")
             reader.add_problem(f"{path}[{index}].function.name", f"must be a string, got {echo(name)}")

@@ -4,26 +4,22 @@ Shapes: OpenAI API reference, "Chat completions"; the fields beyond it are vLLM'
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects import checks, openai, structured_output
-from lmi_chat.dialects.chat import options, prompt, stored
+from lmi_chat.dialects.chat import options, prompt, reasoning, stored
 from lmi_chat.dialects.chat.body import ChatBody
-from lmi_chat.dialects.chat.messages import check_messages, text_of
+from lmi_chat.dialects.chat.messages import Message, check_messages, text_of
 from lmi_chat.dialects.chat.response import Chunks, Shown, Whole
+from lmi_chat.dialects.chat.tools import CallableTools, check_tools
 from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.openai import error_body
 from lmi_chat.dialects.reader import BodyReader
 from lmi_chat.dialects.task import ParsedRequest, Renderer
-from lmi_chat.job import Job
-from lmi_chat.text import echo, one_line
-
-VARIABLE_CHARS = 1024
-CHOICES = {"tools": "tool_choice", "functions": "function_call"}
-"""What a model may call, and the field that says whether it may."""
+from lmi_chat.job import Job, ParsingParams
 
 
 def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
@@ -31,17 +27,19 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
     checks.check_model(body.get("model"), deployment)
     reader = BodyReader(deployment)
     body = reader.lift(body, openai.OWN)
-    reader.read(_without_uncalled(body), ChatBody)
+    reader.read(body, ChatBody)
     chat = check_messages(body.get("messages"), reader)
     is_stream = reader.extra.get("stream", deployment.streams_by_default)
     usage = openai.check_usage(body, reader, is_stream=is_stream)
     logprobs = _check_logprobs(reader, is_stream=is_stream)
     returned, width, beams = openai.check_sequences(reader, is_stream=is_stream)
     structured_output.read(body, reader)
+    tools = check_tools(body, reader)
+    _check_form(tools, reader, beams=beams)
+    reasoning.check_budget(reader)
     checks.check_beams(reader, "use_beam_search", beams)
     checks.check_vocabulary(reader)
-    flags = _check_ending(reader)
-    variables = _check_variables(reader)
+    flags, variables = _check_ending(reader), reasoning.check_variables(reader)
     salt, asked = openai.check_salt(reader), options.check_account(body, reader)
     reader.finish()
     reader.warnings += asked.warnings
@@ -49,7 +47,8 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
         request_id = os.urandom(16).hex()  # a caller's own could name, and so replace, what another has stored
 
     kept = reader.extra.get("truncate_prompt_tokens", 0)
-    ids, text = prompt.render(chat, deployment, "messages", is_cut=kept > 0, variables=variables, **flags)
+    how = {**flags, "variables": variables, "tools": tools.shown}
+    ids, text = prompt.render(chat, deployment, "messages", is_cut=kept > 0, **how)
     ids = ids[-kept:]
     values = checks.sampling(reader, {}, logprobs=0 if logprobs is None and width > returned else logprobs)
     copies = checks.expand_sequences(values, width, beams=beams)
@@ -58,6 +57,7 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
         prompt_ids=ids,
         prompt_text=text,
         sampling=checks.fit_context(ids, values, reader, path="messages"),
+        parsing=None if beams else _parsing(tools, variables, chat, reader),
         priority=asked.priority,
         cache_salt=salt,
         copies=copies,
@@ -83,12 +83,36 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
     return task
 
 
-def _without_uncalled(body: Json) -> Json:
-    """The body without the tools and functions that it forbids the model to call."""
-    uncalled = {
-        name for name, choice in CHOICES.items() if body.get(choice) == "none" and isinstance(body.get(name), list)
-    }
-    return {name: value for name, value in body.items() if name not in uncalled} if uncalled else body
+def _check_form(tools: CallableTools, reader: BodyReader, *, beams: int) -> None:
+    """Beams are not taken apart into calls; and where the model has to call, there is no other text to have a form."""
+    if tools.tools and beams:
+        reader.add_problem("use_beam_search", "must ask for no beam search beside tools")
+    if beams and reader.deployment.reasoning_parser and not reader.get("include_reasoning"):
+        reader.add_problem("use_beam_search", "must ask for no beam search beside include_reasoning false")
+    path = reader.paths.get("constraint")
+    if path is None or tools.choice not in {"required", "named"}:
+        return
+    if path.endswith("response_format"):
+        del reader.given["constraint"]
+    else:
+        reader.add_problem(path, "and tool_choice ask for different forms of the text; send one of them")
+
+
+def _parsing(
+    tools: CallableTools, variables: Mapping[str, Any], chat: Sequence[Message], reader: BodyReader
+) -> ParsingParams | None:
+    """How the text is taken apart; None where it is all content."""
+    if not (tools.tools or reader.deployment.reasoning_parser):
+        return None
+    return ParsingParams(
+        tools=tools.tools,
+        choice=tools.choice,
+        named=tools.named,
+        is_parallel=reader.get("parallel_tool_calls"),
+        shows_reasoning=reader.get("include_reasoning"),
+        variables=variables,
+        messages=chat,
+    )
 
 
 def _check_ending(reader: BodyReader) -> Mapping[str, bool]:
@@ -98,24 +122,6 @@ def _check_ending(reader: BodyReader) -> Mapping[str, bool]:
     if is_continued and has_head:
         reader.add_problem("continue_final_message", "must be false with add_generation_prompt true, got true")
     return {"continue_final_message": is_continued, "add_generation_prompt": has_head}
-
-
-def _check_variables(reader: BodyReader) -> Mapping[str, Any]:
-    """Variables for the template: only names that it reads or that the deployment allows, only plain values."""
-    given = reader.extra.get("chat_template_kwargs", {})
-    allowed = reader.deployment.variables
-    for name, value in given.items():
-        path = f"chat_template_kwargs.{one_line(name, 40)}"
-        if name not in allowed:
-            told = (
-                f"is not allowed; the chat template and option.chat_template_kwargs allow {', '.join(sorted(allowed))}"
-            )
-            reader.add_problem(path, told)
-        elif not isinstance(value, str | int | float | None) or (
-            isinstance(value, str) and len(value) > VARIABLE_CHARS
-        ):
-            reader.add_problem(path, f"must be a plain value of at most {VARIABLE_CHARS} characters, got {echo(value)}")
-    return given  # type: ignore[no-any-return]
 
 
 def _check_logprobs(reader: BodyReader, *, is_stream: bool) -> int | None:

@@ -6,21 +6,24 @@ Source: Amazon SageMaker, "Stateful sessions" (header names and the form of `Exp
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from lmi_chat.codec.json_text import Json, dump
 from lmi_chat.dialects.chat import request as chat
 from lmi_chat.dialects.chat.answer import SessionAnswer
 from lmi_chat.dialects.chat.body import SESSIONS, SessionBody
-from lmi_chat.dialects.chat.messages import SHOWN
+from lmi_chat.dialects.chat.messages import CALL, SHOWN
 from lmi_chat.dialects.checks import check_model
 from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.reader import BodyReader
 from lmi_chat.dialects.task import ParsedRequest, Renderer
 from lmi_chat.errors import BadField, Error, Problem
-from lmi_chat.job import Delta, Finished
+from lmi_chat.job import CallPart, Delta, DeltaKind, Finished
 from lmi_chat.storage.sessions import Message, Session, Sessions
 
 NEW, CLOSE = SESSIONS
+KEPT = SHOWN | {CALL}
+"""What a held message has: an older call of a function, too, which the next turn reads anew."""
 
 
 def headers_of_new(session: Session) -> Mapping[str, str]:
@@ -72,9 +75,23 @@ def parse_chat(
     task = chat.parse(body | {"messages": messages}, deployment, request_id)
     if task.job.width != 1 or messages is None:
         raise BadField([Problem("n", f"n must be 1 in a session, got {task.job.width} sequences")])
-    seen = [{name: value for name, value in message.items() if name in SHOWN} for message in messages]
+    seen = [{name: value for name, value in message.items() if name in KEPT} for message in messages]
     task.render = Remembering(task.render, partial(sessions.store, session), seen)
     return task
+
+
+class HeldCall:
+    """One call of a tool, as far as its deltas have come."""
+
+    def __init__(self, begun: CallPart) -> None:
+        """Begin with what the first delta says."""
+        self._begun = begun
+        self.arguments: list[str] = []
+
+    def written(self) -> Mapping[str, Any]:
+        """As it stands in a message."""
+        function = {"name": self._begun.name, "arguments": "".join(self.arguments)}
+        return {"id": self._begun.id, "type": "function", "function": function}
 
 
 class Remembering:
@@ -83,7 +100,8 @@ class Remembering:
     def __init__(self, shown: Renderer, keep: Callable[[list[Message]], None], messages: Sequence[Message]) -> None:
         """Show by `shown`, keep by `keep`; `messages` are the conversation up to this answer."""
         self._shown, self._keep, self._messages = shown, keep, messages
-        self._texts: list[str] = []
+        self._texts: dict[DeltaKind, list[str]] = {"content": [], "reasoning": []}
+        self._calls: dict[int, HeldCall] = {}
 
     @property
     def held_bytes(self) -> int:
@@ -92,13 +110,27 @@ class Remembering:
 
     def delta(self, delta: Delta) -> Sequence[bytes]:
         """Keep its text, and show it."""
-        self._texts.append(delta.text)
+        if delta.call is None:
+            self._texts[delta.kind].append(delta.text)
+        else:
+            self._calls.setdefault(delta.call.place, HeldCall(delta.call)).arguments.append(delta.text)
         return self._shown.delta(delta)
 
     def done(self, done: Finished) -> Sequence[bytes]:
         """The turn is complete."""
-        self._keep([*self._messages, {"role": "assistant", "content": "".join(self._texts)}])
+        self._keep([*self._messages, self._turn()])
         return self._shown.done(done)
+
+    def _turn(self) -> Message:
+        """The answer as a message, in the form in which a client would send it back."""
+        content, reasoning = ("".join(self._texts[kind]) for kind in ("content", "reasoning"))
+        turn: Message = {"role": "assistant", "content": content}
+        if reasoning:
+            turn["reasoning"] = reasoning
+        if self._calls:
+            calls = [call.written() for _, call in sorted(self._calls.items())]
+            turn |= {"content": content or None, "tool_calls": calls}
+        return turn
 
     def fail(self, error: Error) -> bytes:
         """The turn is not kept."""

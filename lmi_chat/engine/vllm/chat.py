@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,15 +35,22 @@ class OwnChat:
             self.variables = EFFORT
 
     def render(
-        self, messages: list[Message], *, continue_final_message: bool = False, **kwargs: Any
+        self,
+        messages: list[Message],
+        *,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] = (),
+        **kwargs: Any,
     ) -> str | list[int]:
         """See ChatRenderer.render."""
         from vllm.renderers.params import ChatParams
 
-        given = copy.deepcopy(messages)  # vLLM writes into them
+        given, shown = copy.deepcopy(messages), copy.deepcopy(list(tools))  # vLLM writes into them
         if self._mode == MISTRAL:
             _shorten_ids(given)
-        kwargs |= {"continue_final_message": continue_final_message, "tokenize": self._mode == MISTRAL, "tools": None}
+            shown = [_with_parameters(tool) for tool in shown]
+        kwargs |= {"continue_final_message": continue_final_message, "tokenize": self._mode == MISTRAL}
+        kwargs["tools"] = shown or None
         _, prompt = self._renderer.render_messages(given, ChatParams(chat_template_kwargs=kwargs))
         ids = prompt.get("prompt_token_ids")
         if ids is not None:
@@ -71,6 +78,11 @@ def _shorten_ids(messages: list[Message]) -> None:
     from vllm.tokenizers.mistral import truncate_tool_call_ids
 
     truncate_tool_call_ids(SimpleNamespace(messages=messages))
+
+
+def _with_parameters(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Say that a function takes nothing where its parameters are left out: Mistral's tokenizers want them said."""
+    return {**tool, "function": {"parameters": {"type": "object", "properties": {}}, **tool["function"]}}
 
 
 def _cut_after_last(prompt: str, message: Message) -> str:

@@ -35,6 +35,7 @@ def params(sampling: SamplingParams, constraint: Any = None, *, has_text: bool =
         logit_bias=dict(sampling.logit_bias) if sampling.logit_bias else None,
         allowed_token_ids=list(sampling.allowed_token_ids) if sampling.allowed_token_ids else None,
         bad_words=list(sampling.bad_words),
+        thinking_token_budget=sampling.thinking_token_budget,
         output_kind=RequestOutputKind.DELTA,
         skip_clone=True,
         detokenize=has_text,

@@ -6,15 +6,15 @@ A rule between two fields stands here where a schema can say it; the others are 
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects import DIALECTS, openai
 from lmi_chat.dialects.body import IDS, Usage
-from lmi_chat.dialects.chat import messages
+from lmi_chat.dialects.chat import messages, tools
 from lmi_chat.dialects.chat.body import SESSIONS, ChatBody, MetadataBody, SessionBody
-from lmi_chat.dialects.chat.request import VARIABLE_CHARS
+from lmi_chat.dialects.chat.reasoning import VARIABLE_CHARS
 from lmi_chat.dialects.completion.body import CompletionBody
 from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.embedding.body import EmbeddingBody, Pooling
 from lmi_chat.dialects.standard.body import Parameters, StandardBody
 from lmi_chat.http.openapi import structured_output
-from lmi_chat.http.openapi.shapes import TEXT, if_then, nullable, record
+from lmi_chat.http.openapi.shapes import BOOLEAN, TEXT, if_then, nullable, record
 
 UNSAID = (
     "the prompt has at least one token, and leaves room for one and for min_tokens in the model's context",
@@ -26,15 +26,20 @@ UNSAID = (
     "a field that stands both in parameters and beside it has the same value there; rules between fields hold for both",
     "n is at most best_of and num_beams, where these are above 1",
     "of several ways to ask for a form of the text all ask for the same one",
-    "a beam search stands beside no form of the text, bias, penalty, list of tokens or words, or prompt_logprobs",
+    "a beam search stands beside no form of the text, bias, penalty, list of tokens or words, prompt_logprobs or tools",
     "the prompts' tokens × (1 + prompt_logprobs) are within option.max_prompt_logprobs",
     "a schema, regex, choice or grammar is sound, compiles in time, and is within its bytes",
     "the body nests within option.max_json_depth",
+    "tools and functions do not stand beside each other, nor do tool_choice and function_call that differ",
+    "tools have different names, tool_choice names some of these, and all tools together are within their bytes",
+    "reasoning_effort and chat_template_kwargs.reasoning_effort have the same value",
     "the session of X-Amzn-SageMaker-Session-Id is open, and n is 1 in it",
 )
 NULL: Json = {"type": "null"}
 FUNCTION: Json = record({"name": TEXT, "arguments": {"type": ["string", "object", "null"]}}, ["name"])
-CALL: Json = record({"type": {"const": "function"}, "function": FUNCTION}, ["function"])
+CALL: Json = record(
+    {"id": {"type": ["string", "null"]}, "type": {"const": "function"}, "function": FUNCTION}, ["function"]
+)
 NO_OBJECT: Json = {"type": ["null", "boolean", "number", "string", "array"]}
 UNSET: Json = {"enum": [False, None]}
 
@@ -97,14 +102,67 @@ def of_chat(deployment: Deployment) -> Json:
         "modalities": {"enum": [["text"], None]},
         "audio": NULL,
         "chat_template_kwargs": nullable(variables),
+        **_tools(deployment),
     }
     rules = [
         if_then({"top_logprobs": {"minimum": 1, "type": "integer"}}, {"logprobs": {"const": True}}, is_given=True),
         if_then({"continue_final_message": {"const": True}}, {"add_generation_prompt": UNSET}),
+        *_tool_rules(deployment),
         *_shared_rules(deployment),
     ]
+    if not deployment.reasoning_parser:
+        insides["thinking_token_budget"] = {"enum": [-1, None]}
     rows = _with_parameters(_table(ChatBody, deployment, insides), deployment)
     return record(rows, ["messages"], is_closed=deployment.is_strict) | {"allOf": rules}
+
+
+def _tools(deployment: Deployment) -> Json:
+    """What the model may call, and the choice."""
+    is_strict, most = deployment.is_strict, {"maxItems": deployment.limits.max_tools}
+    properties = {
+        "name": {"type": "string", "minLength": 1, "maxLength": tools.NAME_CHARS, "pattern": tools.NAME_PATTERN},
+        "description": nullable(TEXT),
+        "parameters": {"type": ["object", "null"], "description": "a JSON Schema"},
+        "strict": nullable(BOOLEAN),
+    }
+    function = record(properties, ["name"], is_closed=is_strict)
+    inside = {"type": {"enum": ["function", None]}, "function": function, "strict": nullable(BOOLEAN)}
+    tool = record(inside, ["function"], is_closed=is_strict)
+    one = record({"name": TEXT}, ["name"], is_closed=is_strict)
+    named = record({"type": {"const": "function"}, "function": one}, ["function"], is_closed=is_strict)
+    among = record(
+        {"mode": {"enum": ["auto", "required"]}, "tools": {"type": "array", "items": named, "minItems": 1}},
+        ["mode", "tools"],
+    )
+    allowed = record({"type": {"const": tools.ALLOWED}, tools.ALLOWED: among}, ["type", tools.ALLOWED])
+    return {
+        tools.TOOLS: {"anyOf": [{"type": "array", "items": tool} | most, NULL]},
+        tools.FUNCTIONS: {"anyOf": [{"type": "array", "items": function} | most, NULL]},
+        tools.CHOICE: {"anyOf": [{"enum": [*tools.WORDS, None]}, named, allowed]},
+        tools.CALL: {"anyOf": [{"enum": ["none", "auto", None]}, one]},
+    }
+
+
+def _tool_rules(deployment: Deployment) -> list[Json]:
+    """A choice that forces calls needs tools; and tools that may be called need a model that can call them."""
+    choices, lists = (tools.CHOICE, tools.CALL), (tools.TOOLS, tools.FUNCTIONS)
+    some: Json = {"type": "array", "minItems": 1}
+    naming: Json = {"anyOf": [{"const": "required"}, {"type": "object"}]}
+    auto = {"properties": {"mode": {"const": "auto"}}}
+    among: Json = {"properties": {"type": {"const": tools.ALLOWED}, tools.ALLOWED: auto}, "required": ["type"]}
+    forcing: Json = {"anyOf": [{"const": "required"}, {"type": "object", "not": among}]}
+
+    def one_is(names: tuple[str, ...], schema: Json) -> Json:
+        return {"anyOf": [{"properties": {name: schema}, "required": [name]} for name in names]}
+
+    has_tools, none = one_is(lists, some), one_is(choices, {"const": "none"})
+    rules: list[Json] = [{"if": one_is(choices, naming), "then": has_tools}]
+    if not (deployment.template.knows_tools and deployment.tool_parser):
+        no_tools = {"properties": {name: {"maxItems": 0} for name in lists}}
+        rules.append({"if": none, "then": {}, "else": no_tools})
+    elif not deployment.calls_tools:
+        rules.append({"if": has_tools, "then": {"anyOf": [none, one_is(choices, forcing)]}})
+    return rules
 
 
 def _message(deployment: Deployment) -> Json:

@@ -54,6 +54,7 @@ REACHING: dict[str, tuple[Any, str, Any]] = {
     "logit_bias": ({"7": -100}, "logit_bias", {7: -100.0}),
     "allowed_token_ids": ([1, 256], "allowed_token_ids", (1, 256)),
     "bad_words": (["no"], "bad_words", ("no",)),
+    "thinking_token_budget": (7, "thinking_token_budget", 7),
     "prompt_logprobs": (0, "prompt_logprobs", 0),
     "logprobs": (True, "logprobs", 0),
     "max_new_tokens": (9, "max_tokens", 9),
@@ -107,7 +108,8 @@ def test_the_smallest_request() -> None:
 @pytest.mark.parametrize("name", REACHING)
 def test_each_field_reaches_sampling(name: str) -> None:
     value, field, expected = REACHING[name]
-    assert getattr(ask(**{name: value}).job.sampling, field) == expected
+    here = deployment(reasoning_parser="think")
+    assert getattr(parse(body(**{name: value}), here).job.sampling, field) == expected
     assert getattr(SamplingParams(), field) != expected
 
 
@@ -227,6 +229,7 @@ WRONG_CALLS: list[tuple[Any, str]] = [
     ([{"type": "function"}], "[0]"),
     ([{"type": "custom", "function": {"name": "f"}}], "[0]"),
     ([{"function": {"name": 7}}], "[0].function.name"),
+    ([{"id": 7, "function": {"name": "f"}}], "[0].id"),
     ([{"function": {"name": "f", "arguments": 7}}], "[0].function.arguments"),
 ]
 
@@ -356,8 +359,13 @@ def test_other_models_are_not_found() -> None:
         ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs.tokenize", "is not allowed"),
         ({"chat_template_kwargs": [1]}, "chat_template_kwargs", "must be an object"),
         ({"modalities": ["audio"]}, "modalities", "text only"),
-        ({"tools": [{"type": "function"}]}, "tools", "not served by this version"),
-        ({"tool_choice": "required"}, "tool_choice", '"required"'),
+        ({"tool_choice": "required"}, "tool_choice", 'needs tools, got "required"'),
+        ({"tools": {}, "tool_choice": "none"}, "tools", "must be an array of tools, got an object"),
+        ({"function_call": {"name": "f"}}, "function_call", "needs tools, got an object"),
+        ({"reasoning_effort": "hard"}, "reasoning_effort", "must be one of none, minimal, low, medium, high, xhigh"),
+        ({"include_reasoning": 1}, "include_reasoning", "must be true or false, got 1"),
+        ({"thinking_token_budget": -2}, "thinking_token_budget", "must be at least -1 and at most 2147483647, got -2"),
+        ({"thinking_token_budget": 0}, "thinking_token_budget", "option.reasoning_parser names no parser"),
         ({"use_beam_search": True, "stream": True}, "use_beam_search", "must be false with stream true"),
         ({"best_of": 2, "stream": True}, "best_of", "must be 1 with stream"),
         ({"n": 3, "best_of": 2}, "best_of", "must be at least n = 3, got 2"),
@@ -365,13 +373,6 @@ def test_other_models_are_not_found() -> None:
         ({"prompt_logprobs": 21}, "prompt_logprobs", "at least 0 and at most 20, got 21"),
         ({"prompt_logprobs": 0, "stream": True}, "prompt_logprobs", "must be absent with stream true, got 0"),
         ({"prompt_logprobs": True}, "prompt_logprobs", "must be an integer, got true"),
-        ({"reasoning_effort": "low"}, "reasoning_effort", 'is not served by this version, got "low"'),
-        ({"functions": [{}]}, "functions", "not served by this version"),
-        ({"functions": [{}], "tool_choice": "none"}, "functions", "not served by this version"),
-        ({"tools": [{}], "tool_choice": "auto"}, "tools", "not served by this version"),
-        ({"tools": {}, "tool_choice": "none"}, "tools", "not served by this version, got an object"),
-        ({"function_call": {"name": "f"}}, "function_call", "not served by this version"),
-        ({"tool_choice": {"type": "function"}}, "tool_choice", "not served by this version, got an object"),
         ({"parallel_tool_calls": "no"}, "parallel_tool_calls", "must be true or false"),
         ({"audio": {"voice": "alloy"}}, "audio", "gives text only"),
         ({"cache_salt": ""}, "cache_salt", "must not be empty"),
@@ -402,11 +403,12 @@ def test_a_bad_field_is_named(fields: Json, param: str, words: str) -> None:
         {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True},
         {"tools": [], "tool_choice": "none"},
         {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "none"},
-        {"tools": [{}], "tool_choice": "none", "parallel_tool_calls": False},
         {"functions": []},
         {"functions": [{"name": "f"}], "function_call": "none"},
         {"functions": [], "function_call": "auto"},
         {"reasoning_effort": "none"},
+        {"include_reasoning": False},
+        {"thinking_token_budget": -1},
         {"tool_choice": "auto"},
         {"response_format": {"type": "text"}},
         {"best_of": 1},
