@@ -24,6 +24,9 @@ from lmi_chat.engine.vllm.arguments import READ_ONLY, words
 from lmi_chat.engine.vllm.errors import translate
 from lmi_chat.engine.vllm.fast_path import detokenizer, output_loop, output_processor
 from lmi_chat.engine.vllm.heartbeat import Heartbeat
+from lmi_chat.engine.vllm.parsing import parsers
+from lmi_chat.engine.vllm.parsing.parsers import Parsing
+from lmi_chat.engine.vllm.parsing.sequences import ParsingSink
 from lmi_chat.engine.vllm.request import Outputs
 from lmi_chat.engine.vllm.structured_output import trials
 from lmi_chat.engine.vllm.structured_output.trials import TrialLimits
@@ -64,6 +67,7 @@ class Vllm:
         heartbeat: Heartbeat,
         tried: trials.Trials,
         plain: dict[str, output_processor.FastRequest] | None,
+        parsing: Parsing | None = None,
     ) -> None:
         """Serve `model` by `engine`; use `load`. `plain`: the requests of the fast branch, or None where it is off."""
         self.model = model
@@ -72,6 +76,7 @@ class Vllm:
         self._trials = tried
         self._vocabulary = Vocabulary(model.tokenizer)
         self._plain, self._spelling = plain, detokenizer.of(model.tokenizer)
+        self._parsing = parsing
 
     @property
     def is_dead(self) -> bool:
@@ -95,6 +100,10 @@ class Vllm:
             async with pooling.run(self._engine, job, sink) as pool:
                 yield pool
             return
+        reasoning = self._parsing.engine_arguments(job) if self._parsing else {}
+        if job.parsing and self._parsing:
+            sink = ParsingSink(self._parsing, self._vocabulary, job, sink)
+            job, token_sink = sink.job, None
         if job.beams:
             ends = frozenset[int]() if job.sampling.ignore_eos else self.model.end_ids
             async with beam_search.run(self.run, job, sink, ends) as search:
@@ -107,7 +116,7 @@ class Vllm:
             prompt["cache_salt"] = job.cache_salt
         try:
             params = sampling.params(job.sampling, constraint, has_text=run.has_text)
-            collector = await self._engine.add_request(job.id, prompt, params, priority=job.priority)
+            collector = await self._engine.add_request(job.id, prompt, params, priority=job.priority, **reasoning)
         except Exception as error:
             raise translate(error) from error
         run.begin(collector, partial(self._engine.abort, collector.request_id, internal=True))
@@ -143,7 +152,7 @@ def _not_installed(why: str) -> StartFailed:
     return StartFailed(f"no engine is installed ({one_line(why, 200)}); `make install` installs one")
 
 
-def load(
+def load(  # noqa: PLR0913 each is a setting of its own
     arguments: Mapping[str, str],
     names: tuple[str, ...],
     on_phase: Callable[[str], object],
@@ -152,13 +161,16 @@ def load(
     has_fast_branch: bool,
     addresses: Mapping[str, Any] | None = None,
     fits_cache: bool = False,
+    tool_parser: str = "",
+    reasoning_parser: str = "",
 ) -> Vllm:
     """Import vLLM, start its processes and wait until the weights are in. Blocks for tens of seconds: use a thread.
 
     `arguments` are engine arguments by name, values as text; `names`: accepted model names; replies carry the first.
     `has_fast_branch`: plain requests may take it. `fits_cache`: kv_cache_memory_bytes is an upper bound, and the
     cache takes less where it can use less. `addresses` (vLLM's client_addresses) are those of an engine that runs
-    already. Raises StartFailed, EngineDied where another try may help.
+    already. `tool_parser`, `reasoning_parser`: vLLM's names of what takes answers apart. Raises StartFailed, EngineDied
+    where another try may help.
     """
     on_phase(startup.IMPORTING)
     try:
@@ -176,6 +188,7 @@ def load(
     try:
         args = AsyncEngineArgs.from_cli_args(_parse(_choose_backend(arguments)))
         _check_load_format(args)
+        args.reasoning_parser = reasoning_parser or args.reasoning_parser
         usage = UsageContext.OPENAI_API_SERVER
         config = args.create_engine_config(usage)
         if fits_cache:
@@ -190,6 +203,11 @@ def load(
         )
     except (ValueError, RuntimeError, OSError) as error:
         raise ended(error) from error
+    try:
+        parsing = parsers.load(engine, tool_parser, reasoning_parser)
+    except parsers.UnfitError as error:
+        engine.shutdown(STOP_S)
+        raise StartFailed(f"the engine's parsers did not start: {one_line(str(error), 400)}") from error
     envs.enable_envs_cache()
     if harmony.is_spoken(engine):
         harmony.complete_end_ids(engine)
@@ -200,7 +218,8 @@ def load(
         plain = output_processor.install(engine)
     if plain is not None:
         output_loop.install(engine, heartbeat, plain)
-    return Vllm(engine, _describe(engine, names), heartbeat, trials.load(engine, trial_limits), plain)
+    model = _describe(engine, names, tool_parser, reasoning_parser)
+    return Vllm(engine, model, heartbeat, trials.load(engine, trial_limits), plain, parsing)
 
 
 def ended(error: Exception) -> StartFailed:
@@ -272,7 +291,7 @@ def _check_load_format(args: Any) -> None:
         raise StartFailed(f"load_format must be one of {formats}, got {one_line(args.load_format, 80)!r}")
 
 
-def _describe(engine: Any, names: tuple[str, ...]) -> Model:
+def _describe(engine: Any, names: tuple[str, ...], tool_parser: str, reasoning_parser: str) -> Model:
     config = engine.model_config
     import vllm
 
@@ -288,6 +307,8 @@ def _describe(engine: Any, names: tuple[str, ...]) -> Model:
         has_priority=engine.vllm_config.scheduler_config.policy == "priority",
         space=pooling.space(config),
         chat=chat.of(engine),
+        tool_parser=tool_parser,
+        reasoning_parser=reasoning_parser,
         defaults=config.get_diff_sampling_param(),
         end_ids=_end_ids(engine),
     )

@@ -32,6 +32,10 @@ class Vocabulary:
         sound = max(NO_PROBABILITY, logprob)
         return TokenLogprob(token_id, sound, self.spell(token_id), token_id in self._special)
 
+    def is_special(self, token_id: int) -> bool:
+        """Whether a token is left out of texts without special tokens."""
+        return token_id in self._special
+
     def spell(self, token_id: int) -> bytes:
         """Return the token's own bytes; of a token that is part of a character, just that part."""
         known = self._known.get(token_id)
