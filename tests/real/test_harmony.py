@@ -1,6 +1,9 @@
 """Chats of gpt-oss: rendered as vLLM's server renders them, token for token, and taken apart as it does."""
 
 import asyncio
+import json
+import random
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +13,10 @@ import pytest
 from lmi_chat.chat_template import Template
 from lmi_chat.codec.json_text import Json
 from lmi_chat.engine.vllm import chat, harmony
+from lmi_chat.engine.vllm.parsing.parsers import Parsing
+from lmi_chat.engine.vllm.parsing.sequences import ParsingSink
+from lmi_chat.engine.vllm.vocabulary import Vocabulary
+from lmi_chat.job import Delta, Finish, Finished, Job, ParsingParams, Reason, Tool
 from tests.support import harmony_folder
 from tests.support.fakes import deployment, parse, refusal
 
@@ -175,3 +182,154 @@ def test_the_folders_tokenizer_is_the_encoding(tokenizer: Any) -> None:
     ]
     for text in texts:
         assert tokenizer.encode(text, add_special_tokens=False) == get_encoding().encode(text, allowed_special="all")
+
+
+THINKS = "<|channel|>analysis<|message|>Hm, \u00e9 \U0001f31e.<|end|>"
+SAYS = "<|channel|>final<|message|>It is \u65e5\u672c\u8a9e.<|return|>"
+NEXT = "<|start|>assistant"
+TOWN = '{"town": "Gen\u00e8ve \U0001f31e", "days": {"from": [1, 2], "to": {}}}'
+
+
+def told(name: str, arguments: str, *, end: str = "<|call|>", is_first: bool = True) -> str:
+    """A call, as models write it: its receiver behind the channel, or before it."""
+    if is_first:
+        return f"<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>{arguments}{end}"
+    return f" to=functions.{name}<|channel|>commentary json<|message|>{arguments}{end}"
+
+
+ANSWERS = {
+    "words": SAYS,
+    "reasoning, then words": f"{THINKS}{NEXT}{SAYS}",
+    "a call": told("weather", TOWN),
+    "a call, its receiver first": told("weather", TOWN, is_first=False),
+    "no arguments": told("clock", "{}"),
+    "empty arguments": told("clock", ""),
+    "reasoning, then a call": f"{THINKS}{NEXT}{told('weather', TOWN)}",
+    "two calls": f"{told('weather', TOWN, end='<|end|>')}{NEXT}{told('clock', '{}', is_first=False)}",
+    "one tool twice": f"{THINKS}{NEXT}{told('clock', '{}', end='<|call|>')}{NEXT}{told('clock', '{}')}",
+    "words, then a call": f"{THINKS}{NEXT}<|channel|>commentary<|message|>I look.<|end|>{NEXT}{told('clock', '{}')}",
+    "reasoning twice": f"{THINKS}{NEXT}{THINKS}{NEXT}{SAYS}",
+    "words, then words": f"<|channel|>commentary<|message|>I look.<|end|>{NEXT}{SAYS}",
+    "a tool of another kind": f"{THINKS}{NEXT}<|channel|>commentary to=python code<|message|>1<|call|>",
+    "reasoning alone": "<|channel|>analysis<|message|>Hm.<|end|>",
+}
+
+
+@pytest.fixture(scope="module")
+def parsing(tokenizer: Any) -> Parsing:
+    return Parsing(SimpleNamespace(), tokenizer, "openai", "openai_gptoss")
+
+
+def spelled(text: str) -> list[int]:
+    from vllm.entrypoints.openai.parser.harmony_utils import get_encoding
+
+    return list(get_encoding().encode(text, allowed_special="all"))
+
+
+TOOLS = (Tool("weather"), Tool("clock"))
+
+
+def sink_of(
+    parsing: Parsing, sink: Any, *, tools: tuple[Tool, ...] = TOOLS, prompt: str = "<|start|>assistant"
+) -> ParsingSink:
+    params = ParsingParams(tools=tools, choice="auto" if tools else "none")
+    job = Job(id="1", prompt_ids=spelled(prompt), prompt_text=prompt, parsing=params)
+    return ParsingSink(parsing, Vocabulary(parsing.tokenizer), job, sink)
+
+
+def taken_apart(parsing: Parsing, steps: list[list[int]], *, reason: Reason = "stop", **how: Any) -> dict[str, Any]:
+    """What the deltas are together, of an answer that comes in these steps."""
+    events: list[Any] = []
+    sink, before, ids = sink_of(parsing, events.append, **how), "", list[int]()
+    for place, step in enumerate(steps):
+        ids += step
+        text = parsing.tokenizer.decode(ids, skip_special_tokens=True)
+        is_last = place == len(steps) - 1
+        gained = text[len(before) :] if is_last or not text.endswith("\ufffd") else ""
+        before += gained
+        sink(Delta(0, gained, step, finish=Finish(reason) if is_last else None))
+    sink(Finished(prompt_tokens=1, completion_tokens=len(ids)))
+    answer: dict[str, Any] = {"content": "", "reasoning": "", "calls": []}
+    *deltas, finished = events
+    for one in deltas:
+        if one.kind != "call":
+            answer[one.kind] += one.text
+        elif one.call.name:
+            assert one.call.id
+            assert one.call.place == len(answer["calls"])
+            answer["calls"].append([one.call.name, one.text])
+        else:
+            answer["calls"][one.call.place][1] += one.text
+    assert [token_id for one in deltas for token_id in one.ids] == ids
+    assert deltas[-1].finish == Finish(reason)
+    assert list(finished.called) == [name for name, _ in answer["calls"]]
+    assert bool(finished.reasoning_tokens) == bool(answer["reasoning"])
+    return answer
+
+
+def splits(ids: list[int], seeds: int = 8) -> Iterator[list[list[int]]]:
+    """One by one, all at once, and at random."""
+    yield [[token_id] for token_id in ids]
+    yield [ids]
+    for seed in range(seeds):
+        chance, rest, steps = random.Random(seed), ids, list[list[int]]()
+        while rest:
+            length = chance.randint(1, 5)
+            steps.append(rest[:length])
+            rest = rest[length:]
+        yield steps
+
+
+def whole_by_vllm(parsing: Parsing, ids: list[int]) -> tuple[str, str, list[Any]]:
+    """What vLLM's parser makes of the whole answer, the arguments read."""
+    sink = sink_of(parsing, print)
+    parser: Any = parsing._build(parsing._full, sink.request.tools, {})
+    reasoning, content, calls = parser.parse("", sink.request, model_output_token_ids=ids)
+    return reasoning or "", content or "", [[call.name, read(call.arguments)] for call in calls or ()]
+
+
+def read(arguments: str) -> Any:
+    return json.loads(arguments) if arguments else ""
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_streamed_is_whole(parsing: Parsing, name: str) -> None:
+    ids = spelled(ANSWERS[name])
+    first, *others = (taken_apart(parsing, steps) for steps in splits(ids))
+    assert all(other == first for other in others)
+    calls = [[called, read(arguments)] for called, arguments in first["calls"]]
+    assert (first["reasoning"], first["content"], calls) == whole_by_vllm(parsing, ids)
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_an_answer_that_is_cut_anywhere(parsing: Parsing, name: str) -> None:
+    """However it comes, it is the beginning of the whole one: no mark leaks, no call looks complete that is not."""
+    ids = spelled(ANSWERS[name])
+    whole = taken_apart(parsing, [ids])
+    for length in range(1, len(ids)):
+        first, *others = (taken_apart(parsing, steps, reason="length") for steps in splits(ids[:length], 2))
+        assert all(other == first for other in others)
+        assert whole["reasoning"].startswith(first["reasoning"])
+        assert whole["content"].startswith(first["content"])
+        for (called, part), (name_of_whole, arguments) in zip(first["calls"], whole["calls"], strict=False):
+            assert called == name_of_whole
+            assert arguments.startswith(part)
+
+
+def test_text_without_a_head_is_content(parsing: Parsing) -> None:
+    for text, reason in (("It is.<|return|>", "stop"), ("It is.", "length")):
+        for steps in splits(spelled(text)):
+            answer = taken_apart(parsing, steps, reason=reason)  # type: ignore[arg-type]
+            assert answer == {"content": "It is.", "reasoning": "", "calls": []}
+
+
+def test_a_call_that_nobody_asked_for_stays_text(parsing: Parsing) -> None:
+    for steps in splits(spelled(f"{THINKS}{NEXT}{told('weather', TOWN)}")):
+        answer = taken_apart(parsing, steps, tools=())
+        assert answer == {"content": TOWN, "reasoning": "Hm, \u00e9 \U0001f31e.", "calls": []}
+
+
+def test_a_message_is_continued(parsing: Parsing) -> None:
+    prompt = "<|start|>user<|message|>Hi<|end|><|start|>assistant<|channel|>final<|message|>It"
+    for steps in splits(spelled(" is.<|return|>")):
+        assert taken_apart(parsing, steps, prompt=prompt)["content"] == " is."
