@@ -51,7 +51,7 @@ def template_of(tokenizer: Any, mode: str) -> Template:
         is_multimodal_model=False,
         multimodal_config=None,
         enable_prompt_embeds=False,
-        hf_config=SimpleNamespace(),
+        hf_config=SimpleNamespace(model_type=mode),
     )
     whole: Any = SimpleNamespace(model_config=config, parallel_config=SimpleNamespace(_api_process_rank=0))
     renderer = RENDERER_REGISTRY.load_renderer(mode, whole, tokenizer)

@@ -1,4 +1,4 @@
-"""Render chats by vLLM's renderers, for tokenizers whose own code does it: Mistral's, DeepSeek's and others."""
+"""Render chats by vLLM's code where it takes a template's place: Mistral's tokenizers, DeepSeek's and others."""
 
 import copy
 import logging
@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from lmi_chat.chat_template import Message, joined
+from lmi_chat.chat_template import ChatRenderer, Message, joined
+from lmi_chat.engine.vllm import harmony
 
 MISTRAL = "mistral"
 NO_VARIABLES = frozenset[str]()
@@ -59,8 +60,10 @@ class OwnChat:
         return _cut_after_last(text, given[-1]) if continue_final_message else text
 
 
-def of(engine: Any) -> OwnChat | None:
+def of(engine: Any) -> ChatRenderer | None:
     """Return what renders the chats of an AsyncLLM; None where a Jinja template does."""
+    if harmony.is_spoken(engine):
+        return harmony.HarmonyChat()
     from vllm.renderers.hf import HfRenderer
     from vllm.tokenizers.registry import tokenizer_args_from_config
 

@@ -19,7 +19,7 @@ from functools import cache, partial
 from typing import Any
 
 from lmi_chat.engine import Model, Run, beam_search
-from lmi_chat.engine.vllm import chat, kv_cache, parser_setup, pooling, preload, sampling
+from lmi_chat.engine.vllm import chat, harmony, kv_cache, parser_setup, pooling, preload, sampling
 from lmi_chat.engine.vllm.arguments import READ_ONLY, words
 from lmi_chat.engine.vllm.errors import translate
 from lmi_chat.engine.vllm.fast_path import detokenizer, output_loop, output_processor
@@ -219,6 +219,8 @@ def load(  # noqa: PLR0913 each is decided elsewhere
         engine.shutdown(STOP_S)
         raise StartFailed(f"the engine's parsers did not start: {one_line(str(error), 400)}") from error
     envs.enable_envs_cache()
+    if harmony.is_spoken(engine):
+        harmony.complete_end_ids(engine)
     engine.renderer.get_eos_token_id = cache(engine.renderer.get_eos_token_id)  # asked for each request
     gc.freeze()
     plain = None
@@ -325,6 +327,6 @@ def _describe(engine: Any, names: tuple[str, ...], parsers: Parsers) -> Model:
 
 def _end_ids(engine: Any) -> frozenset[int]:
     """Collect the tokenizer's end of sequence and those of the model's generation_config.json."""
-    named = engine.model_config.try_get_generation_config().get("eos_token_id")
+    named = engine.input_processor.generation_config_fields.get("eos_token_id")
     several = named if isinstance(named, list) else [named]
     return frozenset(token for token in (engine.get_tokenizer().eos_token_id, *several) if token is not None)

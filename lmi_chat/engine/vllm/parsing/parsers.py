@@ -7,6 +7,7 @@ from typing import Any
 
 from lmi_chat.engine.vllm.parsing import held_back
 from lmi_chat.engine.vllm.parsing.forced import Named, Required
+from lmi_chat.engine.vllm.parsing.harmony import Harmony
 from lmi_chat.engine.vllm.parsing.stages import Chain, Guarded, Marked, Plain, Stage, Streamed, Whole
 from lmi_chat.job import Job, ParsingParams
 from lmi_chat.text import one_line
@@ -178,7 +179,8 @@ class Parsing:
         """Build what reads a sequence. `is_thinking`: it reasons; `opened`: what the prompt has of that."""
         variables = dict(params.variables)
         if self.is_unified:
-            return self._guarded(Streamed(self._build(self._full, request.tools, variables), request, job.prompt_ids))
+            kind = Harmony if self._is_harmony else Streamed
+            return self._guarded(kind(self._build(self._full, request.tools, variables), request, job.prompt_ids))
         calls = self._calls_stage(params, request)
         if calls is None and self._calls(request):
             if is_thinking and self.reasoning_parser not in held_back.REASONING_MARKS:

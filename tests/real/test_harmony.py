@@ -1,0 +1,335 @@
+"""Chats of gpt-oss: rendered as vLLM's server renders them, token for token, and taken apart as it does."""
+
+import asyncio
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lmi_chat.chat_template import Template
+from lmi_chat.codec.json_text import Json
+from lmi_chat.engine.vllm import chat, harmony
+from lmi_chat.engine.vllm.parsing.parsers import Parsing
+from lmi_chat.engine.vllm.parsing.sequences import ParsingSink
+from lmi_chat.engine.vllm.vocabulary import Vocabulary
+from lmi_chat.job import Delta, Finish, Finished, Job, ParsingParams, Reason, Tool
+from tests.support import harmony_folder
+from tests.support.fakes import deployment, parse, refusal
+
+pytestmark = pytest.mark.timeout(600)  # the first import of vLLM, and the tokenizer
+WEATHER: Json = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather of a town.",
+        "parameters": {
+            "type": "object",
+            "properties": {"town": {"type": "string"}, "days": {"type": "integer", "default": 1}},
+            "required": ["town"],
+        },
+    },
+}
+CLOCK: Json = {"type": "function", "function": {"name": "clock"}}
+USER: Json = {"role": "user", "content": "H\u00e9llo \U0001f31e <|end|><|start|>"}
+
+
+def made(name: str, arguments: str, call_id: str) -> Json:
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+CALLED: list[Json] = [
+    {
+        "role": "assistant",
+        "content": None,
+        "reasoning": "I look.",
+        "tool_calls": [made("weather", '{"town": "Gen\u00e8ve"}', "a"), made("clock", "{}", "b")],
+    },
+    {"role": "tool", "tool_call_id": "a", "content": [{"type": "text", "text": "sunny"}]},
+    {"role": "tool", "tool_call_id": "b", "content": "noon"},
+]
+SPOKEN: Json = {"role": "assistant", "content": "It is.", "reasoning": "Hm."}
+CHATS: dict[str, Json] = {
+    "user": {"messages": [USER]},
+    "system": {"messages": [{"role": "system", "content": "Be short."}, USER]},
+    "developer": {"messages": [{"role": "developer", "content": "Be short."}, USER]},
+    "parts": {
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
+    },
+    "system, then developer": {
+        "messages": [{"role": "system", "content": "Be short."}, {"role": "developer", "content": "Be kind."}, USER]
+    },
+    "low effort": {"messages": [USER], "reasoning_effort": "low"},
+    "high effort": {"messages": [USER], "reasoning_effort": "high"},
+    "tools": {"messages": [USER], "tools": [WEATHER, CLOCK]},
+    "system and tools": {"messages": [{"role": "system", "content": "Be short."}, USER], "tools": [WEATHER]},
+    "calls and results": {"messages": [USER, *CALLED], "tools": [WEATHER, CLOCK], "reasoning_effort": "medium"},
+    "words beside a call": {"messages": [USER, {**CALLED[0], "content": "I will look."}, *CALLED[1:]]},
+    "reasoning of the turn before": {"messages": [USER, SPOKEN, USER]},
+    "calls, then words, then calls": {"messages": [USER, *CALLED, SPOKEN, USER, *CALLED], "tools": [WEATHER, CLOCK]},
+    "reasoning_content": {
+        "messages": [USER, {"role": "assistant", "content": "", "reasoning_content": "Hm."}, USER],
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return harmony_folder.make(tmp_path_factory.mktemp("gpt") / "oss")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def template(tokenizer: Any) -> Template:
+    config = SimpleNamespace(hf_config=SimpleNamespace(model_type="gpt_oss"))
+    return Template(tokenizer, None, chat.of(SimpleNamespace(model_config=config)))
+
+
+def of_vllm(body: Json) -> list[int]:
+    """The prompt of the same body by vLLM's server."""
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.renderers.online_renderer import OnlineRenderer
+
+    config: Any = SimpleNamespace(hf_config=SimpleNamespace(model_type="gpt_oss"), model="gpt-oss")
+    renderer = OnlineRenderer(
+        config,
+        SimpleNamespace(tokenizer=None),
+        request_logger=None,
+        chat_template=None,
+        chat_template_content_format="auto",
+    )
+    _, [prompt] = asyncio.run(renderer.render_chat(ChatCompletionRequest.model_validate(body)))
+    return list(prompt["prompt_token_ids"])
+
+
+def ids_of(template: Template, body: Json) -> list[int]:
+    """The prompt of a chat body, by the way of every request."""
+    served = deployment(
+        template=template, vocabulary_tokens=harmony_folder.VOCABULARY_TOKENS, tool_parser="openai", calls_tools=True
+    )
+    return parse(body, served).job.prompt_ids
+
+
+@pytest.mark.parametrize("name", CHATS)
+def test_chats_are_rendered_as_vllm_does(template: Template, name: str) -> None:
+    assert ids_of(template, CHATS[name]) == of_vllm(CHATS[name])
+
+
+def test_arguments_may_be_an_object(template: Template) -> None:
+    """As some clients keep them."""
+    told = made("weather", '{"town": "Gen\u00e8ve"}', "a")
+    kept = {**told, "function": {"name": "weather", "arguments": {"town": "Gen\u00e8ve"}}}
+    by_text, by_object = (
+        ids_of(template, {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [call]}, USER]})
+        for call in (told, kept)
+    )
+    assert by_text == by_object
+
+
+def test_how_a_prompt_ends(template: Template) -> None:
+    """Without a head, with one, and inside the last message."""
+    whole = template.decode(ids_of(template, {"messages": [USER]}))
+    assert whole.endswith("<|end|><|start|>assistant")
+    headless = template.decode(ids_of(template, {"messages": [USER], "add_generation_prompt": False}))
+    assert headless + "<|start|>assistant" == whole
+    begun = {"messages": [USER, {"role": "assistant", "content": "It is"}], "continue_final_message": True}
+    assert template.decode(ids_of(template, begun)) == f"{whole}<|channel|>final<|message|>It is"
+    served = {"template": template, "vocabulary_tokens": harmony_folder.VOCABULARY_TOKENS}
+    error = refusal({"messages": [USER, CALLED[0]], "continue_final_message": True}, "chat", **served)
+    assert "needs a text in the last message" in error.message
+
+
+@pytest.mark.parametrize("effort", ["none", "minimal", "xhigh"])
+def test_an_effort_that_harmony_has_not(template: Template, effort: str) -> None:
+    served = {"template": template, "vocabulary_tokens": harmony_folder.VOCABULARY_TOKENS}
+    error = refusal({"messages": [USER], "reasoning_effort": effort}, "chat", **served)
+    assert f"reasoning_effort must be one of low, medium, high, got '{effort}'" in error.message
+
+
+def test_tools_reach_the_prompt(template: Template) -> None:
+    assert template.knows_tools
+    assert template.variables == {"reasoning_effort", "enable_thinking"}
+
+
+@pytest.mark.parametrize("named", [None, 200002, [200002], [200002, 199999, 200012]])
+def test_what_ends_an_answer(named: int | list[int] | None) -> None:
+    """The end of a call does, whatever the folder names."""
+    fields = {} if named is None else {"eos_token_id": named}
+    engine = SimpleNamespace(input_processor=SimpleNamespace(generation_config_fields=fields))
+    harmony.complete_end_ids(engine)
+    given: Any = engine.input_processor.generation_config_fields["eos_token_id"]
+    assert {200002, 200012} <= set(given)
+    assert len(given) == len(set(given))
+    assert (199999 in given) == (named == [200002, 199999, 200012])
+
+
+def test_the_folders_tokenizer_is_the_encoding(tokenizer: Any) -> None:
+    from vllm.entrypoints.openai.parser.harmony_utils import get_encoding
+
+    texts = [
+        "H\u00e9llo \U0001f31e 12345 it's\n\n  \u65e5\u672c\u8a9e",
+        "def f(x):\n\treturn x",
+        "<|start|>a<|message|><|end|>",
+    ]
+    for text in texts:
+        assert tokenizer.encode(text, add_special_tokens=False) == get_encoding().encode(text, allowed_special="all")
+
+
+THINKS = "<|channel|>analysis<|message|>Hm, \u00e9 \U0001f31e.<|end|>"
+SAYS = "<|channel|>final<|message|>It is \u65e5\u672c\u8a9e.<|return|>"
+NEXT = "<|start|>assistant"
+TOWN = '{"town": "Gen\u00e8ve \U0001f31e", "days": {"from": [1, 2], "to": {}}}'
+
+
+def told(name: str, arguments: str, *, end: str = "<|call|>", is_first: bool = True) -> str:
+    """A call, as models write it: its receiver behind the channel, or before it."""
+    if is_first:
+        return f"<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>{arguments}{end}"
+    return f" to=functions.{name}<|channel|>commentary json<|message|>{arguments}{end}"
+
+
+ANSWERS = {
+    "words": SAYS,
+    "reasoning, then words": f"{THINKS}{NEXT}{SAYS}",
+    "a call": told("weather", TOWN),
+    "a call, its receiver first": told("weather", TOWN, is_first=False),
+    "no arguments": told("clock", "{}"),
+    "empty arguments": told("clock", ""),
+    "reasoning, then a call": f"{THINKS}{NEXT}{told('weather', TOWN)}",
+    "two calls": f"{told('weather', TOWN, end='<|end|>')}{NEXT}{told('clock', '{}', is_first=False)}",
+    "one tool twice": f"{THINKS}{NEXT}{told('clock', '{}', end='<|call|>')}{NEXT}{told('clock', '{}')}",
+    "words, then a call": f"{THINKS}{NEXT}<|channel|>commentary<|message|>I look.<|end|>{NEXT}{told('clock', '{}')}",
+    "reasoning twice": f"{THINKS}{NEXT}{THINKS}{NEXT}{SAYS}",
+    "words, then words": f"<|channel|>commentary<|message|>I look.<|end|>{NEXT}{SAYS}",
+    "a tool of another kind": f"{THINKS}{NEXT}<|channel|>commentary to=python code<|message|>1<|call|>",
+    "reasoning alone": "<|channel|>analysis<|message|>Hm.<|end|>",
+}
+
+
+@pytest.fixture(scope="module")
+def parsing(tokenizer: Any) -> Parsing:
+    return Parsing(SimpleNamespace(), tokenizer, "openai", "openai_gptoss")
+
+
+def spelled(text: str) -> list[int]:
+    from vllm.entrypoints.openai.parser.harmony_utils import get_encoding
+
+    return list(get_encoding().encode(text, allowed_special="all"))
+
+
+TOOLS = (Tool("weather"), Tool("clock"))
+
+
+def sink_of(
+    parsing: Parsing, sink: Any, *, tools: tuple[Tool, ...] = TOOLS, prompt: str = "<|start|>assistant"
+) -> ParsingSink:
+    params = ParsingParams(tools=tools, choice="auto" if tools else "none")
+    job = Job(id="1", prompt_ids=spelled(prompt), prompt_text=prompt, parsing=params)
+    return ParsingSink(parsing, Vocabulary(parsing.tokenizer), job, sink)
+
+
+def taken_apart(parsing: Parsing, steps: list[list[int]], *, reason: Reason = "stop", **how: Any) -> dict[str, Any]:
+    """What the deltas are together, of an answer that comes in these steps."""
+    events: list[Any] = []
+    sink, before, ids = sink_of(parsing, events.append, **how), "", list[int]()
+    for place, step in enumerate(steps):
+        ids += step
+        text = parsing.tokenizer.decode(ids, skip_special_tokens=True)
+        is_last = place == len(steps) - 1
+        gained = text[len(before) :] if is_last or not text.endswith("\ufffd") else ""
+        before += gained
+        sink(Delta(0, gained, step, finish=Finish(reason) if is_last else None))
+    sink(Finished(prompt_tokens=1, completion_tokens=len(ids)))
+    answer: dict[str, Any] = {"content": "", "reasoning": "", "calls": []}
+    *deltas, finished = events
+    for one in deltas:
+        if one.kind != "call":
+            answer[one.kind] += one.text
+        elif one.call.name:
+            assert one.call.id
+            assert one.call.place == len(answer["calls"])
+            answer["calls"].append([one.call.name, one.text])
+        else:
+            answer["calls"][one.call.place][1] += one.text
+    assert [token_id for one in deltas for token_id in one.ids] == ids
+    assert deltas[-1].finish == Finish(reason)
+    assert list(finished.called) == [name for name, _ in answer["calls"]]
+    assert bool(finished.reasoning_tokens) == bool(answer["reasoning"])
+    return answer
+
+
+def splits(ids: list[int], seeds: int = 8) -> Iterator[list[list[int]]]:
+    """One by one, all at once, and at random."""
+    yield [[token_id] for token_id in ids]
+    yield [ids]
+    for seed in range(seeds):
+        chance, rest, steps = random.Random(seed), ids, list[list[int]]()
+        while rest:
+            length = chance.randint(1, 5)
+            steps.append(rest[:length])
+            rest = rest[length:]
+        yield steps
+
+
+def whole_by_vllm(parsing: Parsing, ids: list[int]) -> tuple[str, str, list[Any]]:
+    """What vLLM's parser makes of the whole answer, the arguments read."""
+    sink = sink_of(parsing, print)
+    parser: Any = parsing._build(parsing._full, sink.request.tools, {})
+    reasoning, content, calls = parser.parse("", sink.request, model_output_token_ids=ids)
+    return reasoning or "", content or "", [[call.name, read(call.arguments)] for call in calls or ()]
+
+
+def read(arguments: str) -> Any:
+    return json.loads(arguments) if arguments else ""
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_streamed_is_whole(parsing: Parsing, name: str) -> None:
+    ids = spelled(ANSWERS[name])
+    first, *others = (taken_apart(parsing, steps) for steps in splits(ids))
+    assert all(other == first for other in others)
+    calls = [[called, read(arguments)] for called, arguments in first["calls"]]
+    assert (first["reasoning"], first["content"], calls) == whole_by_vllm(parsing, ids)
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_an_answer_that_is_cut_anywhere(parsing: Parsing, name: str) -> None:
+    """However it comes, it is the beginning of the whole one: no mark leaks, no call looks complete that is not."""
+    ids = spelled(ANSWERS[name])
+    whole = taken_apart(parsing, [ids])
+    for length in range(1, len(ids)):
+        first, *others = (taken_apart(parsing, steps, reason="length") for steps in splits(ids[:length], 2))
+        assert all(other == first for other in others)
+        assert whole["reasoning"].startswith(first["reasoning"])
+        assert whole["content"].startswith(first["content"])
+        for (called, part), (name_of_whole, arguments) in zip(first["calls"], whole["calls"], strict=False):
+            assert called == name_of_whole
+            assert arguments.startswith(part)
+
+
+def test_text_without_a_head_is_content(parsing: Parsing) -> None:
+    for text, reason in (("It is.<|return|>", "stop"), ("It is.", "length")):
+        for steps in splits(spelled(text)):
+            answer = taken_apart(parsing, steps, reason=reason)  # type: ignore[arg-type]
+            assert answer == {"content": "It is.", "reasoning": "", "calls": []}
+
+
+def test_a_call_that_nobody_asked_for_stays_text(parsing: Parsing) -> None:
+    for steps in splits(spelled(f"{THINKS}{NEXT}{told('weather', TOWN)}")):
+        answer = taken_apart(parsing, steps, tools=())
+        assert answer == {"content": TOWN, "reasoning": "Hm, \u00e9 \U0001f31e.", "calls": []}
+
+
+def test_a_message_is_continued(parsing: Parsing) -> None:
+    prompt = "<|start|>user<|message|>Hi<|end|><|start|>assistant<|channel|>final<|message|>It"
+    for steps in splits(spelled(" is.<|return|>")):
+        assert taken_apart(parsing, steps, prompt=prompt)["content"] == " is."
