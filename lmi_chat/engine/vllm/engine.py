@@ -108,10 +108,6 @@ class Vllm:
             async with pooling.run(self._engine, job, sink) as pool:
                 yield pool
             return
-        reasoning = self._parsing.engine_arguments(job) if self._parsing else {}
-        if job.parsing and self._parsing:
-            sink = ParsingSink(self._parsing, self._vocabulary, job, sink)
-            job, token_sink = sink.job, None
         if job.beams:
             ends = frozenset[int]() if job.sampling.ignore_eos else self.model.end_ids
             async with beam_search.run(self.run, job, sink, ends) as search:
@@ -119,6 +115,10 @@ class Vllm:
             return
         form = self._constraint(job)
         constraint = self._trials.params(form) if form else None
+        reasoning = self._parsing.engine_arguments(job) if form and self._parsing else {}
+        if job.parsing and self._parsing:
+            sink = ParsingSink(self._parsing, self._vocabulary, job, sink)
+            job, token_sink = sink.job, None
         run = self._outputs(job, sink, token_sink)
         prompt = {"type": "token", "prompt_token_ids": job.prompt_ids, "prompt": job.prompt_text}
         if job.cache_salt:

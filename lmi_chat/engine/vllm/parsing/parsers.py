@@ -116,8 +116,8 @@ class Parsing:
         return (start, said) if said.strip() else (start,)
 
     def engine_arguments(self, job: Job) -> dict[str, Any]:
-        """Name what tells the engine where a job's constraint begins, if it has one and the model may reason before."""
-        if job.sampling.constraint is None or not self.reasoning_parser:
+        """Name what tells the engine where the constraint of a job begins, if the model may reason before."""
+        if not self.reasoning_parser:
             return {}
         variables = dict(job.parsing.variables) if job.parsing else {}
         known = {"chat_template_kwargs": variables}
