@@ -122,7 +122,7 @@ class Bench:
         plain.add_tokens([AddedToken(one, special=False, normalized=False) for one in (*family.markers, *thinking)])
         self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<|im_end|>")
         vocabulary = self.tokenizer.get_vocab()
-        self.tokenizer.get_vocab = lambda: vocabulary  # type: ignore[method-assign] # vLLM keeps it as well
+        self.tokenizer.get_vocab = lambda: vocabulary  # vLLM keeps it as well
         parser = ToolParserManager.get_tool_parser(name)
         self.grammars = ToolGrammars(name, parser, self.tokenizer)
         self.walker = Walker(self.tokenizer, family.closers)

@@ -137,8 +137,8 @@ class ToolGrammars:
         """Write Llama's calls and a form that is JSON too as what one lexer can read: either begins with a brace."""
         calls = []
         for tool in parsing.tools:
-            schema = tool_schema.moved({"type": "object", **(tool.parameters or {})}, "#/properties/parameters")
-            properties = {"name": {"const": tool.name}, "parameters": schema}
+            inner = tool_schema.moved({"type": "object", **(tool.parameters or {})}, "#/properties/parameters")
+            properties = {"name": {"const": tool.name}, "parameters": inner}
             call = {
                 "type": "object",
                 "properties": properties,
