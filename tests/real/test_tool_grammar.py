@@ -218,6 +218,27 @@ def test_nothing_is_forced_where_nothing_asks_for_it(model: Path) -> None:
     assert _bench("pythonic", model).grammars.constraint(AUTO, None) is None
 
 
+def test_what_is_asked_for_twice_is_made_once_and_never_of_another_request(model: Path) -> None:
+    grammars = _bench("hermes", model).grammars
+    assert grammars.constraint(ONE, None) is grammars.constraint(ONE, None)
+    assert grammars.constraint(ONE, None) != grammars.constraint(NAMED, None)
+    given = OutputConstraint("regex", "a+", "regex")
+    free, formed = grammars.constraint(AUTO, None), grammars.constraint(AUTO, given)
+    assert free != formed == grammars.constraint(AUTO, given)
+
+
+def test_what_the_compiler_cannot_do_is_passed_over_for_a_tool_that_is_not_strict(model: Path) -> None:
+    bench = _bench("hermes", model)
+    odd = {"type": "object", "properties": {"a": {"type": "string", "format": "odd"}}, "required": ["a"]}
+    for is_strict in (False, True):
+        parsing = ParsingParams(tools=(Tool("f", "", odd, is_strict),), choice="required")
+        if is_strict:
+            with pytest.raises(AssertionError, match="odd"):
+                bench.walker.matcher(bench.constraint(parsing))
+        else:
+            assert bench.calls(parsing, bench.text(parsing, 1, 30))[0][0] == "f"
+
+
 def test_a_parser_that_reads_no_forced_call_refuses_the_choice(model: Path) -> None:
     from vllm.tool_parsers import ToolParserManager
 
