@@ -164,8 +164,8 @@ class ToolGrammars:
             }
             text = whitespace.bounded(json.dumps(call), given.whitespace, is_compact=self._is_compact)
             calls.append(grammar.json(text))
-        call = grammar.rule(" | ".join(calls))
-        several = f"{call} ({tags.LLAMA_BETWEEN} {call})*" if parsing.is_parallel else call
+        one = grammar.rule(" | ".join(calls))
+        several = f"{one} ({tags.LLAMA_BETWEEN} {one})*" if parsing.is_parallel else one
         return choice([several, self._given(given, grammar)])
 
     def _schema(self, tool: Tool) -> dict[str, Any]:
