@@ -333,7 +333,7 @@ class Template:
         if self._jinja is not None and "tools" in _undeclared(self._jinja):
             return True
         try:
-            text = pool.submit(self._text, self._shape([{"role": "user", "content": "Hi"}]), [TOOL]).result(TRIAL_S)
+            text = pool.submit(self._text, self._shape([{"role": "user", "content": PROBE}]), [TOOL]).result(TRIAL_S)
         except Late:
             raise
         except Exception:  # noqa: BLE001 the template is foreign code

@@ -244,7 +244,7 @@ Sink = Callable[[Event], None]
 
 @dataclass(slots=True)
 class TokenSink:
-    """Takes the tokens between a sequence's first and last without a Delta for each.
+    """Takes the tokens between a sequence's first and last without a Delta for each; their text is content.
 
     `token` is called once per token of the only sequence: id, text as JSON writes it without quotes, never empty, and
     log-probability. With logprobs: exactly one token with text; those without come as Deltas. Without: possibly several

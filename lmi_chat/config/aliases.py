@@ -89,6 +89,8 @@ VALUES: Mapping[str, Mapping[str, str]] = types.MappingProxyType(
             name: f'{{"pooling_type": "{kind}"}}'
             for name, kind in {"cls": "CLS", "mean": "MEAN", "lasttoken": "LAST"}.items()
         },
+        "tool_call_parser": {"auto": "", "no": "none", "off": "none", "false": "none"},
+        "reasoning_parser": {"auto": "", "no": "none", "off": "none", "false": "none"},
         "output_formatter": {"json_chat": "json", "jsonlines_chat": "jsonlines", "sse_chat": "sse", "none": ""},
     }
 )
@@ -227,9 +229,8 @@ UNASKED: Mapping[str, str] = types.MappingProxyType(
 """Their defaults, where these are none of QUIET: they ask for nothing."""
 NOT_YET = _by_name(
     {
-        "tools": "enable_auto_tool_choice tool_call_parser tool_parser_plugin tool_server tool_strict_level"
-        " exclude_tools_when_tool_choice_none",
-        "reasoning": "reasoning_parser reasoning_parser_plugin reasoning_config",
+        "tools": "tool_server tool_strict_level exclude_tools_when_tool_choice_none",
+        "reasoning": "reasoning_config",
         "adapters": "enable_lora lora_modules max_loras max_lora_rank max_cpu_loras fully_sharded_loras"
         " lora_extra_vocab_size long_lora_scaling_factors lora_dtype lora_target_modules default_mm_loras adapters",
         "quantization while loading by this name (quantize has the engine's)": "load_in_8bit load_in_4bit",

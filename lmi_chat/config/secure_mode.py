@@ -20,11 +20,12 @@ SCRIPTS, REQUIREMENTS = "DISALLOW_CUSTOM_INFERENCE_SCRIPTS", "DISALLOW_REQUIREME
 REMOTE_CODE, PICKLE, TEMPLATE = "DISALLOW_TRUST_REMOTE_CODE", "DISALLOW_PICKLE_FILES", "DISALLOW_CHAT_TEMPLATE"
 ENFORCED = (SCRIPTS, REMOTE_CODE, PICKLE, TEMPLATE, REQUIREMENTS)
 OWN_ENTRIES = ("djl_python.", "lmi_chat.")
+PLUGINS = ("tool_parser_plugin", "reasoning_parser_plugin")
 CODE_KEYS = (
     *("worker_cls", "worker_extension_cls", "scheduler_cls", "logits_processors", "io_processor_plugin"),
-    *("reasoning_parser_plugin", "tool_parser_plugin"),
+    *PLUGINS,
 )
-"""Arguments of the engine that name Python code to run."""
+"""Settings that name Python code to run; all but the plugins are arguments of the engine."""
 PICKLE_ENDINGS = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 PICKLE_FORMATS = ("pt", "npcache")
 SAFE_FORMAT = {"load_format": "safetensors"}
@@ -34,6 +35,7 @@ TRUSTED_KEYS = frozenset(
         *("host", "port", "api_key", "api_key_file", "store", "async_folder", "chat_template", "safe_port_range"),
         *("ssl_certfile", "ssl_keyfile", "ssl_keyfile_password", "ssl_ca_certs", "ssl_cert_reqs", "ssl_ciphers"),
         *("access_log", "log_level", "install_requirements", "cache_salt_by", "download_dir", "hf_token"),
+        *PLUGINS,
     }
 )
 """Keys that open doors or name files: not the business of a file that comes with the model."""
@@ -49,7 +51,7 @@ class SecureMode:
     def check_settings(self, settings: Settings) -> None:
         """Refuse settings that a control forbids. Raises BadSetting."""
         for name, control in self._forbidden_settings(settings):
-            value = settings.engine.get(name, "")
+            value = settings.engine.get(name, str(settings.values().get(name, "")) if name in PLUGINS else "")
             shown = f" = {one_line(value, 80)}" if value else ""
             raise _forbidden(f"{settings.origins.get(name, name)}: {name}{shown}", control)
 
@@ -59,9 +61,10 @@ class SecureMode:
         for name in origins.keys() & TRUSTED_KEYS:
             if self._is_untrusted_file(origins[name]):
                 yield name, "must not be set by a file that comes with the model"
+        code = engine.keys() | {name for name in PLUGINS if settings.values()[name]}
         forbidden = {
             REMOTE_CODE: [name for name, text in engine.items() if _trusts_code(name, text)],
-            SCRIPTS: [name for name in CODE_KEYS if name in engine and not origins[name].startswith("default")],
+            SCRIPTS: [name for name in CODE_KEYS if name in code and not origins[name].startswith("default")],
             REQUIREMENTS: ["install_requirements"] * settings.install_requirements,
             PICKLE: ["load_format"] * (engine.get("load_format") in PICKLE_FORMATS),
             TEMPLATE: ["chat_template"] * bool(settings.chat_template),

@@ -108,6 +108,23 @@ class Settings(BaseModel):
         default="",
         description="names that a request may set in chat_template_kwargs beside those that the template reads; commas",
     )
+    tool_call_parser: str = Field(
+        default="",
+        description="what takes calls of tools out of the text: a parser of the engine, or none; empty: by the model",
+    )
+    reasoning_parser: str = Field(
+        default="",
+        description="what takes the reasoning out of the text: a parser of the engine, or none; empty: by the model",
+    )
+    enable_auto_tool_choice: StrictBool = Field(
+        default=True, description="tool_choice may be auto: the model decides whether it calls a tool"
+    )
+    tool_parser_plugin: str = Field(
+        default="", description="a Python file, or a module, that registers further parsers of tool calls"
+    )
+    reasoning_parser_plugin: str = Field(
+        default="", description="a Python file, or a module, that registers further parsers of reasoning"
+    )
     output_formatter: Literal["", "json", "jsonlines", "sse"] = Field(
         default="", description="json, jsonlines or sse; the last two also make streaming the default"
     )
@@ -116,6 +133,9 @@ class Settings(BaseModel):
     )
     finish_reason: Literal["openai", "lmi"] = Field(
         default="openai", description="openai (stop, length) or lmi (eos_token, length, stop_sequence)"
+    )
+    reasoning_field: Literal["both", "reasoning", "reasoning_content"] = Field(
+        default="both", description="what chats answer reasoning in: reasoning, reasoning_content or both"
     )
     strict_requests: StrictBool = Field(default=False, description="unknown keys of a request are errors")
     enable_stateful_sessions: StrictBool = Field(default=True, description="sessions: the server holds conversations")

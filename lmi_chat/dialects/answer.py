@@ -32,17 +32,16 @@ class ByDeployment:
         return self.shown(_deployment.get())
 
 
-def _words(deployment: Deployment) -> list[str]:
-    words = get_args(Reason) if deployment.finish_words is None else deployment.finish_words.values()
-    return sorted(set(words))
+def words(deployment: Deployment) -> list[str]:
+    """The words of a deployment for why a sequence ended, in the order of the alphabet."""
+    own = get_args(Reason) if deployment.finish_words is None else deployment.finish_words.values()
+    return sorted(set(own))
 
 
 Count = Annotated[int, Field(ge=0)]
 Logprob = Annotated[float, Field(le=0, description="natural logarithm; -9999.0 stands for -infinity")]
 ServedModel = Annotated[str, ByDeployment(lambda deployment: {"const": deployment.model})]
-FinishWord = Annotated[str | None, ByDeployment(lambda deployment: {"enum": [*_words(deployment), None]})]
-LastWord = Annotated[str | None, ByDeployment(lambda deployment: {"enum": _words(deployment)})]
-"""A whole answer's: every sequence has ended."""
+FinishWord = Annotated[str | None, ByDeployment(lambda deployment: {"enum": [*words(deployment), None]})]
 StopReason = Annotated[str | int | None, Field(description="what stopped it: a text or a token id")]
 TokenIds = Annotated[list[Count], Field(description="with return_token_ids")]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 from lmi_chat.chat_template import Template
 from lmi_chat.dialects.body import Checkers, checkers
@@ -10,6 +10,7 @@ from lmi_chat.job import EmbeddingSpec
 from lmi_chat.limits import Limits
 from lmi_chat.storage.completions_db import StoredCompletion
 
+ReasoningField = Literal["reasoning", "reasoning_content"]
 PLACEHOLDERS = frozenset({"tgi", "dummy"})
 """What clients write into `model` by themselves where they were given a URL and no name."""
 
@@ -38,6 +39,7 @@ class Deployment:
     tool_parser: str = ""  # takes calls of tools out of the text; "": none, and requests with tools are refused
     reasoning_parser: str = ""  # takes the reasoning out of the text; "": none
     calls_tools: bool = True  # tool_choice auto is allowed (option.enable_auto_tool_choice)
+    reasoning_fields: tuple[ReasoningField, ...] = get_args(ReasoningField)  # under what names it is answered
     save: Callable[[StoredCompletion], None] | None = None  # keeps a completion, without waiting; None: none is kept
     checkers: Checkers = field(init=False, repr=False, compare=False)  # of bodies, by their types
 

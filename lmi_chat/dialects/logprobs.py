@@ -67,10 +67,10 @@ def _entry(token: Token, spell: Callable[[TokenLogprob], str], *, hides_special:
 class ContentLogprobs:
     """The `content` of a whole chat's object for one sequence, written as its tokens come."""
 
-    def __init__(self, sampling: SamplingParams, *, names_ids: bool) -> None:
+    def __init__(self, job: Job, *, names_ids: bool) -> None:
         """Begin empty. `names_ids`: tokens are written `token_id:7`."""
-        self._sampling, self._names_ids = sampling, names_ids
-        self._tokens, self._content = TextTokens(sampling), Array()
+        self._sampling, self._names_ids = job.sampling, names_ids
+        self._tokens, self._content = TextTokens(job.sampling, is_parsed=job.parsing is not None), Array()
 
     def take(self, delta: Delta) -> int:
         """Write what the delta has of the content; returns how many bytes that takes."""

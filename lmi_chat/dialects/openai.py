@@ -85,6 +85,11 @@ def head(reply_id: str, deployment: Deployment) -> Head:
     }
 
 
+def has_text(delta: Delta) -> bool:
+    """Whether a delta has something to read: text, or the name of a tool that is called."""
+    return bool(delta.text) or (delta.call is not None and bool(delta.call.name))
+
+
 class ChunkRenderer(TokenRenderer):
     """A stream of chunks, one per delta or more, as far as it is the same for all: heads, first chunks, usage, the end.
 
@@ -110,7 +115,8 @@ class ChunkRenderer(TokenRenderer):
         self._has_usage, is_continuous = (usage.get(name, False) for name in USAGE)
         self._is_continuous = self._has_usage and is_continuous
         self._rows = [job for job in jobs for _ in range(job.width)]
-        self._prompt_tokens, self._completion_tokens = sum(len(job.prompt_ids) for job in jobs), 0
+        self._prompt_tokens = sum(len(job.prompt_ids) for job in jobs)
+        self._completion_tokens = self._reasoning_tokens = 0
         self._null_usage = b',"usage":null}' if self._has_usage else b"}"
         self._has_ids = has_ids
         self._leads: list[str] = []  # what the rows begin with, shown with the first delta even if that has no text
@@ -126,7 +132,9 @@ class ChunkRenderer(TokenRenderer):
     def delta(self, delta: Delta) -> Sequence[bytes]:
         """Its chunks; the plain ones, which are nearly all, are prefix + text + suffix."""
         self._completion_tokens += len(delta.ids)
-        if self.is_quick and delta.finish is None and delta.index in self._begun:
+        if delta.kind == "reasoning":
+            self._reasoning_tokens += len(delta.ids)
+        elif self.is_quick and delta.finish is None and delta.kind == "content" and delta.index in self._begun:
             return (self._plain_heads[delta.index] + dump(delta.text) + self._plain_tail,) if delta.text else ()
         if self._leads and delta.index not in self._begun:
             delta = replace(delta, text=self._leads[delta.index] + delta.text)
@@ -134,7 +142,7 @@ class ChunkRenderer(TokenRenderer):
 
     def _split(self, delta: Delta) -> Sequence[Delta]:
         """What of a delta stands in a chunk of its own; nothing of one that has nothing to show."""
-        is_shown = delta.text or delta.tokens or delta.finish or (self._has_ids and delta.ids)
+        is_shown = has_text(delta) or delta.tokens or delta.finish or (self._has_ids and delta.ids)
         return (delta,) if is_shown else ()
 
     def _chunk(self, delta: Delta) -> bytes:
@@ -147,7 +155,13 @@ class ChunkRenderer(TokenRenderer):
                 choice["prompt_token_ids"] = self._rows[delta.index].prompt_ids
         counted: CompletionUsage | None = None
         if self._is_continuous:
-            counted = usage(Finished(prompt_tokens=self._prompt_tokens, completion_tokens=self._completion_tokens))
+            counted = usage(
+                Finished(
+                    prompt_tokens=self._prompt_tokens,
+                    completion_tokens=self._completion_tokens,
+                    reasoning_tokens=self._reasoning_tokens,
+                )
+            )
         return self._close([choice], counted)
 
     def _choice(self, delta: Delta, *, is_first: bool) -> Choice:

@@ -93,10 +93,29 @@ class _Choice(Payload):
 
 class _Message(Payload):
     __slots__ = ()
-    _optional = frozenset({"role", "content", "refusal", "tool_calls", "function_call", "reasoning_content", "audio"})
+    _optional = frozenset(
+        {"role", "content", "refusal", "tool_calls", "function_call", "reasoning", "reasoning_content", "audio"}
+    )
 
 
-KINDS: Mapping[str, type[Payload]] = {"": _Top, "choices": _Choice, "message": _Message, "delta": _Message}
+class _Call(Payload):
+    __slots__ = ()
+    _optional = frozenset({"id", "type"})
+
+
+class _Function(Payload):
+    __slots__ = ()
+    _optional = frozenset({"name"})
+
+
+KINDS: Mapping[str, type[Payload]] = {
+    "": _Top,
+    "choices": _Choice,
+    "message": _Message,
+    "delta": _Message,
+    "tool_calls": _Call,
+    "function": _Function,
+}
 """By the key under which an object stands."""
 
 

@@ -5,11 +5,11 @@ A whole answer keeps all of a sequence, a stream only what its last line or an e
 
 import codecs
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from lmi_chat.codec.json_text import unescape
 from lmi_chat.dialects.answer import CompletionUsage, TokenCounts
-from lmi_chat.job import Delta, Finish, Finished, Job, SamplingParams, Token
+from lmi_chat.job import CallPart, Delta, Finish, Finished, Job, SamplingParams, Token
 
 INCOMPLETE = "\ufffd"
 # By a Finish's reason; a stop string has a word of its own.
@@ -24,12 +24,19 @@ TGI_FINISH = LMI_FINISH | {"time_limit": "length"}
 """TGI's clients know eos_token, length and stop_sequence alone; an answer that time cut is one that a bound cut."""
 
 
-def finish_word(finish: Finish | None, words: Mapping[str, str] | None) -> str | None:
-    """Why a sequence ended, by the table `words` or, without one, in OpenAI's words; None while it goes on."""
+CALLED = "tool_calls"
+"""OpenAI's word for the end of a sequence that called a tool and was not cut."""
+
+
+def finish_word(finish: Finish | None, words: Mapping[str, str] | None, *, has_called: bool = False) -> str | None:
+    """Why a sequence ended, by the table `words` or, without one, in OpenAI's words; None while it goes on.
+
+    `has_called`: it called a tool of its own choice, which only OpenAI's words tell.
+    """
     if finish is None:
         return None
     if words is None:
-        return finish.reason
+        return CALLED if has_called and finish.reason == "stop" else finish.reason
     return words["stop_sequence" if isinstance(finish.stop, str) else finish.reason]
 
 
@@ -47,7 +54,7 @@ def usage(done: Finished) -> CompletionUsage:
     return {
         **counts(done),
         "prompt_tokens_details": {"cached_tokens": done.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": done.reasoning_tokens},
     }
 
 
@@ -55,13 +62,16 @@ class TextTokens:
     """A sequence's tokens, each when its text is there: stop strings hold text back, and one that is found cuts it.
 
     What is told by bytes: those of the tokens that have a text, joined, are the sequence's text.
+    Where the text is taken apart it lacks what stood between the parts. Then each token comes with its delta, but for
+    one that may have ended the sequence, which comes with the next.
     """
 
-    __slots__ = ("_held", "_hides_special", "_is_held_back", "_room")
+    __slots__ = ("_held", "_hides_special", "_is_held_back", "_is_parsed", "_room", "_stop_ids")
 
-    def __init__(self, sampling: SamplingParams) -> None:
-        """Begin without text."""
+    def __init__(self, sampling: SamplingParams, *, is_parsed: bool = False) -> None:
+        """Begin without text. `is_parsed`: it is taken apart."""
         self._is_held_back, self._hides_special = bool(sampling.stop), sampling.skip_special_tokens
+        self._is_parsed, self._stop_ids = is_parsed, frozenset(sampling.stop_token_ids)
         self._held: list[Token] = []
         self._room = 0  # bytes of the text beyond those of the tokens that were given
 
@@ -70,6 +80,8 @@ class TextTokens:
 
         A token that a stop string begins in comes with the bytes before that.
         """
+        if self._is_parsed:
+            return self._take_parsed(delta)
         self._room += len(delta.text.encode("utf-8", "surrogatepass"))
         if delta.finish is None and not self._is_held_back:
             for token in delta.tokens:
@@ -91,6 +103,19 @@ class TextTokens:
             return held[:-1], held[-1:]
         return held, []
 
+    def _take_parsed(self, delta: Delta) -> tuple[list[Token], list[Token]]:
+        """The same by what the tokens are: the end may come in a delta after the one with the last token."""
+        tokens, self._held = [*self._held, *delta.tokens] if self._held else delta.tokens, []
+        finish = delta.finish
+        if not tokens or not (tokens[-1].choice.is_special or tokens[-1].choice.id in self._stop_ids):
+            return tokens, []
+        if finish is None:
+            self._held = tokens[-1:]
+            return tokens[:-1], []
+        if finish.reason == "stop" and not isinstance(finish.stop, str):
+            return tokens[:-1], tokens[-1:]
+        return tokens, []
+
     def _fitting(self, tokens: list[Token]) -> tuple[list[Token], list[Token]]:
         """Split tokens into those whose text is there, and the others."""
         for place, token in enumerate(tokens):
@@ -109,10 +134,25 @@ class TextTokens:
         return 0 if token.choice.is_special and self._hides_special else len(token.choice.bytes)
 
 
+@dataclass(slots=True)
+class ToolCall:
+    """A call of a tool as far as it has come; `parts` joined are its arguments, JSON text unless it was cut."""
+
+    id: str = ""
+    name: str = ""
+    parts: list[str] = field(default_factory=list)
+
+    @property
+    def arguments(self) -> str:
+        """All of them so far, as they came."""
+        return "".join(self.parts)
+
+
 class SequenceState:
     """What one sequence of `job` has become so far.
 
-    `ids` are all of them in order. A stream has `text`, `count` and `finish` alone. Tokens with their log-probabilities
+    `text` is its content, `reasoning` and `calls` are what was taken out of it, `ids` all of them in order. A stream
+    has `text`, `reasoning`, `calls`, `count` and `finish` alone. Tokens with their log-probabilities
     are not kept: a whole answer writes each when it comes.
     """
 
@@ -120,10 +160,12 @@ class SequenceState:
         "_decoder",
         "_logprob",
         "_partial",
+        "_reasoning",
         "_scored",
         "_spelled",
         "_text_tokens",
         "_texts",
+        "calls",
         "count",
         "finish",
         "ids",
@@ -138,6 +180,8 @@ class SequenceState:
         self._decoder: codecs.IncrementalDecoder | None = None
         self._text_tokens: TextTokens | None = None
         self._partial = b""
+        self._reasoning: list[str] = []
+        self.calls: list[ToolCall] = []
         self.count = 0
         self.finish: Finish | None = None
         self.ids: list[int] = []
@@ -151,6 +195,11 @@ class SequenceState:
         return "".join(self._texts)
 
     @property
+    def reasoning(self) -> str:
+        """All of it."""
+        return "".join(self._reasoning)
+
+    @property
     def likelihood(self) -> float:
         """Mean log-probability of its tokens, by which sequences are ranked."""
         return self._logprob / max(self._scored, 1)
@@ -159,7 +208,10 @@ class SequenceState:
         """Add a delta. `is_shown`: a stream has told its tokens already, and they are not kept."""
         if self._spelled:
             self._settle()
-        self._texts.append(delta.text)
+        if delta.call is not None:
+            self._take_call(delta.call, delta.text)
+        else:
+            (self._reasoning if delta.kind == "reasoning" else self._texts).append(delta.text)
         self.count += len(delta.ids)
         if delta.finish is not None:
             self.finish = delta.finish
@@ -169,6 +221,13 @@ class SequenceState:
         for token in delta.tokens:
             self._logprob += token.choice.logprob
         self._scored += len(delta.tokens)
+
+    def _take_call(self, part: CallPart, text: str) -> None:
+        while len(self.calls) <= part.place:
+            self.calls.append(ToolCall())
+        call = self.calls[part.place]
+        call.id, call.name = call.id or part.id, call.name or part.name
+        call.parts.append(text)
 
     def take_token(self, spelled: bytes) -> None:
         """Add one token of whole characters, whose text is spelled as in JSON."""

@@ -43,18 +43,22 @@ class TokenFormatter:
         self._write = write
 
     def apply(self, parsed: ParsedRequest, body: Json) -> None:
-        """Have `parsed` answered so; each token comes with its log-probability then. A vector is no text and stays."""
+        """Have `parsed` answered so; each token comes with its log-probability then, calls and reasoning as text.
+
+        A vector is no text and stays.
+        """
         if parsed.job.pooling is not None:
             return
-        parsed.jobs = tuple(map(_with_logprobs, parsed.jobs))
+        parsed.jobs = tuple(map(_shown_by_token, parsed.jobs))
         inner = body.get("parameters")
         given = inner if isinstance(inner, dict) else {name: body[name] for name in body.keys() - PROMPTS}
         parsed.render = Written(parsed, given, self._write)
 
 
-def _with_logprobs(job: Job) -> Job:
+def _shown_by_token(job: Job) -> Job:
+    """The job with log-probabilities, and its text in one piece: each token is to have its own."""
     sampling = job.sampling
-    return job if sampling.logprobs is not None else replace(job, sampling=replace(sampling, logprobs=0))
+    return replace(job, sampling=replace(sampling, logprobs=sampling.logprobs or 0), parsing=None)
 
 
 class Written:

@@ -16,7 +16,7 @@ class Model:
     `names`: accepted model names; `defaults`: its own SamplingParams, named as there; `end_ids` end a sequence;
     `has_priority`: a job's priority counts, and is not passed over in silence; `space`: it embeds and writes no text;
     `chat`: code that renders its chats, None where a chat template does; `tool_parser`, `reasoning_parser`: what takes
-    its text apart where a job asks for it, "" for none.
+    its text apart where a job asks for it, "" for none; `parsers_said`: how these were chosen, in one line.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Model:
     chat: ChatRenderer | None = None
     tool_parser: str = ""
     reasoning_parser: str = ""
+    parsers_said: str = ""
     end_ids: frozenset[int] = frozenset()
     defaults: Mapping[str, Any] = field(default_factory=dict)
 

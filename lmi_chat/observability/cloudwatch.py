@@ -12,6 +12,7 @@ EMBEDDED: Mapping[str, str] = {
     "prompt_tokens": "Count",
     "completion_tokens": "Count",
     "cached_tokens": "Count",
+    "reasoning_tokens": "Count",
     "queue_seconds": "Seconds",
     "ttft_seconds": "Seconds",
     "prefill_seconds": "Seconds",

@@ -21,6 +21,8 @@ LOOP_HOLD = Gauge("lmi_chat_loop_hold_seconds", "Longest time since the last scr
 PROMPT_TOKENS = Counter("lmi_chat_prompt_tokens", "Prompt tokens")
 COMPLETION_TOKENS = Counter("lmi_chat_completion_tokens", "Generated tokens")
 CACHED_TOKENS = Counter("lmi_chat_cached_tokens", "Prompt tokens found in the prefix cache")
+REASONING_TOKENS = Counter("lmi_chat_reasoning_tokens", "Generated tokens that were reasoning and no answer")
+TOOL_CALLS = Counter("lmi_chat_tool_calls", "Calls of tools that models made")
 IGNORED_KEYS = Counter(
     "lmi_chat_ignored_keys", "Ignored keys of request bodies, as X-LMI-Chat-Warning names them", ["dialect"]
 )
@@ -46,6 +48,10 @@ def count_request(record: RequestRecord, total_s: float) -> None:
     COMPLETION_TOKENS.inc(record.completion_tokens)
     if record.cached_tokens:
         CACHED_TOKENS.inc(record.cached_tokens)
+    if record.reasoning_tokens:
+        REASONING_TOKENS.inc(record.reasoning_tokens)
+    if record.called:
+        TOOL_CALLS.inc(len(record.called))
     if record.queue_s is not None:
         QUEUE.observe(record.queue_s)
     if record.ttft_s is not None:

@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lmi_chat.errors import Error
+from lmi_chat.text import one_line
 
 CLIENT_GONE = 499
+TOOLS_MOST, NAME_BYTES = 64, 64
+"""Of the tools that one answer calls, so many are logged, by so much of their names: they are the model's words."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -16,7 +19,8 @@ class RequestRecord:
 
     `queue_s`: waiting, for admission and in the engine. `prefill_s`: the engine's first step on it to the first token.
     `decode_s`: first token to last. `seated_s`: arrival to admission. `ttft_s`: arrival to the first token.
-    `width`: sequences. `owner`: the name of the API key that came with it.
+    `width`: sequences. `called`: names of the tools that the model called.
+    `owner`: the name of the API key that came with it.
     """
 
     id: str = ""
@@ -35,6 +39,8 @@ class RequestRecord:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    called: Sequence[str] = ()
     seated_s: float = 0.0
     queue_s: float | None = None
     prefill_s: float | None = None
@@ -68,6 +74,8 @@ class RequestRecord:
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "cached_tokens": self.cached_tokens,
+            "reasoning_tokens": self.reasoning_tokens,
+            "tools": [one_line(name, NAME_BYTES) for name in self.called[:TOOLS_MOST]] or None,
             "queue_seconds": _rounded(self.queue_s),
             "ttft_seconds": _rounded(self.ttft_s),
             "prefill_seconds": _rounded(self.prefill_s),

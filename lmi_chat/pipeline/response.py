@@ -104,10 +104,11 @@ class ResponseStream:
         self._begun.set()
 
     def token_sink(self, *, is_stream: bool) -> TokenSink | None:
-        """Return the TokenSink for each job; None: the answer needs every Delta."""
+        """Return the TokenSink for each job; None: the answer needs every Delta, as one does that is taken apart."""
         if not is_stream:
             return TokenSink(self._put_token, is_folded=True)
-        if len(self._jobs) > 1 or self._jobs[0].copies > 1:
+        first = self._jobs[0]
+        if len(self._jobs) > 1 or first.copies > 1 or first.parsing is not None:
             return None
         if not isinstance(self._render, TokenRenderer) or not self._render.is_quick:
             return None
@@ -126,7 +127,12 @@ class ResponseStream:
                 for copy in range(job.copies):
                     self.put(replace(event, index=start + event.index * job.copies + copy))
             case Finished():
-                self._dones[place] = replace(event, completion_tokens=event.completion_tokens * job.copies)
+                self._dones[place] = replace(
+                    event,
+                    completion_tokens=event.completion_tokens * job.copies,
+                    reasoning_tokens=event.reasoning_tokens * job.copies,
+                    called=event.called * job.copies,
+                )
                 if None not in self._dones:
                     self.put(_sum([done for done in self._dones if done is not None]))
             case Error():
@@ -247,7 +253,7 @@ class ResponseStream:
         if done is None:
             return
         record.completion_tokens, record.cached_tokens = done.completion_tokens, done.cached_tokens
-        record.reasons = done.reasons
+        record.reasons, record.reasoning_tokens, record.called = done.reasons, done.reasoning_tokens, done.called
         if done.times is not None:
             record.queue_s = (record.queue_s or 0.0) + done.times.queue_s
             record.prefill_s, record.decode_s = done.times.prefill_s, done.times.decode_s
@@ -298,6 +304,8 @@ def _sum(dones: Sequence[Finished]) -> Finished:
         parts=tuple(dones),
         reasons=tuple(reason for done in dones for reason in done.reasons),
         times=_slowest([done.times for done in dones if done.times is not None]),
+        reasoning_tokens=sum(done.reasoning_tokens for done in dones),
+        called=tuple(name for done in dones for name in done.called),
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 from lmi_chat import dialects
 from lmi_chat.async_requests import AsyncRequests
@@ -21,12 +22,13 @@ from lmi_chat.config.secure_mode import SecureMode
 from lmi_chat.config.settings import Settings, is_in_s3
 from lmi_chat.config.sources import MODEL_FOLDER, BadSetting, environment, is_model
 from lmi_chat.dialects import Deployment
-from lmi_chat.dialects.deployment import PLACEHOLDERS
+from lmi_chat.dialects.deployment import PLACEHOLDERS, ReasoningField
 from lmi_chat.dialects.formatters import Formatters
 from lmi_chat.dialects.sequence import LMI_FINISH
 from lmi_chat.engine import Engine, Model
-from lmi_chat.engine.vllm import arguments
+from lmi_chat.engine.vllm import arguments, parser_setup
 from lmi_chat.engine.vllm import engine as engine_vllm
+from lmi_chat.engine.vllm.parser_setup import BadParser, ParserSettings
 from lmi_chat.engine.vllm.structured_output.trials import TrialLimits
 from lmi_chat.errors import EngineDown, Error
 from lmi_chat.http.access import ApiKeys
@@ -76,6 +78,7 @@ async def load(
     if secure:
         secure.check_settings(settings)
     source = _template_source(settings)
+    parsers = _parsers(settings, source)
     try:
         engine_vllm.check_installed()  # before hundreds of megabytes are fetched for it
     except engine_vllm.StartFailed as error:
@@ -103,6 +106,7 @@ async def load(
             trial_limits=TrialLimits(settings.guide_compile_seconds, settings.max_trials),
             has_fast_branch=settings.fast_branch,
             fits_cache=bool(cache),
+            parsers=parsers,
         )
         await trial.start()
         engine = await _start(settings, load_engine, given, names, enter_soon)
@@ -121,6 +125,8 @@ async def load(
     if store:
         store.tidy()
     enter(startup.READY)
+    if engine.model.parsers_said:
+        terminal.print_status(engine.model.parsers_said)
     return engine
 
 
@@ -342,6 +348,29 @@ def _template_source(settings: Settings) -> str | None:
         raise BadSetting(f"chat_template must be a file with a template or the template's text, got {shown}") from error
 
 
+def _parsers(settings: Settings, template: str | None) -> ParserSettings:
+    """Read what is said of parsers. Raises BadSetting for a name that the engine does not have, with the nearest."""
+    parsers = ParserSettings(
+        tool=settings.tool_call_parser,
+        reasoning=settings.reasoning_parser,
+        tool_plugin=_plugin(settings, settings.tool_parser_plugin),
+        reasoning_plugin=_plugin(settings, settings.reasoning_parser_plugin),
+        template=template,
+    )
+    try:
+        parser_setup.check_names(parsers)
+    except BadParser as error:
+        origin = settings.origins.get(str(error).split(maxsplit=1)[0], "default")
+        raise BadSetting(f"{origin}: {error}") from error
+    return parsers
+
+
+def _plugin(settings: Settings, plugin: str) -> str:
+    """Find a plugin's file, whose relative path may start in the model's folder; a module's name stays."""
+    path = Path(settings.model_id or MODEL_FOLDER, plugin)
+    return str(path) if plugin and not Path(plugin).is_file() and path.is_file() else plugin
+
+
 def _deployment(
     settings: Settings, model: Model, aliases: tuple[str, ...], store: Completions | None, source: str | None
 ) -> Deployment:
@@ -365,6 +394,10 @@ def _deployment(
         is_normalized={"true": True, "false": False}.get(settings.normalize),
         tool_parser=model.tool_parser,
         reasoning_parser=model.reasoning_parser,
+        reasoning_fields=get_args(ReasoningField)
+        if settings.reasoning_field == "both"
+        else (settings.reasoning_field,),
+        calls_tools=settings.enable_auto_tool_choice,
         save=store.save if store else None,
     )
     dialects.prepare(deployment)

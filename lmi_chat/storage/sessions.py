@@ -87,12 +87,21 @@ class Turn:
                 self.session.turn = None
 
 
-def _said(messages: Sequence[Any]) -> list[tuple[Any, Any]]:
+def _said(messages: Sequence[Any]) -> list[tuple[Any, ...]]:
     """Return the parts of a message that identify it: clients send theirs back with keys added.
 
-    Beside calls of tools some send "" for no content.
+    Some write the content of a call of tools, which is null, as an empty text.
     """
-    return [(one.get("role"), one.get("content") or "") if isinstance(one, dict) else (None, one) for one in messages]
+    return [
+        (one.get("role"), one.get("content") or "", _call_ids(one.get("tool_calls")))
+        if isinstance(one, dict)
+        else (None, one)
+        for one in messages
+    ]
+
+
+def _call_ids(calls: object) -> list[object]:
+    return [call.get("id") if isinstance(call, dict) else call for call in calls] if isinstance(calls, list) else []
 
 
 class Sessions:

@@ -4,7 +4,18 @@ from lmi_chat.dialects.formatters import Formatters
 from lmi_chat.job import Delta, Finish, Finished, Job
 from lmi_chat.pipeline.pipeline import PipelineConfig
 from lmi_chat.testing.app import Application, application, deployment, model_directory
-from lmi_chat.testing.engine import Playing, Script, ScriptedEngine, Step, embedded, said, token
+from lmi_chat.testing.engine import (
+    Part,
+    Playing,
+    Script,
+    ScriptedEngine,
+    Step,
+    called,
+    embedded,
+    reasoned,
+    said,
+    token,
+)
 from lmi_chat.testing.tokenizer import END, END_ID, TURNS, VOCABULARY_TOKENS, ByteTokenizer
 
 __all__ = [
@@ -19,15 +30,18 @@ __all__ = [
     "Finished",
     "Formatters",
     "Job",
+    "Part",
     "PipelineConfig",
     "Playing",
     "Script",
     "ScriptedEngine",
     "Step",
     "application",
+    "called",
     "deployment",
     "embedded",
     "model_directory",
+    "reasoned",
     "said",
     "token",
 ]

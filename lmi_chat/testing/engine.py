@@ -4,20 +4,24 @@ import asyncio
 import contextlib
 import struct
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from lmi_chat.codec.json_text import dump
 from lmi_chat.engine import Model
 from lmi_chat.errors import Error
 from lmi_chat.job import (
+    CallPart,
     Delta,
+    DeltaKind,
     Embedding,
     EmbeddingSpec,
     Finish,
     Finished,
     Job,
     PoolingParams,
+    Reason,
     Sink,
     Times,
     Token,
@@ -40,21 +44,61 @@ def token(character: str, logprob: float = -0.5) -> Token:
     return Token(TokenLogprob(ord(character) % 256, logprob, character.encode()))
 
 
-def said(text: str, *, gap_s: float = 0.0) -> Script:
-    """Write the script of a plain answer: a token per character, each after `gap_s` seconds, then the end."""
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of an answer that is no content: reasoning, or the call of a tool with its arguments as `text`."""
+
+    kind: DeltaKind
+    text: str
+    name: str = ""
+
+
+def reasoned(text: str) -> Part:
+    """Make a part of an answer that the model thinks, for `said`."""
+    return Part("reasoning", text)
+
+
+def called(name: str, arguments: str | Mapping[str, Any]) -> Part:
+    """Make a part of an answer that calls a tool, for `said`; `arguments` as JSON text, complete or not."""
+    return Part("call", arguments if isinstance(arguments, str) else dump(arguments).decode(), name)
+
+
+def said(*parts: str | Part, gap_s: float = 0.0, reason: Reason = "stop") -> Script:
+    """Write the script of an answer: a token per character, each after `gap_s` seconds, then the end.
+
+    Parts are content, or made by `reasoned` and `called`; the name of a called tool is one token.
+    """
+    told = [Part("content", part) if isinstance(part, str) else part for part in parts]
 
     def script(job: Job) -> Sequence[Step]:
-        has_tokens = job.sampling.logprobs is not None
-        steps: list[Step] = []
-        for place, character in enumerate(text):
-            finish = Finish("stop") if place == len(text) - 1 else None
-            ids = list(character.encode())[:1]
-            steps += [gap_s, Delta(0, character, ids, [token(character)] if has_tokens else [], finish)]
-        times = Times(queue_s=0.25, prefill_s=0.5, decode_s=1.0)
-        count = len(job.prompt_ids)
-        return [*steps, Finished(prompt_tokens=count, completion_tokens=len(text), reasons=("stop",), times=times)]
+        deltas = [*_deltas(told, has_tokens=job.sampling.logprobs is not None)]
+        if deltas:
+            deltas[-1] = replace(deltas[-1], finish=Finish(reason))
+        end = Finished(
+            prompt_tokens=len(job.prompt_ids),
+            completion_tokens=len(deltas),
+            reasons=(reason,),
+            times=Times(queue_s=0.25, prefill_s=0.5, decode_s=1.0),
+            reasoning_tokens=sum(delta.kind == "reasoning" for delta in deltas),
+            called=tuple(part.name for part in told if part.kind == "call"),
+        )
+        return [*(step for delta in deltas for step in (gap_s, delta)), end]
 
     return script
+
+
+def _deltas(parts: Sequence[Part], *, has_tokens: bool) -> Iterator[Delta]:
+    place = -1
+    for part in parts:
+        call: CallPart | None = None
+        if part.kind == "call":
+            place, name = place + 1, part.name[:1]
+            first = CallPart(place, f"call_{place}", part.name)
+            yield Delta(0, "", [*name.encode()], [token(name)] if has_tokens else [], kind="call", call=first)
+            call = CallPart(place)
+        for character in part.text:
+            ids, tokens = list(character.encode())[:1], [token(character)] if has_tokens else []
+            yield Delta(0, character, ids, tokens, kind=part.kind, call=call)
 
 
 def embedded(job: Job) -> Sequence[Step]:
@@ -138,7 +182,8 @@ class Playing:
         self._token_sink = token_sink if token_sink and not token_sink.is_folded and job.sampling.n == 1 else None
         self._is_first = True
         self._open = set(range(job.sampling.n))
-        self.completion_tokens = 0
+        self.completion_tokens = self._reasoning_tokens = 0
+        self._called: list[str] = []
         self.task: asyncio.Task[None]
 
     async def play(self, steps: Sequence[Step]) -> None:
@@ -149,15 +194,22 @@ class Playing:
             elif isinstance(step, Delta):
                 self.completion_tokens += len(step.ids)
                 self._open -= {step.index} if step.finish else set()
+                self._note(step)
                 self._send(step)
             elif isinstance(step, Finished | Error):
                 self._sink(step)
         if not any(isinstance(step, Finished | Error) for step in steps):
             await asyncio.sleep(3600)
 
+    def _note(self, delta: Delta) -> None:
+        """Count what reasons, and keep the names of called tools, for an end by `cut`."""
+        self._reasoning_tokens += len(delta.ids) if delta.kind == "reasoning" else 0
+        self._called += [delta.call.name] if delta.call is not None and delta.call.name else []
+
     def _send(self, delta: Delta) -> None:
         """Send a plain token by `TokenSink.token`, looked up at each as the engine does; anything else as its Delta."""
-        is_plain = len(delta.ids) == 1 and delta.text and not (delta.finish or self._is_first or delta.prompt)
+        is_bare = not (delta.finish or self._is_first or delta.prompt)
+        is_plain = is_bare and len(delta.ids) == 1 and delta.text and delta.kind == "content"
         has_top = any(token.top for token in delta.tokens)
         self._is_first = False
         if self._token_sink and is_plain and not has_top:
@@ -178,5 +230,7 @@ class Playing:
                 prompt_tokens=len(self._job.prompt_ids),
                 completion_tokens=self.completion_tokens,
                 reasons=("time_limit",),
+                reasoning_tokens=self._reasoning_tokens,
+                called=tuple(self._called),
             )
         )

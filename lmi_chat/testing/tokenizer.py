@@ -52,8 +52,8 @@ class _Backend:
 class ByteTokenizer:
     """Token id = byte, and 256 = <|im_end|>. A chat template is a text with {turns} in it; None: no template.
 
-    One with {tools} in it shows tools, as JSON. Turns are role, newline, text with calls as JSON, and <|im_end|> each;
-    the prompt ends with the role "assistant" and a newline.
+    Turns are role, newline, text and <|im_end|> each; the prompt ends with the role "assistant" and a newline. One with
+    {tools} in it shows tools and calls too, as JSON.
     """
 
     def __init__(self, chat_template: str | None = TURNS) -> None:
@@ -75,13 +75,14 @@ class ByteTokenizer:
         """Render messages as the prompt, or as its token ids."""
         if add_generation_prompt and continue_final_message:
             raise ValueError("continue_final_message and add_generation_prompt are not compatible")
-        text = "\n".join(_turn(message) for message in conversation)
+        source = str(chat_template or self.chat_template)
+        text = "\n".join(_turn(message, has_calls=TOOLS in source) for message in conversation)
         if continue_final_message:
             text = text.removesuffix(END)
         if add_generation_prompt:
             text += "\nassistant\n"
         shown = json.dumps(tools, ensure_ascii=False) if tools else ""
-        prompt = str(chat_template or self.chat_template).replace(TOOLS, shown).replace(TURNS, text)
+        prompt = source.replace(TOOLS, shown).replace(TURNS, text)
         return self.encode(prompt) if tokenize else prompt
 
     def encode(self, text: str, **_: Any) -> list[int]:
@@ -105,6 +106,7 @@ class ByteTokenizer:
         return {f"<0x{byte:02X}>": byte for byte in range(256)} | {END: END_ID}
 
 
-def _turn(message: dict[str, Any]) -> str:
-    calls = "".join(json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls", ()))
-    return str(message["role"] + "\n" + message["content"] + calls + END)
+def _turn(message: dict[str, Any], *, has_calls: bool) -> str:
+    calls = message.get("tool_calls", ()) if has_calls else ()
+    written = "".join(json.dumps(call["function"], ensure_ascii=False) for call in calls)
+    return str(message["role"] + "\n" + message["content"] + written + END)

@@ -18,7 +18,7 @@ KINDS = {"max_model_len": "int", "hf_token": "str", "enforce_eager": "bool"}
 ENVIRONMENT = {
     "OPTION_STRICT_REQUESTS": "true",
     "OPTION_ROLLING_BATCH": "disable",
-    "OPTION_TOOL_CALL_PARSER": "hermes",
+    "OPTION_TOOL_SERVER": "demo",
     "HF_TOKEN": "hf_abc",
     "SM_VLLM_HF_TOKEN": "abc",
 }
@@ -40,7 +40,7 @@ def test_every_value_and_its_origin(tmp_path: Path) -> None:
     assert sorted(notes.splitlines()) == [
         "HF_TOKEN = (hidden)  environment HF_TOKEN: read by the hub's client",
         "rolling_batch = disable  environment OPTION_ROLLING_BATCH: batching is always continuous, and asynchronous",
-        "tool_call_parser = hermes  environment OPTION_TOOL_CALL_PARSER: tools: not served by this version",
+        "tool_server = demo  environment OPTION_TOOL_SERVER: tools: not served by this version",
     ]
     assert "abc" not in text
 
@@ -54,14 +54,14 @@ def test_the_same_as_json() -> None:
     assert {row["key"]: row["is_warning"] for row in document["without_effect"]} == {
         "HF_TOKEN": False,
         "rolling_batch": False,
-        "tool_call_parser": True,
+        "tool_server": True,
     }
     assert "abc" not in json.dumps(document)
 
 
 def test_warnings_are_what_somebody_may_miss() -> None:
     [line] = warnings(read({}, ENVIRONMENT, None, KINDS))
-    assert line == "environment OPTION_TOOL_CALL_PARSER: tool_call_parser = hermes: tools: not served by this version"
+    assert line == "environment OPTION_TOOL_SERVER: tool_server = demo: tools: not served by this version"
 
 
 @pytest.mark.parametrize("words", [["--json"], []])
@@ -152,7 +152,7 @@ HOLDING = [
 @pytest.mark.parametrize("value", HOLDING)
 def test_secrets_inside_values_are_hidden_everywhere(value: str) -> None:
     """In a setting of the engine, in one of ours, in what sets nothing, in a refusal; the rest stays readable."""
-    environment = {"OPTION_HF_OVERRIDES": value, "OPTION_TOOL_CALL_PARSER": value}
+    environment = {"OPTION_HF_OVERRIDES": value, "OPTION_TOOL_SERVER": value}
     settings = read({"served_model_name": value}, environment, None, KINDS | {"hf_overrides": "str"})
     for text in (as_text(settings), as_json(settings), *warnings(settings)):
         assert SECRET not in text

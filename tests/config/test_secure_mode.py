@@ -8,7 +8,6 @@ import pytest
 
 from lmi_chat.cli.main import main
 from lmi_chat.config import secure_mode
-from lmi_chat.config.aliases import NOT_YET
 from lmi_chat.config.settings import Settings, read
 from lmi_chat.config.sources import BadSetting
 from lmi_chat.engine.vllm import engine as engine_vllm
@@ -59,7 +58,7 @@ SETTINGS = [
     ("DISALLOW_TRUST_REMOTE_CODE", {"trust_remote_code": "true"}),
     ("DISALLOW_TRUST_REMOTE_CODE", {"speculative_config": '{"model": "a", "trust_remote_code": true}'}),
     ("DISALLOW_TRUST_REMOTE_CODE", {"hf_overrides": '{"a": [{"trust_remote_code": "true"}]}'}),
-    *(("DISALLOW_CUSTOM_INFERENCE_SCRIPTS", {name: "a.B"}) for name in secure_mode.CODE_KEYS if name not in NOT_YET),
+    *(("DISALLOW_CUSTOM_INFERENCE_SCRIPTS", {name: "a.B"}) for name in secure_mode.CODE_KEYS),
     ("DISALLOW_REQUIREMENTS_TXT", {"install_requirements": "true"}),
     ("DISALLOW_PICKLE_FILES", {"load_format": "pt"}),
     ("DISALLOW_PICKLE_FILES", {"load_format": "npcache"}),
@@ -128,7 +127,8 @@ async def test_a_safe_model_is_served_with_every_control(tmp_path: Path, control
 
 
 @pytest.mark.parametrize(
-    "name", ["store", "async_folder", "host", "port", "api_key_file", "ssl_certfile", "download_dir"]
+    "name",
+    ["store", "async_folder", "tool_parser_plugin", "host", "port", "api_key_file", "ssl_certfile", "download_dir"],
 )
 async def test_a_models_own_file_opens_no_doors(name: str, tmp_path: Path, controls: Callable[[str], None]) -> None:
     controls("DISALLOW_REQUIREMENTS_TXT")
@@ -137,8 +137,9 @@ async def test_a_models_own_file_opens_no_doors(name: str, tmp_path: Path, contr
         (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / "serving.properties").write_text(f"option.{name}=1\noption.enforce_eager=true\n")
     says = await loaded(start(tmp_path / "model", {}, tmp_path / "channel" / "serving.properties"))
+    shown = " = 1" if name in {"download_dir", "tool_parser_plugin"} else ""
     assert says == (
-        f"{tmp_path}/channel/serving.properties:1: {name}{' = 1' if name == 'download_dir' else ''}: the platform's"
+        f"{tmp_path}/channel/serving.properties:1: {name}{shown}: the platform's"
         " secure mode forbids it: it must not be set by a file that comes with the model"
     )
     settings = start(tmp_path / "model", {}, tmp_path / "trusted" / "serving.properties")

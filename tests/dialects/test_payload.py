@@ -71,3 +71,10 @@ def test_copies_are_like_it() -> None:
     assert (shallow.id, shown.id, shallow.choices[0].message.content) == ("b", "a", "changed")
     assert deep.choices[0].message.content == also_deep.choices[0].message.content == "é"
     assert also_deep.choices[0].message.tool_calls is None
+
+
+def test_a_piece_of_a_call_may_lack_all_but_its_arguments() -> None:
+    more = {"index": 0, "function": {"arguments": "{"}}
+    call = payload({"choices": [{"delta": {"tool_calls": [more]}}]}).choices[0].delta.tool_calls[0]
+    assert (call.index, call.id, call.type, call.function.name, call.function.arguments) == (0, None, None, None, "{")
+    assert payload({"choices": [{"message": {}}]}).choices[0].message.reasoning is None

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmi_chat.dialects.sequence import LMI_FINISH, SequenceState, TextTokens, counts, finish_word, likeliest, usage
-from lmi_chat.job import Delta, Finish, Finished, Job, Reason, SamplingParams, Token
+from lmi_chat.job import CallPart, Delta, Finish, Finished, Job, Reason, SamplingParams, Token
 from tests.support.fakes import brief, delta, token
 
 JOB = Job(id="1", prompt_ids=[1, 2], prompt_text="Say ")
@@ -135,3 +135,40 @@ def test_the_likeliest_by_the_mean_come_first() -> None:
     low, high, long, again = spoken(-3.0), spoken(-1.0, -2.0), spoken(-1.0, -1.0, -1.0), spoken(-1.5)
     assert likeliest([low, high, long, again], 4) == [long, high, again, low]
     assert likeliest([low, high, long, again], 2) == [long, high]
+
+
+def test_a_state_keeps_reasoning_and_calls_beside_its_text() -> None:
+    state = grown(
+        Delta(0, "Hm", [1], kind="reasoning"),
+        Delta(0, "", [2], kind="call", call=CallPart(0, "a", "weather")),
+        Delta(0, "{", [3], kind="call", call=CallPart(0)),
+        Delta(0, "ok", [4]),
+        Delta(0, "{}", [5], kind="call", call=CallPart(1, "b", "time")),
+        Delta(0, "}", [6], kind="call", call=CallPart(0)),
+        lead="> ",
+    )
+    assert (state.text, state.reasoning, state.count) == ("> ok", "Hm", 6)
+    assert [(call.id, call.name, call.arguments) for call in state.calls] == [
+        ("a", "weather", "{}"), ("b", "time", "{}")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("finish", "is_shown"), [(Finish("stop"), False), (Finish("length"), True), (Finish("stop", "x"), True)]
+)
+@pytest.mark.parametrize("end", [token(b""), token(b"x")])
+def test_the_token_that_ends_a_text_which_is_taken_apart_may_come_before_its_end(
+    end: Token, finish: Finish, *, is_shown: bool
+) -> None:
+    tokens = TextTokens(SamplingParams(stop=("x",), stop_token_ids=(ord("x"),)), is_parsed=True)
+    first = tokens.take(Delta(0, "", [97, end.choice.id], [token(b"a"), end]))
+    last = tokens.take(Delta(0, "a", [], [], finish))
+    assert (first, last) == (([token(b"a")], []), ([end], []) if is_shown else ([], [end]))
+
+
+def test_a_special_token_within_a_text_that_is_taken_apart_comes_with_the_next() -> None:
+    tokens = TextTokens(SamplingParams(stop=("zz",)), is_parsed=True)
+    marker, letter = token(b""), token(b"a")
+    steps = [Delta(0, "", [1], [letter]), Delta(0, "", [1], [marker]), Delta(0, "", []), Delta(0, "", [1], [letter])]
+    told = [tokens.take(step)[0] for step in steps]
+    assert told == [[letter], [], [], [marker, letter]]

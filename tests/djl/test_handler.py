@@ -19,7 +19,7 @@ from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
 from lmi_chat.storage.sessions import Sessions
 from tests.pipeline.test_pipeline import breaking
 from tests.support.fakes import deployment
-from tests.support.scripted import Scripted, said
+from tests.support.scripted import Scripted, called, reasoned, said
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
 
@@ -184,7 +184,7 @@ async def test_the_load_reads_what_djl_has_merged_then_other_servers_names(
     monkeypatch.setattr("lmi_chat.server.bootstrap.load", load)
     monkeypatch.setattr(handler, "_end_with", watch)
     monkeypatch.setattr("lmi_chat.server.children.Processes.note", lambda _: None)
-    properties = {"max_n": "3", "tool_call_parser": "hermes", "rolling_batch": "disable", "nobodys": "1"}
+    properties = {"max_n": "3", "tool_server": "demo", "rolling_batch": "disable", "nobodys": "1"}
     for more in (properties, properties, {"model_id": "hub/a"}):
         monkeypatch.setattr(handler, "_lines", [])
         inputs = Input()
@@ -199,4 +199,15 @@ async def test_the_load_reads_what_djl_has_merged_then_other_servers_names(
     ]
     assert loaded[1].origins["max_n"] == "DJL Serving's properties"
     notes = capsys.readouterr().err.splitlines()
-    assert notes == ["note: DJL Serving's properties: tool_call_parser = hermes: tools: not served by this version"] * 2
+    assert notes == ["note: DJL Serving's properties: tool_server = demo: tools: not served by this version"] * 2
+
+
+async def test_calls_and_reasoning_come_as_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Scripted(said(reasoned("Hm"), called("weather", "{}")))
+    message = json.loads(body(await told(engine, monkeypatch, asked(CHAT))))["choices"][0]["message"]
+    function = {"name": "weather", "arguments": "{}"}
+    assert message["tool_calls"] == [{"id": "call_0", "type": "function", "function": function}]
+    assert (message["content"], message["reasoning_content"]) == (None, "Hm")
+    outputs = await told(engine, monkeypatch, asked({**CHAT, "stream": True}))
+    deltas = [json.loads(line)["choices"][0]["delta"] for line in body(outputs).splitlines()]
+    assert [[*delta][-1:] for delta in deltas] == [["reasoning_content"]] * 2 + [["tool_calls"]] * 3 + [[]]

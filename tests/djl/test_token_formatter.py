@@ -1,14 +1,17 @@
 """Formatters of LMI's older kind, which are called for each token."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from lmi_chat.job import Delta, EmbeddingSpec, Finish, Finished
+from lmi_chat.djl.token_formatter import TokenFormatter
+from lmi_chat.job import Delta, EmbeddingSpec, Finish, Finished, ParsingParams
 from lmi_chat.testing import ScriptedEngine, embedded, model_directory, said
+from tests.support.fakes import deployment, parse
 from tests.support.scripted import Step, token
 
 # In the manner of what LMI documents: the next token, and with the last one why it ended.
@@ -113,3 +116,11 @@ async def test_one_that_fails(folder: Path, code: str, why: str) -> None:
     answer = await ask(folder, code, {"inputs": "hi"})
     assert answer.status_code == 424
     assert why in answer.text
+
+
+def test_its_tokens_are_those_of_a_text_in_one_piece() -> None:
+    """Calls and reasoning are a part of it, as in LMI."""
+    parsed = parse({"messages": [{"role": "user", "content": "hi"}]}, deployment())
+    parsed.jobs = (replace(parsed.job, parsing=ParsingParams(choice="auto")),)
+    TokenFormatter(str).apply(parsed, {"messages": []})
+    assert (parsed.job.parsing, parsed.job.sampling.logprobs) == (None, 0)

@@ -18,14 +18,16 @@ from lmi_chat.storage.completions import Completions
 from lmi_chat.storage.sessions import Sessions
 from tests.support.cases import closed
 from tests.support.fakes import SPACE
-from tests.support.scripted import Scripted, Service, Step, embedded, serving, token
+from tests.support.scripted import Scripted, Service, Step, called, embedded, reasoned, said, serving, token
 
 MESSAGES = {"messages": [{"role": "user", "content": "hi"}]}
-BREAKS, FLAT = 13, Finish("length")
+BREAKS, CALLS, FLAT = 13, 14, Finish("length")
 
 
 def answered(job: Job) -> Sequence[Step]:
-    """As many sequences as are asked for, with all that is asked for; with seed 13 it breaks off."""
+    """As many sequences as are asked for, with all that is asked for; with seed 13 it breaks off, with 14 it calls."""
+    if job.sampling.seed == CALLS:
+        return said(reasoned("Hm."), "So:", called("weather", {"city": "Zürich"}), called("time", {}))(job)
     tops = (TokenLogprob(120, -0.75, b"x"), TokenLogprob(121, -9999.0, b"y"))
     has_tokens, ranked = job.sampling.logprobs is not None, job.sampling.prompt_logprobs is not None
     tokens = [replace(token("a"), top=tops[: job.sampling.logprobs or 0], rank=1)] if has_tokens else []
@@ -46,7 +48,7 @@ def answered(job: Job) -> Sequence[Step]:
 def usual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     store = Completions(tmp_path_factory.mktemp("store") / "kept.db")
     policy = PipelineConfig(sessions=Sessions(seconds=600, most=4))
-    with serving(Scripted(answered), store=store, policy=policy) as running:
+    with serving(Scripted(answered), store=store, policy=policy, tool_parser="scripted") as running:
         yield running
     store.close()
 
@@ -95,6 +97,7 @@ BODIES: list[dict[str, Any]] = [
     MESSAGES | CHAT_FIELDS | {"prompt_logprobs": 1, "service_tier": "default"},
     MESSAGES | STREAM,
     *(MESSAGES | CHAT_FIELDS | STREAM | {"service_tier": "default", "stream_options": usage} for usage in USAGES),
+    *(MESSAGES | {"seed": CALLS, **more} for more in ({}, STREAM, {"logprobs": True}, {"logprobs": True, **STREAM})),
     {"inputs": "hi"},
     {"inputs": ["hi", "ho"], "parameters": {"details": True}},
     {"inputs": "hi", "parameters": {**DETAILS, "best_of": 2, "n": 2, "prompt_logprobs": 1, "seed": 1}},
@@ -138,9 +141,12 @@ def test_what_was_asked_for_is_in_what_was_checked(usual: Service) -> None:
     *chunks, last = check(usual, "/v1/chat/completions", BODIES[4])
     assert (last["choices"], last["usage"]["completion_tokens"]) == ([], 4)
     assert chunks[0]["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
-    details = check(usual, "/invocations", BODIES[7])["details"]
+    calls = check(usual, "/v1/chat/completions", BODIES[5])["choices"][0]
+    assert (calls["message"].keys() >= {"reasoning", "tool_calls"}, calls["finish_reason"]) == (True, "tool_calls")
+    assert check(usual, "/v1/chat/completions", BODIES[6])[-1]["choices"][0]["finish_reason"] == "tool_calls"
+    details = check(usual, "/invocations", BODIES[11])["details"]
     assert len(details["best_of_sequences"][0]["tokens"]) == len(details["top_tokens"]) == 2
-    assert check(usual, "/invocations", BODIES[8])["details"]["prefill"]
+    assert check(usual, "/invocations", BODIES[12])["details"]["prefill"]
     *_, broken = check(
         usual, "/invocations", {"inputs": "a", "parameters": {"seed": BREAKS, "do_sample": True}, "stream": True}
     )
@@ -156,6 +162,15 @@ def test_answers_about_sessions_and_stored_completions_keep_to_the_document(usua
     place = f"{own}/{check(usual, own, body)['id']}"
     assert check(usual, place, shown=one)["metadata"] == {"a": "b"}
     assert check(usual, place + "/messages", shown=one + "/messages")["data"][0]["content_parts"] == parts
+    called = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    tools = [{"role": "assistant", "content": None, "tool_calls": [called], "reasoning": "Hm."}]
+    tools += [{"role": "tool", "content": "rain", "tool_call_id": "a"}]
+    own_tools = check(usual, own, {"messages": tools, "store": True, "seed": CALLS})["id"]
+    listed = check(usual, f"{own}/{own_tools}/messages", shown=one + "/messages")["data"]
+    assert [(message.get("tool_calls"), message.get("tool_call_id")) for message in listed] == [
+        ([called], None),
+        (None, "a"),
+    ]
     assert check(usual, own)["data"]
     check(usual, place, {"metadata": None}, shown=one)
     assert check(usual, place, shown=one, method="DELETE")["deleted"]

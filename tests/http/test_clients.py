@@ -17,7 +17,8 @@ import requests
 from lmi_chat.job import Delta, Finish, Finished, Job
 from tests.http.test_app import CHAT
 from tests.http.test_sagemaker import boto, parts, stream
-from tests.support.scripted import Scripted, Service, serving, token
+from tests.support.scripted import Scripted, Service, called, reasoned, serving, token
+from tests.support.scripted import said as of_parts
 
 TEXT = "入\u2028ca\u2029f\x85é!"
 LINES, EVENTS = "application/jsonlines", "text/event-stream"
@@ -110,3 +111,46 @@ def test_a_stream_through_openais_client(service: Service) -> None:
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == TEXT
     assert [chunk.choices[0].finish_reason for chunk in chunks] == [None] * len(TEXT) + ["length"]
     assert chunks[-1].choices[0].delta.model_dump(exclude_unset=True) == {}
+
+
+ARGUMENTS = {"city": "Zürich\u2028", "days": [1, 2]}
+
+
+@pytest.fixture
+def calling() -> Iterator[Service]:
+    with serving(
+        Scripted(of_parts(reasoned("Hm\u2028"), "So: ", called("weather", ARGUMENTS), called("time", {})))
+    ) as it:
+        yield it
+
+
+def test_calls_and_reasoning_through_openais_client(calling: Service) -> None:
+    """Whole, and by its own fold of a stream."""
+    messages: Any = CHAT["messages"]
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{calling.port}/v1", api_key="none") as client:
+        whole = client.chat.completions.create(messages=messages, model="tiny")
+        with client.chat.completions.stream(messages=messages, model="tiny") as stream:
+            streamed = stream.get_final_completion()
+    for message in (whole.choices[0].message, streamed.choices[0].message):
+        assert message.content == "So: "
+        calls = [call for call in message.tool_calls or [] if call.type == "function"]
+        assert [(call.id, call.function.name) for call in calls] == [("call_0", "weather"), ("call_1", "time")]
+        assert [json.loads(call.function.arguments) for call in calls] == [ARGUMENTS, {}]
+        extra = message.model_extra or {}
+        assert (extra["reasoning"], extra["reasoning_content"]) == ("Hm\u2028", "Hm\u2028")
+    assert (whole.choices[0].finish_reason, streamed.choices[0].finish_reason) == ("tool_calls", "tool_calls")
+    details = whole.usage and whole.usage.completion_tokens_details
+    assert details
+    assert details.reasoning_tokens == 3
+
+
+@pytest.mark.parametrize("accept", [LINES, EVENTS])
+def test_calls_through_boto3(calling: Service, accept: str) -> None:
+    with contextlib.closing(boto(calling)) as runtime:
+        found = parts(stream(runtime, {**CHAT, "stream": True}, Accept=accept))
+    lines = [line.removeprefix("data: ") for line in b"".join(found).decode().splitlines() if line]
+    deltas = [json.loads(line)["choices"][0]["delta"] for line in lines if line != "[DONE]"]
+    pieces = [piece for delta in deltas for piece in delta.get("tool_calls", ())]
+    texts = ["".join(one["function"]["arguments"] for one in pieces if one["index"] == place) for place in (0, 1)]
+    assert [json.loads(text) for text in texts] == [ARGUMENTS, {}]
+    assert "".join(delta.get("reasoning", "") for delta in deltas) == "Hm\u2028"

@@ -15,7 +15,7 @@ import pytest
 from lmi_chat.storage.completions import Completions
 from tests.http.test_app import CHAT, Reply, post, send
 from tests.storage.test_completions import failures
-from tests.support.scripted import Scripted, Service, said, serving
+from tests.support.scripted import Scripted, Service, called, reasoned, said, serving
 
 PATH = "/v1/chat/completions"
 
@@ -309,4 +309,26 @@ def test_an_answer_that_is_given_up_is_not_kept(path: Path) -> None:
         while service.pipeline.active:
             time.sleep(0.01)
         assert listed(service)["data"] == []
+    store.close()
+
+
+def test_calls_and_reasoning_are_kept(path: Path) -> None:
+    store = Completions(path)
+    call = {"id": "call_0", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    asked: list[dict[str, Any]] = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "rain", "tool_call_id": "call_0"},
+    ]
+    with serving(Scripted(said(reasoned("Hm."), "So", called("weather", {}))), store=store) as service:
+        whole = made(service, messages=asked)
+        chunks = streamed(service, messages=asked)
+        for completion_id in (whole["id"], chunks[0]["id"]):
+            message = ask(service, "/" + completion_id)[2]["choices"][0]["message"]
+            assert message == whole["choices"][0]["message"]
+            assert (message["reasoning"], message["tool_calls"]) == ("Hm.", [call])
+        page = ask(service, f"/{whole['id']}/messages")[2]["data"]
+    assert [message | {"id": ""} for message in page] == [
+        {"id": "", "name": None, "content_parts": None} | message for message in asked
+    ]
     store.close()

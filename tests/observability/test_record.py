@@ -18,7 +18,7 @@ from lmi_chat.observability.record import RequestRecord
 from lmi_chat.pipeline.pipeline import PipelineConfig
 from tests.http.test_app import CHAT, JSON, post, send
 from tests.pipeline.test_pipeline import breaking
-from tests.support.scripted import Scripted, Service, said, serving
+from tests.support.scripted import Scripted, Service, called, reasoned, said, serving
 
 # Amazon CloudWatch, "Embedded metric format schema", and what the specification says beyond it.
 UNITS = [*("Seconds", "Microseconds", "Milliseconds", "Bytes", "Kilobytes", "Megabytes"), *("Percent", "Count", "None")]
@@ -136,6 +136,8 @@ def test_a_line_holds_what_happened_and_nothing_that_was_said(service: Service, 
         "prompt_tokens": len(service.engine.jobs[-1].prompt_ids),
         "completion_tokens": 6,
         "cached_tokens": 0,
+        "reasoning_tokens": 0,
+        "tools": None,
         "prefill_seconds": 0.5,
         "decode_seconds": 1.0,
         "key": None,
@@ -288,3 +290,26 @@ def test_what_waits_is_written_at_the_end() -> None:
     assert os.read(reader, 2**16).split() == [b"%d" % number for number in range(100)]
     os.close(reader)
     os.close(writing)
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_called_tools_are_told_by_name_and_reasoning_by_its_tokens(
+    lines: list[dict[str, Any]], *, is_stream: bool
+) -> None:
+    names = ("lmi_chat_tool_calls_total", "lmi_chat_reasoning_tokens_total")
+    before = [sample(name) for name in names]
+    engine = Scripted(said(reasoned("secret"), called("weather", '{"city":"secret"}'), called("odd\nname" * 20, "{}")))
+    policy = PipelineConfig(request_log=RequestLog(lambda line: lines.append(json.loads(line))))
+    with serving(engine, policy=policy) as service:
+        assert post(service, CHAT | {"stream": is_stream})[0] == 200
+        wait_for(lines, 1)
+    weather, odd = lines[0]["tools"]
+    assert (weather, lines[0]["reasoning_tokens"], lines[0]["finish_reason"]) == ("weather", 6, "stop")
+    assert odd.startswith("odd name")
+    assert len(odd.encode()) <= 64
+    assert "secret" not in json.dumps(lines)
+    assert [sample(name) - old for name, old in zip(names, before, strict=True)] == [2, 6]
+
+
+def test_many_called_tools_are_no_long_line() -> None:
+    assert len(RequestRecord(called=("weather",) * 1000).line(1.0)["tools"]) == 64

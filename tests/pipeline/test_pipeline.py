@@ -17,7 +17,7 @@ from lmi_chat.pipeline import parsing
 from lmi_chat.pipeline.pipeline import INLINE_BYTES, LARGE_BYTES, InferenceRequest, Pipeline, PipelineConfig
 from lmi_chat.storage.sessions import Sessions
 from tests.support.fakes import ByteTokenizer, deployment
-from tests.support.scripted import Script, Scripted, Step, said, token
+from tests.support.scripted import Script, Scripted, Step, called, reasoned, said, token
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
 STREAM = {**CHAT, "stream": True}
@@ -417,6 +417,19 @@ async def test_a_whole_answer_ends_where_it_holds_as_many_bytes_as_it_may(dialec
     ]
     assert set(asked.record.reasons) == {"length"}
     assert (engine.running, line.active) == (0, 0)
+
+
+@pytest.mark.parametrize("part", [reasoned("x" * 2**14), called("weather", '{"city":"' + "x" * 2**14)])
+async def test_a_whole_answer_is_cut_by_its_bytes_within_reasoning_and_calls(part: Any) -> None:
+    line, engine = await opened(lambda job: [*said(part)(job)[:-3], 60.0], reply_bytes=2**12)
+    choice = json.loads((await answered(line, CHAT)).data)["choices"][0]
+    assert choice["finish_reason"] == "length"
+    message = choice["message"]
+    calls = message.get("tool_calls")
+    text = calls[0]["function"]["arguments"] if calls else message["reasoning"]
+    assert 2**12 - len("weather") <= len(text) < 2**13
+    assert part.text.startswith(text)
+    assert engine.left_early == 0
 
 
 async def test_a_stream_is_not_held_and_has_no_bound() -> None:

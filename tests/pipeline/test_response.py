@@ -7,7 +7,8 @@ import pytest
 from lmi_chat.codec.framing import DOCUMENT, OPENAI_EVENTS
 from lmi_chat.dialects.task import TokenRenderer
 from lmi_chat.errors import Bug, Error, HookFailed
-from lmi_chat.job import Delta, Event, Finish, Finished, Job
+from lmi_chat.job import Delta, Event, Finish, Finished, Job, ParsingParams
+from lmi_chat.observability.record import RequestRecord
 from lmi_chat.pipeline.response import ResponseStream, State
 
 ERROR = Bug("boom")
@@ -163,3 +164,21 @@ async def test_an_error_before_the_first_frame_is_raised_and_after_it_is_a_frame
     late.begin()
     assert late.sent == [frame("a"), frame("error internal_error")]
     await late.stream.over()
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_an_answer_that_is_taken_apart_is_streamed_by_deltas_alone(*, is_stream: bool) -> None:
+    job = Job(id="j", prompt_ids=[1], prompt_text="p", parsing=ParsingParams())
+    token_sink = ResponseStream(Shown(), OPENAI_EVENTS, (job,)).token_sink(is_stream=is_stream)
+    assert (token_sink is None) == is_stream
+    assert token_sink is None or token_sink.is_folded
+
+
+def test_an_end_of_several_jobs_and_copies_has_the_sum_of_what_they_called_and_reasoned() -> None:
+    jobs = [Job(id=name, prompt_ids=[1], prompt_text="p", copies=copies) for name, copies in (("a", 1), ("b", 2))]
+    stream = ResponseStream(Shown(), OPENAI_EVENTS, jobs)
+    for sink, names in zip(stream.sinks(), (("f",), ("g", "h")), strict=True):
+        sink(Finished(prompt_tokens=1, completion_tokens=5, reasoning_tokens=3, called=names))
+    stream.fill_record(record := RequestRecord())
+    assert (record.reasoning_tokens, record.completion_tokens) == (3 + 2 * 3, 15)
+    assert record.called == ("f", "g", "h", "g", "h")

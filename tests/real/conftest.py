@@ -190,7 +190,7 @@ def other(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
         "MAX_INPUT_LENGTH": "1000",
         "MAX_TOTAL_TOKENS": "1024",
         "SM_VLLM_STREAM_INTERVAL": "3",
-        "SM_VLLM_REASONING_PARSER": "qwen3",
+        "SM_VLLM_REASONING_PARSER": "none",
         "SAGEMAKER_SAFE_PORT_RANGE": "29000-29099",
     }
     running = start(

@@ -104,6 +104,27 @@ def test_mistrals_tokenizer_renders_its_chats(mistral: Any) -> None:
     assert standard.prompt_ids == job.prompt_ids
 
 
+WEATHER: Json = {"name": "get_weather", "description": "The weather.", "parameters": {"type": "object"}}
+TOOLS: list[Json] = [{"type": "function", "function": WEATHER}, {"type": "function", "function": {"name": "get_time"}}]
+
+
+def test_mistrals_tokenizer_shows_tools(mistral: Any) -> None:
+    """A function without parameters takes none; ids are shortened as in vLLM's server."""
+    template = template_of(mistral, "mistral")
+    assert template.knows_tools
+    here = deployment(template=template, tool_parser="mistral", context_tokens=2**14, vocabulary_tokens=2**20)
+    job = parse({"messages": TURNS, "tools": TOOLS}, here).job
+    none = {"type": "object", "properties": {}}
+    whole = [TOOLS[0], {"type": "function", "function": {"name": "get_time", "parameters": none}}]
+    calls = {**CALL, "id": "abcdefghi"}
+    turns = [TURNS[0], {**TURNS[1], "tool_calls": [calls]}, {**TURNS[2], "tool_call_id": "abcdefghi"}]
+    assert job.prompt_ids == mistral.apply_chat_template(turns, tools=whole, add_generation_prompt=True)
+    assert "get_weather" in job.prompt_text
+    assert "get_time" in job.prompt_text
+    assert job.parsing is not None
+    assert "get_time" not in parse({"messages": TURNS, "tools": TOOLS, "tool_choice": "none"}, here).job.prompt_text
+
+
 def test_what_mistrals_tokenizer_refuses(mistral: Any, caplog: pytest.LogCaptureFixture) -> None:
     """A refusal is the caller's, in the words of the code; nothing of it floods the log."""
     template = template_of(mistral, "mistral")
@@ -225,6 +246,26 @@ def test_deepseeks_tokenizers_render_their_chats(mode: str, deepseek: Path) -> N
     assert refusal({"messages": [ask], "chat_template_kwargs": {"tools": "x"}}, "chat", template=template).param == (
         "chat_template_kwargs.tools"
     )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_deepseeks_tokenizers_show_tools(mode: str, deepseek: Path) -> None:
+    from vllm.tokenizers.registry import TokenizerRegistry
+
+    tokenizer: Any = TokenizerRegistry.load_tokenizer(mode, deepseek)
+    template = template_of(tokenizer, mode)
+    assert template.knows_tools
+    here = deployment(template=template, tool_parser="any", context_tokens=2**16, vocabulary_tokens=2**20)
+    turns = [{"role": "user", "content": "Hi"}, *TURNS[1:]]
+    text = parse({"messages": turns, "tools": TOOLS}, here).job.prompt_text
+    assert '"name": "get_weather"' in text
+    assert text.index("get_weather") < text.index('invoke name="f"')
+    plain = parse({"messages": turns}, here).job.prompt_text
+    assert "get_weather" not in plain
+    assert parse({"messages": turns, "tools": TOOLS, "tool_choice": "none"}, here).job.prompt_text == plain
+    for effort, ends in (("none", "</think>"), ("high", "<think>")):
+        asked = {"messages": turns[:1], "tools": TOOLS, "reasoning_effort": effort}
+        assert parse(asked, here).job.prompt_text.endswith(ends)
 
 
 def test_a_plain_tokenizer_has_no_such_code(deepseek: Path) -> None:

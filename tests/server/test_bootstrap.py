@@ -3,10 +3,14 @@
 import asyncio
 import importlib.util
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from lmi_chat.config.settings import read
 from lmi_chat.config.sources import MODEL_FOLDER, BadSetting, is_model
@@ -16,8 +20,9 @@ from lmi_chat.limits import Limits
 from lmi_chat.observability import startup
 from lmi_chat.pipeline.pipeline import Pipeline
 from lmi_chat.server import bootstrap, configuration, default_model, process
+from lmi_chat.template_trial import Trial
 from tests.support.model_folders import write_folder
-from tests.support.scripted import Scripted
+from tests.support.scripted import Scripted, said
 
 KINDS = {"max_model_len": "int", "gpu_memory_utilization": "float", "seed": "int", "kv_cache_memory_bytes": "int"}
 CACHE = {"kv_cache_memory_bytes": (str(3 << 30), arguments.CACHE_ORIGIN)}
@@ -249,3 +254,44 @@ async def test_files_are_closed_in_time_and_the_process_ends(monkeypatch: pytest
     monkeypatch.setattr(bootstrap, "_closing", [lambda: time.sleep(1)])
     leave(4)
     assert ended == ["closed", 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({}, ("reasoning", "reasoning_content")),
+        ({"reasoning_field": "reasoning"}, ("reasoning",)),
+        ({"reasoning_field": "reasoning_content"}, ("reasoning_content",)),
+    ],
+)
+def test_reasoning_is_answered_by_the_names_that_are_set(given: dict[str, str], names: tuple[str, ...]) -> None:
+    made = bootstrap._deployment(read(given, {}, None, KINDS), Scripted().model, (), None, None)
+    assert made.reasoning_fields == names
+
+
+@pytest.mark.parametrize(
+    ("given", "tried"),
+    [
+        ("{{ messages }}", ["{{ messages }}"]),
+        (
+            {"default": "{{ messages }}", "tool_use": "{{ tools }}", "rag": "{{ documents }}"},
+            ["{{ messages }}", "{{ tools }}"],
+        ),
+    ],
+)
+async def test_each_template_that_may_render_a_chat_is_tried_before(
+    given: str | dict[str, str], tried: list[str]
+) -> None:
+    seen = []
+
+    class Noting(Trial):
+        async def run(self, template: str, variables: Mapping[str, Any], chats: Sequence[Mapping[str, Any]]) -> None:
+            assert variables["bos_token"] == "<s>"
+            assert any("tools" in chat for chat in chats)
+            seen.append(template)
+
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "<s>": 1}, unk_token="<unk>"))
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>")
+    tokenizer.chat_template = given
+    await bootstrap._try_template(Noting(), replace(Scripted(said("x")).model, tokenizer=tokenizer), None)
+    assert seen == tried

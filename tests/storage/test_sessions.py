@@ -11,7 +11,7 @@ from lmi_chat.errors import BadField, Bug, Busy, Conflict, NotFound
 from lmi_chat.pipeline.pipeline import InferenceRequest, Pipeline
 from lmi_chat.storage.sessions import FLOOR_S, Sessions, Turn
 from tests.pipeline.test_pipeline import Kept, breaking, opened
-from tests.support.scripted import Scripted, said
+from tests.support.scripted import Scripted, called, reasoned, said
 
 
 def turn(text: str, **fields: Any) -> dict[str, Any]:
@@ -258,3 +258,30 @@ async def test_what_does_not_fit_a_session_is_refused() -> None:
     for body in ({"requestType": "NEW_SESSION"}, turn("x")):
         with pytest.raises(BadField, match="sessions are off"):
             await ask(off, body, "some" if "messages" in body else "")
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_turn_that_calls_a_tool_is_held_with_its_call_and_its_reasoning(*, is_stream: bool) -> None:
+    line, engine = await opened(
+        said(reasoned("Hm."), called("weather", {"city": "Rome"})), sessions=(sessions := Sessions(seconds=60, most=2))
+    )
+    session_id = await begun(line)
+    await ask(line, turn("one", stream=is_stream), session_id)
+    call = {"id": "call_0", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Rome"}'}}
+    conversation: list[dict[str, Any]] = [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": None, "reasoning": "Hm.", "tool_calls": [call]},
+    ]
+    assert sessions.get(session_id).messages == conversation
+    result = {"role": "tool", "content": "rain", "tool_call_id": "call_0"}
+    for again in ([result], [*conversation, result], [conversation[0], {**conversation[1], "content": ""}, result]):
+        held = sessions.get(session_id).with_turn(again)
+        assert [message["role"] for message in held] == ["user", "assistant", "tool"]
+    other = [conversation[0], {**conversation[1], "tool_calls": [{**call, "id": "call_9"}]}, result]
+    assert len(sessions.get(session_id).with_turn(other)) == 5, "another call is another conversation"
+    assert len(sessions.get(session_id).with_turn([conversation[0], {"role": "assistant", "tool_calls": 7}])) == 4
+    await ask(line, {"messages": [result]}, session_id)
+    assert engine.jobs[-1].prompt_text == (
+        'user\none<|im_end|>\nassistant\n{"name": "weather", "arguments": {"city": "Rome"}}<|im_end|>\n'
+        "tool\nrain<|im_end|>\nassistant\n"
+    )

@@ -35,6 +35,7 @@ class Recipe:
     own: Mapping[str, object] = field(default_factory=dict)
     engine: Mapping[str, str] = field(default_factory=dict)
     warned: tuple[str, ...] = ()
+    as_default: tuple[str, ...] = ()  # keys of ours that are given their default
 
 
 RECIPES = {
@@ -47,9 +48,9 @@ RECIPES = {
             "OPTION_TOOL_CALL_PARSER": "hermes",
             "SERVING_FAIL_FAST": "true",
         },
-        own={"model_id": "hub/m"},
+        own={"model_id": "hub/m", "tool_call_parser": "hermes"},
         engine={"max_model_len": "2048"},
-        warned=("enable_auto_tool_choice", "tool_call_parser"),
+        as_default=("enable_auto_tool_choice",),
     ),
     "LMI, the shortest": Recipe(
         {"HF_MODEL_ID": "hub/m", "TENSOR_PARALLEL_DEGREE": "max"},
@@ -107,8 +108,8 @@ RECIPES = {
             "OPTION_TOOL_CALL_PARSER": "llama3_json",
             "OPTION_ROLLING_BATCH": "vllm",
         },
-        own={"model_id": "hub/m"},
-        warned=("enable_auto_tool_choice", "tool_call_parser"),
+        own={"model_id": "hub/m", "tool_call_parser": "llama3_json"},
+        as_default=("enable_auto_tool_choice",),
     ),
     "LMI, rolling batch": Recipe(
         {
@@ -254,7 +255,13 @@ RECIPES = {
             "SM_VLLM_REASONING_PARSER": "qwen3",
             "SAGEMAKER_ENABLE_LOAD_AWARE": "1",
         },
-        own={"model_id": "hub/m", "host": "127.0.0.1", "served_model_name": "name"},
+        own={
+            "model_id": "hub/m",
+            "host": "127.0.0.1",
+            "served_model_name": "name",
+            "tool_call_parser": "hermes",
+            "reasoning_parser": "qwen3",
+        },
         engine={
             "hf_token": "hf_secret",
             "max_model_len": "12000",
@@ -265,7 +272,7 @@ RECIPES = {
             "enable_chunked_prefill": "false",
             "trust_remote_code": "True",
         },
-        warned=("enable_auto_tool_choice", "reasoning_parser", "tool_call_parser"),
+        as_default=("enable_auto_tool_choice",),
     ),
     "LMI, many of the engine's own": Recipe(
         {

@@ -20,10 +20,10 @@ from lmi_chat.pipeline.bodies import BodyBudget
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
 from lmi_chat.server.process import server_of
 from lmi_chat.storage.completions import Completions
-from lmi_chat.testing import Script, Step, deployment, embedded, said, token
+from lmi_chat.testing import Script, Step, called, deployment, embedded, reasoned, said, token
 from lmi_chat.testing import ScriptedEngine as Scripted
 
-__all__ = ["Script", "Scripted", "Service", "Step", "embedded", "said", "serving", "token"]
+__all__ = ["Script", "Scripted", "Service", "Step", "called", "embedded", "reasoned", "said", "serving", "token"]
 
 
 @dataclass

@@ -26,5 +26,5 @@ def test_a_published_deployment(recipe: Recipe, tmp_path: Path) -> None:
     assert changed == recipe.own
     assert settings.engine == recipe.engine
     assert sorted(note.given.name for note in settings.notes if note.is_warning) == sorted(recipe.warned)
-    assert settings.origins.keys() == changed.keys() | recipe.engine.keys()
+    assert settings.origins.keys() == {*changed, *recipe.engine, *recipe.as_default}
     assert all(note.why for note in settings.notes)

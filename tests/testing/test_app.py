@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from lmi_chat.djl import custom_handler, handler
-from lmi_chat.job import Delta, Finished, Job, SamplingParams, TokenSink
-from lmi_chat.testing import Application, ScriptedEngine, application, embedded, model_directory, said
+from lmi_chat.job import Delta, Finish, Finished, Job, SamplingParams, TokenSink
+from lmi_chat.testing import Application, ScriptedEngine, application, called, embedded, model_directory, reasoned, said
 from tests.support.fakes import SPACE
 
 ROOT = Path(__file__).parents[2]
@@ -138,3 +138,28 @@ async def test_the_double_looks_the_token_s_function_up_at_each_token() -> None:
         token_sink.token = lambda _id, spelled, _logprob: told.append(("second", spelled))
         await run.task
     assert told == [("piece", b"a"), ("first", b"b"), ("second", b"c")]
+
+
+async def test_the_double_sends_what_is_no_content_as_deltas() -> None:
+    told: list[Any] = []
+    token_sink = TokenSink(lambda _id, spelled, _logprob: told.append(spelled.decode()))
+    engine = ScriptedEngine(said("ab", reasoned("c"), "e", called("f", "g"), "h"))
+    async with engine.run(Job(id="x", prompt_ids=[1], prompt_text=""), told.append, token_sink) as run:
+        await run.task
+    *events, done = told
+    assert [event if isinstance(event, str) else (event.kind, event.text) for event in events] == [
+        ("content", "a"), "b", ("reasoning", "c"), "e", ("call", ""), ("call", "g"), ("content", "h")
+    ]  # fmt: skip
+    assert (done.reasoning_tokens, done.called, done.completion_tokens) == (1, ("f",), 7)
+    assert [event.finish for event in events if isinstance(event, Delta)] == [None] * 4 + [Finish("stop")]
+
+
+async def test_an_end_by_time_counts_what_was_called_until_then() -> None:
+    told: list[Any] = []
+    engine = ScriptedEngine(lambda job: [*said(reasoned("ab"), called("f", "{}"))(job)[:-3], 60.0])
+    async with engine.run(Job(id="x", prompt_ids=[1], prompt_text=""), told.append) as run:
+        while len(told) < 4:
+            await asyncio.sleep(0)
+        run.cut()
+    assert told[-2].finish == Finish("time_limit")
+    assert (told[-1].reasoning_tokens, told[-1].called, told[-1].completion_tokens) == (2, ("f",), 4)

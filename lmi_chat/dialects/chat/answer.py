@@ -6,16 +6,29 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from lmi_chat.dialects.answer import (
+    ByDeployment,
     Choice,
     CompletionUsage,
-    FinishWord,
+    Count,
     Head,
-    LastWord,
     Logprob,
     OpenAIError,
     PromptLogprobs,
     StopReason,
+    words,
 )
+from lmi_chat.dialects.deployment import Deployment
+from lmi_chat.dialects.sequence import CALLED
+
+
+def _words(deployment: Deployment) -> list[str]:
+    has_called = bool(deployment.tool_parser) and deployment.finish_words is None
+    return [*words(deployment), *([CALLED] if has_called else [])]
+
+
+FinishWord = Annotated[str | None, ByDeployment(lambda deployment: {"enum": [*_words(deployment), None]})]
+LastWord = Annotated[str | None, ByDeployment(lambda deployment: {"enum": _words(deployment)})]
+"""A whole answer's: every sequence has ended."""
 
 
 class ChatTokenLogprob(TypedDict):
@@ -38,19 +51,59 @@ class ChatLogprobs(TypedDict):
     content: list[ChatChosenToken]
 
 
-class ChatAnswerMessage(TypedDict):
-    """What the assistant says."""
+class Reasoning(TypedDict, total=False):
+    """What the model thinks before it answers, by the names of `option.reasoning_field`; absent where it does not."""
+
+    reasoning: str
+    reasoning_content: str
+
+
+class CalledFunction(TypedDict):
+    """A tool that is called."""
+
+    name: str
+    arguments: Annotated[str, Field(description="as the model wrote them: JSON, unless the answer was cut")]
+
+
+class ChatToolCall(TypedDict):
+    """A call of a tool."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
+class CalledFunctionDelta(TypedDict):
+    """More of a call: its name at first, then its arguments piece by piece."""
+
+    name: NotRequired[str]
+    arguments: str
+
+
+class ChatToolCallDelta(TypedDict):
+    """A piece of a call: the first one names it, `index` says which of the answer's calls it is."""
+
+    index: Count
+    id: NotRequired[str]
+    type: NotRequired[Literal["function"]]
+    function: CalledFunctionDelta
+
+
+class ChatAnswerMessage(Reasoning):
+    """What the assistant says; `content` is null where it calls tools and says nothing."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    tool_calls: NotRequired[list[ChatToolCall]]
 
 
-class ChatDelta(TypedDict):
+class ChatDelta(Reasoning):
     """What the assistant says more; the first piece of a sequence names the role, the last one is empty."""
 
     role: NotRequired[Literal["assistant"]]
     content: NotRequired[str]
+    tool_calls: NotRequired[list[ChatToolCallDelta]]
 
 
 class ChatChoice(Choice):
@@ -125,6 +178,11 @@ class StoredMessage(TypedDict):
     content: str | None
     name: str | None
     content_parts: list[dict[str, Any]] | None
+    tool_calls: NotRequired[list[dict[str, Any]]]
+    tool_call_id: NotRequired[str]
+    reasoning: NotRequired[str]
+    reasoning_content: NotRequired[str]
+    refusal: NotRequired[str]
 
 
 class StoredMessages(PageEnds):

@@ -1,4 +1,4 @@
-"""Check what a chat says of the model's reasoning, and the variables of its template, which say it too.
+"""Check the fields by which a chat steers reasoning, and the variables of its template, by which it may do so too.
 
 Shapes: OpenAI's `reasoning_effort`, vLLM's `include_reasoning`, `thinking_token_budget` and `chat_template_kwargs`.
 """

@@ -9,17 +9,22 @@ from dataclasses import dataclass, replace
 from lmi_chat.codec.json_text import dump, fill, unescape
 from lmi_chat.dialects import openai
 from lmi_chat.dialects.chat.answer import (
+    CalledFunctionDelta,
+    ChatAnswerMessage,
     ChatChoice,
     ChatChunkChoice,
     ChatChunkHead,
     ChatCompletion,
     ChatDelta,
+    ChatToolCall,
+    ChatToolCallDelta,
+    Reasoning,
 )
 from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.logprobs import NO_CONTENT, ContentLogprobs, of_content, of_prompt
 from lmi_chat.dialects.sequence import SequenceState, TextTokens, finish_word, likeliest, usage
 from lmi_chat.errors import Error
-from lmi_chat.job import Delta, Finished, Job
+from lmi_chat.job import CallPart, Delta, Finished, Job
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +42,36 @@ class Shown:
     begun: str = ""
     has_ids: bool = False
     names_ids: bool = False
+
+
+def content_of(state: SequenceState) -> str | None:
+    """What a sequence says; None where it calls tools instead."""
+    return state.text if state.text or not state.calls else None
+
+
+def calls_of(state: SequenceState) -> list[ChatToolCall]:
+    """The calls of a sequence; of one that was cut the last one's arguments are as incomplete as they came."""
+    return [
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        for call in state.calls
+    ]
+
+
+def _add_reasoning(message: Reasoning, text: str, deployment: Deployment) -> None:
+    for name in deployment.reasoning_fields if text else ():
+        message[name] = text
+
+
+def _call_piece(part: CallPart, text: str) -> ChatToolCallDelta:
+    if not part.name:
+        return {"index": part.place, "function": {"arguments": text}}
+    function: CalledFunctionDelta = {"name": part.name, "arguments": text}
+    return {"index": part.place, "id": part.id, "type": "function", "function": function}
+
+
+def _tells_calls(job: Job) -> bool:
+    """Whether a call is why a sequence ended: one that the request names is no choice of the model."""
+    return job.parsing is None or job.parsing.choice != "named"
 
 
 class Chunks(openai.ChunkRenderer):
@@ -60,7 +95,10 @@ class Chunks(openai.ChunkRenderer):
         super().__init__(head, usage, [job], **marks)
         self._deployment, self._shown = deployment, shown
         self._sampling = job.sampling
-        self._tokens = [TextTokens(job.sampling) for _ in range(job.width)]
+        is_parsed = job.parsing is not None
+        self._tokens = [TextTokens(job.sampling, is_parsed=is_parsed) for _ in range(job.width)]
+        self._tells_calls = _tells_calls(job)
+        self._callers: set[int] = set()  # sequences that called a tool
 
     def token(self, token_id: int, spelled: bytes, logprob: float) -> bytes:
         """One chunk; the first one names the role."""
@@ -73,25 +111,38 @@ class Chunks(openai.ChunkRenderer):
         if self._shown.has_logprobs:
             given, _ = self._tokens[delta.index].take(delta)
             delta = delta if given is delta.tokens else replace(delta, tokens=given)
+        if delta.call is not None and self._tells_calls:
+            self._callers.add(delta.index)
         if delta.finish is None:
             return super()._split(delta)
-        if delta.index in self._begun and not (delta.text or delta.tokens):
+        if delta.index in self._begun and not (openai.has_text(delta) or delta.tokens):
             return (delta,)
         return replace(delta, finish=None), Delta(delta.index, "", [], finish=delta.finish)
 
     def _choice(self, delta: Delta, *, is_first: bool) -> ChatChunkChoice:
         """The choice of a chunk; the first one is never the last."""
-        message: ChatDelta = {"content": delta.text}
-        if is_first:
-            message = {"role": "assistant", "content": self._shown.begun + delta.text}
+        message = self._message(delta, is_first=is_first)
         choice: ChatChunkChoice = {"index": delta.index, "delta": message, "logprobs": None, "finish_reason": None}
         if delta.finish is not None:
             choice["delta"] = {}
-            choice["finish_reason"] = finish_word(delta.finish, self._deployment.finish_words)
+            has_called = delta.index in self._callers
+            choice["finish_reason"] = finish_word(delta.finish, self._deployment.finish_words, has_called=has_called)
             choice["stop_reason"] = delta.finish.stop
         elif self._shown.has_logprobs:
             choice["logprobs"] = of_content(delta.tokens, self._sampling, names_ids=self._shown.names_ids)
         return choice
+
+    def _message(self, delta: Delta, *, is_first: bool) -> ChatDelta:
+        """A delta by its kind; the first one names the role, and has the begun turn if there is one."""
+        message: ChatDelta = {"role": "assistant"} if is_first else {}
+        begun = self._shown.begun if is_first else ""
+        if begun or delta.kind == "content":
+            message["content"] = begun + (delta.text if delta.kind == "content" else "")
+        if delta.kind == "reasoning":
+            _add_reasoning(message, delta.text, self._deployment)
+        if delta.call is not None and openai.has_text(delta):
+            message["tool_calls"] = [_call_piece(delta.call, delta.text)]
+        return message
 
 
 class Whole:
@@ -102,14 +153,15 @@ class Whole:
         self._deployment, self._shown = deployment, shown
         self._head = openai.head(f"chatcmpl-{job.id}", deployment)
         self._states = [SequenceState(job, shown.begun) for _ in range(job.width)]
-        self._logprobs = {state: ContentLogprobs(job.sampling, names_ids=shown.names_ids) for state in self._states}
+        self._logprobs = {state: ContentLogprobs(job, names_ids=shown.names_ids) for state in self._states}
+        self._tells_calls = _tells_calls(job)
         self.held_bytes = 0
 
     def delta(self, delta: Delta) -> Sequence[bytes]:
         """Keep the delta; nothing is sent yet."""
         state = self._states[delta.index]
         state.take(delta)
-        self.held_bytes += len(delta.text)
+        self.held_bytes += len(delta.text) if delta.call is None else len(delta.text) + len(delta.call.name)
         if self._shown.has_logprobs:
             self.held_bytes += self._logprobs[state].take(delta)
         return ()
@@ -136,16 +188,24 @@ class Whole:
         return (fill(dump(document), NO_CONTENT, [self._logprobs[state].written() for state in states]),)
 
     def _choice(self, place: int, state: SequenceState) -> ChatChoice:
+        has_called = bool(state.calls) and self._tells_calls
         choice: ChatChoice = {
             "index": place,
-            "message": {"role": "assistant", "content": state.text, "refusal": None},
+            "message": self._message(state),
             "logprobs": {"content": []} if self._shown.has_logprobs else None,
-            "finish_reason": finish_word(state.finish, self._deployment.finish_words),
+            "finish_reason": finish_word(state.finish, self._deployment.finish_words, has_called=has_called),
             "stop_reason": state.finish.stop if state.finish else None,
         }
         if self._shown.has_ids:
             choice["token_ids"], choice["prompt_token_ids"] = state.ids, state.job.prompt_ids
         return choice
+
+    def _message(self, state: SequenceState) -> ChatAnswerMessage:
+        message: ChatAnswerMessage = {"role": "assistant", "content": content_of(state), "refusal": None}
+        _add_reasoning(message, state.reasoning, self._deployment)
+        if state.calls:
+            message["tool_calls"] = calls_of(state)
+        return message
 
     def fail(self, error: Error) -> bytes:
         """The error in place of the document."""

@@ -6,19 +6,20 @@ Source: Amazon SageMaker, "Stateful sessions" (header names and the form of `Exp
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 from lmi_chat.codec.json_text import Json, dump
 from lmi_chat.dialects.chat import request as chat
 from lmi_chat.dialects.chat.answer import SessionAnswer
 from lmi_chat.dialects.chat.body import SESSIONS, SessionBody
 from lmi_chat.dialects.chat.messages import CALL, SHOWN
+from lmi_chat.dialects.chat.response import calls_of, content_of
 from lmi_chat.dialects.checks import check_model
 from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.reader import BodyReader
+from lmi_chat.dialects.sequence import SequenceState
 from lmi_chat.dialects.task import ParsedRequest, Renderer
 from lmi_chat.errors import BadField, Error, Problem
-from lmi_chat.job import CallPart, Delta, DeltaKind, Finished
+from lmi_chat.job import Delta, Finished, Job
 from lmi_chat.storage.sessions import Message, Session, Sessions
 
 NEW, CLOSE = SESSIONS
@@ -76,32 +77,22 @@ def parse_chat(
     if task.job.width != 1 or messages is None:
         raise BadField([Problem("n", f"n must be 1 in a session, got {task.job.width} sequences")])
     seen = [{name: value for name, value in message.items() if name in KEPT} for message in messages]
-    task.render = Remembering(task.render, partial(sessions.store, session), seen)
+    task.render = Remembering(task.render, task.job, partial(sessions.store, session), seen)
     return task
 
 
-class HeldCall:
-    """One call of a tool, as far as its deltas have come."""
-
-    def __init__(self, begun: CallPart) -> None:
-        """Begin with what the first delta says."""
-        self._begun = begun
-        self.arguments: list[str] = []
-
-    def written(self) -> Mapping[str, Any]:
-        """As it stands in a message."""
-        function = {"name": self._begun.name, "arguments": "".join(self.arguments)}
-        return {"id": self._begun.id, "type": "function", "function": function}
-
-
 class Remembering:
-    """A render that keeps the conversation and its answer in the session, once the answer is complete."""
+    """A render that keeps the conversation and its answer in the session, once the answer is complete.
 
-    def __init__(self, shown: Renderer, keep: Callable[[list[Message]], None], messages: Sequence[Message]) -> None:
-        """Show by `shown`, keep by `keep`; `messages` are the conversation up to this answer."""
+    What the model thought is kept, too: whether a later turn shows it again is its template's to say.
+    """
+
+    def __init__(
+        self, shown: Renderer, job: Job, keep: Callable[[list[Message]], None], messages: Sequence[Message]
+    ) -> None:
+        """Show the answer to `job` by `shown`, keep it by `keep`; `messages` are the conversation up to it."""
         self._shown, self._keep, self._messages = shown, keep, messages
-        self._texts: dict[DeltaKind, list[str]] = {"content": [], "reasoning": []}
-        self._calls: dict[int, HeldCall] = {}
+        self._state = SequenceState(job)
 
     @property
     def held_bytes(self) -> int:
@@ -110,27 +101,18 @@ class Remembering:
 
     def delta(self, delta: Delta) -> Sequence[bytes]:
         """Keep its text, and show it."""
-        if delta.call is None:
-            self._texts[delta.kind].append(delta.text)
-        else:
-            self._calls.setdefault(delta.call.place, HeldCall(delta.call)).arguments.append(delta.text)
+        self._state.take(delta, is_shown=True)
         return self._shown.delta(delta)
 
     def done(self, done: Finished) -> Sequence[bytes]:
         """The turn is complete."""
-        self._keep([*self._messages, self._turn()])
+        message: Message = {"role": "assistant", "content": content_of(self._state)}
+        if self._state.reasoning:
+            message["reasoning"] = self._state.reasoning
+        if self._state.calls:
+            message["tool_calls"] = calls_of(self._state)
+        self._keep([*self._messages, message])
         return self._shown.done(done)
-
-    def _turn(self) -> Message:
-        """The answer as a message, in the form in which a client would send it back."""
-        content, reasoning = ("".join(self._texts[kind]) for kind in ("content", "reasoning"))
-        turn: Message = {"role": "assistant", "content": content}
-        if reasoning:
-            turn["reasoning"] = reasoning
-        if self._calls:
-            calls = [call.written() for _, call in sorted(self._calls.items())]
-            turn |= {"content": content or None, "tool_calls": calls}
-        return turn
 
     def fail(self, error: Error) -> bytes:
         """The turn is not kept."""

@@ -19,13 +19,14 @@ from functools import cache, partial
 from typing import Any
 
 from lmi_chat.engine import Model, Run, beam_search
-from lmi_chat.engine.vllm import chat, harmony, kv_cache, pooling, preload, sampling
+from lmi_chat.engine.vllm import chat, harmony, kv_cache, parser_setup, pooling, preload, sampling
 from lmi_chat.engine.vllm.arguments import READ_ONLY, words
 from lmi_chat.engine.vllm.errors import translate
 from lmi_chat.engine.vllm.fast_path import detokenizer, output_loop, output_processor
 from lmi_chat.engine.vllm.heartbeat import Heartbeat
-from lmi_chat.engine.vllm.parsing import parsers
-from lmi_chat.engine.vllm.parsing.parsers import Parsing
+from lmi_chat.engine.vllm.parser_setup import BY_MODEL, BadParser, Parsers, ParserSettings
+from lmi_chat.engine.vllm.parsing.parsers import Parsing, UnfitError
+from lmi_chat.engine.vllm.parsing.parsers import load as load_parsing
 from lmi_chat.engine.vllm.parsing.sequences import ParsingSink
 from lmi_chat.engine.vllm.request import Outputs
 from lmi_chat.engine.vllm.structured_output import trials
@@ -152,7 +153,7 @@ def _not_installed(why: str) -> StartFailed:
     return StartFailed(f"no engine is installed ({one_line(why, 200)}); `make install` installs one")
 
 
-def load(  # noqa: PLR0913 each is a setting of its own
+def load(  # noqa: PLR0913 each is decided elsewhere
     arguments: Mapping[str, str],
     names: tuple[str, ...],
     on_phase: Callable[[str], object],
@@ -161,16 +162,14 @@ def load(  # noqa: PLR0913 each is a setting of its own
     has_fast_branch: bool,
     addresses: Mapping[str, Any] | None = None,
     fits_cache: bool = False,
-    tool_parser: str = "",
-    reasoning_parser: str = "",
+    parsers: ParserSettings = BY_MODEL,
 ) -> Vllm:
     """Import vLLM, start its processes and wait until the weights are in. Blocks for tens of seconds: use a thread.
 
     `arguments` are engine arguments by name, values as text; `names`: accepted model names; replies carry the first.
     `has_fast_branch`: plain requests may take it. `fits_cache`: kv_cache_memory_bytes is an upper bound, and the
     cache takes less where it can use less. `addresses` (vLLM's client_addresses) are those of an engine that runs
-    already. `tool_parser`, `reasoning_parser`: vLLM's names of what takes answers apart. Raises StartFailed, EngineDied
-    where another try may help.
+    already. `parsers`: of tool calls and reasoning. Raises StartFailed, EngineDied where another try may help.
     """
     on_phase(startup.IMPORTING)
     try:
@@ -186,13 +185,14 @@ def load(  # noqa: PLR0913 each is a setting of its own
     heartbeat = Heartbeat()
     warnings.filterwarnings("ignore", message=READ_ONLY, category=UserWarning)  # here it is too late for the variable
     try:
+        parser_setup.load_plugins(parsers)
         args = AsyncEngineArgs.from_cli_args(_parse(_choose_backend(arguments)))
         _check_load_format(args)
-        args.reasoning_parser = reasoning_parser or args.reasoning_parser
         usage = UsageContext.OPENAI_API_SERVER
         config = args.create_engine_config(usage)
         if fits_cache:
             kv_cache.fit(config)
+        chosen = parser_setup.set_up(config, parsers)
         engine = AsyncLLM.from_vllm_config(
             config,
             usage_context=usage,
@@ -201,15 +201,17 @@ def load(  # noqa: PLR0913 each is a setting of its own
             disable_log_stats=args.disable_log_stats,
             client_addresses=dict(addresses) if addresses else None,
         )
+    except BadParser as error:
+        raise StartFailed(str(error)) from error
     except (ValueError, RuntimeError, OSError) as error:
         raise ended(error) from error
     try:
-        parsing = parsers.load(engine, tool_parser, reasoning_parser)
-    except parsers.UnfitError as error:
+        parsing = load_parsing(engine, chosen.tool, chosen.reasoning)
+    except UnfitError as error:
         engine.shutdown(STOP_S)
         raise StartFailed(f"the engine's parsers did not start: {one_line(str(error), 400)}") from error
     envs.enable_envs_cache()
-    if harmony.is_spoken(engine):
+    if harmony.is_spoken(engine.model_config):
         harmony.complete_end_ids(engine)
     engine.renderer.get_eos_token_id = cache(engine.renderer.get_eos_token_id)  # asked for each request
     gc.freeze()
@@ -218,7 +220,7 @@ def load(  # noqa: PLR0913 each is a setting of its own
         plain = output_processor.install(engine)
     if plain is not None:
         output_loop.install(engine, heartbeat, plain)
-    model = _describe(engine, names, tool_parser, reasoning_parser)
+    model = _describe(engine, names, chosen)
     return Vllm(engine, model, heartbeat, trials.load(engine, trial_limits), plain, parsing)
 
 
@@ -291,7 +293,7 @@ def _check_load_format(args: Any) -> None:
         raise StartFailed(f"load_format must be one of {formats}, got {one_line(args.load_format, 80)!r}")
 
 
-def _describe(engine: Any, names: tuple[str, ...], tool_parser: str, reasoning_parser: str) -> Model:
+def _describe(engine: Any, names: tuple[str, ...], parsers: Parsers) -> Model:
     config = engine.model_config
     import vllm
 
@@ -307,8 +309,9 @@ def _describe(engine: Any, names: tuple[str, ...], tool_parser: str, reasoning_p
         has_priority=engine.vllm_config.scheduler_config.policy == "priority",
         space=pooling.space(config),
         chat=chat.of(engine),
-        tool_parser=tool_parser,
-        reasoning_parser=reasoning_parser,
+        tool_parser=parsers.tool,
+        reasoning_parser=parsers.reasoning,
+        parsers_said=parsers.said,
         defaults=config.get_diff_sampling_param(),
         end_ids=_end_ids(engine),
     )
