@@ -385,6 +385,8 @@ def test_the_forms_of_a_call_and_of_its_result_are_one(family: str) -> None:
             for ids in (same, usual)
         ]
         assert texts[0] == texts[1]
+    empty = [USER, {**called(ONE), "content": ""}, gave("abcdef123", "7")]
+    assert "get_weather" in tokenizer(family).decode(prompt_ids(empty, family, tools=TOOLS[1:]))
     spoken = [USER, {**called(ONE), "content": "Let me see."}, gave("abcdef123", "7")]
     assert prompt_ids(spoken, family, tools=TOOLS) == expected(spoken, family, tools=TOOLS)
 

@@ -34,7 +34,8 @@ FORCED = (None, None, None, "chat", "completion", "embedding", "standard")
 
 @pytest.fixture(scope="module")
 def deployments() -> list[Deployment]:
-    return [deployment(), deployment(is_strict=True), deployment(space=SPACE)]
+    calling = deployment(chat_template="{tools}{turns}", tool_parser="any", reasoning_parser="any")
+    return [deployment(), deployment(is_strict=True), deployment(space=SPACE), calling]
 
 
 def shown(error: Error, dialect: str) -> str:

@@ -1,6 +1,7 @@
 """How models write calls and reasoning, by the names of vLLM's parsers; the test of the law asks all of them."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -120,7 +121,8 @@ def kimi3(calls: Sequence[Call]) -> str:
         + "".join(
             f'<|open|>call tool="{name}" index="{place}"<|sep|>'
             + "".join(
-                f'<|open|>argument key="{key}" type="{kinds[type(value)]}"<|sep|>{text_of(value)}<|close|>argument<|sep|>'
+                f'<|open|>argument key="{key}" type="{kinds[type(value)]}"<|sep|>'
+                f"{text_of(value)}<|close|>argument<|sep|>"
                 for key, value in values.items()
             )
             + "<|close|>call<|sep|>"
@@ -322,3 +324,23 @@ REASONING: dict[str, tuple[Callable[[str], str], str]] = {
     "openai_gptoss": (thought("<|channel|>analysis<|message|>", "<|end|>"), "openai"),
 }
 """How reasoning is written, and the tool parser of the same family."""
+NOT_TOKENS = {"</function>", "</parameter>", "</invoke>", "</param>"}
+MARK = re.compile(r"<\|?/?[a-z|｜▁_:]+[|｜]?>|<\|\"\|>|\[/?[A-Z_]+\]|\]<\]minimax\[>\[|｜DSML｜")
+OTHERS = ("<assistant>", "<ifm|think_fast>", "</ifm|think_fast>", "<ifm|think_faster>", "</ifm|think_faster>")
+OTHERS += ("<|plamo:tag|>", "<response>", "</response>", "<tool_sep>", "[THINK]", "[/THINK]")
+
+
+def marks() -> list[str]:
+    """What these models have as one token each."""
+    call: Call = ("f", {"a": ""})
+    texts = [write([call]) for write in TOOLS.values()]
+    texts += [write("") for write in CONTENT.values()] + [write("") for write, _ in REASONING.values()]
+    return sorted({mark for text in texts for mark in MARK.findall(text)} - NOT_TOKENS | {*OTHERS})
+
+
+BEGUN = "<|start|>assistant"
+"""What the prompt has of an answer's first message."""
+NO_OPEN_PROMPT = {"inkling", "minimax_m2_append_think", "muse_glimmer", "openai_gptoss"}
+"""Formats whose prompts say nothing of reasoning."""
+NOTHING = {"minimax_m2_append_think": ""}
+"""Parsers that call nothing reasoning."""

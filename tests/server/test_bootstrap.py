@@ -295,3 +295,47 @@ async def test_each_template_that_may_render_a_chat_is_tried_before(
     tokenizer.chat_template = given
     await bootstrap._try_template(Noting(), replace(Scripted(said("x")).model, tokenizer=tokenizer), None)
     assert seen == tried
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (
+            {"tool_call_parser": "hermis"},
+            "tool_call_parser must be auto, none or a parser of the engine, got 'hermis'; ",
+        ),
+        ({"reasoning_parser": "qwen"}, "reasoning_parser must be auto, none or a parser of the engine, got 'qwen'; "),
+    ],
+)
+async def test_a_parser_that_the_engine_lacks_stops_the_start_first(given: dict[str, str], says: str) -> None:
+    settings = read({**given, "model_id": "/nothing"}, {}, None, KINDS)
+    with pytest.raises(BadSetting) as raised:
+        await bootstrap.load(settings, Pipeline(bootstrap.pipeline_config(settings)), lambda _: None)
+    assert str(raised.value).startswith(f"command line: {says}the nearest ")
+
+
+@pytest.mark.parametrize(
+    ("text", "read_as"),
+    [("", ""), ("auto", ""), ("AUTO", ""), ("none", "none"), ("false", "none"), ("hermes", "hermes")],
+)
+def test_words_for_a_parser(text: str, read_as: str) -> None:
+    settings = read(
+        {"tool_call_parser": text}, {"OPTION_REASONING_PARSER": text.replace("hermes", "qwen3")}, None, KINDS
+    )
+    assert bootstrap._parsers(settings, None).tool == read_as
+    assert bootstrap._parsers(settings, None).reasoning == read_as.replace("hermes", "qwen3")
+
+
+def test_a_plugin_may_stand_in_the_models_folder(tmp_path: Path) -> None:
+    (tmp_path / "own.py").touch()
+    given = {"model_id": str(tmp_path), "tool_parser_plugin": "own.py", "reasoning_parser_plugin": "a.module"}
+    parsers = bootstrap._parsers(read({**given, "tool_call_parser": "any"}, {}, None, KINDS), "{{ x }}")
+    assert parsers.tool_plugin == str(tmp_path / "own.py")
+    assert (parsers.reasoning_plugin, parsers.tool, parsers.template) == ("a.module", "any", "{{ x }}")
+
+
+@pytest.mark.parametrize(("text", "is_on"), [("true", True), ("false", False), (None, True)])
+def test_whether_the_model_decides_to_call(text: str | None, is_on: bool) -> None:  # noqa: FBT001 a case of a test
+    given = {} if text is None else {"enable_auto_tool_choice": text}
+    deployed = bootstrap._deployment(read(given, {}, None, KINDS), Scripted().model, (), None, None)
+    assert deployed.calls_tools is is_on

@@ -10,7 +10,9 @@ import pytest
 from lmi_chat.errors import BadField, Bug, Busy, Conflict, NotFound
 from lmi_chat.pipeline.pipeline import InferenceRequest, Pipeline
 from lmi_chat.storage.sessions import FLOOR_S, Sessions, Turn
+from lmi_chat.testing.tokenizer import TOOLS, TURNS
 from tests.pipeline.test_pipeline import Kept, breaking, opened
+from tests.support.fakes import deployment
 from tests.support.scripted import Scripted, called, reasoned, said
 
 
@@ -265,6 +267,7 @@ async def test_a_turn_that_calls_a_tool_is_held_with_its_call_and_its_reasoning(
     line, engine = await opened(
         said(reasoned("Hm."), called("weather", {"city": "Rome"})), sessions=(sessions := Sessions(seconds=60, most=2))
     )
+    await line.open(engine, deployment(chat_template=TOOLS + TURNS))
     session_id = await begun(line)
     await ask(line, turn("one", stream=is_stream), session_id)
     call = {"id": "call_0", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Rome"}'}}

@@ -18,6 +18,8 @@ ANSWERED = ("annotations", "id", "content_parts")
 CALL = "function_call"
 UNSERVED = (CALL, "audio")
 KNOWN = (*PLAIN, *STRINGS, "tool_calls", *ANSWERED, *UNSERVED)
+WORDLESS = ("tool_calls", "reasoning", "reasoning_content")
+"""An assistant's turn needs no content beside one of these: it has called, or was cut while it reasoned."""
 PARTS = {"text": "text", "refusal": "refusal"}
 """The kinds of parts, and the key that has their text."""
 Message = Mapping[str, Any]
@@ -77,7 +79,7 @@ def _check_message(message: object, path: str, reader: BodyReader) -> Message:
         return {**message, "content": _check_parts(content, f"{path}.content", reader)}
     if role == "assistant" and content is None and "refusal" in message:
         return {**message, "content": message["refusal"]}
-    if not (content is None and role == "assistant" and message.get("tool_calls")):
+    if not (content is None and role == "assistant" and any(message.get(name) for name in WORDLESS)):
         got = "an empty array" if content == [] else echo(content)
         reader.add_problem(f"{path}.content", f"must be a string or an array of at least 1 part, got {got}")
     return message

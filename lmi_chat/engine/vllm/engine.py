@@ -25,14 +25,14 @@ from lmi_chat.engine.vllm.errors import translate
 from lmi_chat.engine.vllm.fast_path import detokenizer, output_loop, output_processor
 from lmi_chat.engine.vllm.heartbeat import Heartbeat
 from lmi_chat.engine.vllm.parser_setup import BY_MODEL, BadParser, Parsers, ParserSettings
-from lmi_chat.engine.vllm.parsing.parsers import Parsing, UnfitError
-from lmi_chat.engine.vllm.parsing.parsers import load as load_parsing
+from lmi_chat.engine.vllm.parsing import parsers as parser_sets
+from lmi_chat.engine.vllm.parsing.parsers import Parsing
 from lmi_chat.engine.vllm.parsing.sequences import ParsingSink
 from lmi_chat.engine.vllm.request import Outputs
-from lmi_chat.engine.vllm.structured_output import trials
+from lmi_chat.engine.vllm.structured_output import tool_grammar, trials
 from lmi_chat.engine.vllm.structured_output.trials import TrialLimits
 from lmi_chat.engine.vllm.vocabulary import Vocabulary
-from lmi_chat.job import Job, Sink, TokenSink
+from lmi_chat.job import Job, OutputConstraint, Sink, TokenSink
 from lmi_chat.observability import startup
 from lmi_chat.text import echo, one_line
 
@@ -75,6 +75,7 @@ class Vllm:
         self._engine = engine
         self._heartbeat = heartbeat
         self._trials = tried
+        self._tools = tool_grammar.load(model, is_compact=tried.is_compact) if model.tool_parser else None
         self._vocabulary = Vocabulary(model.tokenizer)
         self._plain, self._spelling = plain, detokenizer.of(model.tokenizer)
         self._parsing = parsing
@@ -91,8 +92,14 @@ class Vllm:
 
     async def check(self, job: Job) -> None:
         """See Engine.check."""
-        if job.sampling.constraint:
-            await self._trials.check(job.sampling.constraint)
+        if constraint := self._constraint(job):
+            await self._trials.check(constraint)
+
+    def _constraint(self, job: Job) -> OutputConstraint | None:
+        """Say what the text must fit: the form that was asked for, calls of tools, or either. Raises BadField."""
+        if self._tools is None or job.parsing is None:
+            return job.sampling.constraint
+        return self._tools.constraint(job.parsing, job.sampling.constraint)
 
     @asynccontextmanager
     async def run(self, job: Job, sink: Sink, token_sink: TokenSink | None = None) -> AsyncIterator[Run]:
@@ -110,7 +117,8 @@ class Vllm:
             async with beam_search.run(self.run, job, sink, ends) as search:
                 yield search
             return
-        constraint = self._trials.params(job.sampling.constraint) if job.sampling.constraint else None
+        form = self._constraint(job)
+        constraint = self._trials.params(form) if form else None
         run = self._outputs(job, sink, token_sink)
         prompt = {"type": "token", "prompt_token_ids": job.prompt_ids, "prompt": job.prompt_text}
         if job.cache_salt:
@@ -206,8 +214,8 @@ def load(  # noqa: PLR0913 each is decided elsewhere
     except (ValueError, RuntimeError, OSError) as error:
         raise ended(error) from error
     try:
-        parsing = load_parsing(engine, chosen.tool, chosen.reasoning)
-    except UnfitError as error:
+        parsing = parser_sets.load(engine, chosen.tool, chosen.reasoning)
+    except parser_sets.UnfitError as error:
         engine.shutdown(STOP_S)
         raise StartFailed(f"the engine's parsers did not start: {one_line(str(error), 400)}") from error
     envs.enable_envs_cache()

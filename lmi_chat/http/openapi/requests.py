@@ -189,7 +189,13 @@ def _message(deployment: Deployment) -> Json:
     ways = [
         {"properties": {"content": said}, "required": ["content"]},
         {"properties": own | {"refusal": {"type": "string", "minLength": 1}}, "required": ["refusal"]},
-        {"properties": own | {"tool_calls": {"type": "array", "minItems": 1}}, "required": ["tool_calls"]},
+        *(
+            {
+                "properties": own | {name: {"type": ["array", "string"], "minItems": 1, "minLength": 1}},
+                "required": [name],
+            }
+            for name in messages.WORDLESS
+        ),
         {"properties": own | {messages.CALL: FUNCTION}, "required": [messages.CALL]},
     ]
     return record(properties, ["role"], is_closed=deployment.is_strict) | {"anyOf": ways}

@@ -685,6 +685,18 @@ def test_an_answer_comes_back_as_a_turn_without_a_word(reply: Json) -> None:
     assert json.loads(task.job.prompt_text) == [USER, {"role": "assistant", "content": "Paris."}, USER]
 
 
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+def test_an_answer_that_was_cut_while_it_reasoned_comes_back(name: str) -> None:
+    here = deployment(template=Template(Templated(json.dumps)))
+    task = parse({"messages": [USER, {"role": "assistant", "content": None, name: "Hm."}, USER]}, here, "1")
+    assert json.loads(task.job.prompt_text)[1] == {
+        "role": "assistant",
+        "content": "",
+        "reasoning": "Hm.",
+        "reasoning_content": "Hm.",
+    }
+
+
 def test_a_refusal_comes_back_as_what_was_said() -> None:
     said = [{"role": "assistant", "content": None, "refusal": "No."}]
     parts = [{"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}]

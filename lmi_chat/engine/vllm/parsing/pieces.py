@@ -1,11 +1,13 @@
 """Cut the text of engine steps into its tokens' own, so that how steps split the tokens makes no difference."""
 
-import codecs
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lmi_chat.engine.vllm.vocabulary import Vocabulary
 from lmi_chat.job import Delta, SamplingParams, Token
+
+INCOMPLETE = "\ufffd"
+PARTIAL_BYTES = 1024  # of text that never becomes whole characters
 
 
 @dataclass(slots=True)
@@ -27,7 +29,7 @@ class Cutter:
         """Begin without text; `sampling` is what the engine was given."""
         self._vocabulary = vocabulary
         self._is_held_back, self._hides_special = bool(sampling.stop), sampling.skip_special_tokens
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._partial = b""  # what the last tokens have of a character
         self._text = ""
         self._waiting: list[tuple[Piece, int]] = []  # with the number of characters
 
@@ -61,10 +63,15 @@ class Cutter:
         return piece
 
     def _length(self, token_id: int) -> int:
-        """Count the characters that the token's bytes complete."""
+        """Count the characters that the token completes: as the engine's text grows, none where it ends with a part."""
         if self._hides_special and self._vocabulary.is_special(token_id):
             return 0
-        return len(self._decoder.decode(self._vocabulary.spell(token_id)))
+        self._partial += self._vocabulary.spell(token_id)
+        text = self._partial.decode("utf-8", "replace")
+        if text.endswith(INCOMPLETE) and len(self._partial) < PARTIAL_BYTES:
+            return 0
+        self._partial = b""
+        return len(text)
 
 
 class MarkerReader:

@@ -67,7 +67,7 @@ class Trials:
 
         `is_compact`: JSON has no whitespace unless a request asks for some. `most` requests may wait for a verdict.
         """
-        self._seconds, self._is_compact, self._most = seconds, is_compact, most
+        self._seconds, self.is_compact, self._most = seconds, is_compact, most
         self._waiting = 0
         self._head = None if head is None else head | {"seconds": seconds}
         self._verdicts: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
@@ -81,7 +81,7 @@ class Trials:
             raise BadField(
                 [Problem(constraint.path, f"{constraint.path} needs a fast tokenizer, which the served model has not")]
             )
-        kind, text = source(constraint, is_compact=self._is_compact)
+        kind, text = source(constraint, is_compact=self.is_compact)
         digest = hashlib.sha256(f"{kind}\n{text}".encode()).digest()
         problem = self._recall(digest)
         if problem is None:
@@ -179,7 +179,7 @@ class Trials:
         """Translate a tried constraint into vLLM's parameters."""
         from vllm.sampling_params import StructuredOutputsParams
 
-        kind, text = source(constraint, is_compact=self._is_compact)
+        kind, text = source(constraint, is_compact=self.is_compact)
         given = StructuredOutputsParams(**{kind: list(constraint.value) if kind == "choice" else text})
         given._backend = BACKEND  # noqa: SLF001 what verify would set
         return given

@@ -1,0 +1,316 @@
+"""The law "streamed = whole" over vLLM's parsers: however steps split an answer's tokens, the deltas joined are the same.
+
+And they are what the parser makes of the whole text. Parsers that break that are listed in held_back.py, no other.
+"""
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai_harmony import HarmonyEncoding, HarmonyEncodingName, load_harmony_encoding
+
+from lmi_chat.engine.vllm.parsing import held_back
+from lmi_chat.engine.vllm.parsing.parsers import Parsing
+from lmi_chat.engine.vllm.parsing.sequences import ParsingSink
+from lmi_chat.engine.vllm.vocabulary import Vocabulary
+from lmi_chat.job import Delta, Event, Finish, Finished, Job, ParsingParams, Reason, SamplingParams, Tool, ToolChoice
+from tests.real import parser_formats as formats
+from tests.real.parser_formats import Call
+
+DOCS = Path(__file__).parents[2] / "docs" / "tools.md"
+NOT_HERE = {"cohere_command3", "cohere_command4", "hf"}
+"""These need a library that is not installed, or a template in the tokenizer's own configuration."""
+RANDOM_SPLITS = 3
+LAG = 7  # characters that stop strings hold back
+PROPERTIES = {"city": {"type": "string"}, "days": {"type": "integer"}, "where": {"type": "object"}}
+PROPERTIES |= {"tags": {"type": "array"}, "note": {"type": "string"}}
+TOOLS = (
+    Tool("get_weather", "", {"type": "object", "properties": PROPERTIES}),
+    Tool("now", "", {"type": "object", "properties": {}}),
+)
+SHORT: Call = ("get_weather", {"city": "Paris", "days": 3})
+NESTED: Call = (
+    "get_weather",
+    {
+        "city": "Zürich 🌟 東京",
+        "where": {"lat": 1.5, "names": ["a", {"b": "c"}]},
+        "tags": ["x", "y"],
+        "note": 'say "hi" \\ there',
+    },
+)
+EMPTY: Call = ("now", {})
+ANSWERS: dict[str, tuple[str, list[Call], str]] = {
+    "no call": ("Just text, a < b [1] {x}.\nBye", [], ""),
+    "one": ("", [SHORT], ""),
+    "two in parallel": ("", [SHORT, NESTED], ""),
+    "empty arguments": ("", [EMPTY], ""),
+    "empty arguments, then others": ("", [EMPTY, SHORT], ""),
+    "prose before": ("Let me look.\n", [SHORT], ""),
+    "prose after": ("", [SHORT], "\nDone."),
+    "prose around two, not ASCII": ("Hm, wait: 東京🌟.", [NESTED, SHORT], "\nThat is all."),
+}
+THOUGHT = "Let me think.\n a < b, 東京🌟?"
+
+
+class Harmony:
+    """gpt-oss's own tokenizer, as far as parsers ask."""
+
+    eos_token_id = 200002
+    all_special_ids = (199999, 200002, 200003, 200005, 200006, 200007, 200008, 200012)
+
+    def __init__(self, encoding: HarmonyEncoding) -> None:
+        self._encoding = encoding
+
+    def encode(self, text: str, **_: object) -> list[int]:
+        return self._encoding.encode(text, allowed_special="all")
+
+    def decode(self, ids: list[int], **_: object) -> str:
+        return self._encoding.decode(ids)
+
+    def get_vocab(self) -> dict[str, int]:
+        return {}
+
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str | None]:
+        return [self._encoding.decode([token_id]) for token_id in ids]
+
+
+@dataclass
+class Answer:
+    """What the events of an answer say, joined."""
+
+    content: str = ""
+    reasoning: str = ""
+    calls: list[tuple[str, str]] = field(default_factory=list)
+    reasoning_tokens: int = 0
+    finish: Finish | None = None
+
+
+def joined(events: list[Event]) -> Answer:
+    answer = Answer()
+    for event in events:
+        if isinstance(event, Finished):
+            answer.reasoning_tokens = event.reasoning_tokens
+            assert event.called == tuple(name for name, _ in answer.calls)
+        assert isinstance(event, Delta | Finished)
+        if not isinstance(event, Delta):
+            continue
+        assert answer.finish is None, "an event after the finish"
+        answer.finish = event.finish
+        if event.kind == "content":
+            answer.content += event.text
+        elif event.kind == "reasoning":
+            answer.reasoning += event.text
+        elif event.call is not None:
+            if event.call.name:
+                assert event.call.place == len(answer.calls)
+                assert event.call.id
+                answer.calls.append((event.call.name, ""))
+            name, arguments = answer.calls[event.call.place] if answer.calls else ("", "")
+            answer.calls[event.call.place : event.call.place + 1] = [(name, arguments + event.text)]
+    return answer
+
+
+class Bench:
+    """One model's parsers, and answers of its tokens."""
+
+    def __init__(self, tokenizer: Any, tool_parser: str, reasoning_parser: str = "") -> None:
+        self.tokenizer, self.vocabulary = tokenizer, Vocabulary(tokenizer)
+        self.parsing = Parsing(None, tokenizer, tool_parser, reasoning_parser)
+        self.splits = 0
+
+    def job(self, prompt: str = "p", choice: ToolChoice = "auto", **more: Any) -> Job:
+        params = ParsingParams(tools=TOOLS if choice != "none" else (), choice=choice, **more)
+        return Job(id="j", prompt_ids=self.tokenizer.encode(prompt), prompt_text=prompt, parsing=params)
+
+    def tokens(self, text: str) -> list[tuple[int, str]]:
+        """The tokens of a text, each with what an engine's step of it alone would tell."""
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        told, said = [], ""
+        for end, token_id in enumerate(ids, 1):
+            whole = self.tokenizer.decode(ids[:end], skip_special_tokens=False)
+            fresh = "" if whole.endswith("\ufffd") else whole[len(said) :]
+            said += fresh
+            told.append((token_id, fresh))
+        return told
+
+    def read(self, steps: list[list[tuple[int, str]]], job: Job, reason: Reason = "stop", lag: int = 0) -> list[Event]:
+        """Send an answer's steps; `lag`: its text comes so many characters late."""
+        self.splits += 1
+        events: list[Event] = []
+        sink = ParsingSink(self.parsing, self.vocabulary, job, events.append)
+        late = ""
+        for step in steps:
+            late += "".join(text for _, text in step)
+            cut = max(0, len(late) - lag)
+            sink(Delta(0, late[:cut], [token_id for token_id, _ in step]))
+            late = late[cut:]
+        end = [self.tokenizer.eos_token_id] if reason == "stop" else []
+        sink(Delta(0, late, end, finish=Finish(reason)))
+        sink(Finished(prompt_tokens=1, completion_tokens=sum(map(len, steps))))
+        return events
+
+
+def splits(tokens: list[tuple[int, str]], seed: str) -> Iterator[tuple[list[list[tuple[int, str]]], int]]:
+    """Ways to split an answer into steps, with the lag of its text."""
+    yield [tokens], 0
+    for _ in range(RANDOM_SPLITS):
+        dice = random.Random(f"{seed} {_}")
+        steps, rest = [], tokens
+        while rest:
+            size = dice.choice((1, 2, 3, 5, 8, 13))
+            steps.append(rest[:size])
+            rest = rest[size:]
+        yield steps, 0
+    yield [[token] for token in tokens], LAG
+
+
+def is_same(calls: list[tuple[str, str]], expected: list[tuple[str, Any]]) -> bool:
+    try:
+        return [(name, json.loads(arguments)) for name, arguments in calls] == expected
+    except ValueError:
+        return False
+
+
+def no_blanks(text: str) -> str:
+    return "".join(text.split())
+
+
+def of_whole(bench: Bench, text: str, job: Job) -> Answer:
+    """What vLLM's parser makes of a whole text; all of it is content where the parser raises."""
+    assert job.parsing
+    request = bench.parsing.request(job, job.parsing)
+    parser = bench.parsing._build(bench.parsing._tools, request.tools, {})
+    ids = bench.tokenizer.encode(text, add_special_tokens=False)
+    try:
+        reasoning, content, calls = parser.parse(text, request, enable_auto_tools=True, model_output_token_ids=ids)
+    except Exception:  # noqa: BLE001 foreign code
+        return Answer(content=text)
+    return Answer(content or "", reasoning or "", [(call.name, call.arguments) for call in calls or ()])
+
+
+def faults(bench: Bench, name: str, *, in_splits: bool = True) -> list[str]:
+    """The answers of which the deltas joined are not the whole."""
+    found = []
+    write_content = formats.CONTENT.get(name, lambda text: text)
+    for label, (before, calls, after) in ANSWERS.items():
+        texts = [write_content(before) if before else "", formats.TOOLS[name](calls) if calls else ""]
+        text = "".join([*texts, write_content(after) if after else ""]).removeprefix(formats.BEGUN)
+        job, tokens = bench.job(), bench.tokens(text)
+        answer = joined(bench.read([[token] for token in tokens], job))
+        whole = of_whole(bench, text, job)
+        expected: list[tuple[str, Any]] = [(called, arguments) for called, arguments in calls]
+        # where the format cannot say it, whatever vLLM makes of it
+        is_right = is_same(answer.calls, expected)
+        if not is_right and not is_same(whole.calls, expected):
+            is_right = answer.calls == whole.calls
+        contents = {no_blanks(text) for text in (whole.content, before + after, before)}
+        if not is_right or no_blanks(answer.content) not in contents:
+            found.append(label)
+        for steps, lag in splits(tokens, f"{name} {label}") if in_splits else ():
+            sampling = SamplingParams(stop=("\0" * (lag + 1),) if lag else ())
+            other = replace(job, sampling=sampling)
+            assert joined(bench.read(steps, other, lag=lag)) == answer, (label, steps)
+    return found
+
+
+@pytest.fixture(scope="module")
+def marked(tokenizer: Any) -> Any:
+    """The model's tokenizer with the tokens of other families added, as the engine wraps it."""
+    from vllm.tokenizers.hf import get_cached_tokenizer
+
+    tokenizer.add_tokens(formats.marks())
+    return get_cached_tokenizer(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def harmony() -> Harmony:
+    return Harmony(load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS))
+
+
+def test_formats_are_known_of_all_parsers() -> None:
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.tool_parsers import ToolParserManager
+
+    assert {*ToolParserManager.list_registered()} == formats.TOOLS.keys() | NOT_HERE
+    assert {*ReasoningParserManager.list_registered()} == formats.REASONING.keys() | NOT_HERE
+
+
+@pytest.mark.parametrize("name", formats.TOOLS)
+def test_the_deltas_of_calls_joined_are_the_whole(
+    name: str, marked: Any, harmony: Harmony, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(harmony if name == "openai" else marked, name)
+    assert not faults(bench, name)
+    monkeypatch.setattr(held_back, "TOOL_PARSERS", {})
+    if is_held := name in LISTED:
+        assert faults(bench, name, in_splits=False), "it need not be held back"
+    print(f"{name}: {'held back' if is_held else 'holds'}, {bench.splits} splits")
+
+
+LISTED = frozenset(held_back.TOOL_PARSERS)
+
+
+CUTS = 12
+
+
+@pytest.mark.parametrize("name", formats.TOOLS)
+def test_a_call_that_is_cut_never_looks_complete(name: str, marked: Any, harmony: Harmony) -> None:
+    """Wherever the length cuts it: its arguments are no JSON, or those of a call that was whole."""
+    bench = Bench(harmony if name == "openai" else marked, name)
+    text = formats.TOOLS[name]([NESTED, SHORT]).removeprefix(formats.BEGUN)
+    tokens = bench.tokens(text)
+    dice = random.Random(name)
+    full = joined(bench.read([[token] for token in tokens], bench.job()))
+    whole = [(called, json.dumps(arguments)) for called, arguments in (NESTED, SHORT)]
+    whole += [(called, arguments) for called, arguments in full.calls]
+    known = [(called, json.loads(arguments)) for called, arguments in whole]
+    ends = ("length", "time_limit", "abort")
+    for end in sorted(dice.sample(range(1, len(tokens)), min(CUTS, len(tokens) - 1))):
+        answer = joined(bench.read([tokens[:end]], bench.job(), dice.choice(ends)))
+        for called, arguments in answer.calls:
+            try:
+                said = json.loads(arguments)
+            except ValueError:
+                continue
+            assert (called, said) in known, (end, text)
+    # the length may also end it just where the model would have
+    assert joined(bench.read([tokens], bench.job(), "length")).calls == full.calls
+
+
+@pytest.mark.parametrize("name", formats.REASONING)
+def test_the_deltas_of_reasoning_joined_are_the_whole(name: str, marked: Any, harmony: Harmony) -> None:
+    write, tool_parser = formats.REASONING[name]
+    bench = Bench(harmony if name == "openai_gptoss" else marked, tool_parser, name)
+    content = formats.CONTENT.get(name, lambda text: text)
+    start = write("\0").partition("\0")[0]
+    calls = formats.TOOLS[tool_parser]
+    plain, said = "Just text, a < b. Bye", "The answer: 東京🌟."
+    cases: list[tuple[str, str, tuple[str, str, int]]] = [
+        ("p", write(THOUGHT) + content(said), (THOUGHT, said, 0)),
+        ("p", write(THOUGHT) + calls([SHORT]), (THOUGHT, "", 1)),
+        ("p", write(THOUGHT) + content("Hm.") + calls([SHORT, SHORT]), (THOUGHT, "Hm.", 2)),
+        ("p", start + THOUGHT, (THOUGHT, "", 0)),
+        ("p", content(plain), ("", plain, 0)),
+        ("p", calls([SHORT]), ("", "", 1)),
+    ]
+    if name not in formats.NO_OPEN_PROMPT:
+        cases.append(("p" + start, write(THOUGHT).removeprefix(start) + content(said), (THOUGHT, said, 0)))
+        cases.append(("p" + write("\n\n"), content(plain), ("", plain, 0)))
+    for prompt, text, (reasoning, told, called) in cases:
+        tokens = bench.tokens(text.removeprefix(formats.BEGUN))
+        reason: Reason = "length" if text == start + THOUGHT else "stop"
+        answer = joined(bench.read([[token] for token in tokens], bench.job(prompt), reason))
+        assert no_blanks(answer.reasoning) == no_blanks(formats.NOTHING.get(name, reasoning)), (prompt, text)
+        if name not in formats.NOTHING:
+            assert no_blanks(answer.content) == no_blanks(told), (prompt, text)
+            count = len(bench.tokenizer.encode(reasoning, add_special_tokens=False))
+            assert abs(answer.reasoning_tokens - count) <= 1, (prompt, text)  # one token may be a mark's, too
+        assert is_same(answer.calls, [(SHORT[0], SHORT[1])] * called), (prompt, text)
+        for steps, lag in splits(tokens, f"{name} {text}"):
+            job = replace(bench.job(prompt), sampling=SamplingParams(stop=("\0" * (lag + 1),) if lag else ()))
+            assert joined(bench.read(steps, job, reason, lag)) == answer, (prompt, text, steps)
+    print(f"{name} with {tool_parser}: holds, {bench.splits} splits")
