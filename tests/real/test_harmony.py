@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import openai
 import pytest
 
 from lmi_chat.chat_template import Template
@@ -17,8 +19,12 @@ from lmi_chat.engine.vllm.parsing.parsers import Parsing
 from lmi_chat.engine.vllm.parsing.sequences import ParsingSink
 from lmi_chat.engine.vllm.vocabulary import Vocabulary
 from lmi_chat.job import Delta, Finish, Finished, Job, ParsingParams, Reason, Tool
+from tests.real import conftest
+from tests.real.conftest import Server
+from tests.real.test_tools import streamed, whole
 from tests.support import harmony_folder
 from tests.support.fakes import deployment, parse, refusal
+from tests.support.parrot import HARMONY_NAME, PARROT
 
 pytestmark = pytest.mark.timeout(600)  # the first import of vLLM, and the tokenizer
 WEATHER: Json = {
@@ -333,3 +339,66 @@ def test_a_message_is_continued(parsing: Parsing) -> None:
     prompt = "<|start|>user<|message|>Hi<|end|><|start|>assistant<|channel|>final<|message|>It"
     for steps in splits(spelled(" is.<|return|>")):
         assert taken_apart(parsing, steps, prompt=prompt)["content"] == " is."
+
+
+@pytest.fixture(scope="module")
+def parrot(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A gpt-oss on the real engine, which says what stands behind PARROT. Nothing is told of its parsers."""
+    path = os.pathsep.join((str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")))
+    words = ("--model-id", str(folder), "--load-format", "dummy", "--logits-processors", HARMONY_NAME)
+    log = tmp_path_factory.mktemp("harmony") / "log"
+    server = conftest.start(log, *words, "--max-model-len", "2048", environment={"PYTHONPATH": path})
+    yield server
+    conftest.end(server)
+
+
+def asked(text: str, **more: Any) -> Json:
+    chat = [{"role": "user", "content": f"{PARROT}{text}"}]
+    return {"messages": chat, "temperature": 0, "max_tokens": 200, "tools": [WEATHER, CLOCK], **more}
+
+
+ENGINE = ("words", "reasoning, then words", "a call", "two calls", "reasoning, then a call", "words, then a call")
+
+
+@pytest.mark.parametrize("name", ENGINE)
+def test_the_engine_answers_whole_and_streamed(parrot: Server, parsing: Parsing, name: str) -> None:
+    text = ANSWERS[name]
+    message, reason = whole(parrot, asked(text))
+    assert (message, reason) == streamed(parrot, asked(text))
+    ids = spelled(text)
+    ends = [place for place, token_id in enumerate(ids, 1) if token_id in {200002, 200012}]
+    assert message == taken_apart(parsing, [ids[: ends[0]]]), "the end of a call ends the answer"
+    assert reason == ("tool_calls" if message["calls"] else "stop")
+
+
+def test_the_engine_counts_and_hides_reasoning(parrot: Server) -> None:
+    body = asked(ANSWERS["reasoning, then words"], tools=None, reasoning_effort="low")
+    usage = parrot.whole(body)["usage"]
+    assert usage["completion_tokens_details"]["reasoning_tokens"] == len(spelled("Hm, \u00e9 \U0001f31e."))
+    hidden, _ = whole(parrot, body | {"include_reasoning": False})
+    assert (hidden["reasoning"], hidden["content"]) == ("", "It is \u65e5\u672c\u8a9e.")
+    assert streamed(parrot, body | {"include_reasoning": False})[0] == hidden
+
+
+def test_the_engine_ends_a_call_that_is_cut(parrot: Server) -> None:
+    body = asked(ANSWERS["a call"], max_tokens=16)
+    message, reason = whole(parrot, body)
+    assert (message, reason) == streamed(parrot, body)
+    assert (reason, message["content"]) == ("length", "")
+    [[name, arguments]] = message["calls"]
+    assert name == "weather"
+    assert TOWN.startswith(arguments)
+    assert len(arguments) < len(TOWN)
+
+
+def test_the_engine_takes_the_result_of_a_call(parrot: Server) -> None:
+    """Two turns, as every agent does them."""
+    client = openai.OpenAI(base_url=f"http://127.0.0.1:{parrot.port}/v1", api_key="none", max_retries=0)
+    chat: list[Any] = [{"role": "user", "content": f"{PARROT}{ANSWERS['reasoning, then a call']}"}]
+    tools: list[Any] = [WEATHER, CLOCK]
+    first = client.chat.completions.create(model="oss", messages=chat, tools=tools)
+    [made_call] = first.choices[0].message.tool_calls or []
+    chat += [first.choices[0].message]
+    chat += [{"role": "tool", "tool_call_id": made_call.id, "content": f"sunny {PARROT}{ANSWERS['words']}"}]
+    second = client.chat.completions.create(model="oss", messages=chat, tools=tools)
+    assert second.choices[0].message.content == "It is \u65e5\u672c\u8a9e."

@@ -62,7 +62,7 @@ class OwnChat:
 
 def of(engine: Any) -> ChatRenderer | None:
     """Return what renders the chats of an AsyncLLM; None where a Jinja template does."""
-    if harmony.is_spoken(engine):
+    if harmony.is_spoken(engine.model_config):
         return harmony.HarmonyChat()
     from vllm.renderers.hf import HfRenderer
     from vllm.tokenizers.registry import tokenizer_args_from_config

@@ -219,7 +219,7 @@ def load(  # noqa: PLR0913 each is decided elsewhere
         engine.shutdown(STOP_S)
         raise StartFailed(f"the engine's parsers did not start: {one_line(str(error), 400)}") from error
     envs.enable_envs_cache()
-    if harmony.is_spoken(engine):
+    if harmony.is_spoken(engine.model_config):
         harmony.complete_end_ids(engine)
     engine.renderer.get_eos_token_id = cache(engine.renderer.get_eos_token_id)  # asked for each request
     gc.freeze()

@@ -57,9 +57,9 @@ class HarmonyChat:
         return ids if add_generation_prompt else ids[:-HEAD_TOKENS]
 
 
-def is_spoken(engine: Any) -> bool:
-    """Whether an AsyncLLM's model writes harmony."""
-    return bool(engine.model_config.hf_config.model_type == MODEL_TYPE)
+def is_spoken(model_config: Any) -> bool:
+    """Whether the model of a ModelConfig reads and writes harmony."""
+    return bool(model_config.hf_config.model_type == MODEL_TYPE)
 
 
 def complete_end_ids(engine: Any) -> None:

@@ -55,7 +55,7 @@ class Form:
 class Family:
     """Models that write alike. `types`: model types or architectures that it is bound to; none: any model.
 
-    `modes`: tokenizers whose own code renders the chats, so that there is no template to read.
+    `modes`: tokenizers whose own code renders the chats, or gpt-oss's, so that no template is read.
     """
 
     name: str
@@ -100,6 +100,7 @@ FAMILIES = (
         tool=Form("openai", ("<|channel|>", "commentary"), "the channels of harmony"),
         reasoning=Form("openai_gptoss", ("<|channel|>", "analysis"), "the channels of harmony"),
         types=_any("gpt_oss"),
+        modes=_any("gpt_oss"),
     ),
     Family(
         name="Muse Glimmer",

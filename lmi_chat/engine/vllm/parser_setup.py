@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from lmi_chat.chat_template import jinja_text
-from lmi_chat.engine.vllm import parser_choice
+from lmi_chat.engine.vllm import harmony, parser_choice
 from lmi_chat.engine.vllm.parser_choice import KEYS, Kind, Pick
 from lmi_chat.text import one_line
 
 NONE = "none"
-HARMONY = "gpt_oss"
 CONFIGURED = "configured"
 ALONE = "hf"
 
@@ -120,11 +119,11 @@ def set_up(config: Any, settings: ParserSettings) -> Parsers:
 
     def choose(kind: Kind) -> Pick:
         text = jinja_text(tokenizer, settings.template, has_tools=kind == "tool")
-        own = "" if mode == "hf" else mode
+        own = harmony.MODEL_TYPE if harmony.is_spoken(model) else "" if mode == "hf" else mode
         return parser_choice.choose(kind, model.hf_config.to_dict(), text, tokenizer.get_vocab(), own)
 
     def fails(kind: Kind, name: str) -> str:
-        return _incompatibility(kind, name, tokenizer, is_harmony=_is_harmony(model))
+        return _incompatibility(kind, name, tokenizer, is_harmony=harmony.is_spoken(model))
 
     tool, reasoning = side_by_side(*(pick(kind, named[kind], choose, fails) for kind in KEYS))
     guided.reasoning_parser = reasoning.parser
@@ -162,10 +161,6 @@ def side_by_side(tool: Pick, reasoning: Pick) -> tuple[Pick, Pick]:
 
 def _said(picked: Pick) -> str:
     return f"{picked.parser or NONE} ({picked.why})"
-
-
-def _is_harmony(model: Any) -> bool:
-    return bool(model.hf_config.model_type == HARMONY)
 
 
 def _incompatibility(kind: Kind, name: str, tokenizer: Any, *, is_harmony: bool) -> str:

@@ -255,6 +255,7 @@ def test_a_model_without_a_template_has_none() -> None:
         ("deepseek_v32", ("<think>", "</think>"), "deepseek_v32", "deepseek_v3"),
         ("deepseek_v4", ("<think>", "</think>"), "deepseek_v4", "deepseek_v4"),
         ("deepseek_v41", ("<think>", "</think>"), "deepseek_v41", "deepseek_v41"),
+        ("gpt_oss", ("<|channel|>",), "openai", "openai_gptoss"),
         ("kimi_k3", (), "kimi_k3", "kimi_k3"),
         ("inkling", ("<|content_thinking|>",), "inkling", "inkling"),
         ("cohere", ("<|START_THINKING|>",), "cohere_command4", "cohere_command4"),

@@ -82,9 +82,11 @@ class Parsing:
 
     @cached_property
     def markers(self) -> Mapping[str, int]:
-        """The tokenizer's added tokens with their ids."""
+        """The tokenizer's added tokens with their ids, without reserved ones, of which some have a thousand."""
         known: dict[str, int] = getattr(self.tokenizer, "get_added_vocab", dict)()
-        return {text: token_id for text, token_id in known.items() if len(text) > 1}
+        return {
+            text: token_id for text, token_id in known.items() if len(text) > 1 and not text.startswith("<|reserved_")
+        }
 
     def marks(self, params: ParsingParams) -> Marks:
         """Return the texts that reasoning begins and ends with."""
