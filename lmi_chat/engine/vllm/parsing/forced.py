@@ -8,8 +8,10 @@ from lmi_chat.engine.vllm.parsing.stages import Part, new_id
 from lmi_chat.job import CallPart
 
 BLANK = " \t\r\n"
-HEAD = re.compile(r'\s*[\[,]\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:parameters|arguments)"\s*:\s*(?=\S)')
-"""What stands before a call's arguments: `[` or a comma, then the name."""
+HEAD = re.compile(
+    r'\s*\}?\s*[\[,]\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:parameters|arguments)"\s*:\s*(?=\S)'
+)
+"""What stands before a call's arguments: `[`, or the end of the call before and a comma; then the name."""
 
 
 class Named:
@@ -67,7 +69,6 @@ class Required:
             yield Part("call", self._take(length), call)
             if is_over:
                 self._scan = None
-                self._text = self._text.lstrip(BLANK).removeprefix("}")
 
     def finish(self, *, is_cut: bool) -> Iterator[Part]:  # noqa: ARG002 see Stage
         """See Stage."""

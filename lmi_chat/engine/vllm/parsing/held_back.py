@@ -1,4 +1,4 @@
-"""List vLLM's parsers whose streams are not what they make of the whole text; tests/real/test_parsers.py asserts it.
+"""Define the parsers of vLLM whose streams are not their reading of the whole text; tests/real/test_parsers.py asks.
 
 Their calls are held back to the end, see Whole. By name, with the texts that calls begin with.
 """

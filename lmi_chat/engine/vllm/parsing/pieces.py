@@ -1,4 +1,4 @@
-"""Cut the text of engine steps into its tokens' own, so that how steps split the tokens makes no difference."""
+"""Take the text of engine steps apart into its tokens' own, so that the split into steps makes no difference."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

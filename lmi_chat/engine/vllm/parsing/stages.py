@@ -1,4 +1,4 @@
-"""Read reasoning, content and calls out of the text of one sequence, token by token: what vLLM's parsers do for it."""
+"""Read reasoning, content and calls out of the text of one sequence, token by token, by vLLM's parsers."""
 
 import re
 from collections.abc import Callable, Iterator
