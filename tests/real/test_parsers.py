@@ -64,10 +64,11 @@ class Harmony:
         self._encoding = encoding
 
     def encode(self, text: str, **_: object) -> list[int]:
-        return self._encoding.encode(text, allowed_special="all")
+        ids: list[int] = self._encoding.encode(text, allowed_special="all")
+        return ids
 
     def decode(self, ids: list[int], **_: object) -> str:
-        return self._encoding.decode(ids)
+        return str(self._encoding.decode(ids))
 
     def get_vocab(self) -> dict[str, int]:
         return {}
@@ -193,7 +194,7 @@ def of_whole(bench: Bench, text: str, job: Job) -> Answer:
 def faults(bench: Bench, name: str, *, in_splits: bool = True) -> list[str]:
     """The answers of which the deltas joined are not the whole."""
     found = []
-    write_content = formats.CONTENT.get(name, lambda text: text)
+    write_content = formats.CONTENT.get(name, str)
     for label, (before, calls, after) in ANSWERS.items():
         texts = [write_content(before) if before else "", formats.TOOLS[name](calls) if calls else ""]
         text = "".join([*texts, write_content(after) if after else ""]).removeprefix(formats.BEGUN)
@@ -266,7 +267,7 @@ def test_a_call_that_is_cut_never_looks_complete(name: str, marked: Any, harmony
     whole = [(called, json.dumps(arguments)) for called, arguments in (NESTED, SHORT)]
     whole += [(called, arguments) for called, arguments in full.calls]
     known = [(called, json.loads(arguments)) for called, arguments in whole]
-    ends = ("length", "time_limit", "abort")
+    ends: tuple[Reason, ...] = ("length", "time_limit", "abort")
     for end in sorted(dice.sample(range(1, len(tokens)), min(CUTS, len(tokens) - 1))):
         answer = joined(bench.read([tokens[:end]], bench.job(), dice.choice(ends)))
         for called, arguments in answer.calls:
@@ -283,7 +284,7 @@ def test_a_call_that_is_cut_never_looks_complete(name: str, marked: Any, harmony
 def test_the_deltas_of_reasoning_joined_are_the_whole(name: str, marked: Any, harmony: Harmony) -> None:
     write, tool_parser = formats.REASONING[name]
     bench = Bench(harmony if name == "openai_gptoss" else marked, tool_parser, name)
-    content = formats.CONTENT.get(name, lambda text: text)
+    content = formats.CONTENT.get(name, str)
     start = write("\0").partition("\0")[0]
     calls = formats.TOOLS[tool_parser]
     plain, said = "Just text, a < b. Bye", "The answer: 東京🌟."

@@ -55,7 +55,7 @@ class Script(Parsing):
         self._opened, self._shows = opened, shows_special
         self.stages: list[bool] = []
 
-    markers = {}  # type: ignore[assignment] # noqa: RUF012
+    markers: Any = {}  # noqa: RUF012
 
     def marks(self, params: ParsingParams) -> Any:  # noqa: ARG002
         return ("<t>",), ("</t>",)
