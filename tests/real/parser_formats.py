@@ -329,7 +329,13 @@ REASONING: dict[str, tuple[Callable[[str], str], str]] = {
 """How reasoning is written, and the tool parser of the same family."""
 NOT_TOKENS = {"</function>", "</parameter>", "</invoke>", "</param>"}
 MARK = re.compile(r"<\|?/?[a-z|｜▁_:]+[|｜]?>|<\|\"\|>|\[/?[A-Z_]+\]|\]<\]minimax\[>\[|｜DSML｜")
-OTHERS: tuple[str, ...] = ("<assistant>", "<ifm|think_fast>", "</ifm|think_fast>", "<ifm|think_faster>", "</ifm|think_faster>")
+OTHERS: tuple[str, ...] = (
+    "<assistant>",
+    "<ifm|think_fast>",
+    "</ifm|think_fast>",
+    "<ifm|think_faster>",
+    "</ifm|think_faster>",
+)
 OTHERS += ("<|plamo:tag|>", "<response>", "</response>", "<tool_sep>", "[THINK]", "[/THINK]")
 
 

@@ -313,3 +313,81 @@ def test_the_deltas_of_reasoning_joined_are_the_whole(name: str, marked: Any, ha
             job = replace(bench.job(prompt), sampling=SamplingParams(stop=("\0" * (lag + 1),) if lag else ()))
             assert joined(bench.read(steps, job, reason, lag)) == answer, (prompt, text, steps)
     assert bench.splits == (36 if name in formats.NO_OPEN_PROMPT else formats.REASONING_SPLITS)
+
+
+FORCED = json.dumps([{"name": name, "parameters": arguments} for name, arguments in (SHORT, NESTED)])
+
+
+@pytest.mark.parametrize("name", ["granite4", "mistral", "hermes"])
+def test_a_required_call_is_read_as_the_grammar_makes_it(name: str, marked: Any) -> None:
+    """As JSON where vLLM has it so for this parser, else in the model's own format."""
+    bench = Bench(marked, name)
+    is_json = bench.parsing._tools.tool_parser_cls.supports_required_and_named
+    text = FORCED if is_json else formats.TOOLS[name]([SHORT, NESTED])
+    tokens = bench.tokens(text)
+    answer = joined(bench.read([[token] for token in tokens], bench.job(choice="required")))
+    assert is_same(answer.calls, [SHORT, NESTED])
+    assert not answer.content
+    for steps, lag in splits(tokens, name):
+        assert joined(bench.read(steps, bench.job(choice="required"), lag=lag)) == answer
+    text = json.dumps(NESTED[1]) if is_json else formats.TOOLS[name]([NESTED])
+    answer = joined(bench.read([bench.tokens(text)], bench.job(choice="named", named="get_weather")))
+    assert is_same(answer.calls, [NESTED])
+    assert not answer.content
+
+
+def test_reasoning_may_stand_before_a_required_call(marked: Any) -> None:
+    bench = Bench(marked, "granite4", "deepseek_r1")
+    tokens = bench.tokens(f"<think>{THOUGHT}</think>\n{FORCED}")
+    answer = joined(bench.read([[token] for token in tokens], bench.job(choice="required")))
+    assert answer.reasoning == THOUGHT
+    assert is_same(answer.calls, [SHORT, NESTED])
+
+
+@pytest.mark.parametrize("name", ["hermes", "qwen3_coder", "llama3_json"])
+def test_without_tools_their_text_is_content(name: str, marked: Any) -> None:
+    bench = Bench(marked, name, "deepseek_r1")
+    text = formats.TOOLS[name]([SHORT])
+    answer = joined(
+        bench.read([[token] for token in bench.tokens(f"<think>a</think>{text}")], bench.job(choice="none"))
+    )
+    assert (answer.reasoning, answer.content.strip(), answer.calls) == ("a", text.strip(), [])
+
+
+def test_marks_spelled_in_ordinary_tokens_are_marks(marked: Any) -> None:
+    """As a grammar spells them; parsers that look at token ids would never see the end of the reasoning."""
+    bench = Bench(marked, "deepseek_v31", "deepseek_r1")
+    text = f"<think>{THOUGHT}</think>" + formats.TOOLS["deepseek_v31"]([SHORT])
+    letters = [(marked.encode(letter, add_special_tokens=False)[0], letter) for letter in text if letter.isascii()]
+    text = "".join(letter for _, letter in letters)
+    assert "<think>" in text
+    answer = joined(bench.read([[letter] for letter in letters], bench.job()))
+    assert answer.reasoning == "".join(letter for letter in THOUGHT if letter.isascii())
+    assert abs(answer.reasoning_tokens - len(answer.reasoning)) <= 1
+
+
+def test_a_parser_that_fails_leaves_the_rest_as_content(
+    marked: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(marked, "hermes")
+    text = formats.TOOLS["hermes"]([SHORT])
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(bench.parsing._tools.tool_parser_cls, "extract_tool_calls_streaming", fail)
+    for _ in range(2):
+        answer = joined(bench.read([[token] for token in bench.tokens(text)], bench.job()))
+        assert (answer.content, answer.calls, answer.finish) == (text, [], Finish("stop"))
+    said = [record.getMessage() for record in caplog.records]
+    assert [text.partition(" (")[2].partition(")")[0] for text in said if "could not be parsed" in text] == [
+        "hermes tool parser, no reasoning parser"
+    ]
+
+
+def test_parsers_that_do_not_fit_are_refused(marked: Any) -> None:
+    assert marked.get_vocab() is marked.get_vocab(), "parsers ask for it once per answer"
+    with pytest.raises(TypeError, match="hermez"):
+        Parsing(None, marked, "hermez", "")
+    with pytest.raises(TypeError, match="cohere"):
+        Parsing(None, marked, "cohere_command3", "")

@@ -193,6 +193,7 @@ def load(  # noqa: PLR0913 each is a setting of its own
         config = args.create_engine_config(usage)
         if fits_cache:
             kv_cache.fit(config)
+        parsing = parsers.load(config.model_config, tool_parser, reasoning_parser)
         engine = AsyncLLM.from_vllm_config(
             config,
             usage_context=usage,
@@ -201,13 +202,8 @@ def load(  # noqa: PLR0913 each is a setting of its own
             disable_log_stats=args.disable_log_stats,
             client_addresses=dict(addresses) if addresses else None,
         )
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, parsers.UnfitError) as error:
         raise ended(error) from error
-    try:
-        parsing = parsers.load(engine, tool_parser, reasoning_parser)
-    except parsers.UnfitError as error:
-        engine.shutdown(STOP_S)
-        raise StartFailed(f"the engine's parsers did not start: {one_line(str(error), 400)}") from error
     envs.enable_envs_cache()
     engine.renderer.get_eos_token_id = cache(engine.renderer.get_eos_token_id)  # asked for each request
     gc.freeze()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lmi_chat.engine.vllm.parsing.pieces import Cutter, MarkerReader, Piece
+from lmi_chat.engine.vllm.parsing.pieces import Cutter, MarkerReader, Markers, Piece
 from lmi_chat.job import Delta, Finish, SamplingParams
 
 TOKENS = [b"a", b" \xf0\x9f", b"\x8c\x9f", b"", b"bc", b"<s>", "\u00e9".encode(), b"!"]
@@ -44,7 +44,7 @@ def test_special_tokens_that_are_left_out_have_no_text() -> None:
 
 
 def read(texts: list[str], markers: dict[str, int]) -> list[tuple[str, list[int]]]:
-    reader = MarkerReader(markers)
+    reader = MarkerReader(Markers(markers))
     pieces = [one for place, text in enumerate(texts) for one in reader.read(Piece(text, [100 + place]))]
     return [(piece.text, piece.ids) for piece in [*pieces, *reader.flush()]]
 
@@ -66,7 +66,7 @@ def test_what_only_begins_like_a_marker_is_text() -> None:
 
 
 def test_a_marker_that_is_a_token_passes() -> None:
-    reader = MarkerReader({"<think>": 1})
+    reader = MarkerReader(Markers({"<think>": 1, "<|reserved_1|>": 2}))
     assert reader.read(Piece("<th", [7])) == []
     assert [piece.text for piece in reader.read(Piece("<think>", [1]))] == ["<th", "<think>"]
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from lmi_chat.engine.vllm.parsing.parsers import Parsing
+from lmi_chat.engine.vllm.parsing.pieces import Markers
 from lmi_chat.engine.vllm.parsing.sequences import ParsingSink
 from lmi_chat.engine.vllm.parsing.stages import Calls, Guarded, Marked, Part, Plain, Stage, Whole
 from lmi_chat.errors import Bug
@@ -55,7 +56,7 @@ class Script(Parsing):
         self._opened, self._shows = opened, shows_special
         self.stages: list[bool] = []
 
-    markers: Any = {}  # noqa: RUF012
+    markers = Markers({})
 
     def marks(self, params: ParsingParams) -> Any:  # noqa: ARG002
         return ("<t>",), ("</t>",)
