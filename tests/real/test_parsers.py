@@ -276,8 +276,11 @@ def test_a_call_that_is_cut_never_looks_complete(name: str, marked: Any, harmony
             except ValueError:
                 continue
             assert (called, said) in known, (end, text)
-    # the length may also end it just where the model would have
-    assert joined(bench.read([tokens], bench.job(), "length")).calls == full.calls
+    # the length may also end it just where the model would have; what a parser still holds may miss then
+    cut = joined(bench.read([tokens], bench.job(), "length")).calls
+    assert [called for called, _ in cut] == [called for called, _ in full.calls]
+    for (_, arguments), (_, complete) in zip(cut, full.calls, strict=True):
+        assert arguments == complete or (name == "mistral" and complete == arguments + "}")
 
 
 @pytest.mark.parametrize("name", formats.REASONING)
@@ -329,7 +332,9 @@ def test_a_required_call_is_read_as_the_grammar_makes_it(name: str, marked: Any)
     assert is_same(answer.calls, [SHORT, NESTED])
     assert not answer.content
     for steps, lag in splits(tokens, name):
-        assert joined(bench.read(steps, bench.job(choice="required"), lag=lag)) == answer
+        held = SamplingParams(stop=("\0" * (lag + 1),) if lag else ())
+        job = replace(bench.job(choice="required"), sampling=held)
+        assert joined(bench.read(steps, job, lag=lag)) == answer
     text = json.dumps(NESTED[1]) if is_json else formats.TOOLS[name]([NESTED])
     answer = joined(bench.read([bench.tokens(text)], bench.job(choice="named", named="get_weather")))
     assert is_same(answer.calls, [NESTED])
@@ -389,5 +394,5 @@ def test_parsers_that_do_not_fit_are_refused(marked: Any) -> None:
     assert marked.get_vocab() is marked.get_vocab(), "parsers ask for it once per answer"
     with pytest.raises(TypeError, match="hermez"):
         Parsing(None, marked, "hermez", "")
-    with pytest.raises(TypeError, match="cohere"):
+    with pytest.raises(ImportError, match="cohere"):
         Parsing(None, marked, "cohere_command3", "")

@@ -223,7 +223,21 @@ def test_arguments_that_come_before_the_name_wait_for_it() -> None:
 
     assert tell(3, None, "{") == []
     assert tell(3, "f", "}") == [Part("call", "{}", CallPart(0, "x", "f"))]
-    assert tell(3, None, " ") == [Part("call", " ", CallPart(0))]
+
+
+def test_what_follows_a_calls_json_is_content() -> None:
+    """Some parsers take all that comes for arguments."""
+    calls = Calls()
+
+    def tell(name: str | None, arguments: str) -> list[Part]:
+        return list(
+            calls.read(SimpleNamespace(index=0, id="x", function=SimpleNamespace(name=name, arguments=arguments)))
+        )
+
+    assert tell("f", '{"a": {"}') == [Part("call", '{"a": {"}', CallPart(0, "x", "f"))]
+    assert tell(None, '": 1}}\nDone') == [Part("call", '": 1}}', CallPart(0)), Part("content", "\nDone")]
+    assert tell(None, ".") == [Part("content", ".")]
+    assert tell(None, "\n") == []
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 100])
