@@ -201,6 +201,7 @@ def load(  # noqa: PLR0913 each is decided elsewhere
         if fits_cache:
             kv_cache.fit(config)
         chosen = parser_setup.set_up(config, parsers)
+        parsing = parser_sets.load(config.model_config, chosen.tool, chosen.reasoning)
         engine = AsyncLLM.from_vllm_config(
             config,
             usage_context=usage,
@@ -211,13 +212,8 @@ def load(  # noqa: PLR0913 each is decided elsewhere
         )
     except BadParser as error:
         raise StartFailed(str(error)) from error
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, parser_sets.UnfitError) as error:
         raise ended(error) from error
-    try:
-        parsing = parser_sets.load(engine, chosen.tool, chosen.reasoning)
-    except parser_sets.UnfitError as error:
-        engine.shutdown(STOP_S)
-        raise StartFailed(f"the engine's parsers did not start: {one_line(str(error), 400)}") from error
     envs.enable_envs_cache()
     if harmony.is_spoken(engine.model_config):
         harmony.complete_end_ids(engine)
