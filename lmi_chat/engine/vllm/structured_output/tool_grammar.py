@@ -11,6 +11,7 @@ The form of a call is the parser's: vLLM describes it for some (tags.py), for ot
 read required calls as a JSON array, and named ones as JSON. Where a parser has none of these, calls cannot be forced.
 """
 
+import importlib
 import json
 import re
 from collections import OrderedDict
@@ -29,7 +30,9 @@ from lmi_chat.job import OutputConstraint, ParsingParams, Tool
 
 PATH = "tools"
 KEPT = 64
-HY, KIMI, LLAMA = "hy_v4", "kimi_k3", "llama"
+HY, KIMI, LLAMA, HARMONY = "hy_v4", "kimi_k3", "llama", "harmony"
+HARMONY_CALL, HARMONY_ENDS = " to=functions.", ["<|call|>", ""]
+"""A call of gpt-oss ends with a token that ends the answer, which vLLM's description leaves out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +130,11 @@ class ToolGrammars:
         from vllm.tool_parsers.tool_strict_level import ToolStrictLevel
 
         model = self._parser.structural_tag_model
-        if not envs.VLLM_ENFORCE_STRICT_TOOL_CALLING or model not in SUPPORTED_STRUCTURAL_TAG_MODELS | {"minimax"}:
+        known = SUPPORTED_STRUCTURAL_TAG_MODELS | {"minimax", HARMONY}
+        if not envs.VLLM_ENFORCE_STRICT_TOOL_CALLING or model not in known:
             return None
+        if model == HARMONY:
+            importlib.import_module("vllm.parser.harmony")  # which describes its calls when it is imported
         request = chat_request(parsing)
         for tool, own in zip(request.tools, parsing.tools, strict=True):
             tool.function.parameters = self._schema(own)
@@ -148,6 +154,8 @@ class ToolGrammars:
         schemas = {tool.name: self._schema(tool) for tool in parsing.tools}
         if model in (HY, KIMI):
             _describe_arguments(tag.format, schemas, HY if model == HY else "kimi_k3_xml")
+        if model == HARMONY:
+            _end_calls(tag.format)
         return tags.expression(tag.format, grammar, {**STYLES, HY: hy_style(suffix)})
 
     def _as_objects(self, parsing: ParsingParams, given: OutputConstraint, grammar: Grammar) -> str:
@@ -286,6 +294,14 @@ def _describe_arguments(node: Any, schemas: Mapping[str, Any], style: str) -> No
                 return
     for part in _parts(node):
         _describe_arguments(part, schemas, style)
+
+
+def _end_calls(node: Any) -> None:
+    """Let the calls of gpt-oss end as they do."""
+    if node.type == "tag" and HARMONY_CALL in node.begin:
+        node.end = HARMONY_ENDS
+    for part in _parts(node):
+        _end_calls(part)
 
 
 def _parts(node: Any) -> list[Any]:
