@@ -100,10 +100,15 @@ class Vllm:
             async with pooling.run(self._engine, job, sink) as pool:
                 yield pool
             return
-        reasoning = self._parsing.engine_arguments(job) if self._parsing else {}
-        if job.parsing and self._parsing:
-            sink = ParsingSink(self._parsing, self._vocabulary, job, sink)
-            job, token_sink = sink.job, None
+        reasoning: dict[str, Any] = {}
+        if self._parsing:
+            try:
+                reasoning = self._parsing.engine_arguments(job)
+                if job.parsing:
+                    sink = ParsingSink(self._parsing, self._vocabulary, job, sink)
+                    job, token_sink = sink.job, None
+            except Exception as error:
+                raise translate(error) from error
         if job.beams:
             ends = frozenset[int]() if job.sampling.ignore_eos else self.model.end_ids
             async with beam_search.run(self.run, job, sink, ends) as search:
