@@ -185,7 +185,8 @@ class Delta:
     """The tokens and text that one sequence gained in one engine step.
 
     `kind`: what the text is; of a "call" it is a piece of the arguments, which joined are the call's JSON text, and
-    `call` says of which. One step may give several deltas: the first has its ids and tokens, the last its finish.
+    `call` says of which. One step may give several deltas: each has the ids and tokens since the one before, the last
+    the finish.
 
     `text` may be empty although there are ids (part of a character, or text held back for a stop string), and may
     belong to several ids at once. `tokens` has one entry per id if log-probabilities were asked for, else it is empty.

@@ -3,20 +3,36 @@
 And they are what the parser makes of the whole text. Parsers that break that are listed in held_back.py, no other.
 """
 
+import inspect
 import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from openai_harmony import HarmonyEncoding, HarmonyEncodingName, load_harmony_encoding
 
+from lmi_chat.engine.vllm.engine import Vllm
 from lmi_chat.engine.vllm.parsing import held_back
 from lmi_chat.engine.vllm.parsing.parsers import Parsing
 from lmi_chat.engine.vllm.parsing.sequences import ParsingSink
 from lmi_chat.engine.vllm.vocabulary import Vocabulary
-from lmi_chat.job import Delta, Event, Finish, Finished, Job, ParsingParams, Reason, SamplingParams, Tool, ToolChoice
+from lmi_chat.errors import BadField
+from lmi_chat.job import (
+    Delta,
+    Event,
+    Finish,
+    Finished,
+    Job,
+    OutputConstraint,
+    ParsingParams,
+    Reason,
+    SamplingParams,
+    Tool,
+    ToolChoice,
+)
 from tests.real import parser_formats as formats
 from tests.real.parser_formats import Call
 
@@ -396,3 +412,59 @@ def test_parsers_that_do_not_fit_are_refused(marked: Any) -> None:
         Parsing(None, marked, "hermez", "")
     with pytest.raises(ImportError, match="cohere"):
         Parsing(None, marked, "cohere_command3", "")
+
+
+def test_the_engine_can_be_told_where_a_constraint_begins() -> None:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    assert {"reasoning_ended", "reasoning_parser_kwargs"} <= inspect.signature(AsyncLLM.add_request).parameters.keys()
+    assert "reasoning_parser" in inspect.signature(AsyncEngineArgs).parameters
+
+
+@pytest.mark.parametrize(("prompt", "ended"), [("p<think>\n", False), ("p<think>\n\n</think>\n\n", True), ("p", False)])
+def test_a_constraint_begins_after_the_reasoning(prompt: str, ended: bool, marked: Any) -> None:  # noqa: FBT001
+    bench = Bench(marked, "hermes", "deepseek_r1")
+    job = bench.job(prompt)
+    assert bench.parsing.engine_arguments(job) == {}
+    constraint = SamplingParams(constraint=OutputConstraint("json_object", ""))
+    told = bench.parsing.engine_arguments(replace(job, sampling=constraint))
+    assert told == {"reasoning_ended": ended, "reasoning_parser_kwargs": {"chat_template_kwargs": {}}}
+    # a completion reasons as little as its prompt says
+    assert bench.parsing.engine_arguments(replace(job, sampling=constraint, parsing=None))["reasoning_ended"]
+    assert Bench(marked, "hermes").parsing.engine_arguments(replace(job, sampling=constraint)) == {}
+
+
+class Refused:
+    """An engine that takes note of what it is asked, and answers with an exception."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, Any] = {}
+
+    async def add_request(self, _: str, __: object, params: Any, **more: Any) -> None:
+        self.asked = {"skip_special_tokens": params.skip_special_tokens, **more}
+        raise ValueError("enough")
+
+
+async def test_the_engine_shows_parsers_special_tokens_and_begins_the_constraint_late(marked: Any) -> None:
+    bench = Bench(marked, "hermes", "deepseek_r1")
+    engine = Refused()
+    model = SimpleNamespace(tokenizer=marked, end_ids=frozenset())
+    trials = SimpleNamespace(params=lambda _: None)
+    vllm = Vllm(engine, model, None, trials, None, bench.parsing)  # type: ignore[arg-type]
+    asked = SamplingParams(constraint=OutputConstraint("json_object", ""))
+    with pytest.raises(BadField, match="enough"):
+        async with vllm.run(replace(bench.job("p<think>\n"), sampling=asked), print):
+            pass
+    kwargs = {"chat_template_kwargs": dict[str, Any]()}
+    told = {"priority": 0, "reasoning_ended": False, "reasoning_parser_kwargs": kwargs}
+    assert engine.asked == {"skip_special_tokens": False, **told}
+    with pytest.raises(BadField, match="enough"):
+        async with vllm.run(Job(id="j", prompt_ids=[1], prompt_text="p"), print):
+            pass
+    assert engine.asked == {"skip_special_tokens": True, "priority": 0}
+    broken = Tool("f", "", {"type": "object"})
+    named = ParsingParams(tools=(broken,), choice="named", named="not there")
+    with pytest.raises(BadField):
+        async with vllm.run(Job(id="j", prompt_ids=[1], prompt_text="p", parsing=named), print):
+            pass

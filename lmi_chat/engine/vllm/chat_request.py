@@ -27,7 +27,6 @@ def chat_request(parsing: ParsingParams) -> Any:
 
 
 def _tool(tool: Tool) -> dict[str, Any]:
-    function: dict[str, Any] = {"name": tool.name, "description": tool.description, "strict": tool.is_strict}
-    if tool.parameters is not None:
-        function["parameters"] = tool_schema.explicit(tool.parameters)
+    parameters = tool_schema.explicit(tool.parameters or {"type": "object"})
+    function = {"name": tool.name, "description": tool.description, "strict": tool.is_strict, "parameters": parameters}
     return {"type": "function", "function": function}

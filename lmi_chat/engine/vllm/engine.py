@@ -115,10 +115,13 @@ class Vllm:
             return
         form = self._constraint(job)
         constraint = self._trials.params(form) if form else None
-        reasoning = self._parsing.engine_arguments(job) if form and self._parsing else {}
-        if job.parsing and self._parsing:
-            sink = ParsingSink(self._parsing, self._vocabulary, job, sink)
-            job, token_sink = sink.job, None
+        try:
+            reasoning = self._parsing.engine_arguments(job) if form and self._parsing else {}
+            if job.parsing and self._parsing:
+                sink = ParsingSink(self._parsing, self._vocabulary, job, sink)
+                job, token_sink = sink.job, None
+        except Exception as error:
+            raise translate(error) from error
         run = self._outputs(job, sink, token_sink)
         prompt = {"type": "token", "prompt_token_ids": job.prompt_ids, "prompt": job.prompt_text}
         if job.cache_salt:

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 
-from lmi_chat.engine.vllm.parsing.stages import Part, Value, new_id
+from lmi_chat.engine.vllm.parsing.calls import Part, Value, new_id
 from lmi_chat.job import CallPart
 
 BLANK = " \t\r\n"

@@ -2,9 +2,11 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+from lmi_chat.engine.vllm.chat_request import chat_request
 from lmi_chat.engine.vllm.parsing import held_back
 from lmi_chat.engine.vllm.parsing.forced import Named, Required
 from lmi_chat.engine.vllm.parsing.harmony import Harmony
@@ -136,22 +138,10 @@ class Parsing:
         return bool(parser.is_reasoning_end(job.prompt_ids))
 
     def request(self, job: Job, params: ParsingParams) -> Any:
-        """Build vLLM's request, which its parsers look at."""
-        from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-
-        choice: Any = params.choice
-        if choice == "named":
-            choice = {"type": "function", "function": {"name": params.named}}
-        request = ChatCompletionRequest(
-            messages=[],
-            tools=[_tool_body(tool) for tool in params.tools] or None,
-            tool_choice=choice if params.tools else "none",
-            parallel_tool_calls=params.is_parallel,
-            include_reasoning=True,
-            chat_template_kwargs=dict(params.variables),
-            skip_special_tokens=job.sampling.skip_special_tokens,
-        )
-        request.messages = list(params.messages)
+        """Build vLLM's request, which its parsers look at; what reasons is hidden here, not by them."""
+        request = chat_request(replace(params, shows_reasoning=True))
+        request.tool_choice = request.tool_choice or "none"
+        request.skip_special_tokens = job.sampling.skip_special_tokens
         return request
 
     def shows_special(self, params: ParsingParams, request: Any) -> bool:
@@ -255,9 +245,3 @@ def _tail(job: Job) -> str:
         if place >= 0:
             return job.prompt_text[place if messages[-1].get("role") == "assistant" else place + len(said.strip()) :]
     return job.prompt_text[-TAIL_CHARACTERS:]
-
-
-def _tool_body(tool: Any) -> dict[str, Any]:
-    """Write a tool as requests have it."""
-    function = {"name": tool.name, "description": tool.description, "strict": tool.is_strict}
-    return {"type": "function", "function": function | {"parameters": dict(tool.parameters or {"type": "object"})}}

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from lmi_chat.engine.vllm.parsing.calls import Part
 from lmi_chat.engine.vllm.parsing.parsers import Parsing
 from lmi_chat.engine.vllm.parsing.pieces import Cutter, MarkerReader, Piece
-from lmi_chat.engine.vllm.parsing.stages import Part, Stage
+from lmi_chat.engine.vllm.parsing.stages import Stage
 from lmi_chat.engine.vllm.vocabulary import Vocabulary
 from lmi_chat.job import CallPart, Delta, DeltaKind, Event, Finish, Finished, Job, ParsingParams, Sink, Token
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from lmi_chat.engine.vllm.parsing.calls import Calls, Part
 from lmi_chat.engine.vllm.parsing.parsers import Parsing
 from lmi_chat.engine.vllm.parsing.pieces import Markers
 from lmi_chat.engine.vllm.parsing.sequences import ParsingSink
-from lmi_chat.engine.vllm.parsing.stages import Calls, Guarded, Marked, Part, Plain, Stage, Whole
+from lmi_chat.engine.vllm.parsing.stages import Guarded, Marked, Plain, Stage, Whole
 from lmi_chat.errors import Bug
 from lmi_chat.job import (
     CallPart,
