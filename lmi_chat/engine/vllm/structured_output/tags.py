@@ -64,7 +64,7 @@ class _Writer:
 
     def _tag(self, node: Any) -> str:
         ends = [node.end] if isinstance(node.end, str) else list(node.end)
-        if node.content.type == "any_text":
+        if node.content.type == "any_text" and "" not in ends:
             content = self._grammar.until(ends[0], map(escape, node.content.excludes))
             return f"{self._grammar.literal(node.begin)} {content}".lstrip()
         if node.content.type == "json_schema" and node.content.style == "qwen_xml":
