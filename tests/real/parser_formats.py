@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from lmi_chat.engine.vllm.parsing import held_back
+
 Call = tuple[str, dict[str, Any]]
 Write = Callable[[Sequence[Call]], str]
 
@@ -278,6 +280,7 @@ CONTENT: dict[str, Callable[[str], str]] = {
     "kimi_k3": lambda text: f"<|open|>response<|sep|>{text}<|close|>response<|sep|>",
     "muse_glimmer": lambda text: f"<|start|>assistant to=user<|message|>{text}<|eom|>",
     "openai": lambda text: f"<|start|>assistant<|channel|>final<|message|>{text}<|end|>",
+    "openai_gptoss": lambda text: f"<|start|>assistant<|channel|>final<|message|>{text}<|end|>",
 }
 """How content is written where it is marked."""
 
@@ -326,7 +329,13 @@ REASONING: dict[str, tuple[Callable[[str], str], str]] = {
 """How reasoning is written, and the tool parser of the same family."""
 NOT_TOKENS = {"</function>", "</parameter>", "</invoke>", "</param>"}
 MARK = re.compile(r"<\|?/?[a-z|｜▁_:]+[|｜]?>|<\|\"\|>|\[/?[A-Z_]+\]|\]<\]minimax\[>\[|｜DSML｜")
-OTHERS = ("<assistant>", "<ifm|think_fast>", "</ifm|think_fast>", "<ifm|think_faster>", "</ifm|think_faster>")
+OTHERS: tuple[str, ...] = (
+    "<assistant>",
+    "<ifm|think_fast>",
+    "</ifm|think_fast>",
+    "<ifm|think_faster>",
+    "</ifm|think_faster>",
+)
 OTHERS += ("<|plamo:tag|>", "<response>", "</response>", "<tool_sep>", "[THINK]", "[/THINK]")
 
 
@@ -344,3 +353,25 @@ NO_OPEN_PROMPT = {"inkling", "minimax_m2_append_think", "muse_glimmer", "openai_
 """Formats whose prompts say nothing of reasoning."""
 NOTHING = {"minimax_m2_append_think": ""}
 """Parsers that call nothing reasoning."""
+TOOL_SPLITS, REASONING_SPLITS = 48, 48
+"""Ways to split an answer into steps that the law is asked for, of each parser; 36 where prompts say nothing."""
+
+
+def law() -> str:
+    """What docs/tools.md says of the law, from the data of the parsers that are held back."""
+    holds = sorted(TOOLS.keys() - held_back.TOOL_PARSERS.keys())
+    rows = [f"| `{name}` | held back from {texts(marks)} on |" for name, marks in held_back.TOOL_PARSERS.items()]
+    rows.append(f"| {', '.join(f'`{name}`' for name in holds)} | stream |")
+    own = sorted(held_back.REASONING_MARKS)
+    others = sorted(REASONING.keys() - held_back.REASONING_MARKS.keys())
+    reads = [f"| {', '.join(f'`{name}`' for name in others)} | stream |"]
+    reads.append(f"| {', '.join(f'`{name}`' for name in own)} | stream, read by their marks and not by vLLM's parser |")
+    count = len(TOOLS) * TOOL_SPLITS + sum(36 if name in NO_OPEN_PROMPT else REASONING_SPLITS for name in REASONING)
+    lines = [f"{len(TOOLS)} tool parsers and {len(REASONING)} reasoning parsers, {count:,} splits.", ""]
+    lines += ["| tool parser | calls |", "|---|---|", *rows, ""]
+    return "\n".join([*lines, "| reasoning parser | reasoning |", "|---|---|", *reads])
+
+
+def texts(marks: Sequence[str]) -> str:
+    shown = (mark.replace("\n", "\\n").replace("|", "\\|") for mark in marks)
+    return " or ".join(f"```` {mark} ````" if "`" in mark else f"`{mark}`" for mark in shown)

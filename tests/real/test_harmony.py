@@ -357,7 +357,11 @@ FORCED: dict[str, tuple[ParsingParams, OutputConstraint | None, tuple[str, ...]]
         ("no arguments", "words, then a call"),
     ),
     "strict": (ParsingParams(tools=STRICT, choice="auto"), None, (*CALLS, *WORDS, "form")),
-    "one call at most": (ParsingParams(tools=CALLABLE, choice="auto", is_parallel=False), None, (*CALLS, *WORDS, "form")),
+    "one call at most": (
+        ParsingParams(tools=CALLABLE, choice="auto", is_parallel=False),
+        None,
+        (*CALLS, *WORDS, "form"),
+    ),
     "calls or a form": (ParsingParams(tools=CALLABLE, choice="auto"), FORM, (*CALLS, "form")),
     "a form": (ParsingParams(), FORM, ("form",)),
     "a regex": (ParsingParams(), OutputConstraint("regex", "It .*", "guided_regex"), WORDS[:2]),
@@ -365,17 +369,18 @@ FORCED: dict[str, tuple[ParsingParams, OutputConstraint | None, tuple[str, ...]]
 
 
 @pytest.mark.parametrize("name", FORCED)
-def test_what_must_be_called_or_fit_a_form(tokenizer: Any, name: str) -> None:
+def test_what_must_be_called_or_fit_a_form(parsing: Parsing, name: str) -> None:
     """The form is the final message's, which reasoning may precede; a stop token ends a message without its mark."""
     import llguidance
     from llguidance.hf import from_tokenizer
     from vllm.tool_parsers import ToolParserManager
 
     params, form, fitting = FORCED[name]
-    constraint = ToolGrammars("openai", ToolParserManager.get_tool_parser("openai"), tokenizer).constraint(params, form)
+    grammars = ToolGrammars("openai", ToolParserManager.get_tool_parser("openai"), parsing.tokenizer)
+    constraint = grammars.constraint(params, form)
     assert constraint is not None
     assert isinstance(constraint.value, str)
-    known = from_tokenizer(tokenizer, n_vocab=harmony_folder.VOCABULARY_TOKENS)
+    known = from_tokenizer(parsing.tokenizer, n_vocab=harmony_folder.VOCABULARY_TOKENS)
     matcher = llguidance.LLMatcher(known, llguidance.grammar_from("grammar", constraint.value))
     assert not matcher.get_error()
     for answer, text in {**ANSWERS, "form": OBJECT, "no head": "{}<|return|>"}.items():

@@ -121,6 +121,8 @@ class Bench:
         thinking = tags("think", suffix=":ab" if name == "hy_v4" else "")
         plain.add_tokens([AddedToken(one, special=False, normalized=False) for one in (*family.markers, *thinking)])
         self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<|im_end|>")
+        vocabulary = self.tokenizer.get_vocab()
+        self.tokenizer.get_vocab = lambda: vocabulary  # vLLM keeps it as well
         parser = ToolParserManager.get_tool_parser(name)
         self.grammars = ToolGrammars(name, parser, self.tokenizer)
         self.walker = Walker(self.tokenizer, family.closers)
@@ -216,6 +218,27 @@ def test_nothing_is_forced_where_nothing_asks_for_it(model: Path) -> None:
     assert _bench("pythonic", model).grammars.constraint(AUTO, None) is None
 
 
+def test_what_is_asked_for_twice_is_made_once_and_never_of_another_request(model: Path) -> None:
+    grammars = _bench("hermes", model).grammars
+    assert grammars.constraint(ONE, None) is grammars.constraint(ONE, None)
+    assert grammars.constraint(ONE, None) != grammars.constraint(NAMED, None)
+    given = OutputConstraint("regex", "a+", "regex")
+    free, formed = grammars.constraint(AUTO, None), grammars.constraint(AUTO, given)
+    assert free != formed == grammars.constraint(AUTO, given)
+
+
+def test_what_the_compiler_cannot_do_is_passed_over_for_a_tool_that_is_not_strict(model: Path) -> None:
+    bench = _bench("hermes", model)
+    odd = {"type": "object", "properties": {"a": {"type": "string", "format": "odd"}}, "required": ["a"]}
+    for is_strict in (False, True):
+        parsing = ParsingParams(tools=(Tool("f", "", odd, is_strict),), choice="required")
+        if is_strict:
+            with pytest.raises(AssertionError, match="odd"):
+                bench.walker.matcher(bench.constraint(parsing))
+        else:
+            assert bench.calls(parsing, bench.text(parsing, 1, 30))[0][0] == "f"
+
+
 def test_a_parser_that_reads_no_forced_call_refuses_the_choice(model: Path) -> None:
     from vllm.tool_parsers import ToolParserManager
 
@@ -256,7 +279,7 @@ def test_10000_random_schemas_are_kept_by_the_grammar_alone(model: Path) -> None
     benches = [(name, _bench(name, model)) for name in ("hermes", "pythonic", "deepseek_v31", "glm47", "qwen3_coder")]
     chance, counts = random.Random(14), Counter[str]()
     for number in range(10_000):
-        name, bench = benches[0] if number % 10 else benches[1 + number // 10 % 4]
+        name, bench = benches[number % len(benches)]
         schema = random_schema(chance, is_flat=name in ("glm47", "qwen3_coder"))
         tools = (Tool("f", "", schema, is_strict=True),)
         parsing = ParsingParams(tools=tools, choice=chance.choice(("named", "required")), named="f", is_parallel=False)

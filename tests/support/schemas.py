@@ -58,7 +58,7 @@ def _integer(chance: random.Random, _: int) -> dict[str, Any]:
 
 
 def _number(chance: random.Random, _: int) -> dict[str, Any]:
-    least = chance.randrange(-50, 50) / 4
+    least = chance.randrange(-50, 50) / 4 + 0.125  # no bound is 0: llguidance takes -0 for less than that
     return {"type": "number", "minimum": least, "exclusiveMaximum": least + 0.5 + chance.randrange(90)}
 
 

@@ -4,13 +4,16 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from lmi_chat.engine.vllm.structured_output import trials
 from lmi_chat.job import OutputConstraint
 
 STEPS_MOST = 2000
-FEW = 12  # of the first, which are single characters
-MANY = 1000  # so many tokens are allowed within a text only
-ENDS_OF_TEXT, ENDS = ('"', "<"), ("}", "]", '"')
+FEW = 16  # words of the mask: the first 512 tokens, among them all single characters
+MANY = 200  # so many words of the mask have an allowed token within a text only
+ENDS_OF_TEXT, ENDS = ('"',), ("}", "]", '"')
+HINTS, HINTED = ("123", "y"), 0.3  # what the patterns of tests ask for, and how often it is tried
 
 
 class Walker:
@@ -25,6 +28,7 @@ class Walker:
         self._known = llguidance.hf.from_tokenizer(tokenizer, len(tokenizer))
         self._mask = allocate_token_bitmask(1, self._known.vocab_size)
         self._closers = [self.encode(one) for one in closers]
+        self._hints = [self.encode(one) for one in HINTS]
         self._in_text = [self.encode(one)[0] for one in ENDS_OF_TEXT]
         self._outside = [self.encode(one)[0] for one in ENDS]
 
@@ -54,34 +58,43 @@ class Walker:
 
     def walk(self, constraint: OutputConstraint, chance: random.Random, free: int) -> list[int]:
         """Choose `free` tokens at random, then close what is open; the end of the sequence is left out."""
-        import numpy as np
         from llguidance.numpy import fill_next_token_bitmask
 
         matcher, ids = self.matcher(constraint), list[int]()
         while len(ids) < STEPS_MOST:
             fill_next_token_bitmask(matcher, self._mask, 0)
-            allowed = np.flatnonzero(np.unpackbits(self._mask[0].view(np.uint8), bitorder="little"))
-            assert allowed.size, self._tokenizer.decode(ids)
             if len(ids) < free:
+                allowed = self._allowed()
+                assert allowed.size, self._tokenizer.decode(ids)
                 chosen = [int(allowed[chance.randrange(allowed.size)])]
             else:
-                chosen = self._closing(matcher, allowed, chance)
+                chosen = self._closing(matcher, chance)
             if chosen == [self._end]:
                 return ids
             assert matcher.consume_tokens(chosen), (self._tokenizer.decode(ids), chosen)
             ids += chosen
         raise AssertionError(f"no end: {self._tokenizer.decode(ids)}")
 
-    def _closing(self, matcher: Any, allowed: Any, chance: random.Random) -> list[int]:
+    def _allowed(self, words: int | None = None) -> Any:
+        """The allowed tokens, of the first `words` words of the mask."""
+        return np.flatnonzero(np.unpackbits(self._mask[0][:words].view(np.uint8), bitorder="little"))
+
+    def _closing(self, matcher: Any, chance: random.Random) -> list[int]:
         if self._may(self._end):
             return [self._end]
         for ids in self._closers:
-            if matcher.validate_tokens(ids) == len(ids):
+            if chance.random() > HINTED and matcher.validate_tokens(ids) == len(ids):
                 return ids
-        for token in self._in_text if allowed.size > MANY else self._outside:
+        is_text = np.count_nonzero(self._mask) > MANY
+        for token in [] if is_text and chance.random() < HINTED else self._in_text if is_text else self._outside:
             if self._may(token):
                 return [token]
-        return [int(allowed[chance.randrange(min(FEW, allowed.size))])]
+        for ids in self._hints:
+            if is_text and chance.random() < HINTED and matcher.validate_tokens(ids) == len(ids):
+                return ids
+        few = self._allowed(FEW)
+        few = few if few.size else self._allowed()
+        return [int(few[chance.randrange(few.size)])]
 
     def _may(self, token: int) -> bool:
         return bool(int(self._mask[0][token // 32]) >> token % 32 & 1)

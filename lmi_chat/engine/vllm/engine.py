@@ -108,10 +108,6 @@ class Vllm:
             async with pooling.run(self._engine, job, sink) as pool:
                 yield pool
             return
-        reasoning = self._parsing.engine_arguments(job) if self._parsing else {}
-        if job.parsing and self._parsing:
-            sink = ParsingSink(self._parsing, self._vocabulary, job, sink)
-            job, token_sink = sink.job, None
         if job.beams:
             ends = frozenset[int]() if job.sampling.ignore_eos else self.model.end_ids
             async with beam_search.run(self.run, job, sink, ends) as search:
@@ -119,6 +115,10 @@ class Vllm:
             return
         form = self._constraint(job)
         constraint = self._trials.params(form) if form else None
+        reasoning = self._parsing.engine_arguments(job) if form and self._parsing else {}
+        if job.parsing and self._parsing:
+            sink = ParsingSink(self._parsing, self._vocabulary, job, sink)
+            job, token_sink = sink.job, None
         run = self._outputs(job, sink, token_sink)
         prompt = {"type": "token", "prompt_token_ids": job.prompt_ids, "prompt": job.prompt_text}
         if job.cache_salt:
@@ -201,6 +201,7 @@ def load(  # noqa: PLR0913 each is decided elsewhere
         if fits_cache:
             kv_cache.fit(config)
         chosen = parser_setup.set_up(config, parsers)
+        parsing = parser_sets.load(config.model_config, chosen.tool, chosen.reasoning)
         engine = AsyncLLM.from_vllm_config(
             config,
             usage_context=usage,
@@ -211,13 +212,8 @@ def load(  # noqa: PLR0913 each is decided elsewhere
         )
     except BadParser as error:
         raise StartFailed(str(error)) from error
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, parser_sets.UnfitError) as error:
         raise ended(error) from error
-    try:
-        parsing = parser_sets.load(engine, chosen.tool, chosen.reasoning)
-    except parser_sets.UnfitError as error:
-        engine.shutdown(STOP_S)
-        raise StartFailed(f"the engine's parsers did not start: {one_line(str(error), 400)}") from error
     envs.enable_envs_cache()
     if harmony.is_spoken(engine.model_config):
         harmony.complete_end_ids(engine)

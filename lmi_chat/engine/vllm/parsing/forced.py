@@ -4,12 +4,14 @@ import json
 import re
 from collections.abc import Iterator
 
-from lmi_chat.engine.vllm.parsing.stages import Part, new_id
+from lmi_chat.engine.vllm.parsing.stages import Part, Value, new_id
 from lmi_chat.job import CallPart
 
 BLANK = " \t\r\n"
-HEAD = re.compile(r'\s*[\[,]\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:parameters|arguments)"\s*:\s*(?=\S)')
-"""What stands before a call's arguments: `[` or a comma, then the name."""
+HEAD = re.compile(
+    r'\s*\}?\s*[\[,]\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:parameters|arguments)"\s*:\s*(?=\S)'
+)
+"""What stands before a call's arguments: `[`, or the end of the call before and a comma; then the name."""
 
 
 class Named:
@@ -67,7 +69,6 @@ class Required:
             yield Part("call", self._take(length), call)
             if is_over:
                 self._scan = None
-                self._text = self._text.lstrip(BLANK).removeprefix("}")
 
     def finish(self, *, is_cut: bool) -> Iterator[Part]:  # noqa: ARG002 see Stage
         """See Stage."""
@@ -77,30 +78,3 @@ class Required:
     def _take(self, length: int) -> str:
         taken, self._text = self._text[:length], self._text[length:]
         return taken
-
-
-class Value:
-    """Finds the end of a JSON object that comes in pieces."""
-
-    def __init__(self) -> None:
-        """Begin before its first character."""
-        self._depth = 0
-        self._is_string = self._is_escaped = False
-
-    def read(self, text: str) -> tuple[int, bool]:
-        """Return how many characters of `text` belong to the value, and whether it is over."""
-        for place, character in enumerate(text):
-            if self._is_escaped:
-                self._is_escaped = False
-            elif self._is_string:
-                self._is_escaped = character == "\\"
-                self._is_string = character != '"'
-            elif character == '"':
-                self._is_string = True
-            elif character in "{[":
-                self._depth += 1
-            elif character in "}]":
-                self._depth -= 1
-            if not self._depth and not self._is_string and character != '"':
-                return place + 1, True
-        return len(text), False

@@ -1,4 +1,4 @@
-"""List vLLM's parsers whose streams are not what they make of the whole text; tests/real/test_parsers.py asserts it.
+"""Define the parsers of vLLM whose streams are not their reading of the whole text; tests/real/test_parsers.py asks.
 
 Their calls are held back to the end, see Whole. By name, with the texts that calls begin with.
 """
@@ -15,13 +15,12 @@ TOOL_PARSERS: dict[str, tuple[str, ...]] = {
     "llama3_json": ("<|python_tag|>", "{"),
     "llama4_json": ("<|python_tag|>", "{"),
     "minicpm5": ("<function",),
-    "mistral": ("[TOOL_CALLS]",),
     "olmo3": ("<function_calls>",),
     "phi4_mini_json": ("functools",),
     "step3": ("<｜tool_calls_begin｜>",),
     "xlam": ("[", "{", "```", "<tool_call>", "</think>"),
 }
-CALL_ENDS = {"functiongemma": re.compile("<end_function_call>"), "mistral": re.compile(r"\}\s*\]?")}
+CALL_ENDS = {"functiongemma": re.compile("<end_function_call>")}
 """What the last call ends with, of parsers that read one without it as if it were whole."""
 REASONING_MARKS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
     "granite": (

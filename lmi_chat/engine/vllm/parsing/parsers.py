@@ -8,6 +8,7 @@ from typing import Any
 from lmi_chat.engine.vllm.parsing import held_back
 from lmi_chat.engine.vllm.parsing.forced import Named, Required
 from lmi_chat.engine.vllm.parsing.harmony import Harmony
+from lmi_chat.engine.vllm.parsing.pieces import Markers
 from lmi_chat.engine.vllm.parsing.stages import Chain, Guarded, Marked, Plain, Stage, Streamed, Whole
 from lmi_chat.job import Job, ParsingParams
 from lmi_chat.text import one_line
@@ -40,12 +41,14 @@ class UnfitError(Exception):
     """A parser does not fit the model; the message is vLLM's own."""
 
 
-def load(engine: Any, tool_parser: str, reasoning_parser: str) -> "Parsing | None":
-    """Build the parsers for an AsyncLLM's model; None without names. Raises UnfitError."""
+def load(model_config: Any, tool_parser: str, reasoning_parser: str) -> "Parsing | None":
+    """Build the parsers for vLLM's ModelConfig; None without names. Raises UnfitError."""
     if not tool_parser and not reasoning_parser:
         return None
+    from vllm.tokenizers import cached_tokenizer_from_config
+
     try:
-        return Parsing(engine.model_config, engine.get_tokenizer(), tool_parser, reasoning_parser)
+        return Parsing(model_config, cached_tokenizer_from_config(model_config), tool_parser, reasoning_parser)
     except Exception as error:  # whatever a parser's constructor raises
         raise UnfitError(str(error)) from error
 
@@ -81,12 +84,9 @@ class Parsing:
         )
 
     @cached_property
-    def markers(self) -> Mapping[str, int]:
-        """The tokenizer's added tokens with their ids, without reserved ones, of which some have a thousand."""
-        known: dict[str, int] = getattr(self.tokenizer, "get_added_vocab", dict)()
-        return {
-            text: token_id for text, token_id in known.items() if len(text) > 1 and not text.startswith("<|reserved_")
-        }
+    def markers(self) -> Markers:
+        """The tokenizer's added tokens."""
+        return Markers(getattr(self.tokenizer, "get_added_vocab", dict)())
 
     def marks(self, params: ParsingParams) -> Marks:
         """Return the texts that reasoning begins and ends with."""
@@ -118,8 +118,8 @@ class Parsing:
         return (start, said) if said.strip() else (start,)
 
     def engine_arguments(self, job: Job) -> dict[str, Any]:
-        """Name what tells the engine where a job's constraint begins, if it has one and the model may reason before."""
-        if job.sampling.constraint is None or not self.reasoning_parser:
+        """Name what tells the engine where the constraint of a job begins, if the model may reason before."""
+        if not self.reasoning_parser:
             return {}
         variables = dict(job.parsing.variables) if job.parsing else {}
         known = {"chat_template_kwargs": variables}
@@ -203,7 +203,7 @@ class Parsing:
             return Marked(*held_back.REASONING_MARKS[self.reasoning_parser])
         stage = self._guarded(Streamed(self._build(kind, request.tools, _thinking(variables)), request, None))
         for text in opened:
-            known = self.markers.get(text)
+            known = self.markers.ids.get(text)
             list(stage.feed(text, [] if known is None else [known]))
         return stage
 

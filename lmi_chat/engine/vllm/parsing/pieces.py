@@ -1,5 +1,6 @@
-"""Cut the text of engine steps into its tokens' own, so that how steps split the tokens makes no difference."""
+"""Take the text of engine steps apart into its tokens' own, so that the split into steps makes no difference."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -7,6 +8,7 @@ from lmi_chat.engine.vllm.vocabulary import Vocabulary
 from lmi_chat.job import Delta, SamplingParams, Token
 
 INCOMPLETE = "\ufffd"
+FREE = re.compile(r"reserved|unused|extra_id|placeholder", re.IGNORECASE)
 PARTIAL_BYTES = 1024  # of text that never becomes whole characters
 
 
@@ -74,6 +76,17 @@ class Cutter:
         return len(text)
 
 
+class Markers:
+    """The texts of a tokenizer's added tokens with their ids; built once, for they may be thousands."""
+
+    def __init__(self, known: Mapping[str, int]) -> None:
+        """Leave out the places that a tokenizer keeps free."""
+        self.ids = {text: token_id for text, token_id in known.items() if len(text) > 1 and not FREE.search(text)}
+        self.known = frozenset(self.ids.values())
+        self.beginnings = frozenset(text[:end] for text in self.ids for end in range(1, len(text)))
+        self.first = frozenset(text[0] for text in self.ids)
+
+
 class MarkerReader:
     """Reads markers that are spelled in ordinary tokens as the tokens that they are.
 
@@ -81,11 +94,10 @@ class MarkerReader:
     difference. Text that may be the beginning of a marker is held.
     """
 
-    def __init__(self, markers: Mapping[str, int]) -> None:
-        """`markers`: the texts of the tokenizer's added tokens with their ids."""
-        self._markers, self._ids = markers, frozenset(markers.values())
-        self._beginnings = frozenset(marker[:end] for marker in markers for end in range(1, len(marker)))
-        self._first = frozenset(marker[0] for marker in markers)
+    def __init__(self, markers: Markers) -> None:
+        """Begin with nothing held."""
+        self._markers, self._first, self._beginnings = markers.ids, markers.first, markers.beginnings
+        self._ids = markers.known
         self._held: list[Piece] = []
 
     def read(self, piece: Piece) -> list[Piece]:

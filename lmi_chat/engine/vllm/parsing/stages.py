@@ -1,4 +1,4 @@
-"""Read reasoning, content and calls out of the text of one sequence, token by token: what vLLM's parsers do for it."""
+"""Read reasoning, content and calls out of the text of one sequence, token by token, by vLLM's parsers."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -33,6 +33,36 @@ class Stage(Protocol):
 def new_id() -> str:
     """Make the id of a call."""
     return f"chatcmpl-tool-{uuid4().hex}"
+
+
+class Value:
+    """Finds the end of a JSON object that comes in pieces."""
+
+    def __init__(self) -> None:
+        """Begin before its first character."""
+        self._depth = 0
+        self._is_string = self._is_escaped = False
+
+    def read(self, text: str) -> tuple[int, bool]:
+        """Return how many characters of `text` belong to the value, and whether it is over.
+
+        What does not begin like an object or an array is never over.
+        """
+        for place, character in enumerate(text):
+            if self._is_escaped:
+                self._is_escaped = False
+            elif self._is_string:
+                self._is_escaped = character == "\\"
+                self._is_string = character != '"'
+            elif character == '"':
+                self._is_string = True
+            elif character in "{[":
+                self._depth += 1
+            elif character in "}]":
+                self._depth -= 1
+            if not self._depth and character in "}]" and not self._is_string:
+                return place + 1, True
+        return len(text), False
 
 
 class Plain:
@@ -98,12 +128,13 @@ class Marked:
 
 
 class Calls:
-    """The calls of one sequence, as a parser tells them: their places, names and arguments so far."""
+    """The calls of one sequence, as a parser tells them. What it tells of one whose JSON is over is content."""
 
     def __init__(self) -> None:
         """Begin without calls."""
         self._places: dict[int, int] = {}  # by the parser's own numbers
-        self.arguments: list[str] = []
+        self._values: list[Value] = []
+        self._over = set[int]()
         self._early: dict[int, str] = {}  # arguments that came before the name
 
     def read(self, told: Any) -> Iterator[Part]:
@@ -111,17 +142,25 @@ class Calls:
         function = told.function
         name, text = (function.name or "", function.arguments or "") if function else ("", "")
         if told.index in self._places:
-            place = self._places[told.index]
             if text:
-                self.arguments[place] += text
-                yield Part("call", text, CallPart(place))
+                yield from self._arguments(self._places[told.index], text, "", "")
         elif not name:
             self._early[told.index] = self._early.get(told.index, "") + text
         else:
-            text = self._early.pop(told.index, "") + text
-            place = self._places[told.index] = len(self.arguments)
-            self.arguments.append(text)
-            yield Part("call", text, CallPart(place, told.id or new_id(), name))
+            place = self._places[told.index] = len(self._values)
+            self._values.append(Value())
+            yield from self._arguments(place, self._early.pop(told.index, "") + text, told.id or new_id(), name)
+
+    def _arguments(self, place: int, text: str, call_id: str, name: str) -> Iterator[Part]:
+        """Tell of a call's text up to its end."""
+        length = 0
+        if place not in self._over:
+            length, is_over = self._values[place].read(text)
+            if is_over:
+                self._over.add(place)
+            yield Part("call", text[:length], CallPart(place, call_id, name))
+        if text[length:].strip():
+            yield Part("content", text[length:])
 
 
 class Streamed:

@@ -21,7 +21,7 @@ Schema = Mapping[str, Any]
 FORMS_MOST = 32
 """A schema may say by `anyOf` and `allOf` that there are so many forms of an object; the others are left out."""
 NAME = "[A-Za-z_][A-Za-z0-9_-]*"
-BARE_START = r'(?:[^\s\p{Nd}+.\-\[{"](?s:.*))?'
+BARE_START = r'(?:[^\s\d+.\-\[{"](?s:.*))?'
 """What a string begins with that is not read as a number, an array or an object."""
 WORDS = {"null": "null", "boolean": "true|false"}
 BARE = re.compile(r'[^\s\d+.\-\[{"]|$')

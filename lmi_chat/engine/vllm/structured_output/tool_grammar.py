@@ -13,6 +13,7 @@ read required calls as a JSON array, and named ones as JSON. Where a parser has 
 
 import json
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,6 +28,7 @@ from lmi_chat.errors import BadField, Problem
 from lmi_chat.job import OutputConstraint, ParsingParams, Tool
 
 PATH = "tools"
+KEPT = 64
 HY, KIMI, LLAMA, HARMONY = "hy_v4", "kimi_k3", "llama", "harmony"
 FINAL = "<|channel|>final{}<|message|>"
 
@@ -68,9 +70,24 @@ class ToolGrammars:
         self._name, self._parser, self._tokenizer, self._is_compact = name, parser, tokenizer, is_compact
         self._special = special_tokens(tokenizer)
         self._envelope = _envelope(name, tokenizer)
+        self._kept: OrderedDict[int, tuple[ParsingParams, OutputConstraint | None, OutputConstraint | None]]
+        self._kept = OrderedDict()
 
     def constraint(self, parsing: ParsingParams, given: OutputConstraint | None) -> OutputConstraint | None:
-        """Build the constraint of an answer, `given` being that of its text; None for a free one. Raises BadField."""
+        """Build the constraint of an answer, `given` being that of its text; None for a free one. Raises BadField.
+
+        It is asked for when a job is checked and again when it runs, which costs nothing: a few are kept.
+        """
+        kept = self._kept.get(id(parsing))
+        if kept is not None and kept[0] is parsing and kept[1] is given:
+            return kept[2]
+        made = self._make(parsing, given)
+        self._kept[id(parsing)] = parsing, given, made
+        if len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return made
+
+    def _make(self, parsing: ParsingParams, given: OutputConstraint | None) -> OutputConstraint | None:
         if not parsing.tools or parsing.choice == "none":
             return self._alone(given)
         if parsing.choice == "auto":
@@ -111,7 +128,8 @@ class ToolGrammars:
         from vllm.tool_parsers.tool_strict_level import ToolStrictLevel
 
         model = self._parser.structural_tag_model
-        if not envs.VLLM_ENFORCE_STRICT_TOOL_CALLING or model not in SUPPORTED_STRUCTURAL_TAG_MODELS | {"minimax", HARMONY}:
+        known = SUPPORTED_STRUCTURAL_TAG_MODELS | {"minimax", HARMONY}
+        if not envs.VLLM_ENFORCE_STRICT_TOOL_CALLING or model not in known:
             return None
         request = chat_request(parsing)
         for tool, own in zip(request.tools, parsing.tools, strict=True):
@@ -138,8 +156,8 @@ class ToolGrammars:
         """Write Llama's calls and a form that is JSON too as what one lexer can read: either begins with a brace."""
         calls = []
         for tool in parsing.tools:
-            schema = tool_schema.moved({"type": "object", **(tool.parameters or {})}, "#/properties/parameters")
-            properties = {"name": {"const": tool.name}, "parameters": schema}
+            inner = tool_schema.moved({"type": "object", **(tool.parameters or {})}, "#/properties/parameters")
+            properties = {"name": {"const": tool.name}, "parameters": inner}
             call = {
                 "type": "object",
                 "properties": properties,
@@ -148,8 +166,8 @@ class ToolGrammars:
             }
             text = whitespace.bounded(json.dumps(call), given.whitespace, is_compact=self._is_compact)
             calls.append(grammar.json(text))
-        call = grammar.rule(" | ".join(calls))
-        several = f"{call} ({tags.LLAMA_BETWEEN} {call})*" if parsing.is_parallel else call
+        one = grammar.rule(" | ".join(calls))
+        several = f"{one} ({tags.LLAMA_BETWEEN} {one})*" if parsing.is_parallel else one
         return choice([several, self._given(given, grammar)])
 
     def _schema(self, tool: Tool) -> dict[str, Any]:
