@@ -1,4 +1,4 @@
-"""Read answers in the harmony format of gpt-oss, whose messages say of themselves what they are."""
+"""Read answers in the harmony format of gpt-oss, each of whose messages names its kind."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
