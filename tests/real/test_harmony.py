@@ -17,8 +17,9 @@ from lmi_chat.codec.json_text import Json
 from lmi_chat.engine.vllm import chat, harmony
 from lmi_chat.engine.vllm.parsing.parsers import Parsing
 from lmi_chat.engine.vllm.parsing.sequences import ParsingSink
+from lmi_chat.engine.vllm.structured_output.tool_grammar import ToolGrammars
 from lmi_chat.engine.vllm.vocabulary import Vocabulary
-from lmi_chat.job import Delta, Finish, Finished, Job, ParsingParams, Reason, Tool
+from lmi_chat.job import Delta, Finish, Finished, Job, OutputConstraint, ParsingParams, Reason, Tool
 from tests.real import conftest
 from tests.real.conftest import Server
 from tests.real.test_tools import streamed, whole
@@ -341,6 +342,54 @@ def test_a_message_is_continued(parsing: Parsing) -> None:
         assert taken_apart(parsing, steps, prompt=prompt)["content"] == " is."
 
 
+TOWNS: Json = {"type": "object", "properties": {"town": {"type": "string"}, "days": {}}, "required": ["town"]}
+CALLABLE = (Tool("weather", parameters=TOWNS), Tool("clock"))
+STRICT = (Tool("weather", parameters=TOWNS, is_strict=True), Tool("clock"))
+FORM = OutputConstraint("json_object", "", "response_format")
+OBJECT = "<|channel|>final <|constrain|>json<|message|>{}<|return|>"
+CALLS = ("a call", "a call, its receiver first", "no arguments", "reasoning, then a call", "words, then a call")
+WORDS = ("words", "reasoning, then words", "words, then words")
+FORCED: dict[str, tuple[ParsingParams, OutputConstraint | None, tuple[str, ...]]] = {
+    "required": (ParsingParams(tools=CALLABLE, choice="required"), None, CALLS),
+    "named": (
+        ParsingParams(tools=CALLABLE, choice="named", named="clock"),
+        None,
+        ("no arguments", "words, then a call"),
+    ),
+    "strict": (ParsingParams(tools=STRICT, choice="auto"), None, (*CALLS, *WORDS, "form")),
+    "one call at most": (
+        ParsingParams(tools=CALLABLE, choice="auto", is_parallel=False),
+        None,
+        (*CALLS, *WORDS, "form"),
+    ),
+    "calls or a form": (ParsingParams(tools=CALLABLE, choice="auto"), FORM, (*CALLS, "form")),
+    "a form": (ParsingParams(), FORM, ("form",)),
+    "a regex": (ParsingParams(), OutputConstraint("regex", "It .*", "guided_regex"), WORDS[:2]),
+}
+
+
+@pytest.mark.parametrize("name", FORCED)
+def test_what_must_be_called_or_fit_a_form(parsing: Parsing, name: str) -> None:
+    """The form is the final message's, which reasoning may precede; a stop token ends a message without its mark."""
+    import llguidance
+    from llguidance.hf import from_tokenizer
+    from vllm.tool_parsers import ToolParserManager
+
+    params, form, fitting = FORCED[name]
+    grammars = ToolGrammars("openai", ToolParserManager.get_tool_parser("openai"), parsing.tokenizer)
+    constraint = grammars.constraint(params, form)
+    assert constraint is not None
+    assert isinstance(constraint.value, str)
+    known = from_tokenizer(parsing.tokenizer, n_vocab=harmony_folder.VOCABULARY_TOKENS)
+    matcher = llguidance.LLMatcher(known, llguidance.grammar_from("grammar", constraint.value))
+    assert not matcher.get_error()
+    for answer, text in {**ANSWERS, "form": OBJECT, "no head": "{}<|return|>"}.items():
+        matcher.reset()
+        ids = spelled(text.removesuffix("<|return|>").removesuffix("<|call|>"))
+        fits = matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
+        assert fits == (answer in fitting), answer
+
+
 @pytest.fixture(scope="module")
 def parrot(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A gpt-oss on the real engine, which says what stands behind PARROT. Nothing is told of its parsers."""
@@ -402,3 +451,17 @@ def test_the_engine_takes_the_result_of_a_call(parrot: Server) -> None:
     chat += [{"role": "tool", "tool_call_id": made_call.id, "content": f"sunny {PARROT}{ANSWERS['words']}"}]
     second = client.chat.completions.create(model="oss", messages=chat, tools=tools)
     assert second.choices[0].message.content == "It is \u65e5\u672c\u8a9e."
+
+
+def test_the_engine_forces_calls_and_forms(parrot: Server) -> None:
+    """What the model says fits the grammar, token for token, or the engine would not have taken it."""
+    required = asked(ANSWERS["reasoning, then a call"], tool_choice="required")
+    message, reason = whole(parrot, required)
+    assert (message, reason) == streamed(parrot, required)
+    assert ([name for name, _ in message["calls"]], reason) == (["weather"], "tool_calls")
+    for more in ({}, {"tools": None}):
+        form = asked(f"{THINKS}{NEXT}{OBJECT}", response_format={"type": "json_object"}, **more)
+        message, reason = whole(parrot, form)
+        assert (message, reason) == streamed(parrot, form)
+        assert (message["content"], message["calls"], reason) == ("{}", [], "stop")
+        assert message["reasoning"]

@@ -1,9 +1,10 @@
-"""Read answers in the harmony format of gpt-oss, whose messages say of themselves what they are."""
+"""Read answers in the harmony format of gpt-oss, each of whose messages names its kind."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lmi_chat.engine.vllm.parsing.stages import Part, Streamed
+from lmi_chat.engine.vllm.parsing.calls import Part
+from lmi_chat.engine.vllm.parsing.stages import Streamed
 
 RECEIVER = " to="
 """What a head may begin with, too: the name of whom the message is for."""

@@ -33,6 +33,7 @@ KEPT = 64
 HY, KIMI, LLAMA, HARMONY = "hy_v4", "kimi_k3", "llama", "harmony"
 HARMONY_CALL, HARMONY_ENDS = " to=functions.", ["<|call|>", ""]
 """A call of gpt-oss ends with a token that ends the answer, which vLLM's description leaves out."""
+FINAL = "<|channel|>final{}<|message|>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ class ToolGrammars:
 
     def _make(self, parsing: ParsingParams, given: OutputConstraint | None) -> OutputConstraint | None:
         if not parsing.tools or parsing.choice == "none":
-            return given
+            return self._alone(given)
         if parsing.choice == "auto":
             asked = given is not None or not parsing.is_parallel or any(tool.is_strict for tool in parsing.tools)
             if not asked:
@@ -115,7 +116,7 @@ class ToolGrammars:
             return None
         if calls is None:
             return None
-        start = choice([calls, self._given(given, grammar)]) if given else calls
+        start = choice([calls, self._formed(given, grammar)]) if given else calls
         return OutputConstraint("grammar", grammar.text(start), PATH)
 
     def _tagged(self, parsing: ParsingParams, grammar: Grammar) -> str | None:
@@ -220,6 +221,25 @@ class ToolGrammars:
         grammar = Grammar(self._special)
         start = self._enveloped(parsing, grammar, Envelope("", is_array=True, key="parameters"))
         return OutputConstraint("grammar", grammar.text(start), PATH)
+
+    def _alone(self, given: OutputConstraint | None) -> OutputConstraint | None:
+        """Return the constraint of a text beside which nothing may be called."""
+        if given is None or self._parser.structural_tag_model != HARMONY:
+            return given
+        grammar = Grammar(self._special)
+        return OutputConstraint("grammar", grammar.text(self._formed(given, grammar)), given.path)
+
+    def _formed(self, given: OutputConstraint, grammar: Grammar) -> str:
+        """Write the form that the text must have, in harmony as its final message, which reasoning may precede."""
+        text = self._given(given, grammar)
+        if self._parser.structural_tag_model != HARMONY:
+            return text
+        is_json = given.kind in ("json", "json_object")
+        kinds = (" json", " <|constrain|>json") if is_json else ("",)
+        head = choice([grammar.literal(FINAL.format(kind)) for kind in kinds])
+        begin, go_on = (grammar.literal(one) for one in ("<|channel|>analysis<|message|>", "<|start|>assistant"))
+        end = grammar.literal("<|end|>")
+        return f"({begin} {grammar.until('<|end|>', [escape('<|end|>')])} {go_on})? {head} {text} ({end} | )"
 
     def _given(self, given: OutputConstraint, grammar: Grammar) -> str:
         """Write the form that the text must have as an expression."""
