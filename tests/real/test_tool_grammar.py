@@ -73,6 +73,7 @@ FAMILIES = {
     "plamo3": Family(PLAMO),
     "mistral": Family(("[TOOL_CALLS]", "[ARGS]")),
 }
+HARMONY = Family(tuple(f"<|{one}|>" for one in ("start", "channel", "message", "constrain", "call", "end", "return")))
 ENVELOPED = {
     "granite4": Family(tags("tool_call")),
     "jamba": Family(tags("tool_calls")),
@@ -151,7 +152,7 @@ class Bench:
 
 @functools.cache
 def _bench(name: str, folder: Path) -> Bench:
-    return Bench(name, {**FAMILIES, **ENVELOPED}.get(name, Family(())), folder)
+    return Bench(name, {**FAMILIES, **ENVELOPED, "openai": HARMONY}.get(name, Family(())), folder)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -191,6 +192,20 @@ ENVELOPES = {
     "granite4": f'<tool_call>\n{{"name": "get_weather", "arguments": {ARGUMENTS}}}\n</tool_call>',
     "jamba": f'<tool_calls>[{{"name": "get_weather", "arguments": {ARGUMENTS}}}]</tool_calls>',
 }
+
+
+def test_calls_of_harmony_stand_in_the_channel_of_commentary_after_what_reasons(model: Path) -> None:
+    bench = _bench("openai", model)
+    reasons = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
+    call = "<|channel|>commentary to=functions.no_op <|constrain|>json<|message|>{}<|call|>"
+    final = "<|channel|>final<|message|>Hello."
+    for parsing, right, wrong in ((REQUIRED, (call,), (final, "")), (AUTO, (call, final), ("",))):
+        constraint = bench.constraint(parsing)
+        for answer in right:
+            assert bench.walker.accepts(constraint, answer), answer
+            assert bench.walker.accepts(constraint, reasons + answer), answer
+        for answer in (*wrong, call.replace("no_op", "other"), call.replace("{}", '{"a":1}')):
+            assert not bench.walker.accepts(constraint, answer), answer
 
 
 def test_without_a_form_of_its_own_a_required_call_is_an_array_and_a_named_one_its_arguments(model: Path) -> None:

@@ -1,4 +1,4 @@
-"""Rewrite the schema of a tool's arguments so that vLLM's parsers read its types right.
+"""Translate the schema of a tool's arguments for vLLM's parsers, so that they read its types right.
 
 Parsers whose calls are not JSON, such as Qwen's, Z.ai's and DeepSeek's, take the type of each argument from the schema.
 They know `type`, `enum`, `anyOf`, `oneOf` and `allOf`, and take a value for a string where they find none of these: an

@@ -1,4 +1,4 @@
-"""Rewrite the description that vLLM's parsers give of their calls as a grammar of llguidance.
+"""Translate the description that vLLM's parsers give of their calls into a grammar of llguidance.
 
 The parsers describe a call as a tree of xgrammar's formats (`xgrammar.structural_tag`), which vLLM's backend for
 llguidance does not take. Where a format leaves more open than the parser can read, the grammar is narrower: a marker
@@ -63,14 +63,16 @@ class _Writer:
         return arguments(self._grammar, schema if isinstance(schema, Mapping) else {}, self._styles[style])
 
     def _tag(self, node: Any) -> str:
+        begin = self._grammar.literal(node.begin)
         ends = [node.end] if isinstance(node.end, str) else list(node.end)
-        if node.content.type == "any_text" and "" not in ends:
-            content = self._grammar.until(ends[0], map(escape, node.content.excludes))
-            return f"{self._grammar.literal(node.begin)} {content}".lstrip()
+        end = choice([self._grammar.literal(one) for one in ends if one])
+        if "" in ends:
+            end = f"({end})?"
+        elif node.content.type == "any_text":
+            return f"{begin} {self._grammar.until(ends[0], map(escape, node.content.excludes))}".lstrip()
         if node.content.type == "json_schema" and node.content.style == "qwen_xml":
             return self._qwen(node)
-        end = choice([self._grammar.literal(one) for one in ends])
-        return " ".join(filter(None, (self._grammar.literal(node.begin), self.write(node.content), end)))
+        return " ".join(filter(None, (begin, self.write(node.content), end)))
 
     def _qwen(self, node: Any) -> str:
         """Write a call whose arguments stand on lines of their own, if its first line ends before them, else in one."""

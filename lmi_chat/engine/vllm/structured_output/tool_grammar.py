@@ -11,6 +11,7 @@ The form of a call is the parser's: vLLM describes it for some (tags.py), for ot
 read required calls as a JSON array, and named ones as JSON. Where a parser has none of these, calls cannot be forced.
 """
 
+import importlib
 import json
 import re
 from collections import OrderedDict
@@ -31,6 +32,8 @@ PATH = "tools"
 KEPT = 64
 HY, KIMI, LLAMA, HARMONY = "hy_v4", "kimi_k3", "llama", "harmony"
 FINAL = "<|channel|>final{}<|message|>"
+HARMONY_CALL, HARMONY_ENDS = " to=functions.", ["<|call|>", ""]
+"""A call of gpt-oss ends with a token that ends the answer, which vLLM's description leaves out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,8 @@ class ToolGrammars:
         known = SUPPORTED_STRUCTURAL_TAG_MODELS | {"minimax", HARMONY}
         if not envs.VLLM_ENFORCE_STRICT_TOOL_CALLING or model not in known:
             return None
+        if model == HARMONY:
+            importlib.import_module("vllm.parser.harmony")  # which describes its calls when it is imported
         request = chat_request(parsing)
         for tool, own in zip(request.tools, parsing.tools, strict=True):
             tool.function.parameters = self._schema(own)
@@ -150,6 +155,8 @@ class ToolGrammars:
         schemas = {tool.name: self._schema(tool) for tool in parsing.tools}
         if model in (HY, KIMI):
             _describe_arguments(tag.format, schemas, HY if model == HY else "kimi_k3_xml")
+        if model == HARMONY:
+            _end_calls(tag.format)
         return tags.expression(tag.format, grammar, {**STYLES, HY: hy_style(suffix)})
 
     def _as_objects(self, parsing: ParsingParams, given: OutputConstraint, grammar: Grammar) -> str:
@@ -307,6 +314,14 @@ def _describe_arguments(node: Any, schemas: Mapping[str, Any], style: str) -> No
                 return
     for part in _parts(node):
         _describe_arguments(part, schemas, style)
+
+
+def _end_calls(node: Any) -> None:
+    """Let the calls of gpt-oss end as they do."""
+    if node.type == "tag" and HARMONY_CALL in node.begin:
+        node.end = HARMONY_ENDS
+    for part in _parts(node):
+        _end_calls(part)
 
 
 def _parts(node: Any) -> list[Any]:
