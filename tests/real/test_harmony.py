@@ -451,17 +451,3 @@ def test_the_engine_takes_the_result_of_a_call(parrot: Server) -> None:
     chat += [{"role": "tool", "tool_call_id": made_call.id, "content": f"sunny {PARROT}{ANSWERS['words']}"}]
     second = client.chat.completions.create(model="oss", messages=chat, tools=tools)
     assert second.choices[0].message.content == "It is \u65e5\u672c\u8a9e."
-
-
-def test_the_engine_forces_calls_and_forms(parrot: Server) -> None:
-    """What the model says fits the grammar, token for token, or the engine would not have taken it."""
-    required = asked(ANSWERS["reasoning, then a call"], tool_choice="required")
-    message, reason = whole(parrot, required)
-    assert (message, reason) == streamed(parrot, required)
-    assert ([name for name, _ in message["calls"]], reason) == (["weather"], "tool_calls")
-    for more in ({}, {"tools": None}):
-        form = asked(f"{THINKS}{NEXT}{OBJECT}", response_format={"type": "json_object"}, **more)
-        message, reason = whole(parrot, form)
-        assert (message, reason) == streamed(parrot, form)
-        assert (message["content"], message["calls"], reason) == ("{}", [], "stop")
-        assert message["reasoning"]
