@@ -455,10 +455,10 @@ def test_the_engine_takes_the_result_of_a_call(parrot: Server) -> None:
 
 def test_the_engine_forces_calls_and_forms(parrot: Server) -> None:
     """What the model says fits the grammar, token for token, or the engine would not have taken it."""
-    required = asked(ANSWERS["reasoning, then a call"], tool_choice="required")
+    required = asked(ANSWERS["words, then a call"], tool_choice="required")
     message, reason = whole(parrot, required)
     assert (message, reason) == streamed(parrot, required)
-    assert ([name for name, _ in message["calls"]], reason) == (["weather"], "tool_calls")
+    assert ([name for name, _ in message["calls"]], reason) == (["clock"], "tool_calls")
     for more in ({}, {"tools": None}):
         form = asked(f"{THINKS}{NEXT}{OBJECT}", response_format={"type": "json_object"}, **more)
         message, reason = whole(parrot, form)
