@@ -244,9 +244,9 @@ def test_what_follows_a_calls_json_is_content() -> None:
 @pytest.mark.parametrize("size", [1, 2, 5, 100])
 def test_marks_split_reasoning_from_content(size: int) -> None:
     stage = Marked(("Thought:",), ("Answer:", "Reply:"), "</end>")
-    text = " Thought:a Ans b Reply:c </en d</end>"
+    text = " Thought:a Answ b Reply:c </en d</end>"
     parts = [part for start in range(0, len(text), size) for part in stage.feed(text[start : start + size], [])] + list(
         stage.finish(is_cut=False)
     )
-    assert "".join(part.text for part in parts if part.kind == "reasoning") == "a Ans b "
+    assert "".join(part.text for part in parts if part.kind == "reasoning") == "a Answ b "
     assert "".join(part.text for part in parts if part.kind == "content") == "c </en d"
