@@ -83,14 +83,19 @@ class Harmony:
         ids: list[int] = self._encoding.encode(text, allowed_special="all")
         return ids
 
-    def decode(self, ids: list[int], **_: object) -> str:
-        return str(self._encoding.decode(ids))
+    def decode(self, ids: list[int], *, skip_special_tokens: bool = False) -> str:
+        return str(
+            self._encoding.decode([one for one in ids if not (skip_special_tokens and one in self.all_special_ids)])
+        )
 
     def get_vocab(self) -> dict[str, int]:
         return {}
 
     def convert_ids_to_tokens(self, ids: list[int]) -> list[str | None]:
         return [self._encoding.decode([token_id]) for token_id in ids]
+
+    def convert_tokens_to_ids(self, tokens: str | list[str]) -> int | list[int]:
+        return self.encode(tokens)[0] if isinstance(tokens, str) else [self.encode(token)[0] for token in tokens]
 
 
 @dataclass
@@ -426,7 +431,6 @@ def test_the_engine_can_be_told_where_a_constraint_begins() -> None:
 def test_a_constraint_begins_after_the_reasoning(prompt: str, ended: bool, marked: Any) -> None:  # noqa: FBT001
     bench = Bench(marked, "hermes", "deepseek_r1")
     job = bench.job(prompt)
-    assert bench.parsing.engine_arguments(job) == {}
     constraint = SamplingParams(constraint=OutputConstraint("json_object", ""))
     told = bench.parsing.engine_arguments(replace(job, sampling=constraint))
     assert told == {"reasoning_ended": ended, "reasoning_parser_kwargs": {"chat_template_kwargs": {}}}
@@ -449,8 +453,8 @@ class Refused:
 async def test_the_engine_shows_parsers_special_tokens_and_begins_the_constraint_late(marked: Any) -> None:
     bench = Bench(marked, "hermes", "deepseek_r1")
     engine = Refused()
-    model = SimpleNamespace(tokenizer=marked, end_ids=frozenset())
-    trials = SimpleNamespace(params=lambda _: None)
+    model = SimpleNamespace(tokenizer=marked, end_ids=frozenset(), tool_parser="hermes")
+    trials = SimpleNamespace(params=lambda _: None, is_compact=False)
     vllm = Vllm(engine, model, None, trials, None, bench.parsing)  # type: ignore[arg-type]
     asked = SamplingParams(constraint=OutputConstraint("json_object", ""))
     with pytest.raises(BadField, match="enough"):

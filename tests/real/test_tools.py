@@ -231,3 +231,13 @@ def test_litellm_langchain_and_boto3_call_a_tool(parrot: Server, tmp_path: Path)
     print(*said, sep="\n")
     clients = ("litellm", "litellm, streamed", "langchain", "langchain, streamed", "boto3, streamed")
     assert said == [f'{one}: weather {{"town": "Genève 🌞", "days": 2}}' for one in clients]
+
+
+def test_a_format_begins_after_the_reasoning(parrot: Server) -> None:
+    """The engine gives up an answer that breaks its form: had that begun with the first token, nothing would come."""
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    body = asked('<think>\nHm.\n</think>{"ok": true}', tools=None, response_format=form)
+    message, reason = whole(parrot, body)
+    assert (message, reason) == streamed(parrot, body)
+    assert (message["content"], message["reasoning"].strip(), reason) == ('{"ok": true}', "Hm.", "stop")

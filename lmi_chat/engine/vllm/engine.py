@@ -32,6 +32,7 @@ from lmi_chat.engine.vllm.request import Outputs
 from lmi_chat.engine.vllm.structured_output import tool_grammar, trials
 from lmi_chat.engine.vllm.structured_output.trials import TrialLimits
 from lmi_chat.engine.vllm.vocabulary import Vocabulary
+from lmi_chat.errors import Error
 from lmi_chat.job import Job, OutputConstraint, Sink, TokenSink
 from lmi_chat.observability import startup
 from lmi_chat.text import echo, one_line
@@ -99,7 +100,12 @@ class Vllm:
         """Say what the text must fit: the form that was asked for, calls of tools, or either. Raises BadField."""
         if self._tools is None or job.parsing is None:
             return job.sampling.constraint
-        return self._tools.constraint(job.parsing, job.sampling.constraint)
+        try:
+            return self._tools.constraint(job.parsing, job.sampling.constraint)
+        except Error:
+            raise
+        except Exception as error:
+            raise translate(error) from error
 
     @asynccontextmanager
     async def run(self, job: Job, sink: Sink, token_sink: TokenSink | None = None) -> AsyncIterator[Run]:

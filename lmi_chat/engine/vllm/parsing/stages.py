@@ -80,19 +80,34 @@ class Marked:
             yield Part(kind, given)
 
 
+PLAIN = re.compile(r"[^\W_](?:[\w ,.;'’-]*[\w,.;'’-])?\Z|[ ][^\W_][\w,.;'’-]*\Z")
+"""Text that begins no mark, and that no parser holds for what may follow."""
+
+
 class Streamed:
-    """What vLLM's parser tells of the text as it comes, fed one token at a time."""
+    """What vLLM's parser tells of the text as it comes, fed one token at a time.
+
+    While the last token passed through as it was, the next one passes by the parser if it is PLAIN: the parser would
+    only give it back, and some take ever longer for that.
+    """
 
     def __init__(self, parser: Any, request: Any, prompt_ids: list[int] | None) -> None:
         """`request` is vLLM's; `prompt_ids` None: the prompt has no say in where the answer begins."""
         self._parser, self._request, self._prompt_ids = parser, request, prompt_ids
         self._calls = Calls()
+        self._passing: DeltaKind | None = None  # what the last token was, if it passed through as it was
 
     def feed(self, text: str, ids: list[int], *, is_last: bool = False) -> Iterator[Part]:
         """See Stage."""
+        if self._passing and not is_last and PLAIN.match(text):
+            yield Part(self._passing, text)
+            return
         prompt_ids, self._prompt_ids = self._prompt_ids, None
         message = self._parser.parse_delta(text, ids, self._request, prompt_ids, finished=is_last)
-        yield from self._parts(message)
+        parts = list(self._parts(message))
+        passed = len(parts) == 1 and parts[0].kind != "call" and parts[0].text == text
+        self._passing = parts[0].kind if passed else None
+        yield from parts
 
     def finish(self, *, is_cut: bool) -> Iterator[Part]:
         """See Stage. A parser that closes the JSON of a call which was cut is not believed."""
