@@ -145,6 +145,17 @@ def test_the_names_in_the_source_are_those_that_vllm_registers() -> None:
     assert known("reasoning") == {*ReasoningParserManager.lazy_parsers}
 
 
+@pytest.fixture
+def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What plugins register is gone after the test: others count the parsers."""
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.tool_parsers import ToolParserManager
+
+    monkeypatch.setattr(ToolParserManager, "tool_parsers", {**ToolParserManager.tool_parsers})
+    monkeypatch.setattr(ReasoningParserManager, "reasoning_parsers", {**ReasoningParserManager.reasoning_parsers})
+
+
+@pytest.mark.usefixtures("_own_registry")
 def test_plugins_register_parsers(folder: Path, tmp_path: Path) -> None:
     tool, reasoning = tmp_path / "own_tools.py", tmp_path / "own_reasoning.py"
     tool.write_text(PLUGIN.format(folder="tool_parsers", base="Tool", name="own_tools", body="pass"))
