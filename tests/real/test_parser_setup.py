@@ -151,8 +151,9 @@ def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     from vllm.reasoning import ReasoningParserManager
     from vllm.tool_parsers import ToolParserManager
 
-    monkeypatch.setattr(ToolParserManager, "tool_parsers", {**ToolParserManager.tool_parsers})
-    monkeypatch.setattr(ReasoningParserManager, "reasoning_parsers", {**ReasoningParserManager.reasoning_parsers})
+    for manager, kind in ((ToolParserManager, "tool_parsers"), (ReasoningParserManager, "reasoning_parsers")):
+        for name in (kind, "lazy_parsers"):
+            monkeypatch.setattr(manager, name, {**getattr(manager, name)})
 
 
 @pytest.mark.usefixtures("_own_registry")
