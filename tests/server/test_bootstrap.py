@@ -297,6 +297,7 @@ async def test_each_template_that_may_render_a_chat_is_tried_before(
     assert seen == tried
 
 
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="a start says first that no engine is installed")
 @pytest.mark.parametrize(
     ("given", "says"),
     [

@@ -1,6 +1,7 @@
 """Which parsers are chosen: a short template in each family's form, and what makes a difference; without an engine."""
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,7 @@ def test_a_familys_form(case: tuple[str, str, str, str, str]) -> None:
     assert reasoning.why
 
 
+@pytest.mark.skipif(find_spec("vllm") is None, reason="the names are those of the engine that is installed")
 @pytest.mark.parametrize(("kind", "place", "count"), [("tool", 3, 54), ("reasoning", 4, 38)])
 def test_every_parser_of_the_engine_is_reached_or_left_out_on_purpose(kind: Kind, place: int, count: int) -> None:
     names = parser_choice.known(kind)
@@ -268,6 +270,7 @@ def test_tokenizers_whose_own_code_renders(mode: str, vocabulary: tuple[str, ...
     assert all(mode in pick.why for pick in found)
 
 
+@pytest.mark.skipif(find_spec("vllm") is None, reason="the names are those of the engine that is installed")
 @pytest.mark.parametrize(
     ("name", "says"),
     [
