@@ -57,7 +57,11 @@ UNSAID = (
     "with different values",
     "src must be given",
     "name must be 1 to 64",
-    "the vocabulary ends at ",
+    "has token ",
+    "the vocabulary ends at ",  # the other part of that sentence
+    "must be absent without stream true",
+    "needs tools, got",
+    "must tokenize to at least one token",
     "has $ref ",  # a schema
     "say the same thing in two ways",  # tools and functions
     "names no tool of ",
