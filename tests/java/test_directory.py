@@ -66,10 +66,23 @@ def djl(place: Path, twelve: dict[str, list[bytes]]) -> Iterator[Bridge]:  # noq
         yield driven
 
 
+def rounded(value: Any) -> Any:
+    """Numbers as far as they do not depend on what else is in the batch: two prompts may begin in one step or in two."""
+    match value:
+        case float():
+            return round(value, 4)
+        case list():
+            return [rounded(item) for item in value]
+        case dict():
+            return {key: rounded(item) for key, item in value.items()}
+        case _:
+            return value
+
+
 def plain(data: bytes) -> list[Any]:
     """Each document, line or event, without what is different each time."""
     texts = [text.removeprefix("data: ") for text in data.decode().splitlines() if text]
-    found = [json.loads(text) if text != "[DONE]" else text for text in texts]
+    found = [rounded(json.loads(text)) if text != "[DONE]" else text for text in texts]
     return [
         {k: v for k, v in each.items() if k not in {"id", "created"}} if isinstance(each, dict) else each
         for each in found
