@@ -67,7 +67,7 @@ def djl(place: Path, twelve: dict[str, list[bytes]]) -> Iterator[Bridge]:  # noq
 
 
 def rounded(value: Any) -> Any:
-    """Numbers as far as they do not depend on what else is in the batch: two prompts may begin in one step or in two."""
+    """Numbers as far as no batch changes them: two prompts may begin in one step or in two."""
     match value:
         case float():
             return round(value, 4)
