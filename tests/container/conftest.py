@@ -86,7 +86,9 @@ def running(tool: Tool, image: str, model: Path, *options: str) -> Iterator[Cont
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     words = ["--detach", "--network", "host", "--read-only", "--tmpfs", "/tmp", *tool.run, *options]
-    words += ["--env", f"SAGEMAKER_BIND_TO_PORT={port}", "--volume", f"{model}:/opt/ml/model:ro"]
+    # float32: in bfloat16 a greedy answer of so small a model depends on the processor's instructions
+    words += ["--env", "OPTION_DTYPE=float32", "--env", f"SAGEMAKER_BIND_TO_PORT={port}"]
+    words += ["--volume", f"{model}:/opt/ml/model:ro"]
     container = Container(tool, tool("run", *words, image, "serve").splitlines()[-1], port)
     try:
         yield container
