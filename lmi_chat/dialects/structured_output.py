@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from lmi_chat.codec import json_text
+from lmi_chat.codec import json_pointer, json_text
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects.reader import BodyReader
 from lmi_chat.errors import Error
@@ -268,7 +268,7 @@ def _bad_reference(schema: Json) -> str:
             if pointer in seen:
                 return f"has $ref {echo(reference)}, which refers to itself in a circle and describes nothing"
             seen.add(pointer)
-            node = _resolve(schema, pointer)
+            node = json_pointer.resolve(schema, pointer)
             if node is None:
                 return f"has $ref {echo(pointer)}, which points at nothing"
         ends_well |= seen
@@ -284,20 +284,6 @@ def _references(schema: Json) -> Iterator[str]:
             found.add(pointer)
             yield pointer
         waiting += [child for child in _children(node) if isinstance(child, dict | list)]
-
-
-def _resolve(schema: Json, pointer: str) -> object:
-    """RFC 6901 in a URI fragment, as far as schemas use it: objects' keys and arrays' places."""
-    node: Any = schema
-    for part in pointer[1:].split("/")[1:]:
-        key = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(node, list) and key.isdecimal() and int(key) < len(node):
-            node = node[int(key)]
-        elif isinstance(node, dict) and key in node:
-            node = node[key]
-        else:
-            return None
-    return node
 
 
 SOURCES: Mapping[str, Callable[[object, str, BodyReader], OutputConstraint | None]] = {

@@ -121,18 +121,15 @@ class Vllm:
             return
         form = self._constraint(job)
         constraint = self._trials.params(form) if form else None
+        prompt = {"type": "token", "prompt_token_ids": job.prompt_ids, "prompt": job.prompt_text}
+        if job.cache_salt:
+            prompt["cache_salt"] = job.cache_salt
         try:
             reasoning = self._parsing.engine_arguments(job) if form and self._parsing else {}
             if job.parsing and self._parsing:
                 sink = ParsingSink(self._parsing, self._vocabulary, job, sink)
                 job, token_sink = sink.job, None
-        except Exception as error:
-            raise translate(error) from error
-        run = self._outputs(job, sink, token_sink)
-        prompt = {"type": "token", "prompt_token_ids": job.prompt_ids, "prompt": job.prompt_text}
-        if job.cache_salt:
-            prompt["cache_salt"] = job.cache_salt
-        try:
+            run = self._outputs(job, sink, token_sink)
             params = sampling.params(job.sampling, constraint, has_text=run.has_text)
             collector = await self._engine.add_request(job.id, prompt, params, priority=job.priority, **reasoning)
         except Exception as error:

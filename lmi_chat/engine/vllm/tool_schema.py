@@ -8,6 +8,8 @@ integer that is described by `$ref` or `const` would come as a string, which doe
 from collections.abc import Mapping
 from typing import Any
 
+from lmi_chat.codec import json_pointer
+
 NODES_MOST = 4096
 """A schema may refer to the same parts again and again, each time at the price of a copy."""
 REF = "$ref"
@@ -37,22 +39,6 @@ def moved(node: Any, place: str) -> Any:
         name: place + one[1:] if name == REF and isinstance(one, str) and one.startswith("#") else moved(one, place)
         for name, one in node.items()
     }
-
-
-def resolve(root: Mapping[str, Any], pointer: object) -> Any:
-    """Find what a reference such as "#/$defs/x" points at; None for nothing."""
-    if not isinstance(pointer, str) or not pointer.startswith("#"):
-        return None
-    node: Any = root
-    for part in pointer[1:].split("/")[1:]:
-        key = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(node, list) and key.isdecimal() and int(key) < len(node):
-            node = node[int(key)]
-        elif isinstance(node, Mapping) and key in node:
-            node = node[key]
-        else:
-            return None
-    return node
 
 
 def type_of(value: Any) -> str:
@@ -85,7 +71,7 @@ class _Copy:
         return copied
 
     def _referred(self, node: Mapping[str, Any], pointer: str, within: tuple[str, ...]) -> dict[str, Any]:
-        target = resolve(self._root, pointer)
+        target = json_pointer.resolve(self._root, pointer)
         beside = {name: self.copy(one, within) for name, one in node.items() if name != REF}
         if not isinstance(target, Mapping):
             return beside

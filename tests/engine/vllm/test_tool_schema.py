@@ -3,7 +3,7 @@
 import jsonschema_rs
 import pytest
 
-from lmi_chat.engine.vllm.tool_schema import NODES_MOST, explicit, moved, resolve, type_of
+from lmi_chat.engine.vllm.tool_schema import NODES_MOST, explicit, moved, type_of
 
 DEFS = {
     "day": {"type": "integer", "minimum": 1},
@@ -49,21 +49,6 @@ def test_a_schema_that_grows_with_each_reference_stays_small() -> None:
     doubling = {f"d{n}": {"properties": {x: {"$ref": f"#/$defs/d{n + 1}"} for x in "ab"}} for n in range(40)}
     schema = {"properties": {"d": {"$ref": "#/$defs/d0"}}, "$defs": {**doubling, "d40": {"type": "string"}}}
     assert len(str(explicit(schema))) < 200 * NODES_MOST
-
-
-@pytest.mark.parametrize(
-    ("pointer", "found"),
-    [
-        ("#/$defs/day/minimum", 1),
-        ("#/$defs/none", None),
-        ("other", None),
-        (7, None),
-        ("#/a~1b/1", 5),
-        ("#/a~1b/9", None),
-    ],
-)
-def test_pointers_are_followed(pointer: object, found: object) -> None:
-    assert resolve({"$defs": DEFS, "a/b": [4, 5]}, pointer) == found
 
 
 def test_references_follow_a_schema_that_is_moved() -> None:
