@@ -5,6 +5,7 @@ PORT ?= $(or $(SAGEMAKER_BIND_TO_PORT),8080)
 ARGS ?=
 PYTHON ?= python3
 VENV ?= .venv
+CHROMIUM ?= chromium
 # Not from the environment: some shells keep the machine's name in HOST.
 HOST = 127.0.0.1
 
@@ -48,16 +49,16 @@ ifeq ($(ENGINE) $(shell uname),cpu Linux)
 endif
 
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
-QUICK = --numprocesses auto --dist worksteal --ignore tests/real -m "not slow"
+QUICK = --numprocesses auto --dist worksteal --ignore tests/real
 
-.PHONY: help run install dev check test quick real cover slow bench djl-test container-test wheel-test quick-other bench-real audit sbom hashes fuzz format clean
+.PHONY: help run install dev check test quick real cover slow bench djl-test container-test console-test wheel-test quick-other bench-real audit sbom hashes fuzz format clean
 help: ## print these lines
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 	@echo "Settings, as in make run PORT=9000: ENGINE=auto|cpu|gpu MODEL=<hub id or folder> PORT HOST ARGS PYTHON VENV"
 
 run: install ## install what is missing, then serve on http://127.0.0.1:8080
 	@echo "==> starting lmi-chat on http://$(HOST):$(PORT)"
-	@exec $(BIN)/lmi-chat serve --host $(HOST) --port $(PORT) $(if $(MODEL),--model-id "$(MODEL)") $(ARGS)
+	@exec $(BIN)/lmi-chat serve --host $(HOST) --port $(PORT) --console true $(if $(MODEL),--model-id "$(MODEL)") $(ARGS)
 
 install: $(VENV)/.$(ENGINE) ## install what serving needs
 dev: $(VENV)/.$(ENGINE)-dev ## install what serving, checking and testing need
@@ -92,6 +93,12 @@ container-test: dev ## the container image, built and run with docker or podman
 	@echo "==> the container image"
 	@$(BIN)/pytest --capture no tests/container/check_image.py
 
+console-test: dev ## the console in a real browser (needs Chromium: CHROMIUM=path names another)
+	@$(CHROMIUM) --version >/dev/null 2>&1 || \
+	  { echo "make console-test needs Chromium; on Debian and Ubuntu: apt-get install chromium" >&2; exit 1; }
+	@echo "==> the console in $$($(CHROMIUM) --version)"
+	@CHROMIUM="$(CHROMIUM)" $(BIN)/pytest tests/browser/check_*.py
+
 wheel-test: dev ## the wheels, ours and djl-serving's, each built and installed in a fresh environment, then started
 	@echo "==> the wheels"
 	@rm -rf build/wheel
@@ -106,19 +113,19 @@ bench-real: dev ## the real engine behind our server and alone: tokens a second,
 	@$(BIN)/python bench/real.py $(if $(MODEL),--model-id "$(MODEL)") $(ARGS)
 	@$(if $(MODEL),,$(BIN)/python bench/real.py --one-layer --seconds 4 $(ARGS))
 
-quick: dev ## the tests that need no engine
+quick: dev ## the tests that need neither an engine nor a process of their own
 	@echo "==> quick tests"
-	@$(BIN)/pytest $(QUICK)
+	@$(BIN)/pytest $(QUICK) --numprocesses 3 -m "not slow and not processes"
 
-cover: dev ## the quick tests, with a count of the lines and branches they reach: 95 % outside lmi_chat/engine/vllm
-	@echo "==> quick tests, counted"
-	@$(BIN)/pytest $(QUICK) --timeout 300 --cov --cov-report term
+cover: dev ## all tests that need no engine, with a count of the lines and branches they reach: 95 % outside lmi_chat/engine/vllm
+	@echo "==> tests without an engine, counted"
+	@$(BIN)/pytest $(QUICK) -m "not slow" --timeout 300 --cov --cov-report term
 
 real: dev ## the tests with the real engine that a change must pass
 	@echo "==> tests with the engine"
 	@$(BIN)/pytest -m "not slow" tests/real
 
-quick-other: dev ## the quick tests, without an engine, on the newest other Python that is here (OTHER_PYTHON=path)
+quick-other: dev ## those tests, without an engine, on the newest other Python that is here (OTHER_PYTHON=path)
 	@own=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); other="$(OTHER_PYTHON)"; \
 	for version in 3.14 3.13 3.12 3.11; do for python in python$$version "$$HOME/.pyenv/versions/$$version".*/bin/python; do \
 	  test -n "$$other" -o $$version = $$own || ! "$$python" -c 'import ensurepip' 2>/dev/null || other=$$python; done; done; \
@@ -127,7 +134,7 @@ quick-other: dev ## the quick tests, without an engine, on the newest other Pyth
 	echo "==> quick tests on $$("$$other" --version)" && \
 	$(UV) venv --quiet --clear --python "$$other" build/other && \
 	$(UV) pip install --quiet --python build/other/bin/python $(PINS) --group quick --editable . --editable ./shim && \
-	build/other/bin/python -m pytest $(QUICK)
+	build/other/bin/python -m pytest $(QUICK) -m "not slow"
 
 build/audit/.done: requirements/audit.txt | $(BIN)/uv
 	@$(UV) venv --quiet --clear --python $(BIN)/python build/audit

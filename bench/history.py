@@ -28,6 +28,10 @@ OURS = "lmi-chat"
 SERVE = "vllm serve"
 RUST = "vllm rust"
 BARE = "bare AsyncLLM"
+GENERAL = "lmi-chat (general path)"
+TOOLS = "lmi-chat (tools)"
+REASONING = "lmi-chat (reasoning)"
+"""Ours with a parser, which stand for ours where a measure asks them, and ours on the same path without one."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ MEASURES: Mapping[str, tuple[Goal, ...]] = {
     **{f"chat streamed, {count} at once: CPU": () for count in (32, 8, 1)},
     "log_prob streamed, 64 at once: CPU": (Goal(1 / 6, SERVE),),
     "chat whole, 64 at once: CPU": (Goal(1 / 2, SERVE),),
+    "chat with tools streamed, 64 at once: CPU": (Goal(1.3, GENERAL),),
+    "chat with reasoning streamed, 64 at once: CPU": (Goal(1.3, GENERAL),),
     "intake of a short chat: CPU": (Goal(1 / 2, SERVE),),
     "chat streamed, saturated: rate": (Goal(2.4, SERVE, is_most=False),),
     "chat streamed, saturated: gap p99": (Goal(10),),

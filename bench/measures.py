@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import servers, traffic
+from bench.history import GENERAL, OURS, REASONING, RUST, SERVE, TOOLS
 from bench.servers import LOAD_CORE, Server, on_core
 
 TOKENS, STEP_MS = 400, 20.0
@@ -24,11 +25,16 @@ Figures = dict[tuple[str, str], float]
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """One kind of load. `ask` is path, kind of answer and body; `own` is what lmi-chat is asked where it differs."""
+    """One kind of load of `ours` and its peers; ours stands for lmi-chat in the report.
+
+    `ask` is path, kind of answer and body; `own` is what ours is asked where it differs.
+    """
 
     name: str
     ask: tuple[str, str, Body]
     own: tuple[str, str, Body] | None = None
+    ours: str = OURS
+    peers: tuple[str, ...] = (SERVE, RUST)
     streams: int
     rounds: int = 1
     tokens: int = TOKENS
@@ -39,6 +45,21 @@ class Measure:
 
 def _streamed(text: str, tokens: int) -> dict[str, object]:
     return traffic.chat(text, tokens, stream=True)
+
+
+def _told(text: str, tokens: int) -> dict[str, object]:
+    """What the template makes of `_called`, by a message of its own."""
+    system = {"role": "system", "content": "".join(f"{name}: {said}\n" for name, said in traffic.TOOLS)}
+    body = traffic.chat(text, tokens, stream=True)
+    return {**body, "messages": [system, {"role": "user", "content": text}]}
+
+
+def _called(text: str, tokens: int) -> dict[str, object]:
+    return traffic.chat(text, tokens, stream=True, tools=[traffic.tool(*each) for each in traffic.TOOLS])
+
+
+def _reasoned(text: str, tokens: int) -> dict[str, object]:
+    return traffic.chat(text, tokens, stream=True, chat_template_kwargs={"enable_thinking": True})
 
 
 def _short(_: str, tokens: int) -> dict[str, object]:
@@ -52,6 +73,21 @@ MEASURES = (
         name="log_prob streamed, 64 at once",
         ask=(traffic.COMPLETION, "events", traffic.completion),
         own=(traffic.STANDARD, "lines", traffic.standard),
+        streams=64,
+    ),
+    Measure(
+        name="chat with tools streamed, 64 at once",
+        ours=TOOLS,
+        peers=(GENERAL,),
+        ask=(traffic.CHAT, "events", _told),
+        own=(traffic.CHAT, "events", _called),
+        streams=64,
+    ),
+    Measure(
+        name="chat with reasoning streamed, 64 at once",
+        ours=REASONING,
+        peers=(GENERAL,),
+        ask=(traffic.CHAT, "events", _reasoned),
         streams=64,
     ),
     Measure(name="chat whole, 64 at once", ask=(traffic.CHAT, "whole", traffic.chat), streams=64),
@@ -103,7 +139,7 @@ class Load:
 
     def asked(self, server: Server, measure: Measure) -> tuple[str, str, Body]:
         """Path, kind of answer and body."""
-        return (measure.own if server.name == "lmi-chat" else None) or measure.ask
+        return (measure.own if server.name == measure.ours else None) or measure.ask
 
     def run(self, server: Server, measure: Measure) -> tuple[Figures, list[str]]:
         """One run → its figures, and each stream's text. Raises SystemExit where an answer is wrong."""

@@ -23,7 +23,7 @@ sys.path[:0] = [str(Path(__file__).parents[1])]
 
 from bench import draw, history, measures, servers
 from bench.chart import number
-from bench.history import Figure
+from bench.history import OURS, Figure
 from bench.measures import MEASURES, Load, Measure
 from bench.servers import Server
 
@@ -39,18 +39,21 @@ def measure_all(found: list[Server], load: Load, chosen: list[Measure], runs: in
     values: Values = {}
     for server in found:
         for measure in chosen:
-            load.run(server, measures.warm_up(measure))
-        if chosen == list(MEASURES):  # first of all: later on there is memory that earlier loads left free
+            if server.name in (measure.ours, *measure.peers):
+                load.run(server, measures.warm_up(measure))
+        if chosen == list(MEASURES) and server.name in servers.PLAIN:  # first: later there is memory left free
             values.setdefault(IDLE, {})[server.name] = [load.idle_bytes(server) / 1024]
     for run in range(runs):
         for measure in chosen:
             began, texts = time.monotonic(), {}
-            for server in found if run % 2 == 0 else found[::-1]:
-                figures, texts[server.name] = load.run(server, measure)
+            asked = [server for server in found if server.name in (measure.ours, *measure.peers)]
+            for server in asked if run % 2 == 0 else asked[::-1]:
+                name = OURS if server.name == measure.ours else server.name
+                figures, texts[name] = load.run(server, measure)
                 for (what, unit), value in figures.items():
-                    by_server = values.setdefault((f"{measure.name}: {what}", unit), {})
-                    by_server.setdefault(server.name, []).append(value)
-            compare(measure, texts)
+                    values.setdefault((f"{measure.name}: {what}", unit), {}).setdefault(name, []).append(value)
+            if texts:
+                compare(measure, texts)
             print(f"run {run + 1} of {runs}: {measure.name}, {time.monotonic() - began:.0f} s", flush=True)
     return values
 
@@ -72,10 +75,10 @@ def table(results: Mapping[str, Mapping[str, Figure]], names: list[str]) -> str:
     first, *peers = names
     rows = [["", "", *names, *(f"{peer} ÷ {first}" for peer in peers)]]
     for what, found in results.items():
-        own = found[first].median
+        own = found[first].median if first in found else 0
         shown = [_spread(found.get(name)) for name in names]
         ratios = [f"{found[peer].median / own:.2f}" if own and peer in found else "–" for peer in peers]
-        rows.append([what, found[first].unit, *shown, *ratios])
+        rows.append([what, next(iter(found.values())).unit, *shown, *ratios])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join(lines)
@@ -102,12 +105,12 @@ def main() -> None:
         load = Load(folder)
         with servers.running(known.servers.split(","), folder) as found:
             values = measure_all(found, load, chosen, known.runs)
-            names = [server.name for server in found]
     results = {
         what: {name: history.figure(runs, unit) for name, runs in by_server.items()}
         for (what, unit), by_server in values.items()
     }
-    print(f"\n{table(results, names)}\n")
+    names = dict.fromkeys(name for by_server in results.values() for name in by_server)
+    print(f"\n{table(results, sorted(names, key=lambda name: name != OURS))}\n")
     if not measures.COUNTS:
         print("instructions: not counted here (perf stat -e instructions has no counter)")
     if load.disturbed > DISTURBED:

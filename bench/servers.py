@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bench import fake_engine, rust_frontend
 from bench.fake_engine import Fake
+from bench.history import GENERAL, OURS, REASONING, RUST, SERVE, TOOLS
 from lmi_chat.server import default_model
 
 CORES = sorted(os.sched_getaffinity(0))
@@ -57,7 +58,7 @@ class Server:
     def is_ready(self) -> bool:
         """Whether it answers as ready."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        path = "/ping" if self.name == "lmi-chat" else "/health"
+        path = "/ping" if self.name.startswith(OURS) else "/health"
         with contextlib.closing(connection), contextlib.suppress(OSError):
             connection.request("GET", path)
             return connection.getresponse().status == http.HTTPStatus.OK
@@ -94,8 +95,30 @@ def rust(model: Path, addresses: Mapping[str, str], port: int) -> list[str] | No
     return rust_frontend.command(model, addresses["input_address"], addresses["output_address"], port, **shared)
 
 
-SERVERS: dict[str, Command] = {"lmi-chat": ours, "vllm serve": vllm, "vllm rust": rust}
+def _general(tool_parser: str, reasoning_parser: str) -> Command:
+    """`lmi-chat serve` without the fast path, with these parsers and a template that shows tools and leaves thought."""
+
+    def command(model: Path, addresses: Mapping[str, str], port: int) -> list[str]:
+        parsers = {"tool_call_parser": tool_parser, "reasoning_parser": reasoning_parser}
+        general = {"fast_branch": "false", "chat_template": Path(__file__).with_name("tools.jinja"), **parsers}
+        return [*ours(model, addresses, port), *_words(general)]
+
+    return command
+
+
+SERVERS: dict[str, Command] = {
+    OURS: ours,
+    SERVE: vllm,
+    RUST: rust,
+    GENERAL: _general("none", "none"),
+    TOOLS: _general("hermes", "none"),
+    REASONING: _general("none", "qwen3"),
+}
 """Name → the command that serves `model` on 127.0.0.1:port, for an engine at these addresses; None: not to be had."""
+
+
+PLAIN = (OURS, SERVE, RUST)
+"""Those that are compared as they are by default."""
 
 
 def busy_s() -> float:

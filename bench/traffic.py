@@ -18,6 +18,7 @@ PROMPTS = (
     "In Thai it is สวัสดีครับ, in Japanese こんにちは世界, in Chinese 你好，世界, and ∑ᵢ xᵢ² ≤ ∞ anywhere. ",
 )
 PROMPT_CHARACTERS = 600
+THOUGHT = "<think>"  # how tools.jinja begins it
 
 
 def prompt(place: int) -> str:
@@ -30,6 +31,15 @@ def chat(text: str, tokens: int, **more: object) -> dict[str, object]:
     """A chat of one message, greedy, that ends at `tokens`."""
     messages = [{"role": "user", "content": text}]
     return {"model": "bench", "messages": messages, "max_tokens": tokens, "temperature": 0, "ignore_eos": True, **more}
+
+
+TOOLS = (("get_weather", "the weather of a city, today"), ("now", "the time"))
+
+
+def tool(name: str, description: str) -> dict[str, object]:
+    """A tool of a chat."""
+    parameters = {"type": "object", "properties": {"city": {"type": "string"}}}
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
 
 
 def standard(text: str, tokens: int) -> dict[str, object]:
@@ -64,8 +74,13 @@ def read_events(body: bytes) -> str:
         raise ValueError(f"a stream ends with {body[-200:]!r}")
     for block in blocks[:-1]:
         event: Any = json.loads(block.removeprefix(b"data: "))
-        parts += [each["text"] if "text" in each else each["delta"].get("content") or "" for each in event["choices"]]
+        parts += [each["text"] if "text" in each else _said(each["delta"]) for each in event["choices"]]
     return "".join(parts)
+
+
+def _said(delta: dict[str, str | None]) -> str:
+    """Its reasoning, then its content."""
+    return (delta.get("reasoning") or "") + (delta.get("content") or "")
 
 
 def read_lines(body: bytes) -> str:
@@ -84,6 +99,7 @@ def texts(folder: Path, kind: str, connections: int) -> list[str]:
     """The answers that the load generator kept, by connection. Raises ValueError where one is not whole.
 
     Without what follows the last whole token where the answer was cut within a character: U+FFFD, the token's space, or
-    nothing, as each server likes.
+    nothing, as each server likes. And without the mark of the prompt's thought, which parsers take for none.
     """
-    return [READERS[kind]((folder / str(place)).read_bytes()).rstrip("\ufffd ") for place in range(connections)]
+    found = (READERS[kind]((folder / str(place)).read_bytes()) for place in range(connections))
+    return [text.replace(THOUGHT, "").rstrip("\ufffd ") for text in found]

@@ -5,7 +5,6 @@ transformers' immutable sandbox. Text that spells a special token (`<|im_end|>`)
 own `apply_chat_template` does, in both dialects.
 """
 
-import copy
 import inspect
 import json
 import re
@@ -17,10 +16,9 @@ from typing import Any, Protocol
 
 from lmi_chat.errors import BadField, Problem, TemplateRefusal
 from lmi_chat.text import one_line
+from lmi_chat.tokenization import Encoder
 
 TRIAL_S = 5.0
-SHORT_CHARS = 4096
-"""A text of so many characters is tokenised within a few milliseconds."""
 PROBE = "@@lmi-chat-probe@@"
 DUMP = re.compile(r"""['"]type['"]: ?['"]text['"]""")
 """A part that is printed and not read."""
@@ -98,6 +96,35 @@ class ChatRenderer(Protocol):
         """Render messages as they came; token ids from code that also tokenises. Any exception is a refusal."""
 
 
+class PairEncoder(Protocol):
+    """Code that writes two texts into one prompt, for models that read both together. Any thread may call it."""
+
+    @property
+    def takes_instruction(self) -> bool:
+        """Whether a template writes the prompt, which may read an instruction."""
+
+    def encode(
+        self,
+        query: str,
+        document: str,
+        *,
+        most: int,
+        side: str = "",
+        query_tokens: int = 0,
+        document_tokens: int = 0,
+        instruction: str = "",
+    ) -> tuple[list[int], int | None]:
+        """Tokenise both, `most` tokens in all: the first or last for `side` "right" or "left", "": less of the longer.
+
+        Of each text at most `query_tokens` and `document_tokens` are kept, 0: all. Gives the ids, and the place of the
+        second text's first one where the model is told it. Raises an Error.
+        """
+
+
+MakePairEncoder = Callable[[str | None], PairEncoder]
+"""Makes a PairEncoder, with the chat template that writes both texts or without."""
+
+
 class BadTemplate(Exception):
     """The configured template cannot be used; the message says why. Stops the start."""
 
@@ -116,10 +143,12 @@ class Template:
         own: ChatRenderer | None = None,
         *,
         is_for_tools: bool = False,
+        encoder: Encoder | None = None,
     ) -> None:
         """Use `source` (Jinja text) instead of the model's own template, or `own`, code that needs none.
 
-        `is_for_tools`: it renders chats with tools alone. Raises BadTemplate if it fails a trial.
+        `is_for_tools`: it renders chats with tools alone. `encoder`: the tokenizer's, if there is one. Raises
+        BadTemplate if it fails a trial.
         """
         if source and own:
             raise BadTemplate(
@@ -128,8 +157,7 @@ class Template:
         self.tokenizer = tokenizer
         self._source, self._own = source, own
         self.has_own_code = own is not None
-        self._backend = _backend(tokenizer)
-        self._encode = _encoder(tokenizer, self._backend)
+        self._encoder = encoder or Encoder(tokenizer)
         self.longest_token_chars = max((len(token) for token in tokenizer.get_vocab()), default=1)
         self._short: _Short | None = None
         self._jinja = None if own else jinja_text(tokenizer, source)
@@ -145,7 +173,7 @@ class Template:
         self._for_tools: Template | None = None
         if with_tools != self._jinja and with_tools is not None:  # several named templates
             with suppress(BadTemplate):
-                self._for_tools = Template(tokenizer, with_tools, is_for_tools=True)
+                self._for_tools = Template(tokenizer, with_tools, is_for_tools=True, encoder=self._encoder)
             self.knows_tools = self._for_tools is not None and self._for_tools.knows_tools
         self.reads = own.variables if own else _variables(tokenizer, self._jinja)
         self.reads |= self._for_tools.reads if self._for_tools else frozenset()
@@ -189,21 +217,11 @@ class Template:
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Tokenise a text; `add_special_tokens` for plain prompts, not for rendered chats."""
-        return self._encode(text, add_special_tokens)
+        return self._encoder.encode(text, add_special_tokens=add_special_tokens)
 
     def encode_part(self, text: str, most: int, *, is_end: bool = False, add_special_tokens: bool) -> list[int]:
-        """Tokenise the first part of `text` that gives at most `most` tokens, special ones included.
-
-        `is_end`: the last part instead. Only with a Rust tokenizer are special tokens set around the part.
-        """
-        if self._backend is None:
-            whole = self._encode(text, add_special_tokens)
-            return whole[-most:] if is_end else whole[:most]
-        around = self._backend.num_special_tokens_to_add(is_pair=False) if add_special_tokens else 0
-        part = _encoding(self._backend, text, add_special_tokens=False)
-        part.truncate(max(most - around, 0), direction="left" if is_end else "right")
-        ids: list[int] = self._backend.post_process(part, None, add_special_tokens).ids
-        return ids[:most]
+        """Tokenise the first part of `text` that gives at most `most` tokens; see Encoder."""
+        return self._encoder.encode_part(text, most, is_end=is_end, add_special_tokens=add_special_tokens)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode token ids to text, special tokens included."""
@@ -380,8 +398,8 @@ class Template:
 
 
 def joined(parts: Sequence[Mapping[str, Any]]) -> str:
-    """Join text parts for a template that knows none."""
-    return "\n".join(part["text"] for part in parts)
+    """Join text parts for a template that knows none; what else there is has no text."""
+    return "\n".join(part["text"] for part in parts if "text" in part)
 
 
 def _as_system(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -546,27 +564,3 @@ class _Short:
         if tools:
             given["tools"] = list(tools)
         return str(self._join.concat(self._root(self._context(given, shared=True))))
-
-
-def _encoder(tokenizer: Tokenizer, backend: Any) -> Callable[[str, bool], list[int]]:
-    """Return the fastest encoder: the Rust tokenizer where there is one (it is safe to share between threads)."""
-    if backend is None:
-        return lambda text, special: tokenizer.encode(text, add_special_tokens=special)
-    return lambda text, special: _encoding(backend, text, add_special_tokens=special).ids
-
-
-def _encoding(backend: Any, text: str, *, add_special_tokens: bool) -> Any:
-    """Tokenise a text; a long one by the call for several, which lets others have the interpreter meanwhile."""
-    if len(text) <= SHORT_CHARS:
-        return backend.encode(text, add_special_tokens=add_special_tokens)
-    return backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0]
-
-
-def _backend(tokenizer: Tokenizer) -> Any:
-    """Return the Rust tokenizer, or None, without the padding and truncation that its file may ask for in training."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None and (backend.padding or backend.truncation):
-        backend = copy.copy(backend)
-        backend.no_padding()
-        backend.no_truncation()
-    return backend

@@ -3,6 +3,7 @@
 No HTTP, engine or dialect names live here; a dialect renders an Error in its own shape.
 """
 
+import errno
 import logging
 import os
 from dataclasses import dataclass
@@ -67,6 +68,13 @@ class BadEncoding(BadJson):
     code = "bad_encoding"
 
 
+class BadForm(Error):
+    """The body is no form (multipart/form-data) that we read: boundary, parts or their headers."""
+
+    status, kind, code = 400, "invalid_request_error", "bad_form"
+    is_retry_free = True
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong with one field: its path and a sentence with field, bound and value."""
@@ -95,6 +103,13 @@ class TemplateRefusal(BadField):
     """The model's chat template refuses the conversation, or fails for it."""
 
 
+class NoThreads(Error):
+    """No conversation is held for Anthropic's clients, which send all of it when they are told so by this code."""
+
+    status, kind, code = 400, "invalid_request_error", "thread_unsupported_request"
+    is_retry_free = True
+
+
 class PromptTooLong(Error):
     """Prompt and requested tokens do not fit the model's context."""
 
@@ -109,10 +124,45 @@ class AdaptersOff(Error):
     is_retry_free = True
 
 
+class BadAdapter(Error):
+    """An adapter that the model cannot use, or that is no adapter: its files, its rank, its base model."""
+
+    status, kind, code = 400, "invalid_request_error", "bad_adapter"
+    is_retry_free = True
+
+
+class AdapterExists(Error):
+    """The name is taken by another adapter; vLLM's status for it."""
+
+    status, kind, code = 400, "invalid_request_error", "adapter_exists"
+    is_retry_free = True
+
+
+class AdaptersFull(Error):
+    """No room for another adapter, or for another that is pinned; LMI's status for it (RFC 4918 section 11.5)."""
+
+    status, kind, code = 507, "unavailable_error", "adapters_full"
+    is_retry_free = True
+
+
+class ModelsFull(Error):
+    """No room for another model: the multi-model contract's status for it."""
+
+    status, kind, code = 507, "unavailable_error", "models_full"
+    is_retry_free = True
+
+
 class Unauthorized(Error):
     """No API key, or none of this server's (RFC 9110 section 15.5.2)."""
 
     status, kind, code = 401, "authentication_error", "invalid_api_key"
+    is_retry_free = True
+
+
+class Forbidden(Error):
+    """A page of another origin asks for a WebSocket, which no browser asks about first (RFC 6455 section 10.2)."""
+
+    status, kind, code = 403, "invalid_request_error", "origin_not_allowed"
     is_retry_free = True
 
 
@@ -130,6 +180,13 @@ class ModelNotFound(NotFound):
     kind, code = "invalid_request_error", "model_not_found"
 
 
+class NoPrevious(Error):
+    """No such response to go on with; OpenAI's status and code for it."""
+
+    status, kind, code = 400, "invalid_request_error", "previous_response_not_found"
+    is_retry_free = True
+
+
 class BadMethod(Error):
     """The path exists, the method is not one of its own."""
 
@@ -138,7 +195,7 @@ class BadMethod(Error):
 
 
 class Conflict(Error):
-    """The session is busy with another request."""
+    """The session is busy with another request, or the model is loaded already."""
 
     status, kind, code = 409, "invalid_request_error", "conflict"
     is_retry_free = True
@@ -226,3 +283,14 @@ class TimedOut(Error):
 
 class Bug(Error):
     """A mistake of this server; the log has the details, the caller has the request's id."""
+
+
+def unforeseen(failure: Exception) -> Error:
+    """Say what a failure that nobody foresaw means to its caller.
+
+    Unavailable where the machine refused memory, a thread or a process, which it may have later; else Bug.
+    """
+    is_refused = isinstance(failure, MemoryError) or "can't start new thread" in str(failure)
+    if is_refused or (isinstance(failure, OSError) and failure.errno in {errno.ENOMEM, errno.EAGAIN, errno.EMFILE}):
+        return Unavailable("the machine has no memory, thread or process left for this request; send it again later")
+    return Bug("internal error")

@@ -3,16 +3,20 @@
 No names of an engine, of HTTP or of a dialect stand here: the inside has one vocabulary.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lmi_chat.errors import Error
+from lmi_chat.limits import Limits
 
 Reason = Literal["stop", "length", "abort", "time_limit"]
 ConstraintKind = Literal["json", "regex", "choice", "grammar", "json_object"]
 DeltaKind = Literal["content", "reasoning", "call"]
+SpeechTask = Literal["transcribe", "translate"]
 ToolChoice = Literal["none", "auto", "required", "named"]
+PoolingTask = Literal["embed", "classify", "token_embed", "token_classify"]
 BAD_WORDS_MOST = 256
 """Of one request; the engine has room for them."""
 
@@ -80,6 +84,7 @@ class ParsingParams:
     """How the text of an answer is taken apart into reasoning, content and calls of tools.
 
     `tools` may be called as `choice` says; "named" is the call of `named` alone. `is_parallel`: several at once.
+    `is_formed`: a call that begins has its form, though nothing else asks for that.
     `shows_reasoning` False: what reasons is dropped, with its tokens and ids. `variables` are what the chat template
     was rendered with, `messages` the conversation: parsers look at both.
     """
@@ -88,6 +93,7 @@ class ParsingParams:
     choice: ToolChoice = "none"
     named: str = ""
     is_parallel: bool = True
+    is_formed: bool = False
     shows_reasoning: bool = True
     variables: Mapping[str, Any] = field(default_factory=dict)
     messages: Sequence[Mapping[str, Any]] = ()
@@ -95,22 +101,128 @@ class ParsingParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolingParams:
-    """How a prompt becomes one vector. None: as the model has it."""
+    """How a prompt becomes one vector, or one for each of its tokens (`task`). None: as the model has it.
 
+    `is_normalized`: vectors have length 1, and numbers per label are probabilities. `second_from`: the place in the
+    prompt from which on it is a pair's second text, for models that tell the two apart.
+    """
+
+    task: PoolingTask = "embed"
     dimensions: int | None = None
     is_normalized: bool | None = None
+    second_from: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EmbeddingSpec:
-    """The `dimensions` of an embedding model's vectors, and the `shorter` ones that it can also give.
+class PoolingSpec:
+    """What a model that pools gives: by its `task` one vector of `dimensions` numbers, or one for each token.
 
-    Only a Matryoshka model has shorter ones. `is_lower_case`: texts are put in lower case before they are tokenised.
+    Only a Matryoshka model has `shorter` ones, too. Of a model that classifies the numbers are those of `labels`.
+    `is_lower_case`: texts are put in lower case before they are tokenised.
     """
 
     dimensions: int
+    task: PoolingTask = "embed"
     shorter: Sequence[int] = ()
+    labels: tuple[str | None, ...] = ()
     is_lower_case: bool = False
+
+    @property
+    def gives_scores(self) -> bool:
+        """Whether two texts can be compared: by their vectors, or by a number for both."""
+        return self.task in {"embed", "token_embed"} or (self.task == "classify" and self.dimensions == 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """LoRA weights of one version of a registered adapter.
+
+    `id`: of this version alone, never given again; `path`: a folder of ours that stands as long as anything holds it.
+    """
+
+    name: str
+    id: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class MediaInput:
+    """The media of a prompt as the engine takes them; so many of the prompt's `tokens` stand for each kind.
+
+    `nbytes`: what the features have in memory.
+    """
+
+    features: Mapping[str, Any]
+    tokens: Mapping[str, int]
+    nbytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A part of a recording that the model hears at once: mono samples (float32, -1 to 1) and the second it begins at.
+
+    `seconds`: how long it is.
+    """
+
+    samples: Any
+    begins_s: float
+    seconds: float
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Recording:
+    """A decoded recording. `language`: of what is said; "" until the engine has found it, where it can.
+
+    `audio_tokens`: what all of it counts as in tokens, beside those of the prompts. `lock` is held while its language
+    is being found.
+    """
+
+    clips: Sequence[Clip]
+    seconds: float
+    audio_tokens: int = 0
+    language: str = ""
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of its samples."""
+        return sum(int(clip.samples.nbytes) for clip in self.clips)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeechParams:
+    """What is to be written of one clip of a recording, the `place`th.
+
+    `prompt` comes before it, `hotwords` are likely in it, `to_language` is what a model writes that can choose.
+    `has_times`: the text has tokens for times in it.
+    """
+
+    recording: Recording
+    place: int
+    task: SpeechTask = "transcribe"
+    prompt: str = ""
+    hotwords: str = ""
+    to_language: str = ""
+    has_times: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeechSpec:
+    """How a model hears speech: `read` makes a Recording of a file's bytes, within limits, and raises BadField.
+
+    `languages` by their ISO 639-1 codes; `others` are taken too, with worse results. `unspaced`: languages without
+    spaces between words. `has_times`: it can write times, of which `first_time_id` is 0 s and each further id 0.02 s
+    more. `finds_language`: where none is given. `is_only`: it does nothing else.
+    """
+
+    read: Callable[[bytes, Limits], Recording]
+    languages: Mapping[str, str] = field(default_factory=dict)
+    others: Mapping[str, str] = field(default_factory=dict)
+    unspaced: frozenset[str] = frozenset()
+    has_times: bool = False
+    first_time_id: int = 0
+    finds_language: bool = False
+    is_only: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +231,9 @@ class Job:
 
     `copies`: equal greedy sequences run once and are given so many times. `beams`: beam search of that width, with
     `length_penalty`, which ends with the first `beams` sequences that do if it `stops_early`; 0 for ordinary sampling.
-    `pooling`: a vector is wanted, no text, and `sampling` has no effect. `parsing`: the text is taken apart.
+    `pooling`: vectors are wanted, no text, and `sampling` has no effect. `parsing`: the text is taken apart.
+    `adapter`: LoRA weights on top of the model's own. `trace_headers`: of the trace that the engine's spans belong to.
+    `speech`: the prompt is a clip, and the engine makes its tokens. `media`: what the prompt has beside text.
     """
 
     id: str
@@ -128,12 +242,23 @@ class Job:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     pooling: PoolingParams | None = None
     parsing: ParsingParams | None = None
+    media: MediaInput | None = None
+    adapter: Adapter | None = None
+    speech: SpeechParams | None = None
     priority: int = 0
     cache_salt: str | None = None
+    trace_headers: Mapping[str, str] | None = None
     copies: int = 1
     beams: int = 0
     length_penalty: float = 1.0
     stops_early: bool = False
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt as far as they are known before it runs; those of a recording stand in its first job."""
+        if self.speech is None:
+            return len(self.prompt_ids)
+        return 0 if self.speech.place else self.speech.recording.audio_tokens
 
     @property
     def width(self) -> int:
@@ -205,9 +330,10 @@ class Delta:
 
 @dataclass(slots=True)
 class Embedding(Delta):
-    """The one vector of a job with `pooling`: finite little-endian float32 numbers."""
+    """The one vector of a job with `pooling`, or `rows` of them: finite little-endian float32 numbers."""
 
     values: bytes = b""
+    rows: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +350,8 @@ class Finished:
     """All sequences have ended. Counts are tokens, stop tokens too; `parts`: one per prompt, if several.
 
     `reasons`: why each sequence ended. `times`: None where the engine does not tell. `reasoning_tokens` are those of
-    the completion that reason; `called`: the names of the called tools, in order, of all sequences.
+    the completion that reason; `called`: the names of the called tools, in order, of all sequences. `media_tokens`: how
+    many of the prompt stand for each kind of media.
     """
 
     prompt_tokens: int
@@ -236,6 +363,7 @@ class Finished:
     times: Times | None = None
     reasoning_tokens: int = 0
     called: tuple[str, ...] = ()
+    media_tokens: Mapping[str, int] = field(default_factory=dict)
 
 
 Event = Delta | Finished | Error

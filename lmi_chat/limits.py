@@ -1,4 +1,4 @@
-"""Define the limits of one request, one connection, the pipeline and the store, with default and bounds.
+"""Define the limits of one request, one connection, the pipeline, the store and adapters, with default and bounds.
 
 A limit has two readers that do not import each other: the folder that keeps it, and `config`, which nests these classes
 in its Settings and shows their fields as flat keys. So its default stands below both, here and nowhere else. A field
@@ -46,7 +46,31 @@ class Limits:
     ] = 0
     max_n: Annotated[int, Field(ge=1, le=1024, description="sequences of one request")] = 16
     max_prompts: Annotated[int, Field(ge=1, le=4096, description="prompts of one request")] = 64
-    max_inputs: Annotated[int, Field(ge=1, le=16_384, description="inputs of one embedding request")] = 2048
+    max_inputs: Annotated[
+        int, Field(ge=1, le=16_384, description="texts or pairs of one request that embeds, classifies or scores")
+    ] = 2048
+    max_pooled_numbers: Annotated[
+        int,
+        Field(ge=1, le=2**28, description="numbers of one answer with a vector for each token: tokens × numbers"),
+    ] = 2**22
+    max_form_parts: Annotated[int, Field(ge=2, le=10_000, description="parts of a body of multipart/form-data")] = 64
+    max_form_field_bytes: Annotated[
+        int, Field(ge=64, le=2**24, description="bytes of one field of such a body that is no file")
+    ] = 65_536
+    max_audio_bytes: Annotated[int, Field(ge=1024, le=2**31, description="bytes of a recording as it is sent")] = (
+        25 * 2**20
+    )
+    max_audio_seconds: Annotated[
+        float,
+        Field(
+            ge=1,
+            le=86_400,
+            description="seconds of a recording; decoded, 64 KB a second, it counts among body_bytes_in_flight",
+        ),
+    ] = 600.0
+    max_audio_decode_seconds: Annotated[
+        float, Field(ge=0.1, le=3600, description="seconds that decoding a recording may take")
+    ] = 30.0
     max_stop: Annotated[int, Field(ge=1, le=1024, description="stop strings of one request")] = 16
     max_stop_chars: Annotated[int, Field(ge=1, le=65_536, description="characters of one stop string")] = 1024
     max_logprobs: Annotated[int, Field(ge=0, le=1000, description="alternatives per token")] = 20
@@ -63,6 +87,88 @@ class Limits:
     ] = 65_536
     max_choices: Annotated[int, Field(ge=1, le=100_000, description="choices of one request")] = 1000
     max_choice_bytes: Annotated[int, Field(ge=1, le=65_536, description="bytes of one choice")] = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediaLimits:
+    """What the images, audio and videos of one request may cost, and how many are prepared at once."""
+
+    items: Annotated[
+        int, Field(alias="max_media", ge=1, le=1024, description="images, audio and videos of one request")
+    ] = 32
+    all_bytes: Annotated[
+        int,
+        Field(
+            alias="max_media_bytes",
+            ge=1024,
+            le=2**31,
+            description="bytes of all images, audio and videos of one request as they are sent or fetched",
+        ),
+    ] = 64 * 2**20
+    decoded_bytes: Annotated[
+        int,
+        Field(
+            alias="max_media_decoded_bytes",
+            ge=2**16,
+            le=2**36,
+            description="bytes of what all media of one request become: 4 for a pixel of an image or a sample of "
+            "audio, 3 for a pixel of each frame that is taken of a video",
+        ),
+    ] = 512 * 2**20
+    pixels: Annotated[
+        int,
+        Field(
+            alias="max_image_pixels",
+            ge=1,
+            le=178_956_970,  # beyond it Pillow and the engine refuse by themselves
+            description="pixels of one image (width × height)",
+        ),
+    ] = 40_000_000
+    frame_pixels: Annotated[
+        int, Field(alias="max_video_pixels", ge=1, le=2**30, description="pixels of one frame of a video")
+    ] = 2_100_000
+    seconds: Annotated[
+        float, Field(alias="max_media_seconds", ge=0.1, le=86_400, description="seconds that audio or a video lasts")
+    ] = 600.0
+    frames: Annotated[
+        int, Field(alias="max_video_frames", ge=1, le=2**24, description="frames of a video, each of which is decoded")
+    ] = 18_000
+    decode_s: Annotated[
+        float,
+        Field(
+            alias="media_decode_seconds", ge=0.1, le=3600, description="seconds that decoding audio of a chat may take"
+        ),
+    ] = 30.0
+    fetch_s: Annotated[
+        float,
+        Field(
+            alias="media_fetch_seconds",
+            ge=0.1,
+            le=600,
+            description="seconds in which all media of one request are fetched",
+        ),
+    ] = 10.0
+    redirects: Annotated[
+        int, Field(alias="max_media_redirects", ge=0, le=20, description="redirects that one URL of media may take")
+    ] = 3
+    at_once: Annotated[
+        int,
+        Field(
+            alias="media_concurrency",
+            ge=1,
+            le=256,
+            description="requests with media that are prepared at once, and media that are fetched at once",
+        ),
+    ] = 8
+    prepared_bytes: Annotated[
+        int,
+        Field(
+            alias="media_bytes_in_flight",
+            ge=2**20,
+            le=2**40,
+            description="bytes of the prepared media of all requests that wait for their turn or are answered",
+        ),
+    ] = 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,3 +316,20 @@ class StoreLimits:
             alias="store_bytes", ge=2**20, le=2**50, description="bytes of that file; the oldest completions go first"
         ),
     ] = 2**30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryLimits:
+    """How many adapters are registered, and what the files of one may cost."""
+
+    adapters: Annotated[
+        int,
+        Field(alias="max_adapters", ge=1, le=1_000_000, description="adapters that are registered at once"),
+    ] = 1000
+    bytes: Annotated[
+        int,
+        Field(alias="max_adapter_bytes", ge=2**10, le=2**40, description="bytes of one adapter's files, unpacked"),
+    ] = 4 * 2**30
+    files: Annotated[
+        int, Field(alias="max_adapter_files", ge=1, le=100_000, description="files of one adapter, unpacked")
+    ] = 256

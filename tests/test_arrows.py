@@ -17,14 +17,16 @@ FLOORS = (
     ("djl",),
     ("server",),
     ("http",),
-    ("async_requests",),
+    ("async_requests", "console"),
     ("pipeline",),
+    ("adapters",),
     ("dialects", "engine"),
     ("config", "storage"),
-    ("observability", "chat_template", "template_trial"),
-    ("codec", "job"),
+    ("observability", "chat_template", "template_trial", "media"),
+    ("tokenization",),
+    ("codec", "job", "fetching", "audio"),
     ("errors", "limits"),
-    ("text", "confinement"),
+    ("text", "confinement", "file_formats"),
 )
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 OWNERS = {

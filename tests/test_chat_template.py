@@ -9,9 +9,10 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from lmi_chat.chat_template import SHORT_CHARS, BadTemplate, Template
+from lmi_chat.chat_template import BadTemplate, Template
 from lmi_chat.errors import BadField
 from lmi_chat.text import one_line
+from lmi_chat.tokenization import SHORT_CHARS
 
 CHATML = """{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system
 You are helpful<|im_end|>

@@ -34,7 +34,8 @@ def test_a_target_is_started_as_sagemaker_does(target: str) -> None:
     assert 'ENTRYPOINT ["lmi-chat"]' in lines
     assert lines[-1] == 'CMD ["serve"]'
     label = next(line for line in lines if line.startswith("LABEL"))
-    assert 'com.amazonaws.sagemaker.capabilities.accept-bind-to-port="true"' in label
+    for capability in ("accept-bind-to-port", "bidirectional-streaming"):
+        assert f'com.amazonaws.sagemaker.capabilities.{capability}="true"' in label
     assert "multi-models" not in label
     assert not any(line.startswith(("USER", "VOLUME")) for line in lines)
     assert any("--compile-bytecode" in line and f"--override overrides-{target}.txt" in line for line in lines)

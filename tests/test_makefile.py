@@ -112,12 +112,14 @@ def test_missing_packages_of_the_system_are_named_and_not_installed(
     [
         ("import", "0", ["-qq update", "-qq install --yes python3-venv libnuma1"]),
         ("libnuma", "0", ["-qq update", "-qq install --yes libnuma1"]),
+        ("chromium", "0", ["-qq update", "-qq install --yes chromium"]),
         ("nothing", "0", []),
         ("import", "1000", []),
     ],
 )
 def test_ci_installs_what_make_only_names(tmp_path: Path, lacks: str, user: str, installed: list[str]) -> None:
     script(tmp_path / "python3", f'case "$2" in *{lacks}*) exit 1;; esac')
+    script(tmp_path / "chromium", f"exit {int(lacks == 'chromium')}")
     script(tmp_path / "id", f"echo {user}")
     script(tmp_path / "apt-get", f'echo "$@" >> {tmp_path}/log')
     script(tmp_path / "make", f'echo "make $@" >> {tmp_path}/log')

@@ -16,6 +16,7 @@ VERBS = {
         "Hold",
         "Import",
         "Keep",
+        "Let",
         "List",
         "Look",
         "Make",
@@ -28,7 +29,8 @@ VERBS = {
         "Put",
     ),
     *("Read", "Record", "Refuse", "Render", "Resolve", "Route", "Run", "Send", "Serve", "Show", "Shrink", "Start"),
-    *("Store", "Stream", "Take", "Test", "Tokenise", "Track", "Translate", "Try", "Turn", "Unpack", "Update", "Write"),
+    *("Store", "Stream", "Take", "Tell", "Test", "Tokenise", "Track", "Translate", "Try", "Turn", "Unpack", "Update"),
+    *("Write",),
 }
 # Words that once named things of this code and that nobody outside knew; their successors are in the glossary.
 DEAD = {"desk", "door", "house", "lane", "lanes", "ledger", "seam", "seat", "seats", "shelf", "spool", "the line"}

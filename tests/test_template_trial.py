@@ -9,6 +9,8 @@ from lmi_chat import template_trial
 from lmi_chat.chat_template import first_chats
 from lmi_chat.template_trial import Endless, Trial
 
+pytestmark = pytest.mark.processes
+
 PLAIN = "{% for message in messages %}{{ message.role ~ message.content ~ bos_token }}{% endfor %}"
 LOOPS = "{% for i in range(99999) %}" * 6 + "{% endfor %}" * 6
 

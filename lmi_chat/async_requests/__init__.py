@@ -13,7 +13,7 @@ from functools import partial
 from lmi_chat import dialects
 from lmi_chat.async_requests.folder import Folder, Parts
 from lmi_chat.codec import json_text
-from lmi_chat.errors import Bug, Busy, Error, TimedOut
+from lmi_chat.errors import Bug, Busy, Error, TimedOut, unforeseen
 from lmi_chat.pipeline.pipeline import InferenceRequest, Pipeline
 
 BUSY_S = 0.5
@@ -116,9 +116,9 @@ class AsyncRequests:
                 await self._run(asked, document)
         except Error as error:
             document.error = error
-        except Exception:
+        except Exception as unknown:
             log.exception("asynchronous request %s failed", asked.request.id)
-            document.error = Bug("internal error")
+            document.error = unforeseen(unknown)
         if document.error is None and not await self._write(asked.output, bytes(document.data)):
             document.error = Bug("the answer could not be written to its output location")
         if document.error is not None:

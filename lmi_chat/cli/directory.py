@@ -92,7 +92,7 @@ def run(folder: Path, path: Path | None, pairs: dict[str, str], *, is_models: bo
     if getattr(module, named, own_handle) is own_handle:
         ours = _anchored(configure(pairs, path, folder=folder if is_models else None))
         hooks = find_formatters(folder)
-        if hooks != Formatters():
+        if hooks != Formatters(load=hooks.load):
             os.chdir(folder)
         return serve_settings(ours, hooks)
     always = _check_parallel(given) | ({"device_id": "0"} if arguments.has_gpu() else {})
@@ -189,8 +189,8 @@ def _anchored(configured: Settings) -> Settings:
 
 
 def find_formatters(folder: Path) -> Formatters:
-    """A directory's formatters, and those of its adapters. Raises BadDirectory."""
-    return replace(formatters.of_folder(folder), adapters=formatters.of_adapters(folder))
+    """A directory's formatters, with the way to read those of adapters. Raises BadDirectory."""
+    return replace(formatters.of_folder(folder), load=formatters.of_adapter)
 
 
 async def _serve_foreign(configured: Settings, handler: custom_handler.Foreign) -> int:
@@ -212,7 +212,7 @@ async def _serve_foreign(configured: Settings, handler: custom_handler.Foreign) 
 
 
 def serve_settings(configured: settings.Settings, hooks: Formatters | None = None) -> int:
-    """Serve until a signal, then end the process; `hooks` are the deployment's own.
+    """Serve until a signal, then end the process; `hooks` are the deployment's own formatters, None where it has none.
 
     Gives the exit code of a start that failed. Raises BadSetting.
     """
@@ -223,7 +223,7 @@ def serve_settings(configured: settings.Settings, hooks: Formatters | None = Non
             logging.getLogger("vllm").setLevel(logging.ERROR)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             try:
-                code = runner.run(serve.run(configured, hooks))
+                code = runner.run(serve.run(configured, hooks or Formatters(load=formatters.of_adapter)))
             except bootstrap.StartFailed as error:
                 if held := terminal.held():
                     held.show()

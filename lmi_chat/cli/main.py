@@ -1,4 +1,4 @@
-"""Parse the command line and run serve, chat, invoke, explain-config or fetch-model."""
+"""Parse the command line and run serve, chat, invoke, top, explain-config or fetch-model."""
 
 import argparse
 import contextlib
@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lmi_chat import __version__
-from lmi_chat.cli import chat, invoke
+from lmi_chat.cli import chat, invoke, top
 from lmi_chat.config import describe, settings, sources
-from lmi_chat.server import default_model, model_cache
+from lmi_chat.fetching import FetchFailed
+from lmi_chat.server import default_model
 from lmi_chat.server.configuration import configure
 
 USAGE = "any key of the configuration is an option too: --port 8081, --max-model-len 4096, --strict-requests true"
-CLIENTS = {"chat": chat.run, "invoke": invoke.run}
+CLIENTS = {"chat": chat.run, "invoke": invoke.run, "top": top.run}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -34,6 +35,7 @@ def main(words: Sequence[str] | None = None) -> int:
     fetch.add_argument("--verify", action="store_true", help="check every file of it against its checksum")
     chat.add(commands)
     invoke.add(commands)
+    top.add(commands)
     known, rest = parser.parse_known_args(words)
     if rest and known.command in CLIENTS:
         parser.error(f"unknown: {' '.join(rest)}")
@@ -137,7 +139,7 @@ def _fetch(*, is_check: bool) -> int:
         target = default_model.folder()
         default_model.fetch(target)
         wrong = default_model.verify(target) if is_check else []
-    except model_cache.FetchFailed as error:
+    except FetchFailed as error:
         sys.stderr.write(f"lmi-chat: {error}\n")
         return 1
     except KeyboardInterrupt:

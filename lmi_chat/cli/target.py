@@ -45,15 +45,24 @@ class Url:
     @contextlib.contextmanager
     def post(self, body: bytes, content_type: str, accept: str) -> Iterator[Answer]:
         """See Remote.post."""
+        target = self._url.path + (f"?{self._url.query}" if self._url.query else "")
+        with self._asked("POST", target, body, {"content-type": content_type, "accept": accept}) as answer:
+            yield answer
+
+    @contextlib.contextmanager
+    def get(self, path: str) -> Iterator[Answer]:
+        """GET `path`, below the URL's own. Raises Failed."""
+        with self._asked("GET", self._url.path + path, None, {}) as answer:
+            yield answer
+
+    @contextlib.contextmanager
+    def _asked(self, method: str, target: str, body: bytes | None, headers: dict[str, str]) -> Iterator[Answer]:
         url = self._url
         kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
         connection = kind(url.hostname or "", url.port, timeout=self._timeout_s)
-        target = url.path + (f"?{url.query}" if url.query else "")
         with contextlib.closing(connection):
             try:
-                connection.request(
-                    "POST", target, body, {"content-type": content_type, "accept": accept} | self._headers
-                )
+                connection.request(method, target, body, headers | self._headers)
                 reply = connection.getresponse()
             except (OSError, http.client.HTTPException) as error:
                 raise Failed(f"{url.scheme}://{url.netloc} cannot be reached: {_why(error)}") from None
@@ -147,19 +156,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS", help="without a byte")
 
 
+def http_url(target: str) -> SplitResult | None:
+    """Read an http(s) URL, or a host and port alone; None where it is none."""
+    try:
+        url = urlsplit(target if "://" in target else f"http://{target}")
+        is_url = url.scheme in {"http", "https"} and bool(url.hostname) and (url.port is None or url.port > 0)
+    except ValueError:
+        return None
+    return url if is_url else None
+
+
 def find(given: argparse.Namespace, path: str = "") -> Remote:
     """Return the remote that the arguments name; `path` is appended to a URL that ends in /v1. Raises Failed."""
     if ENDPOINT.fullmatch(given.target):
         return Endpoint(given.target, given.timeout)
-    try:
-        has_host = "://" in given.target or any(sign in given.target for sign in ".:/")
-        url = urlsplit(given.target if "://" in given.target else f"http://{given.target}")
-        is_url = (
-            has_host and url.scheme in {"http", "https"} and bool(url.hostname) and (url.port is None or url.port > 0)
-        )
-    except ValueError:
-        is_url = False
-    if not is_url:
+    url = http_url(given.target)
+    if url is None or ("://" not in given.target and not any(sign in given.target for sign in ".:/")):
         raise Failed(f"{given.target!r} is neither an http(s) URL nor the name of a SageMaker endpoint")
     if url.path.rstrip("/").endswith("/v1"):
         url = url._replace(path=url.path.rstrip("/") + path)

@@ -14,20 +14,33 @@ Shape = Literal["document", "lines", "events"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Framing:
-    """How one payload becomes one write: `head + payload + tail`; `end` closes a dialect that has an end marker."""
+    """How one payload becomes one write: `head + payload + tail`; `end` closes a dialect that has an end marker.
+
+    `is_named`: a payload's type, its first member, is the event's name, too.
+    """
 
     content_type: str
     head: bytes = b""
     tail: bytes = b""
     end: bytes = b""
+    is_named: bool = False
+
+    def frame(self, payload: bytes) -> bytes:
+        """The bytes of one payload."""
+        if self.is_named and payload.startswith(TYPE):
+            name = payload[len(TYPE) : payload.index(b'"', len(TYPE))]
+            return b"event: " + name + b"\n" + self.head + payload + self.tail
+        return self.head + payload + self.tail
 
 
+TYPE = b'{"type":"'
 DOCUMENT = Framing(content_type="application/json")
 LINES = Framing(content_type="application/jsonlines", tail=b"\n")
 # requests takes text/* for Latin-1 unless told otherwise; it takes JSON and JSON Lines for UTF-8, as all clients do,
 # and RFC 8259 knows no charset for them.
 EVENT_TYPE = "text/event-stream; charset=utf-8"
 EVENTS = Framing(content_type=EVENT_TYPE, head=b"data: ", tail=b"\n\n")
+NAMED_EVENTS = Framing(content_type=EVENT_TYPE, head=b"data: ", tail=b"\n\n", is_named=True)
 OPENAI_EVENTS = Framing(content_type=EVENT_TYPE, head=b"data: ", tail=b"\n\n", end=b"data: [DONE]\n\n")
 
 JSON_LINES = frozenset(
@@ -83,10 +96,12 @@ def choose(accept: str, formatter: str, route_default: Shape) -> Shape:
     return configured if configured in {"lines", "events"} else route_default
 
 
-def framing(shape: Shape, *, has_end: bool) -> Framing:
-    """Return the framing for a shape; `has_end`: the dialect closes its events with `[DONE]`."""
+def framing(shape: Shape, *, has_end: bool, has_names: bool = False) -> Framing:
+    """Return the framing for a shape; `has_end`: its dialect closes events with `[DONE]`; `has_names`: names them."""
     if shape == "lines":
         return LINES
+    if shape == "events" and has_names:
+        return NAMED_EVENTS
     if shape == "events":
         return OPENAI_EVENTS if has_end else EVENTS
     return DOCUMENT

@@ -151,11 +151,16 @@ def unescape(spelled: bytes) -> str:
     return str(orjson.loads(b'"%b"' % spelled))
 
 
-def floats(values: bytes) -> bytes:
-    """Write finite little-endian float32 numbers as a JSON array, each in the fewest digits that give it back."""
+def floats(values: bytes, rows: int | None = None) -> bytes:
+    """Write finite little-endian float32 numbers as a JSON array, each in the fewest digits that give it back.
+
+    With `rows` they are an array of so many arrays.
+    """
     import numpy as np  # here so that the wire runs in tests without it
 
-    return orjson.dumps(np.frombuffer(values, "<f4"), option=orjson.OPT_SERIALIZE_NUMPY)
+    numbers = np.frombuffer(values, "<f4")
+    shown = numbers if rows is None else numbers.reshape(rows, -1)
+    return orjson.dumps(shown, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _clean(value: object, room: int = DUMP_DEPTH) -> object:

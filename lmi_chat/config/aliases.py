@@ -61,17 +61,24 @@ RENAMED: Mapping[str, str] = types.MappingProxyType(
         "max_new_tokens": "max_output_tokens",
         "n_positions": "max_model_len",  # AWS Neuron's
         "context_length": "max_model_len",  # SGLang's
-        "pooling": "pooler_config",  # of DJL's engine for embeddings
+        "pooling": "pooler_config",  # of DJL's engines for embeddings, as the one below
+        "reranking": "task",
         "shutdown_timeout": "drain_seconds",
         "disable_uvicorn_access_log": "access_log",
         "h11_max_incomplete_event_size": "max_header_bytes",
         "h11_max_header_count": "max_header_count",
+        "cors_allowed_origin": "allowed_origins",  # DJL Serving's, as the two below
+        "cors_allowed_methods": "allowed_methods",
+        "cors_allowed_headers": "allowed_headers",
         "certificate_file": "ssl_certfile",
         "private_key_file": "ssl_keyfile",
     }
 )
 MEANT: Mapping[str, Mapping[str, str]] = types.MappingProxyType(
-    {"disable_uvicorn_access_log": {"true": "off", "false": "stdout"}}
+    {
+        "disable_uvicorn_access_log": {"true": "off", "false": "stdout"},
+        "reranking": {"true": "reranking", "false": "auto"},
+    }
 )
 """What a value of such a name is under the key that it stands for."""
 MOST = "max"  # as a degree of tensor parallelism: every GPU
@@ -84,7 +91,10 @@ VALUES: Mapping[str, Mapping[str, str]] = types.MappingProxyType(
             ("generate", "text2text-generation", "conversational", "image-text-to-text", "any-to-any"),
             "text-generation",
         )
-        | dict.fromkeys(("feature-extraction", "sentence-similarity", "embed"), "text-embedding"),
+        | dict.fromkeys(("feature-extraction", "sentence-similarity", "embed"), "text-embedding")
+        | dict.fromkeys(("classify", "sequence-classification"), "text-classification")
+        | {"token_classify": "token-classification"}
+        | dict.fromkeys(("score", "rerank", "text-ranking", "text-reranking"), "reranking"),
         "pooler_config": {
             name: f'{{"pooling_type": "{kind}"}}'
             for name, kind in {"cls": "CLS", "mean": "MEAN", "lasttoken": "LAST"}.items()
@@ -151,6 +161,7 @@ FAMILIES = (
             Name("DTYPE", "dtype"),
             Name("TRUST_REMOTE_CODE", "trust_remote_code"),
             Name("CUDA_MEMORY_FRACTION", "gpu_memory_utilization"),
+            Name("OTLP_ENDPOINT", "otlp_traces_endpoint"),
             Name("ENABLE_CUDA_GRAPHS", "enforce_eager", _not),
         ),
         "MAX_TOTAL_TOKENS=4096",
@@ -186,6 +197,7 @@ WITHOUT_EFFECT = _by_name(
         "requests are logged as access_log says, without prompts and answers": "disable_log_requests max_log_len"
         " enable_log_deltas disable_access_log_for_endpoints",
         "the log is as detailed as log_level says": "uvicorn_log_level log_error_stack",
+        "/load always tells what runs": "enable_server_load_tracking",
         "answers are never held back whole": "max_output_size",
         "sessions are held in memory": "sessions_path",
         "the platform chooses the machine": "instance_type",
@@ -194,7 +206,7 @@ WITHOUT_EFFECT = _by_name(
         "answers always carry it": "enable_prompt_tokens_details enable_request_id_headers",
         "the engine decides by itself": "device device_map use_v2_block_manager num_scheduler_steps"
         " multi_step_stream_outputs swap_space preemption_mode max_seq_len_to_capture worker_use_ray engine_use_ray"
-        " enable_reasoning guided_decoding_backend use_v1",
+        " enable_reasoning guided_decoding_backend use_v1 lora_extra_vocab_size long_lora_scaling_factors",
         "no path here compares texts": "enable_flash_late_interaction",
     }
 )
@@ -202,7 +214,6 @@ TOLD = _by_name(
     {
         "prompts and answers are never logged": "enable_log_outputs",
         "a request's times are in its line of the log, not in its answer": "enable_per_request_metrics",
-        "there is no /load; what runs and waits is on /metrics": "enable_server_load_tracking",
         "nothing is sent into a stream that waits for its next token": "sse_keep_alive_interval",
         "job_queue_size bounds how many requests wait": "max_num_queued_reqs max_num_queued_tokens",
         "one server process with one engine": "api_server_count data_parallel_supervisor_port"
@@ -210,7 +221,7 @@ TOLD = _by_name(
         "texts are always read and written here": "tokens_only",
         "/openapi.json is always served": "disable_fastapi_docs",
         "certificates are read at the start": "enable_ssl_refresh",
-        "its paths are not served here": "grpc_port enable_offline_docs enable_tokenizer_info_endpoint enable_scale_out"
+        "its paths are not served here": "grpc_port enable_offline_docs enable_scale_out"
         " anthropic_disabled_thinking_effort cohere_is_reasoning_model cohere_format",
     }
 )
@@ -229,26 +240,22 @@ UNASKED: Mapping[str, str] = types.MappingProxyType(
 """Their defaults, where these are none of QUIET: they ask for nothing."""
 NOT_YET = _by_name(
     {
-        "tools": "tool_server tool_strict_level exclude_tools_when_tool_choice_none",
+        "tools": "tool_server",
         "reasoning": "reasoning_config",
-        "adapters": "enable_lora lora_modules max_loras max_lora_rank max_cpu_loras fully_sharded_loras"
-        " lora_extra_vocab_size long_lora_scaling_factors lora_dtype lora_target_modules default_mm_loras adapters",
+        "adapters by the kind of media": "default_mm_loras",
         "quantization while loading by this name (quantize has the engine's)": "load_in_8bit load_in_4bit",
         "Bedrock's schema": "bedrock_compat",
         "AWS Neuron": "neuron_optimize_level attention_layout collectives_layout context_length_estimate unroll"
         " enable_mixed_precision_accumulation load_split_model group_query_attention fuse_qkv on_device_embedding",
-        "reranking": "reranking",
         "sessions in S3": "sessions_s3url",
         "LMCache's own configuration": "lmcache_auto_config lmcache_config_file",
-        "other chat template options": "chat_template_content_format default_chat_template_kwargs response_role"
+        "other chat template options": "chat_template_content_format response_role"
         " trust_request_chat_template trust_request_mm_kwargs",
         "other forms of answers": "return_tokens_as_token_ids enable_force_include_usage fingerprint_mode"
         " fingerprint_value",
         "other status codes and headers": "bad_request_http_code wlm_error_http_code throttle_http_code"
         " timeout_http_code server_error_http_code request_id_header_key root_path",
         "failure rates in /ping": "error_rate_wlm error_rate_server error_rate_model error_rate_any",
-        "CORS": "cors_allowed_origin cors_allowed_methods cors_allowed_headers allow_credentials allowed_origins"
-        " allowed_methods allowed_headers",
         "environment variables as a key (the container's own count)": "env",
     }
 )
@@ -290,6 +297,8 @@ NOTED: Mapping[str, str] = _by_name(
         "nothing is reported to anyone": "OPT_OUT_TRACKING",
         "the platform's secure mode (docs/sagemaker.md)": "SAGEMAKER_SECURE_MODE SAGEMAKER_UNTRUSTED_CHANNELS"
         " SAGEMAKER_SECURITY_CONTROLS",
+        "the platform counts the adapters that it registers; max_cpu_loras bounds those in memory": ""
+        "SAGEMAKER_MAX_NUMBER_OF_ADAPTERS_IN_MEMORY",
         "batches are the engine's business": "MAX_BATCH_TOTAL_TOKENS MAX_WAITING_TOKENS WAITING_SERVED_RATIO"
         " CUDA_GRAPHS VALIDATION_WORKERS",
         "chat is always on": "MESSAGES_API_ENABLED",
@@ -301,7 +310,7 @@ NOTED: Mapping[str, str] = _by_name(
 NOTED_NOT_YET: Mapping[str, str] = _by_name(
     {
         "multi-model endpoints": "SAGEMAKER_MULTI_MODEL",
-        "adapters": "SAGEMAKER_MAX_NUMBER_OF_ADAPTERS_IN_MEMORY HF_MODEL_PEFT",
+        "adapters of transformers' own": "HF_MODEL_PEFT",
     }
 )
 OTHERS = ("SAGEMAKER_", "HF_")

@@ -41,6 +41,12 @@ def as_json(settings: Settings) -> str:
     return json.dumps({"settings": values, "without_effect": notes}, indent=1, ensure_ascii=False)
 
 
+def rows(settings: Settings) -> list[tuple[str, str, str, str | None]]:
+    """Return the same as rows: name, value, origin, and why it has no effect if it has none."""
+    values = [(name, _shown(value), origin, None) for name, value, origin in _values(settings)]
+    return [*values, *((note.given.name, note.given.shown, note.given.origin, note.why) for note in settings.notes)]
+
+
 def _described(note: IgnoredSetting) -> Mapping[str, object]:
     given = note.given
     return {

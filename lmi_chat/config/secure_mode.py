@@ -35,6 +35,8 @@ TRUSTED_KEYS = frozenset(
         *("host", "port", "api_key", "api_key_file", "store", "async_folder", "chat_template", "safe_port_range"),
         *("ssl_certfile", "ssl_keyfile", "ssl_keyfile_password", "ssl_ca_certs", "ssl_cert_reqs", "ssl_ciphers"),
         *("access_log", "log_level", "install_requirements", "cache_salt_by", "download_dir", "hf_token"),
+        *("allowed_media_domains", "allowed_media_networks", "allowed_local_media_path"),
+        *("adapter_folder", "adapter_code"),
         *PLUGINS,
     }
 )

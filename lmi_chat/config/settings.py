@@ -4,9 +4,12 @@ The table is the fields of Settings: name, type, bounds, default, meaning. Sourc
 environment (`OPTION_X`, `SERVING_X`), `serving.properties`, names of other servers (aliases.py), defaults.
 """
 
+import contextlib
+import json
 import re
 import types
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -24,15 +27,25 @@ from lmi_chat.config.sources import (
     from_properties,
     notes,
 )
-from lmi_chat.limits import ConnectionLimits, Limits, PipelineLimits, RateLimits, ServerLimits, StoreLimits
+from lmi_chat.fetching import s3
+from lmi_chat.limits import (
+    ConnectionLimits,
+    Limits,
+    MediaLimits,
+    PipelineLimits,
+    RateLimits,
+    RegistryLimits,
+    ServerLimits,
+    StoreLimits,
+)
 
 Row: TypeAlias = Mapping[str, Any]
 """A key as JSON Schema says it: type, default, description, and minimum and maximum or enum."""
 PORTS = re.compile(r"(\d{1,5})-(\d{1,5})")
+ORIGIN = re.compile(r"https?://[^\s/,*]+")
 MOST_TOLD = 20
 """Of the settings that stop one start."""
 S3 = "s3://"
-S3_ADDRESS = re.compile(r"[sS]3://(?P<bucket>[A-Za-z0-9._-]{1,255})(?:/(?P<key>[^\0-\x1f]{0,1024}))?")
 
 
 def _ports(text: str) -> str:
@@ -42,14 +55,45 @@ def _ports(text: str) -> str:
     return text
 
 
+def listed(text: str) -> list[str]:
+    """Read a list of names: separated by commas, or a JSON array as LMI's properties have them."""
+    with contextlib.suppress(ValueError):
+        values = json.loads(text)
+        if isinstance(values, list):
+            return [str(value) for value in values if value]
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def is_in_s3(text: str) -> bool:
     """Whether a model's name is an address in S3."""
     return text[: len(S3)].lower() == S3
 
 
 def _model(text: str) -> str:
-    if is_in_s3(text) and not S3_ADDRESS.fullmatch(text):
+    if is_in_s3(text) and not s3.ADDRESS.fullmatch(text):
         raise ValueError("an address in S3 such as s3://bucket/folder/ or s3://bucket/model.tar.gz")
+    return text
+
+
+def _networks(text: str) -> str:
+    for name in text.replace(",", " ").split():
+        try:
+            ip_network(name)
+        except ValueError as error:
+            raise ValueError("networks such as 10.0.0.0/16, after commas") from error
+    return text
+
+
+def _origins(text: str) -> str:
+    wrong = [origin for origin in listed(text) if origin != "*" and not ORIGIN.fullmatch(origin)]
+    if wrong:
+        raise ValueError("origins such as https://app.example or http://localhost:3000, or *")
+    return text
+
+
+def _folder(text: str) -> str:
+    if text and not Path(text).is_dir():
+        raise ValueError("a folder that exists")
     return text
 
 
@@ -78,8 +122,18 @@ class Settings(BaseModel):
         default="key",
         description="whose requests share cached prefixes: key (each API key's), user (each user's) or none (all)",
     )
+    turns_by: Literal["user", "prefix_aware_id"] = Field(
+        default="user",
+        description="who takes turns where requests wait: user (the field) or prefix_aware_id (the platform's header, "
+        "where a request has it)",
+    )
     show_cached_tokens: StrictBool = Field(
         default=True, description="usage tells how many of a prompt's tokens were found in the cache"
+    )
+    warnings_in_attributes: StrictBool = Field(
+        default=False,
+        description="what X-LMI-Chat-Warning tells also ends an answer's X-Amzn-SageMaker-Custom-Attributes, which the "
+        "platform hands on to boto3",
     )
     ssl_certfile: str = Field(default="", description="a PEM file with the certificate to serve HTTPS with")
     ssl_keyfile: str = Field(default="", description="a PEM file with the certificate's private key")
@@ -89,24 +143,50 @@ class Settings(BaseModel):
         default="0", description="a client's certificate: 0 not asked for, 1 asked for, 2 needed"
     )
     ssl_ciphers: str = Field(default="", description="ciphers of TLS, as OpenSSL writes them; empty: its own choice")
+    allowed_origins: Annotated[str, AfterValidator(_origins)] = Field(
+        default="",
+        description="origins whose pages may ask this server from a browser (CORS), such as https://app.example, after "
+        "commas or as JSON; *: any; empty: none",
+    )
+    allowed_methods: str = Field(default="*", description="methods that such pages may use, after commas or as JSON")
+    allowed_headers: str = Field(default="*", description="headers that such pages may send, after commas or as JSON")
+    allow_credentials: StrictBool = Field(
+        default=False, description="such pages may send cookies and credentials; their origins are then named, not *"
+    )
     safe_port_range: Annotated[str, AfterValidator(_ports)] = Field(
         default="", description="where a port is looked for that the engine asks for by number, such as 9000-9099"
     )
     served_model_name: str = Field(
         default="", description="name that replies carry, and further names after commas; empty: from model_id"
     )
-    task: Literal["auto", "text-generation", "text-embedding"] = Field(
-        default="auto", description="text-generation or text-embedding; auto: by the model"
+    task: Literal[
+        "auto",
+        "text-generation",
+        "text-embedding",
+        "text-classification",
+        "token-classification",
+        "reranking",
+        "automatic-speech-recognition",
+    ] = Field(
+        default="auto",
+        description="text-generation, text-embedding, text-classification, token-classification, reranking or "
+        "automatic-speech-recognition; "
+        "auto: by the model",
     )
     normalize: Literal["", "true", "false"] = Field(
         default="", description="true or false: vectors of length 1; empty: as the model has it, which mostly is true"
     )
     chat_template: str = Field(
-        default="", description="a Jinja file, or its text, instead of the model's own chat template"
+        default="",
+        description="a Jinja file, or its text, instead of the model's own chat template; of a reranker: of its pairs",
     )
     chat_template_kwargs: str = Field(
         default="",
         description="names that a request may set in chat_template_kwargs beside those that the template reads; commas",
+    )
+    default_chat_template_kwargs: str = Field(
+        default="",
+        description="a JSON object: variables of the chat template for every chat; chat_template_kwargs overrule them",
     )
     tool_call_parser: str = Field(
         default="",
@@ -119,12 +199,38 @@ class Settings(BaseModel):
     enable_auto_tool_choice: StrictBool = Field(
         default=True, description="tool_choice may be auto: the model decides whether it calls a tool"
     )
+    exclude_tools_when_tool_choice_none: StrictBool = Field(
+        default=True, description="the chat template is shown no tools where tool_choice is none"
+    )
+    tool_strict_level: Literal["auto", "function", "parameter"] = Field(
+        default="auto",
+        description="what is enforced where a request does not ask for it: function: the form of calls; parameter: the"
+        " schemas of their arguments too, as if each tool were strict; auto: nothing",
+    )
     tool_parser_plugin: str = Field(
         default="", description="a Python file, or a module, that registers further parsers of tool calls"
     )
     reasoning_parser_plugin: str = Field(
         default="", description="a Python file, or a module, that registers further parsers of reasoning"
     )
+    lora_modules: str = Field(
+        default="",
+        description="adapters to begin with, as name=path after blanks, or as JSON; they need the engine's enable_lora",
+    )
+    adapters: str = Field(
+        default="adapters", description="the folder in the model's own that has a folder for each adapter to begin with"
+    )
+    adapter_folder: str = Field(
+        default="",
+        description="where an adapter of an unknown name is looked for: a folder or s3://bucket/folder/ that "
+        "has a folder or a tar.gz for each",
+    )
+    adapter_code: Literal["off", "local", "any"] = Field(
+        default="local",
+        description="whose model.py is run, for its formatters: of no adapter (off), of those registered from this "
+        "machine (local), or of all registered (any)",
+    )
+    adapter_limits: RegistryLimits = RegistryLimits()
     output_formatter: Literal["", "json", "jsonlines", "sse"] = Field(
         default="", description="json, jsonlines or sse; the last two also make streaming the default"
     )
@@ -160,6 +266,22 @@ class Settings(BaseModel):
     server: ServerLimits = ServerLimits()
     rates: RateLimits = RateLimits()
     limits: Limits = Limits()
+    allowed_media_domains: str = Field(
+        default="",
+        description="hosts that media are fetched from, after commas: name, *.name or name:port; *: every public one; "
+        "empty: none",
+    )
+    allowed_media_networks: Annotated[str, AfterValidator(_networks)] = Field(
+        default="",
+        description="networks that are not public and that media may be fetched from all the same, such as 10.0.0.0/16",
+    )
+    allowed_local_media_path: Annotated[str, AfterValidator(_folder)] = Field(
+        default="", description="a folder whose files a request may name by a file: URL; empty: none"
+    )
+    media: MediaLimits = MediaLimits()
+    enable_tokenizer_info_endpoint: StrictBool = Field(
+        default=False, description="GET /tokenizer_info tells the tokenizer's configuration, chat template included"
+    )
     store: str = Field(
         default="",
         description="a file that keeps the chat completions which ask for it (store: true); empty: none is kept",
@@ -192,6 +314,12 @@ class Settings(BaseModel):
     )
     access_log: Literal["stdout", "stderr", "off"] = Field(
         default="stdout", description="where a JSON line per request goes: stdout, stderr or off"
+    )
+    console: StrictBool = Field(
+        default=False, description="GET /console shows a page with the server's figures, last requests and settings"
+    )
+    console_requests: int = Field(
+        default=500, ge=1, le=4000, description="requests that the console keeps after their end; the oldest go first"
     )
     cloudwatch_emf: StrictBool = Field(default=False, description="log lines that CloudWatch reads metrics out of")
     engine: SkipValidation[Mapping[str, str]] = Field(default_factory=lambda: types.MappingProxyType({}))

@@ -40,7 +40,16 @@ def words(deployment: Deployment) -> list[str]:
 
 Count = Annotated[int, Field(ge=0)]
 Logprob = Annotated[float, Field(le=0, description="natural logarithm; -9999.0 stands for -infinity")]
-ServedModel = Annotated[str, ByDeployment(lambda deployment: {"const": deployment.model})]
+ServedModel = Annotated[
+    str,
+    ByDeployment(
+        lambda deployment: (
+            {"const": deployment.model}
+            if deployment.knows_adapter is None
+            else {"type": "string", "description": "the model, or the adapter that answers"}
+        )
+    ),
+]
 FinishWord = Annotated[str | None, ByDeployment(lambda deployment: {"enum": [*words(deployment), None]})]
 StopReason = Annotated[str | int | None, Field(description="what stopped it: a text or a token id")]
 TokenIds = Annotated[list[Count], Field(description="with return_token_ids")]
@@ -67,9 +76,10 @@ class PromptScores(TypedDict, total=False):
 
 
 class PromptTokensDetails(TypedDict):
-    """How many of the prompt's tokens the engine had kept."""
+    """How many of the prompt's tokens the engine had kept, and how many stand for each kind of media, if it has any."""
 
     cached_tokens: Count
+    multimodal_tokens: NotRequired[dict[str, Count]]
 
 
 class CompletionTokensDetails(TypedDict):
@@ -91,6 +101,16 @@ class CompletionUsage(TokenCounts):
 
     prompt_tokens_details: PromptTokensDetails
     completion_tokens_details: CompletionTokensDetails
+
+
+class EmbeddingUsage(TypedDict):
+    """Tokens of the inputs."""
+
+    prompt_tokens: Count
+    total_tokens: Count
+
+
+Vector = list[float] | Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]
 
 
 class Choice(TypedDict):

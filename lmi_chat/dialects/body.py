@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import (
     AfterValidator,
@@ -193,6 +193,15 @@ MinTokens = Annotated[Integer, field("tokens before an end is allowed", default=
 NewTokens = Annotated[Integer, field("as max_tokens, in Transformers' words", ge=1, le=MAX_INT), Sets("max_tokens")]
 Sequences = Annotated[Integer, field("as n, in Transformers' words", ge=1), AtMost("max_n")]
 Logprobs = Annotated[Integer, field("alternatives per token", ge=0), AtMost("max_logprobs"), _Switch()]
+LogitBias = Annotated[
+    Bias,
+    field(
+        "added to the logits of single tokens",
+        shown=BIAS,
+        allows={"propertyNames": {"pattern": rf"^[0-9]{{1,{TOKEN_DIGITS}}}$"}},
+    ),
+    AtMost("max_logit_bias"),
+]
 IgnoreEos = Annotated[Flag, field("go on after the end-of-sequence token", default=False)]
 
 
@@ -220,11 +229,9 @@ class ConstraintFields(TypedDict, total=False):
     ]
 
 
-class Sampling(ConstraintFields, total=False):
-    """How tokens are chosen, in every dialect that generates text."""
+class TokenChoice(TypedDict, total=False):
+    """Which of the likely tokens may come, wherever text is generated."""
 
-    best_of: Annotated[Integer, field("sequences of which the likeliest come back", default=1, ge=1), AtMost("max_n")]
-    temperature: Annotated[Number, field("randomness; below 0.01 is greedy", default=1.0, ge=0, le=2)]
     top_p: Annotated[Number, field("nucleus sampling; 0: the likeliest token alone", default=1.0, ge=0, le=1)]
     top_k: Annotated[Integer, field("most likely tokens kept; 0, −1: all", default=0, ge=-1, le=MAX_INT)]
     min_p: Annotated[Number, field("least probability beside the best token's", default=0.0, ge=0, le=1)]
@@ -235,6 +242,13 @@ class Sampling(ConstraintFields, total=False):
         Number, field("against tokens of prompt and text; above 1 discourages", default=1.0, ge=0.01, le=100)
     ]
     seed: Annotated[Integer, field("makes sampling repeatable; -1: none", ge=-(2**63), le=2**63 - 1)]
+
+
+class Sampling(ConstraintFields, TokenChoice, total=False):
+    """How tokens are chosen, in every dialect that generates text."""
+
+    best_of: Annotated[Integer, field("sequences of which the likeliest come back", default=1, ge=1), AtMost("max_n")]
+    temperature: Annotated[Number, field("randomness; below 0.01 is greedy", default=1.0, ge=0, le=2)]
     min_tokens: MinTokens
     min_new_tokens: Annotated[MinTokens, Sets("min_tokens")]
     max_length: Annotated[
@@ -248,15 +262,7 @@ class Sampling(ConstraintFields, total=False):
     ignore_eos: IgnoreEos
     skip_special_tokens: Annotated[Flag, field("leave special tokens out of the text", default=True)]
     spaces_between_special_tokens: Annotated[Flag, field("spaces between special tokens", default=True)]
-    logit_bias: Annotated[
-        Bias,
-        field(
-            "added to the logits of single tokens",
-            shown=BIAS,
-            allows={"propertyNames": {"pattern": rf"^[0-9]{{1,{TOKEN_DIGITS}}}$"}},
-        ),
-        AtMost("max_logit_bias"),
-    ]
+    logit_bias: LogitBias
     prompt_logprobs: Annotated[Integer, field("alternatives per prompt token", ge=0), AtMost("max_logprobs")]
     length_penalty: Annotated[
         Number, field("beam search: above 1 prefers longer sequences", default=1.0, ge=-10, le=10)
@@ -294,6 +300,31 @@ class OpenAI(Sampling, total=False):
     return_tokens_as_token_ids: Annotated[Flag, field("in logprobs, tokens are written token_id:7", default=False)]
     user: User
     cache_salt: Salt
+
+
+class PooledTexts(TypedDict, total=False):
+    """What requests to all models that pool have in common: where their texts are cut, and who asks."""
+
+    truncate: Annotated[Flag, field("inputs that are longer than the context are cut", default=False)]
+    truncate_prompt_tokens: Annotated[
+        Integer, field("inputs are cut to so many tokens; -1: to the context", ge=-1, le=MAX_INT)
+    ]
+    truncation_side: Annotated[Literal["right", "left"] | None, field("where inputs are cut: right"), Sets("side")]
+    truncation_direction: Annotated[Literal["Right", "Left"] | None, field("as truncation_side"), Sets("side")]
+    priority: Priority
+    cache_salt: Salt
+    stream: Annotated[Any, field("is not served: vectors are given whole"), Refused(False)]  # noqa: FBT003 a value, no switch
+    padding: Annotated[Any, field("is not served: vectors do not need it"), Refused("do_not_pad")]
+
+
+class Encoding(TypedDict, total=False):
+    """How vectors are written."""
+
+    encoding_format: Annotated[
+        Literal["float", "base64"] | None, field("base64: of little-endian float32 numbers", default="float")
+    ]
+    embed_dtype: Annotated[Any, field("is not served: numbers are float32"), Refused("float32")]
+    endianness: Annotated[Any, field("is not served: numbers are little-endian"), Refused("native", "little")]
 
 
 class PlainJsonSchema(GenerateJsonSchema):

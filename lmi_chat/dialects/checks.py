@@ -1,10 +1,11 @@
 """Check the fields that several dialects share: model, prompts, lengths, beams; and close the sampling values."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from lmi_chat.dialects.deployment import Deployment
+from lmi_chat.dialects.deployment import COUNTED_CONTEXTS, Deployment
 from lmi_chat.dialects.reader import BodyReader
 from lmi_chat.errors import BadField, ModelNotFound, Problem, PromptTooLong
 from lmi_chat.job import Job, SamplingParams
@@ -55,19 +56,26 @@ def _check_prompt(prompt: object, path: str, reader: BodyReader, others: str = "
     elif not prompt:
         reader.add_problem(path, "must not be empty")
     elif isinstance(prompt, list):
-        most = reader.deployment.vocabulary_tokens - 1
-        wrong = (place for place, token in enumerate(prompt) if type(token) is not int or not 0 <= token <= most)
-        for place in islice(wrong, NAMED):
-            text = f"must be a token id of at least 0 and at most {most}, got {echo(prompt[place])}"
-            reader.add_problem(f"{path}[{place}]", text)
+        check_ids(prompt, path, reader)
+
+
+def check_ids(ids: Sequence[object], path: str, reader: BodyReader) -> None:
+    """Token ids at `path` must stand in the vocabulary; the first few that do not are named."""
+    most = reader.deployment.vocabulary_tokens - 1
+    wrong = (place for place, token in enumerate(ids) if type(token) is not int or not 0 <= token <= most)
+    for place in islice(wrong, NAMED):
+        reader.add_problem(
+            f"{path}[{place}]", f"must be a token id of at least 0 and at most {most}, got {echo(ids[place])}"
+        )
 
 
 def check_vocabulary(reader: BodyReader) -> None:
     """Token ids must stand in the vocabulary."""
     most = reader.deployment.vocabulary_tokens
     for key in ("stop_token_ids", "allowed_token_ids", "logit_bias"):
-        outside = [echo(token) for token in islice((each for each in reader.given.get(key, ()) if each >= most), NAMED)]
-        if outside:
+        ids = reader.given.get(key)
+        if ids and max(ids) >= most:
+            outside = map(echo, islice((each for each in ids if each >= most), NAMED))
             text = f"has token {', '.join(outside)}; the vocabulary ends at {most - 1}"
             reader.add_problem(reader.paths[key], text)
 
@@ -112,6 +120,17 @@ def tokenize(
     return template.encode(text, add_special_tokens=add_special_tokens)
 
 
+@contextlib.contextmanager
+def counting(deployment: Deployment, path: str) -> Iterator[Deployment]:
+    """Let a prompt at `path` be longer than the context, up to a bound. Raises BadField for one beyond that."""
+    wide = deployment.counting()
+    try:
+        yield wide
+    except PromptTooLong as error:
+        text = f"{path} must have at most {wide.context_tokens} tokens to be counted, {COUNTED_CONTEXTS} contexts"
+        raise BadField([Problem(path, text)]) from error
+
+
 def check_characters(count: int, deployment: Deployment, path: str) -> None:
     """Refuse so many characters where the context cannot hold them. Raises PromptTooLong."""
     most = deployment.context_tokens * deployment.template.longest_token_chars
@@ -123,7 +142,7 @@ def check_characters(count: int, deployment: Deployment, path: str) -> None:
 def check_room(ids: Sequence[int], deployment: Deployment, path: str) -> None:
     """Refuse a prompt that leaves no room for a token of the answer, or has too many. Raises PromptTooLong."""
     most = deployment.limits.max_input_tokens
-    if most and len(ids) > most:
+    if most and len(ids) > most and not deployment.is_counting:
         raise too_long(f"{path} has {len(ids)} tokens; this deployment takes at most {most}", deployment, path)
     if len(ids) >= deployment.context_tokens:
         raise too_long(f"{path} has {len(ids)} tokens, and at least one is generated", deployment, path)

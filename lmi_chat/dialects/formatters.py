@@ -6,8 +6,9 @@ that as its last frame. A formatter of LMI's older kind writes each token instea
 """
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import orjson
@@ -34,13 +35,14 @@ class Formatters:
     """`read` is called with the body and `tokenizer=`, `write` with each payload; both give what takes its place.
 
     `tokens` writes instead of `write` where it is given. `adapters` are the formatters of adapters that have their own;
-    a request for one of them is theirs.
+    a request for one of them is theirs. `load` reads those of an adapter's model.py.
     """
 
     read: InputFormatter | None = None
     write: OutputFormatter | None = None
     tokens: TokenFormatter | None = None
-    adapters: Mapping[str, "Formatters"] = field(default_factory=dict)
+    adapters: MutableMapping[str, "Formatters"] = field(default_factory=dict)
+    load: "Callable[[Path], Formatters] | None" = None
 
     @property
     def can_read(self) -> bool:
@@ -48,8 +50,12 @@ class Formatters:
         return self.read is not None or bool(self.adapters)
 
     def of(self, adapter: object) -> "Formatters":
-        """The formatters for a request that names `adapter`: its own, else these."""
-        return self.adapters.get(adapter, self) if isinstance(adapter, str) else self
+        """The formatters for a request that names `adapter`: each is its own, or this one where it has none."""
+        own = self.adapters.get(adapter) if isinstance(adapter, str) else None
+        if own is None:
+            return self
+        writing = self if own.write is None and own.tokens is None else own
+        return replace(self, read=own.read or self.read, write=writing.write, tokens=writing.tokens)
 
     def body(self, body: json_text.Json, tokenizer: object) -> json_text.Json:
         """The body as the deployment wants it. Raises HookFailed."""

@@ -134,11 +134,15 @@ class ChunkRenderer(TokenRenderer):
         self._completion_tokens += len(delta.ids)
         if delta.kind == "reasoning":
             self._reasoning_tokens += len(delta.ids)
-        elif self.is_quick and delta.finish is None and delta.kind == "content" and delta.index in self._begun:
-            return (self._plain_heads[delta.index] + dump(delta.text) + self._plain_tail,) if delta.text else ()
+        if self.is_quick and delta.finish is None and delta.kind != "call" and delta.index in self._begun:
+            return self._plain(delta) if delta.text else ()
         if self._leads and delta.index not in self._begun:
             delta = replace(delta, text=self._leads[delta.index] + delta.text)
         return [self._chunk(part) for part in self._split(delta)]
+
+    def _plain(self, delta: Delta) -> Sequence[bytes]:
+        """The chunk of a text alone."""
+        return (self._plain_heads[delta.index] + dump(delta.text) + self._plain_tail,)
 
     def _split(self, delta: Delta) -> Sequence[Delta]:
         """What of a delta stands in a chunk of its own; nothing of one that has nothing to show."""

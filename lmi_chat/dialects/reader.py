@@ -64,6 +64,15 @@ class BodyReader:
             self.deployment, f"{self.prefix}{name}.", problems=self.problems, unknown=self.unknown, lifted=self.lifted
         )
 
+    def read_inside(self, name: str, body: Json, kind: type) -> "BodyReader":
+        """A reader that has read the object at `name` in `body`, if there is one, as a TypedDict."""
+        value, inner = body.get(name), self.inside(name)
+        if isinstance(value, dict):
+            inner.read(value, kind)
+        elif value is not None:
+            self.add_problem(name, f"must be an object, got {echo(value)}")
+        return inner
+
     def lift(self, body: Json, own: Collection[str]) -> Json:
         """The body with the fields that stand in its `parameters`, as in LMI's schema; those in `own` cannot."""
         given = body.get(PARAMETERS)

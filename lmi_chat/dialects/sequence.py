@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from lmi_chat.codec.json_text import unescape
-from lmi_chat.dialects.answer import CompletionUsage, TokenCounts
+from lmi_chat.dialects.answer import CompletionUsage, PromptTokensDetails, TokenCounts
 from lmi_chat.job import CallPart, Delta, Finish, Finished, Job, SamplingParams, Token
 
 INCOMPLETE = "\ufffd"
@@ -50,10 +50,13 @@ def counts(done: Finished) -> TokenCounts:
 
 
 def usage(done: Finished) -> CompletionUsage:
-    """OpenAI's usage object, in tokens."""
+    """OpenAI's usage object, in tokens; those of media as vLLM tells them."""
+    details: PromptTokensDetails = {"cached_tokens": done.cached_tokens}
+    if done.media_tokens:
+        details["multimodal_tokens"] = dict(done.media_tokens)
     return {
         **counts(done),
-        "prompt_tokens_details": {"cached_tokens": done.cached_tokens},
+        "prompt_tokens_details": details,
         "completion_tokens_details": {"reasoning_tokens": done.reasoning_tokens},
     }
 

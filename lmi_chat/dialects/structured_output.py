@@ -31,6 +31,7 @@ SCHEMA_KEYS = ("name", "description", "schema", "strict")
 WRAPPING = ("name", "schema", "strict")
 TGI = "grammar"
 FORMATS = ("text", "json_object", "json_schema", "json", "regex")
+TEXT_FORMATS = ("text", "json_object", "json_schema")
 PROBLEM_ITEMS = 5
 
 
@@ -102,6 +103,27 @@ def _read_format(value: object, path: str, reader: BodyReader) -> OutputConstrai
         case other:
             reader.add_problem(f"{path}.type", f"must be one of {', '.join(FORMATS)}, got {echo(other)}")
             return None
+
+
+def read_text_format(value: object, path: str, reader: BodyReader) -> None:
+    """Note the constraint of a format whose name and schema stand in itself, as Responses have it."""
+    if value is None:
+        return
+    if not isinstance(value, dict) or value.get("type") not in TEXT_FORMATS:
+        kinds = ", ".join(TEXT_FORMATS)
+        text = f'must be an object such as {{"type":"json_object"}}, of type {kinds}, got {echo(value)}'
+        reader.add_problem(path, text)
+        return
+    inner = {name: one for name, one in value.items() if name != "type"}
+    constraint: OutputConstraint | None = None
+    if value["type"] == "json_schema":
+        constraint = _read_named_schema(inner, path, reader)
+    else:
+        reader.check_keys(inner, (), path)
+        if value["type"] == "json_object":
+            constraint = OutputConstraint("json_object", "", path)
+    if constraint is not None:
+        reader.given["constraint"], reader.paths["constraint"] = constraint, path
 
 
 def _is_wrapper(value: object) -> bool:

@@ -1,10 +1,11 @@
-"""Define a parsed request: its jobs, and the renderer of its answer."""
+"""Define a parsed request: its jobs, and the renderer of its answer; or the answer itself."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from lmi_chat.codec.framing import Shape
+from lmi_chat.codec.framing import Framing, Shape
+from lmi_chat.dialects.adapter import NamedAdapters
 from lmi_chat.errors import Error
 from lmi_chat.job import Delta, Finished, Job
 
@@ -44,19 +45,36 @@ class TokenRenderer:
 
 @dataclass(slots=True, kw_only=True)
 class ParsedRequest:
-    """A parsed request: its jobs (one per prompt), whether it streams, who renders it, what its keys call for."""
+    """A parsed request: its jobs (one per prompt), whether it streams, who renders it, what its keys call for.
+
+    `adapters`: the name of each job's adapter, "" for the model alone; empty where no job has one. `named`: what of the
+    request names them.
+    `has_end`, `has_names`: its events end with `[DONE]`; they have their types as names.
+    `whole`: the framing of a whole answer that is no JSON; None for one that is.
+    """
 
     dialect: str
     jobs: tuple[Job, ...]
     is_stream: bool
     render: Renderer
     has_end: bool
+    has_names: bool = False
     shape: Shape | None = None
+    whole: Framing | None = None
     unknown: list[str] = field(default_factory=list)
     user: str = ""
+    adapters: tuple[str, ...] = ()
+    named: NamedAdapters | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def job(self) -> Job:
         """The first job; most requests have no other."""
         return self.jobs[0]
+
+
+class DirectAnswer(NamedTuple):
+    """The answer to a request that needs no engine: one document, and what its header warns of."""
+
+    document: bytes
+    warnings: list[str]

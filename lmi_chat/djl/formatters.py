@@ -1,4 +1,4 @@
-"""Find the formatters in a model.py, a model directory's and each of its adapters', by the marks of `djl_python`."""
+"""Find the formatters in a model.py, a model directory's or an adapter's, by the marks of `djl_python`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -34,9 +34,13 @@ def of_functions(read: Callable[..., Any] | None, write: Callable[..., Any] | No
     return Formatters(read=read, write=write)
 
 
-def of_adapters(folder: Path) -> dict[str, Formatters]:
-    """The formatters in `adapters/<name>/model.py`, by name. Raises BadDirectory."""
-    return {path.parent.name: of_folder(path.parent) for path in sorted(folder.glob(f"adapters/*/{ENTRY}"))}
+def of_adapter(folder: Path) -> Formatters:
+    """The formatters of an adapter's model.py, in a module of its own for each version. Raises what its code does."""
+    path = folder / ENTRY
+    module = ModuleType(f"adapter_{folder.name}")
+    module.__file__ = str(path)
+    exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)  # noqa: S102 the operator's code, as model.py is
+    return of_functions(find(module, INPUT), find(module, OUTPUT))
 
 
-__all__ = ["ENTRY", "INPUT", "OUTPUT", "find", "of_adapters", "of_folder", "of_functions"]
+__all__ = ["ENTRY", "INPUT", "OUTPUT", "find", "of_adapter", "of_folder", "of_functions"]

@@ -5,18 +5,33 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from lmi_chat.chat_template import ChatRenderer, Tokenizer
-from lmi_chat.job import EmbeddingSpec, Job, Sink, TokenSink
+from lmi_chat.chat_template import ChatRenderer, MakePairEncoder, Tokenizer
+from lmi_chat.job import Adapter, Job, PoolingSpec, Sink, SpeechSpec, TokenSink
+from lmi_chat.media import MediaRenderer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterLimits:
+    """How many adapters a batch may have, how many the engine keeps in memory, and the highest rank of one."""
+
+    max_loras: int
+    max_cpu_loras: int
+    max_rank: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """The served model.
 
-    `names`: accepted model names; `defaults`: its own SamplingParams, named as there; `end_ids` end a sequence;
-    `has_priority`: a job's priority counts, and is not passed over in silence; `space`: it embeds and writes no text;
+    `version`: the engine's; `names`: accepted model names; `defaults`: its own SamplingParams, named as there;
+    `end_ids` end a sequence;
+    `has_priority`: a job's priority counts, and is not passed over in silence; `pooler`: it pools and writes no text;
+    `pairs`: makes what writes two texts into one prompt, None where the model reads none together;
+    `speech`: it writes what is said in recordings;
     `chat`: code that renders its chats, None where a chat template does; `tool_parser`, `reasoning_parser`: what takes
-    its text apart where a job asks for it, "" for none; `parsers_said`: how these were chosen, in one line.
+    its text apart where a job asks for it, "" for none; `parsers_said`: how these were chosen, in one line; `adapters`:
+    None where no adapter can be loaded. `media`: what renders prompts with images, audio or videos, None where it takes
+    text alone; `chat_template`: the model's, where its tokenizer is not what has it.
     """
 
     name: str
@@ -26,12 +41,18 @@ class Model:
     vocabulary_tokens: int
     max_running: int
     fingerprint: str
+    version: str = ""
     has_priority: bool = False
-    space: EmbeddingSpec | None = None
+    pooler: PoolingSpec | None = None
+    pairs: MakePairEncoder | None = None
+    speech: SpeechSpec | None = None
     chat: ChatRenderer | None = None
+    media: MediaRenderer | None = None
+    chat_template: str = ""
     tool_parser: str = ""
     reasoning_parser: str = ""
     parsers_said: str = ""
+    adapters: AdapterLimits | None = None
     end_ids: frozenset[int] = frozenset()
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
@@ -62,6 +83,12 @@ class Engine(Protocol):
     def stepped_at(self) -> float:
         """Time of its last step, on the monotonic clock in seconds."""
 
+    async def open(self) -> None:
+        """Learn of the model what only the running engine tells. To be called once, before all else.
+
+        Raises StartFailed where the model does what is not served.
+        """
+
     async def check(self, job: Job) -> None:
         """Try what may be too much for the engine, a new output constraint. Takes no room in it, but may take seconds.
 
@@ -74,6 +101,24 @@ class Engine(Protocol):
         Entering raises an Error if the engine refuses the job. Leaving before the end takes the job off the engine.
         `sink` may be called before entering returns. An engine may make use of `token_sink` or not.
         """
+
+    async def add_adapter(self, adapter: Adapter) -> None:
+        """Load the weights of `adapter`; nothing happens where they are loaded.
+
+        Raises BadAdapter where they do not fit the model, NotFound where the folder has none.
+        """
+
+    async def remove_adapter(self, adapter: Adapter) -> None:
+        """Unload the weights of `adapter`, which no job uses any more; nothing happens where they are not loaded."""
+
+    async def pin_adapter(self, adapter: Adapter) -> None:
+        """Keep the weights of `adapter`, which are loaded, in one of the places of a batch until they are removed."""
+
+    async def list_adapters(self) -> set[int]:
+        """Collect the ids of the adapters whose weights are loaded."""
+
+    def kv_event_sources(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return the configuration of what publishes its cache events, by data-parallel rank, as vLLM names it."""
 
     async def stop(self) -> None:
         """End all of the engine's processes."""

@@ -58,7 +58,7 @@ class Guard:
             if self._keys is not None:
                 scope[OWNER] = self._keys.owner(scope)
         except Unauthorized as error:
-            self._record(scope, error.status)
+            self._record(scope, error.status, error)
             raise
         if not self._is_recorded:
             await self._app(scope, receive, send)
@@ -79,11 +79,16 @@ class Guard:
         finally:
             self._record(scope, status)
 
-    def _record(self, scope: Scope, status: int) -> None:
+    def _record(self, scope: Scope, status: int, refusal: Error | None = None) -> None:
         client = scope.get("client")
         peer = client[0] if client else ""
         self._log.audit(
-            peer=peer, method=scope["method"], path=scope["path"], status=status, owner=scope.get(OWNER, "")
+            peer=peer,
+            method=scope["method"],
+            path=scope["path"],
+            status=status,
+            owner=scope.get(OWNER, ""),
+            refusal=refusal,
         )
 
 

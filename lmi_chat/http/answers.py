@@ -2,10 +2,19 @@
 
 from typing import Annotated, Literal, NotRequired
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
+from lmi_chat.adapters import NAME_PATTERN
 from lmi_chat.dialects.answer import Count
+
+PipelineTag = Literal[
+    "text-generation",
+    "feature-extraction",
+    "text-classification",
+    "token-classification",
+    "automatic-speech-recognition",
+]
 
 
 class Ready(TypedDict):
@@ -32,7 +41,7 @@ class NotReady(TypedDict):
 
 
 class ServedModelCard(TypedDict):
-    """The served model, under one of its names."""
+    """The served model, under one of its names, or an adapter."""
 
     id: str
     object: Literal["model"]
@@ -40,10 +49,32 @@ class ServedModelCard(TypedDict):
     owned_by: str
     root: str
     max_model_len: Count
+    parent: NotRequired[Annotated[str, Field(description="of an adapter: the model it belongs to")]]
+
+
+class Version(TypedDict):
+    """The engine's version, as vLLM's servers tell theirs, and this server's."""
+
+    version: str
+    lmi_chat: str
+
+
+class Load(TypedDict):
+    """How many requests run or wait to."""
+
+    server_load: Count
+
+
+class TokenizerInfo(TypedDict):
+    """The tokenizer's configuration; beside its class stands whatever its model has."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    tokenizer_class: str
 
 
 class Models(TypedDict):
-    """The served model by all its names."""
+    """The served model by all its names, then its adapters."""
 
     object: Literal["list"]
     data: list[ServedModelCard]
@@ -54,7 +85,7 @@ class Info(TypedDict):
 
     model_id: str
     model_sha: str | None
-    model_pipeline_tag: Literal["text-generation", "feature-extraction"]
+    model_pipeline_tag: PipelineTag
     max_concurrent_requests: Count
     max_best_of: Count
     max_stop_sequences: Count
@@ -97,21 +128,62 @@ class ExecutionParameters(TypedDict):
     MaxPayloadInMB: Count
 
 
-ADAPTER_NAME = r"(?!\.+$)[A-Za-z0-9._-]{1,64}"
-AdapterName = Annotated[str, Field(json_schema_extra={"pattern": f"^{ADAPTER_NAME}$"})]
+AdapterName = Annotated[str, Field(json_schema_extra={"pattern": f"^{NAME_PATTERN}$"})]
+
+
+class KvEventSource(TypedDict):
+    """What publishes a rank's cache events, in vLLM's words."""
+
+    enable_kv_cache_events: bool
+    publisher: Literal["null", "zmq"]
+    endpoint: str
+    replay_endpoint: str | None
+    buffer_steps: int
+    hwm: int
+    max_queue_size: int
+    topic: str
+
+
+class LoadedModel(TypedDict):
+    """A model that is loaded, in the words of the multi-model contract."""
+
+    modelName: str
+    modelUrl: str
+
+
+class LoadedModels(TypedDict):
+    """A page of the loaded models."""
+
+    models: list[LoadedModel]
+
+
+class ModelBody(TypedDict):
+    """A model to load; this is a request's body."""
+
+    model_name: Annotated[str, Field(min_length=1)]
+    url: str
 
 
 class LoadedAdapter(TypedDict):
-    """An adapter that is loaded."""
+    """An adapter that is registered; `preload`: its weights were loaded then, `pin`: they stay."""
 
-    name: AdapterName
+    name: str
     src: str
+    preload: bool
+    pin: bool
 
 
 class Adapters(TypedDict):
-    """The adapters that are loaded."""
+    """A page of the registered adapters; `nextPageToken` where there are more."""
 
     adapters: list[LoadedAdapter]
+    nextPageToken: NotRequired[str]
+
+
+class AdapterStatus(TypedDict):
+    """What was done, in a sentence."""
+
+    status: str
 
 
 class AdapterBody(TypedDict):
@@ -119,6 +191,15 @@ class AdapterBody(TypedDict):
 
     name: AdapterName
     src: str
+    preload: NotRequired[bool | None]
+    pin: NotRequired[bool | None]
+    load_inplace: NotRequired[bool | None]
+
+
+class AdapterUpdate(TypedDict):
+    """What is to change of a registered adapter; without `src` its files are read again. This is a request's body."""
+
+    src: NotRequired[str | None]
     preload: NotRequired[bool | None]
     pin: NotRequired[bool | None]
 
@@ -130,11 +211,21 @@ ANSWERS = {
     "Model": ServedModelCard,
     "Models": Models,
     "Info": Info,
+    "Version": Version,
+    "Load": Load,
+    "TokenizerInfo": TokenizerInfo,
     "Accepted": Accepted,
     "RuntimeError": RuntimeFault,
     "ModelError": ModelError,
     "ExecutionParameters": ExecutionParameters,
+    "KvEventSources": dict[str, KvEventSource],
+    "LoadedModel": LoadedModel,
+    "LoadedModels": LoadedModels,
+    "ModelBody": ModelBody,
     "Adapters": Adapters,
+    "AdapterList": list[LoadedAdapter],
+    "AdapterStatus": AdapterStatus,
     "Adapter": AdapterBody,
+    "AdapterUpdate": AdapterUpdate,
 }
 """By the names of their components in the OpenAPI document."""

@@ -14,10 +14,27 @@ from starlette.routing import Route
 
 from lmi_chat import dialects
 from lmi_chat.codec import json_text
+from lmi_chat.console.recorder import API
 from lmi_chat.errors import BadMethod, Error, ModelNotFound, NotFound
-from lmi_chat.http import access, admin, errors, openapi, ping, sagemaker, stored_completions, tgi
+from lmi_chat.http import (
+    about,
+    access,
+    admin,
+    bidirectional,
+    console,
+    errors,
+    models,
+    openapi,
+    ping,
+    sagemaker,
+    stored_completions,
+    stored_responses,
+    tgi,
+)
 from lmi_chat.http.answers import Models, ServedModelCard
 from lmi_chat.http.endpoint import InferenceEndpoint
+from lmi_chat.http.request_metrics import counted
+from lmi_chat.http.routes import ROUTES
 from lmi_chat.http.state import AppState, RequestContext
 from lmi_chat.text import echo
 
@@ -25,8 +42,10 @@ POLLED = {
     "/metrics",
     "/server/metrics",
     "/execution-parameters",
-    "/v1/models",
-    "/v1/models/{model:path}",
+    *(prefix + path for prefix in ("", *sagemaker.OPENAI) for path in ("/v1/models", "/v1/models/{model:path}")),
+    "/version",
+    "/load",
+    "/kv_event_sources",
     "/openapi.json",
 }
 
@@ -40,9 +59,16 @@ def _shape_of(state: AppState) -> errors.ShapeOf:
         """An Error in the words of the route, and of the request's dialect as far as that is known."""
         exchange: RequestContext | None = request.scope.get("lmi_chat.exchange")
         headers = {key.decode(): value.decode() for key, value in exchange.headers} if exchange else {}
-        dialect = (exchange.request.dialect or exchange.request.forced or "") if exchange else ""
-        body_of = partial(dialects.error_body, dialect=dialect, is_tgi=state.is_tgi)
-        if request.url.path.startswith(sagemaker.PREFIX):
+        request_id = exchange.request.id if exchange else ""
+        if exchange is not None:
+            dialect = exchange.request.dialect or exchange.request.forced or ""
+        else:  # refused before it was anybody's, for want of a key
+            found = sagemaker.IS_OPENAI.match(request.url.path)
+            route = ROUTES.get(request.url.path[found.end() - 1 :] if found else request.url.path)
+            dialect = (route and route.forced) or ""
+        body_of = partial(dialects.error_body, dialect=dialect, is_tgi=state.is_tgi, request_id=request_id)
+        path = request.url.path
+        if path.startswith(sagemaker.PREFIX) and not sagemaker.IS_OPENAI.match(path):
             status, kind, body = sagemaker.refusal(error, body_of, is_models=exchange is not None)
             return status, headers | {"x-amzn-errortype": kind}, body
         return error.status, headers, body_of(error)
@@ -60,32 +86,42 @@ def _route_error(request: Request, error: HTTPException) -> Error:
 def build(state: AppState) -> Starlette:
     """All routes of one server."""
     post = ["POST"]
-    lines, chat = InferenceEndpoint(state, shape="lines"), InferenceEndpoint(state, shape="events", forced="chat")
-    completion = InferenceEndpoint(state, shape="events", forced="completion")
-    embedding = InferenceEndpoint(state, shape="lines", forced="embedding")
+    by_any = InferenceEndpoint(state)
     guarded = [
-        Route("/invocations", lines, methods=post),  # the router asks one after the other: nearly all go to these two
-        Route("/v1/chat/completions", chat, methods=post),
-        Route("/predictions/{model}", lines, methods=post),
-        Route("/models/{model}/invoke", lines, methods=post),
-        Route("/v1/completions", completion, methods=post),
-        Route("/v1/embeddings", embedding, methods=post),
+        *(Route(path, InferenceEndpoint(state, route), methods=post) for path, route in ROUTES.items()),
+        Route("/predictions/{model:path}", by_any, methods=post),
+        Route("/models/{model:path}/invoke", by_any, methods=post),
         *sagemaker.routes(state),
+        *sagemaker.openai_routes(state),
         *stored_completions.routes(state.store),
-        Route("/v1/models", _models(state), methods=["GET"]),
-        Route("/v1/models/{model:path}", _models(state), methods=["GET"]),
+        *stored_responses.routes(state.store),
+        *_models_routes(state),
+        *about.routes(state),
         *admin.routes(state),
+        *console.routes(state),
+        *models.routes(state),
         *(tgi.routes(state) if state.is_tgi else ()),
         Route("/openapi.json", _openapi(state), methods=["GET"]),
     ]
     log = state.pipeline.request_log
-    routes = [*access.guard(guarded, state.api_keys, log, _is_recorded), *ping.routes(state.pipeline, state.health)]
-    return errors.application(routes, _shape_of(state), _route_error)
+    guarded = counted(access.guard(guarded, state.api_keys, log, _is_recorded))
+    open_routes = [*ping.routes(state.pipeline, state.health), *console.pages(state)]
+    routes = [*guarded, *open_routes, *bidirectional.sockets(state)]
+    return errors.application(routes, _shape_of(state), _route_error, state.cross_origin)
+
+
+def _models_routes(state: AppState) -> list[Route]:
+    answer, paths = _models(state), ("/v1/models", "/v1/models/{model:path}")
+    return [Route(prefix + path, answer, methods=["GET"]) for prefix in ("", *sagemaker.OPENAI) for path in paths]
 
 
 def _is_recorded(route: Route) -> bool:
     """Whether a route's requests are recorded by their heads: an inference has a record, what is polled needs none."""
-    return not isinstance(route.endpoint, InferenceEndpoint) and route.path not in POLLED
+    return (
+        not isinstance(route.endpoint, InferenceEndpoint)
+        and route.path not in POLLED
+        and not route.path.startswith(API)
+    )
 
 
 def _models(state: AppState) -> Callable[[Request], Any]:
@@ -96,26 +132,34 @@ def _models(state: AppState) -> Callable[[Request], Any]:
         if state.pipeline.refusal:
             raise state.pipeline.refusal
         deployment = state.pipeline.deployment
-        shown: dict[str, ServedModelCard] = {
-            name: {
-                "id": name,
-                "object": "model",
-                "created": created,
-                "owned_by": "lmi-chat",
-                "root": deployment.model,
-                "max_model_len": deployment.context_tokens,
-            }
-            for name in (deployment.model, *deployment.aliases)
-        }
+        shown = _cards(state, created)
         asked = request.path_params.get("model")
         if asked is None:
-            models: Models = {"object": "list", "data": [*shown.values()]}
-            return _json(models)
+            listed: Models = {"object": "list", "data": [*shown.values()]}
+            return _json(listed)
         if asked not in shown:
             raise ModelNotFound(f"model {echo(asked)} is not served here; {deployment.model} is", param="model")
         return _json(shown[asked])
 
     return answer
+
+
+def _cards(state: AppState, created: int) -> dict[str, ServedModelCard]:
+    """The served model by its names, and each adapter, by what they are called in requests."""
+    deployment = state.pipeline.deployment
+    same = {
+        "object": "model",
+        "created": created,
+        "owned_by": "lmi-chat",
+        "max_model_len": deployment.context_tokens,
+    }
+    names = (deployment.model, *deployment.aliases)
+    shown: dict[str, Any] = {name: {"id": name, "root": deployment.model, **same} for name in names}
+    if deployment.knows_adapter is not None:
+        for entry in state.pipeline.adapters.entries():
+            card = {"id": entry.name, "root": entry.src, "parent": deployment.model, **same}
+            shown.setdefault(entry.name, card)
+    return shown
 
 
 def _openapi(state: AppState) -> Callable[[Request], Any]:
@@ -132,6 +176,7 @@ def _openapi(state: AppState) -> Callable[[Request], Any]:
                 has_async=state.async_requests is not None,
                 has_keys=state.api_keys is not None,
                 has_rates=state.pipeline.has_rates,
+                has_console=state.console is not None,
             )
             built.append(json_text.dump(await asyncio.to_thread(make)))
         return Response(built[0], media_type="application/json")

@@ -8,22 +8,25 @@ from typing import ClassVar
 
 from starlette.types import Receive, Scope, Send
 
-from lmi_chat.codec.framing import Shape
 from lmi_chat.errors import BadField, Error, ModelNotFound, Problem, TooLarge
+from lmi_chat.http import routes
 from lmi_chat.http.access import OWNER
+from lmi_chat.http.routes import InferenceRoute
 from lmi_chat.http.state import AppState, Headers, RequestContext
 from lmi_chat.http.transport.body_stream import OUTLET
 from lmi_chat.http.transport.send_stream import AnyBodyStream, SendStream
 from lmi_chat.pipeline.bodies import Body
 from lmi_chat.pipeline.parsing import warning
-from lmi_chat.pipeline.request import REQUEST_ID, of_headers
+from lmi_chat.pipeline.request import PREFIX_ID, REQUEST_ID, of_headers
 from lmi_chat.text import echo
 
-VISIBLE: Mapping[str, tuple[re.Pattern[str], int]] = {
+VISIBLE: dict[str, tuple[re.Pattern[str], int]] = {
     "X-Amzn-SageMaker-Inference-Id": (REQUEST_ID, 128),
-    "X-Amzn-SageMaker-Custom-Attributes": (re.compile(r"[ -~]{1,1024}"), 1024),
+    routes.HEADER: (re.compile(r"[ -~]{1,1024}"), 1024),
 }
 """Headers that are taken unchanged, what they may be and how long."""
+CHECKED = VISIBLE | {"X-Amzn-SageMaker-Prefix-Aware-Id": (PREFIX_ID, 64)}
+"""These and one that no answer repeats."""
 
 
 class Reply:
@@ -64,7 +67,12 @@ class Reply:
             *((name.lower().encode(), text.encode()) for name, text in call.headers.items()),
         ]
         if call.warnings:
-            headers.append((b"x-lmi-chat-warning", warning(call.warnings).encode()))
+            text = warning(call.warnings)
+            headers.append((b"x-lmi-chat-warning", text.encode()))
+            if self._exchange.warns_in_attributes:
+                given = next((value.decode() for name, value in headers if name == routes.KEY), "")
+                headers = [each for each in headers if each[0] != routes.KEY]
+                headers.append((routes.KEY, routes.with_warning(given, text).encode()))
         return headers
 
 
@@ -85,7 +93,7 @@ def visible(given: Mapping[bytes, str], name: str) -> str:
 
 
 def _check_headers(given: Mapping[bytes, str]) -> None:
-    for name, (pattern, most) in VISIBLE.items():
+    for name, (pattern, most) in CHECKED.items():
         text = given.get(name.lower().encode())
         if text and not pattern.fullmatch(text):
             says = f"{name} must be at most {most} characters of visible ASCII, got {echo(text)} ({len(text)})"
@@ -103,9 +111,10 @@ class InferenceEndpoint:
 
     reply: ClassVar[type[Reply]] = Reply
 
-    def __init__(self, state: AppState, *, shape: Shape, forced: str | None = None) -> None:
-        """`shape` is the route's own way to stream; `forced` the dialect that it insists on."""
-        self._state, self._shape, self._forced = state, shape, forced
+    def __init__(self, state: AppState, route: InferenceRoute = routes.ANY) -> None:
+        """Answer by the rules of `route`, or of one that a request names where these take every dialect."""
+        self._state, self._route = state, route
+        self._routes = routes.served(is_tgi=state.is_tgi)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; a client that goes cancels it."""
@@ -124,11 +133,16 @@ class InferenceEndpoint:
         body_stream.on_gone = task.cancel if task else None
         try:
             with self._state.pipeline.request_log.recording(exchange.request.record):
+                if (trace := exchange.request.record.trace) is not None:
+                    exchange.headers += [(name.encode(), text.encode()) for name, text in trace.headers().items()]
                 _check_headers(given)
+                if attributes := given.get(routes.KEY):
+                    routes.follow(exchange.request, attributes, self._routes)
                 self._check_name(scope)
                 with self._state.bodies.body() as body:
-                    exchange.request.on_body_freed = body.free
+                    exchange.request.on_body_freed, exchange.request.on_held = body.free, body.add
                     exchange.request.body = await read_body(scope, receive, self._state.max_body_bytes, body=body)
+                    exchange.request.record.received_s = exchange.request.record.age_s
                     await self._state.pipeline.answer(exchange.request, self.reply(exchange, send, body_stream))
         except asyncio.CancelledError:
             if not body_stream.is_gone:
@@ -136,11 +150,12 @@ class InferenceEndpoint:
 
     def exchange(self, scope: Scope, given: Mapping[bytes, str]) -> RequestContext:
         """A request's head as the line takes it, by its headers `given`, and what its reply repeats."""
-        call = of_headers(given, route_shape=self._shape, forced=self._forced, owner=scope.get(OWNER, ""))
+        route = self._route
+        call = of_headers(given, route_shape=route.shape, forced=route.forced, owner=scope.get(OWNER, ""))
         call.path_model = path_model(scope)
-        headers: Headers = [(b"x-request-id", call.id.encode())]
+        headers: Headers = [(name, call.id.encode()) for name in route.id_headers]
         headers += [(name.lower().encode(), text.encode()) for name in VISIBLE if (text := visible(given, name))]
-        return RequestContext(call, headers)
+        return RequestContext(call, headers, self._state.pipeline.warns_in_attributes)
 
     def _check_name(self, scope: Scope) -> None:
         name = scope["path_params"].get("model")

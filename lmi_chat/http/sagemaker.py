@@ -20,6 +20,7 @@ from lmi_chat.async_requests.folder import Folder
 from lmi_chat.codec import eventstream, json_text
 from lmi_chat.codec.eventstream import EVENT_STREAM
 from lmi_chat.errors import BadField, Error, Problem, TimedOut, TooLarge
+from lmi_chat.http import routes as inference_routes
 from lmi_chat.http.access import OWNER
 from lmi_chat.http.answers import Accepted, ModelError, RuntimeFault
 from lmi_chat.http.endpoint import InferenceEndpoint, Reply, header, path_model, read_body
@@ -36,6 +37,7 @@ HEADERS = {
     b"x-amzn-sagemaker-custom-attributes": ("CustomAttributes", 1024, re.compile(r"[\x00-\x7f]*")),
     b"x-amzn-sagemaker-inference-id": ("InferenceId", 64, re.compile(r"[!-~][ -~]*")),
     b"x-amzn-sagemaker-session-id": ("SessionId", 256, re.compile(r"NEW_SESSION|[a-zA-Z0-9](?:-*[a-zA-Z0-9])*")),
+    b"x-amzn-sagemaker-prefix-aware-id": ("PrefixAwareId", 64, re.compile(r"[!-~][ -~]*")),
     b"x-amzn-sagemaker-inputlocation": ("InputLocation", 1024, re.compile(r"[ -~]+")),
     b"x-amzn-sagemaker-filename": ("Filename", 32, re.compile(r"(?!.*\..*\.)[a-zA-Z0-9][a-zA-Z0-9_.-]*")),
     b"x-amzn-sagemaker-s3outputpathextension": (
@@ -44,11 +46,18 @@ HEADERS = {
         re.compile(r"(?!s3:|https:)[a-zA-Z0-9!_.*'()/-]+"),
     ),
 }
+ADAPTER, COMPONENT = b"x-amzn-sagemaker-adapter-identifier", b"x-amzn-sagemaker-inference-component"
 ASYNC_HEADERS = (
     *("inputlocation", "filename", "s3outputpathextension", "inference-id", "content-type", "accept"),
-    *("invocationtimeoutseconds", "requestttlseconds"),
+    "adapter-identifier",
+    *("invocationtimeoutseconds", "requestttlseconds", "custom-attributes"),
 )
-ASYNC_OWN = {INFERENCE_ID: "inference-id", b"content-type": "content-type", b"accept": "accept"}
+ASYNC_OWN = {
+    INFERENCE_ID: "inference-id",
+    ADAPTER: "adapter-identifier",
+    b"content-type": "content-type",
+    b"accept": "accept",
+}
 """The headers of the request that is answered later."""
 INLINE_BYTES = 128_000
 INLINE_SAYS = f"Body must have at most {INLINE_BYTES} bytes; use InputLocation for more"
@@ -56,6 +65,9 @@ TIMEOUT_S, TTL_S = (1, 3600), (60, 21_600)
 ERROR_BYTES = 2048
 SUMMARY_BYTES = 400
 SHORT_BYTES = 280
+OPENAI = tuple(PREFIX + middle + "/openai" for middle in ("{name}", "{name}/inference-components/{component}"))
+"""Where the platform has OpenAI's paths, of an endpoint and of one of its inference components."""
+IS_OPENAI = re.compile(r"/endpoints/[^/]+(?:/inference-components/[^/]+)?/openai/")
 BodyOf = Callable[[Error], json_text.Json]
 
 
@@ -69,7 +81,28 @@ class Endpoint(InferenceEndpoint):
         """As at every door, with the variant's name and the id where boto3 looks for it. Raises BadField."""
         check_head(scope)
         exchange = super().exchange(scope, given)
+        if COMPONENT in given and not exchange.request.adapter:
+            exchange.request.adapter = self._adapter_of(given[COMPONENT])
         exchange.headers += [VARIANT, (REQUEST_ID, exchange.request.id.encode())]
+        return exchange
+
+    def _adapter_of(self, component: str) -> str:
+        """The adapter of an inference component, as the platform would name it; "" for a component of the model's."""
+        pipeline = self._state.pipeline
+        if pipeline.refusal is not None or pipeline.deployment.knows_adapter is None:
+            return ""
+        return component if pipeline.adapters.has(component) else ""
+
+
+class OpenAi(Endpoint):
+    """POST …/openai/v1/…: OpenAI's routes as the platform has them, whose answers and errors come as they are."""
+
+    def exchange(self, scope: Scope, given: Mapping[bytes, str]) -> RequestContext:
+        """As at the runtime API, where the inference component stands in the path. Raises BadField."""
+        exchange = super().exchange(scope, given)
+        component = scope["path_params"].get("component", "")
+        if component and not exchange.request.adapter:
+            exchange.request.adapter = self._adapter_of(component)
         return exchange
 
 
@@ -123,6 +156,8 @@ class Later:
             raise _bad("InvokeEndpointAsync", "is not served: option.async_folder is not set")
         body = await read_body(request.scope, request.receive, INLINE_BYTES, INLINE_SAYS)
         order = _order(request, body, self._state.async_requests.folder)
+        served = inference_routes.served(is_tgi=self._state.is_tgi)
+        inference_routes.follow(order.request, header(request.scope, inference_routes.KEY), served)
         order = await self._state.async_requests.submit(order)
         headers = {
             "X-Amzn-SageMaker-OutputLocation": self._state.async_requests.folder.url(order.output),
@@ -216,11 +251,21 @@ def _model_error(error: Error, body_of: BodyOf) -> ModelError:
     }
 
 
+def openai_routes(state: AppState) -> list[Route]:
+    """The inference routes of OpenAI's paths, below an endpoint's and an inference component's."""
+    return [
+        Route(prefix + path, OpenAi(state, route), methods=["POST"])
+        for prefix in OPENAI
+        for path, route in inference_routes.ROUTES.items()
+        if path.startswith("/v1/")
+    ]
+
+
 def routes(state: AppState) -> list[Route]:
     """The runtime API's routes."""
     one = PREFIX + "{name}/"
     return [
-        Route(one + "invocations", Endpoint(state, shape="lines"), methods=["POST"]),
-        Route(one + "invocations-response-stream", Stream(state, shape="lines"), methods=["POST"]),
+        Route(one + "invocations", Endpoint(state), methods=["POST"]),
+        Route(one + "invocations-response-stream", Stream(state), methods=["POST"]),
         Route(one + "async-invocations", Later(state).__call__, methods=["POST"]),
     ]

@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 
 from lmi_chat.async_requests import AsyncRequests
+from lmi_chat.console.recorder import Console
 from lmi_chat.http.access import ApiKeys
+from lmi_chat.http.cross_origin import CrossOrigin
 from lmi_chat.observability.startup import StartupProgress
 from lmi_chat.pipeline.bodies import BodyBudget
 from lmi_chat.pipeline.pipeline import InferenceRequest, Pipeline
@@ -24,6 +26,9 @@ class AppState:
     async_requests: AsyncRequests | None = None
     is_tgi: bool = False
     api_keys: ApiKeys | None = None
+    shows_tokenizer: bool = False
+    cross_origin: CrossOrigin | None = None
+    console: Console | None = None
 
 
 @dataclass(slots=True)
@@ -32,3 +37,4 @@ class RequestContext:
 
     request: InferenceRequest
     headers: Headers = field(default_factory=list)
+    warns_in_attributes: bool = False

@@ -18,6 +18,7 @@ from lmi_chat.storage.completions import Completions
 
 PATH = "/v1/chat/completions"
 BODY_BYTES = 256 * 1024  # metadata at its bounds, every character escaped, is smaller
+NONE = "no completions are stored here: option.store is not set"
 Answer = Callable[[Request, Completions], Awaitable[Response]]
 
 
@@ -31,24 +32,28 @@ def routes(store: Completions | None) -> list[Route]:
         (one, "DELETE", _delete),
         (one + "/messages", "GET", _messages),
     ]
-    return [Route(path, _with(store, answer), methods=[method]) for path, method, answer in table]
+    return [Route(path, with_store(store, answer, NONE), methods=[method]) for path, method, answer in table]
 
 
-def _with(store: Completions | None, answer: Answer) -> Callable[[Request], Awaitable[Response]]:
+def with_store(store: Completions | None, answer: Answer, none: str) -> Callable[[Request], Awaitable[Response]]:
+    """The endpoint that answers by the store; `none` is what it says without one."""
+
     async def endpoint(request: Request) -> Response:
         if store is None:
-            raise NotFound("no completions are stored here: option.store is not set")
+            raise NotFound(none)
         return await answer(request, store)
 
     return endpoint
 
 
-def _reply(body: bytes, warnings: Sequence[str] = ()) -> Response:
+def reply(body: bytes, warnings: Sequence[str] = ()) -> Response:
+    """A document, with what is to be said of the request."""
     text = warning(warnings)
     return Response(body, 200, {"x-lmi-chat-warning": text} if text else None, "application/json")
 
 
-def _owner(request: Request) -> str:
+def owner_of(request: Request) -> str:
+    """The name of the API key that came with a request."""
     owner: str = request.scope.get(OWNER, "")
     return owner
 
@@ -56,32 +61,32 @@ def _owner(request: Request) -> str:
 async def _page(request: Request, store: Completions) -> Response:
     """GET …?model=&metadata[k]=v&after=&limit=&order=."""
     query, warnings = stored.parse_query(request.query_params.multi_items(), has_filters=True)
-    page = await store.page(replace(query, owner=_owner(request)))
-    return _reply(await asyncio.to_thread(stored.render_page, page), warnings)
+    page = await store.page(replace(query, owner=owner_of(request)))
+    return reply(await asyncio.to_thread(stored.render_page, page), warnings)
 
 
 async def _get(request: Request, store: Completions) -> Response:
     """GET …/{id}."""
-    return _reply(stored.render_completion(await store.get(request.path_params["id"], _owner(request))))
+    return reply(stored.render_completion(await store.get(request.path_params["id"], owner_of(request))))
 
 
 async def _update(request: Request, store: Completions) -> Response:
     """POST …/{id} with new metadata."""
     body = await read_body(request.scope, request.receive, BODY_BYTES, f"the body has more than {BODY_BYTES} bytes")
     metadata, warnings = stored.parse_update(json_text.read(body))
-    kept = await store.update(request.path_params["id"], metadata, _owner(request))
-    return _reply(stored.render_completion(kept), warnings)
+    kept = await store.update(request.path_params["id"], metadata, owner_of(request))
+    return reply(stored.render_completion(kept), warnings)
 
 
 async def _delete(request: Request, store: Completions) -> Response:
     """DELETE …/{id}."""
-    await store.delete(request.path_params["id"], _owner(request))
-    return _reply(stored.render_deleted(request.path_params["id"]))
+    await store.delete(request.path_params["id"], owner_of(request))
+    return reply(stored.render_deleted(request.path_params["id"]))
 
 
 async def _messages(request: Request, store: Completions) -> Response:
     """GET …/{id}/messages?after=&limit=&order=."""
     query, warnings = stored.parse_query(request.query_params.multi_items(), has_filters=False)
-    kept = await store.get(request.path_params["id"], _owner(request))
+    kept = await store.get(request.path_params["id"], owner_of(request))
     # a long chat takes a while to read
-    return _reply(await asyncio.to_thread(stored.render_messages, kept, query), warnings)
+    return reply(await asyncio.to_thread(stored.render_messages, kept, query), warnings)

@@ -3,7 +3,7 @@
 Shapes: text-generation-inference, router/src/server.rs; the clients are text_generation and huggingface_hub.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,21 +11,33 @@ from starlette.routing import Route
 
 from lmi_chat import __version__
 from lmi_chat.codec import json_text
-from lmi_chat.http.answers import Info
+from lmi_chat.dialects.deployment import Deployment
+from lmi_chat.http.answers import Info, PipelineTag
 from lmi_chat.http.endpoint import InferenceEndpoint
+from lmi_chat.http.routes import TGI_ROUTES
 from lmi_chat.http.state import AppState
+from lmi_chat.job import PoolingTask
+
+TAGS: Mapping[PoolingTask, PipelineTag] = {
+    "embed": "feature-extraction",
+    "token_embed": "feature-extraction",
+    "classify": "text-classification",
+    "token_classify": "token-classification",
+}
 
 
 def routes(state: AppState) -> list[Route]:
-    """List the routes. `/` is `/invocations` for `inputs` alone; the others have one form of answer each."""
-    doors = {"/": "standard", "/generate": "generate", "/generate_stream": "generate_stream"}
+    """List the routes."""
     return [
-        *(
-            Route(path, InferenceEndpoint(state, shape="events", forced=form), methods=["POST"])
-            for path, form in doors.items()
-        ),
+        *(Route(path, InferenceEndpoint(state, route), methods=["POST"]) for path, route in TGI_ROUTES.items()),
         Route("/info", _info(state), methods=["GET"]),
     ]
+
+
+def _kind(deployment: Deployment) -> PipelineTag:
+    if deployment.speech is not None and deployment.speech.is_only:
+        return "automatic-speech-recognition"
+    return TAGS[deployment.pooler.task] if deployment.pooler else "text-generation"
 
 
 def _info(state: AppState) -> Callable[[Request], Awaitable[Response]]:
@@ -39,7 +51,7 @@ def _info(state: AppState) -> Callable[[Request], Awaitable[Response]]:
         shown: Info = {
             "model_id": deployment.model,
             "model_sha": None,
-            "model_pipeline_tag": "feature-extraction" if deployment.space else "text-generation",
+            "model_pipeline_tag": _kind(deployment),
             "max_concurrent_requests": pipeline.max_held,
             "max_best_of": limits.max_n,
             "max_stop_sequences": limits.max_stop,

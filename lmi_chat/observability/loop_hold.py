@@ -1,10 +1,10 @@
-"""Note the longest hold of the event loop, for Prometheus: a timer tells by its lateness."""
+"""Note the longest hold of the event loop, for Prometheus and the console: a timer tells by its lateness."""
 
 import asyncio
 import contextlib
 from collections.abc import Iterator
 
-TICK_S = 0.02
+TICK_S = 0.05
 
 
 class LoopHold:
@@ -12,7 +12,7 @@ class LoopHold:
 
     def __init__(self) -> None:
         """Begin without a loop."""
-        self._longest_s = 0.0
+        self._longest_s = self._shown_s = 0.0
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -24,7 +24,8 @@ class LoopHold:
         def tick(due: float) -> None:
             nonlocal timer
             now = loop.time()
-            self._longest_s = max(self._longest_s, now - due)
+            late_s = now - due
+            self._longest_s, self._shown_s = max(self._longest_s, late_s), max(self._shown_s, late_s)
             timer = loop.call_at(now + TICK_S, tick, now + TICK_S)
 
         timer = loop.call_later(TICK_S, tick, loop.time() + TICK_S)
@@ -34,8 +35,13 @@ class LoopHold:
             timer.cancel()
 
     def take(self) -> float:
-        """The longest hold since the last call, in seconds."""
+        """The longest hold since the last call, in seconds; for Prometheus."""
         longest_s, self._longest_s = self._longest_s, 0.0
+        return longest_s
+
+    def take_shown(self) -> float:
+        """The same for the console, which asks at times of its own."""
+        longest_s, self._shown_s = self._shown_s, 0.0
         return longest_s
 
 

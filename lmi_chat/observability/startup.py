@@ -39,6 +39,11 @@ class StartupProgress:
         return time.monotonic() - self.began
 
     @property
+    def phase_s(self) -> float:
+        """Seconds since the running phase began."""
+        return time.monotonic() - self.phase_began
+
+    @property
     def progress(self) -> float:
         """The part of the start that is done: 0 to 1, by phases."""
         return min((ORDER[self.phase] + self.share) / ORDER[READY], 1.0)

@@ -1,14 +1,18 @@
 """Parse and check an InferenceRequest into a ParsedRequest; all parsing stands here and below: no engine, no slot."""
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from threading import Lock
 
 from lmi_chat import dialects
-from lmi_chat.codec import framing, json_text
+from lmi_chat.codec import framing, json_text, multipart
 from lmi_chat.dialects import Deployment, ParsedRequest, adapter
 from lmi_chat.dialects.chat.session import NEW
 from lmi_chat.dialects.formatters import Formatters
+from lmi_chat.dialects.task import DirectAnswer
+from lmi_chat.dialects.transcription import form
 from lmi_chat.errors import BadField, BadJson, BadMedia, ModelNotFound, Problem
 from lmi_chat.limits import Limits
 from lmi_chat.observability.record import RequestRecord
@@ -17,6 +21,9 @@ from lmi_chat.storage.sessions import Sessions, Turn
 from lmi_chat.text import echo, one_line
 
 WARNING_CHARS = 1024
+LARGE_BYTES = 2**20
+"""Bodies above this size are read one at a time: several at once would hold up all others for longer."""
+_large = Lock()
 HINTS = {"application/x-www-form-urlencoded": " (what curl sends without -H 'content-type: application/json')"}
 """Who sends a content type that nobody means."""
 SALT_CHARS = 32
@@ -53,10 +60,14 @@ def _parse(
     limits: Limits,
     formatters: Formatters,
 ) -> ParsedRequest | bytes:
-    body = _read(request, limits)
-    formatters = formatters.of(request.adapter or body.get("adapters"))
-    body = formatters.body(body, deployment.template.tokenizer)
-    dialect = dialects.choose(body, request.forced, deployment)
+    if brings_file(request):
+        body, formatters = _read_file(request, limits), Formatters()
+        dialect = dialects.choose(body, request.forced or "transcription", deployment)
+    else:
+        body = _read(request, limits)
+        formatters = formatters.of(adapter.first(body, request.adapter, deployment))
+        body = formatters.body(body, deployment.template.tokenizer)
+        dialect = dialects.choose(body, request.forced, deployment)
     request.dialect = request.record.dialect = dialect.name
     request.record.model = deployment.model
     _check_target(request, deployment)
@@ -64,25 +75,48 @@ def _parse(
         deployment = deployment.also_named(request.path_model)
     if request.is_record:
         deployment = replace(deployment, streams_by_default=False)
+    named = adapter.read(body, request.adapter, deployment)
+    if named is not None:
+        deployment, request.record.adapter = named.seen_by(deployment), named.shown
     if dialect.parse is None:
         document, headers = dialects.session.answer(body, deployment, sessions, request.session_id, request.owner)
         request.headers |= headers
         return document
-    adapter.check(body, request.adapter, deployment)
+    _check_session(request)
     deployment = _of_owner(deployment, request.owner)
-    is_new = request.session_id == NEW
-    if request.dialect == "chat" and sessions is not None and (is_new or turn is not None):
-        session = turn.begin() if turn is not None else sessions.draft(request.owner)
-        parsed = dialects.session.parse_chat(body, deployment, request.id, session, sessions)
-        if is_new:
-            request.headers |= dialects.session.headers_of_new(sessions.add(session))
+    is_turn = turn is not None or request.session_id == NEW
+    if is_turn and dialect is dialects.DIALECTS["chat"] and sessions is not None:  # a batch is of no session
+        parsed: ParsedRequest | DirectAnswer = _parse_turn(request, turn, body, deployment, sessions)
     else:
         parsed = dialect.parse(body, deployment, request.id)
+    if isinstance(parsed, DirectAnswer):
+        request.warnings = parsed.warnings
+        return parsed.document
     if request.is_record and parsed.is_stream:
         raise BadField([Problem("stream", "stream must be false in a body of several records, got true")])
+    if named is not None:
+        parsed.named, parsed.adapters = named, named.of_jobs(len(parsed.jobs))
     request.warnings = parsed.unknown
     formatters.apply(parsed, body)
     _note(parsed, request.record)
+    return parsed
+
+
+def _check_session(request: InferenceRequest) -> None:
+    """Refuse a message in Anthropic's form in a session, whose messages are a chat's. Raises BadField."""
+    if request.dialect == "anthropic" and request.session_id and request.forced not in dialects.COUNTS:
+        text = "session: a message in Anthropic's form is held in none; send the whole conversation without the header"
+        raise BadField([Problem("session", text)])
+
+
+def _parse_turn(
+    request: InferenceRequest, turn: Turn | None, body: json_text.Json, deployment: Deployment, sessions: Sessions
+) -> ParsedRequest:
+    """A chat's turn in its session, or the first one of a new session."""
+    session = turn.begin() if turn is not None else sessions.draft(request.owner)
+    parsed = dialects.session.parse_chat(body, deployment, request.id, session, sessions)
+    if turn is None:
+        request.headers |= dialects.session.headers_of_new(sessions.add(session))
     return parsed
 
 
@@ -106,7 +140,7 @@ def _of_owner(deployment: Deployment, owner: str) -> Deployment:
     save = deployment.save
     if not owner or save is None:
         return deployment
-    return replace(deployment, save=lambda kept: save(replace(kept, owner=owner)))
+    return replace(deployment, save=lambda kept: save(replace(kept, owner=owner)), owner=owner)
 
 
 def _check_target(request: InferenceRequest, deployment: Deployment) -> None:
@@ -126,9 +160,29 @@ def check_media(request: InferenceRequest) -> str:
     return framing.media_type(request.content_type)
 
 
+def brings_file(request: InferenceRequest) -> bool:
+    """Whether a body is a form, or a recording and nothing else, where the route takes these."""
+    if request.content_type == framing.DOCUMENT.content_type:
+        return False  # nearly always
+    media = framing.media_type(request.content_type)
+    is_taken = request.forced is None or request.forced in dialects.RECORDINGS
+    return is_taken and (media == multipart.MEDIA or media.startswith(("audio/", "video/")))
+
+
+def _read_file(request: InferenceRequest, limits: Limits) -> json_text.Json:
+    """The fields of a form; of a recording alone, the one that it is. Raises BadMedia, BadForm, BadField."""
+    if request.content_encoding not in ("", "identity"):
+        raise BadMedia("content-encoding must be absent or identity; send the body uncompressed")
+    if framing.media_type(request.content_type) == multipart.MEDIA:
+        return form.read(request.body, request.content_type, limits)
+    return {form.FILE: form.Upload(request.body)}
+
+
 def _read(request: InferenceRequest, limits: Limits) -> json_text.Json:
     """The body as an object. Raises BadMedia, BadJson, BadField."""
     media = check_media(request)
+    if request.forced in dialects.RECORDINGS:
+        raise BadMedia(f"content-type must be {multipart.MEDIA}, or that of a recording, got {echo(media)}")
     match media:
         case "text/plain" if request.forced in (None, "standard"):
             return {"inputs": json_text.text(request.body)}
@@ -136,9 +190,14 @@ def _read(request: InferenceRequest, limits: Limits) -> json_text.Json:
             pass
         case _ if media not in framing.JSON_LINES:
             raise BadMedia(f"content-type must be {_readable(request)}, got {echo(media)}{HINTS.get(media, '')}")
-    lengths = {"messages": limits.max_messages, "prompt": limits.max_prompts, "input": limits.max_inputs}
+    most = limits.max_inputs
+    lengths = {"messages": limits.max_messages, "prompt": limits.max_prompts, "input": most, "documents": most}
+    alone = _large if len(request.body) > LARGE_BYTES else contextlib.nullcontext()
     try:
-        return json_text.read(request.body, depth=limits.max_json_depth, values=limits.max_json_values, lengths=lengths)
+        with alone:
+            return json_text.read(
+                request.body, depth=limits.max_json_depth, values=limits.max_json_values, lengths=lengths
+            )
     except BadJson as error:
         if not media.endswith("octet-stream"):
             raise
@@ -155,4 +214,4 @@ def _readable(request: InferenceRequest) -> str:
 def _note(parsed: ParsedRequest, record: RequestRecord) -> None:
     """Record the facts of a parsed request, for the log."""
     record.user, record.metadata, record.is_stream = parsed.user, parsed.metadata, parsed.is_stream
-    record.prompt_tokens = sum(len(job.prompt_ids) for job in parsed.jobs)
+    record.prompt_tokens = sum(job.prompt_tokens for job in parsed.jobs)

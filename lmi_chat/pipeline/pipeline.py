@@ -9,23 +9,40 @@ one `async with`, so a client that goes, a deadline and a failure all leave by t
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
+from lmi_chat.adapters.registry import AdapterRegistry
+from lmi_chat.audio import wav
 from lmi_chat.codec import framing
-from lmi_chat.dialects import Deployment, ParsedRequest
+from lmi_chat.dialects import COUNTS, Deployment, ParsedRequest
 from lmi_chat.dialects.chat.session import NEW
 from lmi_chat.dialects.formatters import Formatters
-from lmi_chat.engine import Engine, Run
-from lmi_chat.errors import BadField, CutOff, Draining, EngineDown, Error, Loading, Problem, TimedOut
-from lmi_chat.job import Delta, Finished, Job, PoolingParams, SamplingParams
+from lmi_chat.engine import Engine, Model, Run
+from lmi_chat.errors import (
+    AdaptersOff,
+    BadField,
+    CutOff,
+    Draining,
+    EngineDown,
+    Error,
+    Loading,
+    NotFound,
+    Problem,
+    TimedOut,
+)
+from lmi_chat.job import Adapter, Delta, Finished, Job, PoolingParams, SamplingParams, SpeechParams
 from lmi_chat.limits import Limits, PipelineLimits
 from lmi_chat.observability.access_log import RequestLog
+from lmi_chat.observability.record import RequestRecord
 from lmi_chat.pipeline import parsing, records, shares
 from lmi_chat.pipeline.admission import AdmissionQueue
+from lmi_chat.pipeline.deadline import Deadline
 from lmi_chat.pipeline.output import ResponseSink
+from lmi_chat.pipeline.preparation import Preparation
+from lmi_chat.pipeline.prepared_media import PreparedMedia
 from lmi_chat.pipeline.rates import Rates
 from lmi_chat.pipeline.request import InferenceRequest
 from lmi_chat.pipeline.response import ResponseStream
@@ -33,8 +50,12 @@ from lmi_chat.storage.sessions import Sessions, Turn
 
 INLINE_BYTES = 4 * 1024
 """Bodies up to this size are read on the event loop, in about 2 ms; 32 KiB would stop every stream for 26."""
-LARGE_BYTES = 2**20
-"""Bodies above this size are read one at a time: several at once would hold up all others for longer."""
+GOES_ON = (b"previous_response_id", b"\\u00")
+"""One of these stands in every body that goes on with a stored response, which is read from a file."""
+STORED_AT_ONCE = 4
+"""Requests that wait at once for what is stored: behind a slow disk nobody else waits with them."""
+FILES_AT_ONCE = 2
+"""Recordings that are decoded at once: each keeps a core busy."""
 # A few more than run at once go to the engine, so that it need not wait for us when one ends.
 SPARE_LEAST, SPARE_PART = 1, 8
 # Of those that run at once, one user leaves so many to others.
@@ -54,6 +75,8 @@ class PipelineConfig(PipelineLimits):
     rates: Rates = field(default_factory=Rates)
     cache_salt_by: str = "key"  # or user, or none
     shows_cached_tokens: bool = True
+    warns_in_attributes: bool = False  # in the answer's Custom-Attributes, which the platform hands on
+    turns_by: str = "user"  # or prefix_aware_id
 
 
 class Pipeline:
@@ -65,8 +88,12 @@ class Pipeline:
         self._engine: Engine | None = None
         self._deployment: Deployment | None = None
         self._admission: AdmissionQueue | None = None
-        self._active: set[ResponseStream] = set()
+        self._adapters: AdapterRegistry | None = None
+        self._active: dict[ResponseStream, RequestRecord] = {}
         self._large = ThreadPoolExecutor(1, "large-bodies")
+        self._stored = ThreadPoolExecutor(STORED_AT_ONCE, "stored-responses")
+        self._with_media, self._recordings = Preparation("requests with media"), Preparation("recordings")
+        self._prepared_media = PreparedMedia()
         self._promised = 0
         self._is_over = False
         self._busy_since = 0.0
@@ -78,6 +105,11 @@ class Pipeline:
     def active(self) -> int:
         """Count the requests that hold a slot."""
         return len(self._active)
+
+    def progress(self) -> Iterator[tuple[RequestRecord, int, int]]:
+        """Go through the requests that hold a slot: each one's record, its sequences and their tokens so far."""
+        for response, record in self._active.items():
+            yield record, response.width, response.completion_tokens
 
     @property
     def waiting(self) -> int:
@@ -105,6 +137,16 @@ class Pipeline:
         return idle_s if idle_s > self._config.stall_s else 0.0
 
     @property
+    def is_open(self) -> bool:
+        """Whether the model was loaded: what is known of it can be told, even in a drain."""
+        return self._deployment is not None
+
+    @property
+    def formatters(self) -> Formatters:
+        """The deployment's own formatters, with those of its adapters."""
+        return self._config.formatters
+
+    @property
     def request_log(self) -> RequestLog:
         """The log of finished requests."""
         return self._config.request_log
@@ -130,6 +172,11 @@ class Pipeline:
         return self._config.sessions is not None
 
     @property
+    def warns_in_attributes(self) -> bool:
+        """Whether an answer's Custom-Attributes tell what its request is warned of."""
+        return self._config.warns_in_attributes
+
+    @property
     def has_rates(self) -> bool:
         """Whether what callers may use in a minute is bounded."""
         return self._config.rates.is_on
@@ -141,19 +188,40 @@ class Pipeline:
             raise self._closed_by
         return self._deployment
 
-    async def open(self, engine: Engine, deployment: Deployment) -> None:
+    def kv_event_sources(self) -> Mapping[str, Mapping[str, object]]:
+        """Return what publishes the engine's cache events, by data-parallel rank. Raises Loading before `open`."""
+        if self._engine is None:
+            raise self._closed_by
+        return self._engine.kv_event_sources()
+
+    @property
+    def adapters(self) -> AdapterRegistry:
+        """The registered adapters. Raises Loading before `open`, AdaptersOff where none can be loaded."""
+        if self._deployment is None:
+            raise self._closed_by
+        if self._adapters is None:
+            raise AdaptersOff("LoRA is off: this deployment loads no adapters")
+        return self._adapters
+
+    @property
+    def adapter_count(self) -> int:
+        """Count the registered adapters."""
+        return self._adapters.count if self._adapters is not None else 0
+
+    async def open(self, engine: Engine, deployment: Deployment, adapters: AdapterRegistry | None = None) -> None:
         """Generate a first token, or embed a first text, as a proof; then take requests. Raises the canary's Error."""
-        ids = deployment.template.encode(CANARY, add_special_tokens=True)
-        pooling = PoolingParams() if engine.model.space else None
-        job = Job(id="canary", prompt_ids=ids, prompt_text=CANARY, sampling=PROOF, pooling=pooling)
+        job = _canary(engine.model, deployment)
         response = ResponseStream(_Silence(), framing.DOCUMENT, (job,))
         async with engine.run(job, response.put):
             await response.over()
         running = engine.model.max_running
         spare = max(SPARE_LEAST, running // SPARE_PART)
         share = running - max(1, running // RESERVED_PART) if running > 1 else None
-        self._admission = AdmissionQueue(running + spare, self._config.queue, share)
-        self._engine, self._deployment = engine, deployment
+        places = adapters.places if adapters is not None else None
+        self._admission = AdmissionQueue(running + spare, self._config.queue, share, places)
+        if adapters is not None:
+            deployment = replace(deployment, knows_adapter=adapters.knows)
+        self._engine, self._deployment, self._adapters = engine, deployment, adapters
 
     async def answer(self, request: InferenceRequest, out: ResponseSink) -> None:
         """Answer one request. Raises an Error when nothing was sent yet; after that errors are frames."""
@@ -187,29 +255,77 @@ class Pipeline:
     async def _answer_one(self, request: InferenceRequest, out: ResponseSink) -> None:
         if not request.is_promised:
             self._config.rates.admit(request.owner)
+        deadline = Deadline.after(request.deadline_s or self._config.deadline_s)
         with self._turn(request) as turn:
-            parsed = await self._parse(request, turn)
+            parsed = await self._parse(request, turn, deadline)
+            request.record.parsed_s = request.record.age_s
             if not request.is_promised:  # that is asked again when it finds no seat
-                request.free_body()
+                _free_body(request, parsed)
             if isinstance(parsed, bytes):
                 whole = framing.whole(request.content_type, request.accept)
                 await out.whole(parsed + whole.tail, whole.content_type)
+            elif self.deployment.media is None:
+                await self._respond_parsed(parsed, request, out, deadline)
             else:
-                await self._respond(parsed, request, out)
+                with self._prepared_media.counted(parsed.jobs, self.deployment.media.limits.prepared_bytes):
+                    await self._respond_parsed(parsed, request, out, deadline)
 
-    async def _respond(self, parsed: ParsedRequest, request: InferenceRequest, out: ResponseSink) -> None:
-        """Run the jobs of a parsed request and send their answer."""
+    async def _respond_parsed(
+        self, parsed: ParsedRequest, request: InferenceRequest, out: ResponseSink, deadline: Deadline
+    ) -> None:
+        if parsed.adapters:
+            await self._respond_adapted(parsed, request, out, deadline)
+        else:
+            await self._respond(parsed, request, out, deadline)
+
+    async def _respond_adapted(
+        self, parsed: ParsedRequest, request: InferenceRequest, out: ResponseSink, deadline: Deadline
+    ) -> None:
+        """Respond with the adapters that a parsed request names, which stay as they are until its end."""
+        async with contextlib.AsyncExitStack() as held:
+            found: dict[str, Adapter | None] = {"": None}
+            try:
+                async with deadline.bound():
+                    for name in {*parsed.adapters} - {""}:
+                        found[name] = await self._held(name, parsed, held)
+            except TimeoutError:
+                raise TimedOut(f"the adapter's files were not there within {deadline.seconds:g} s") from None
+            request.record.has_adapter = True
+            named = zip(parsed.jobs, parsed.adapters, strict=True)
+            parsed.jobs = tuple(replace(job, adapter=found[name]) for job, name in named)
+            await self._respond(parsed, request, out, deadline)
+
+    async def _held(self, name: str, parsed: ParsedRequest, held: contextlib.AsyncExitStack) -> Adapter:
+        """Hold an adapter until `held` ends. Raises NotFound in the words of the request that names it."""
+        try:
+            return await held.enter_async_context(self.adapters.hold(name))
+        except NotFound as error:
+            if parsed.named is None:
+                raise
+            raise parsed.named.missing(name) from error
+
+    def _framing(self, parsed: ParsedRequest, request: InferenceRequest) -> framing.Framing:
+        """How the payloads of an answer are framed."""
+        if not parsed.is_stream:
+            return parsed.whole or framing.whole(request.content_type, request.accept)
         shape = framing.choose(request.accept, self._config.output_formatter, parsed.shape or request.route_shape)
-        whole = framing.whole(request.content_type, request.accept)
-        framed = framing.framing(shape, has_end=parsed.has_end) if parsed.is_stream else whole
+        return framing.framing(shape, has_end=parsed.has_end, has_names=parsed.has_names)
+
+    async def _respond(
+        self, parsed: ParsedRequest, request: InferenceRequest, out: ResponseSink, deadline: Deadline
+    ) -> None:
+        """Run the jobs of a parsed request and send their answer."""
+        if request.record.trace is not None:
+            headers = request.record.trace.headers()
+            parsed.jobs = tuple(replace(job, trace_headers=headers) for job in parsed.jobs)
+        framed = self._framing(parsed, request)
         response = ResponseStream(
             parsed.render, framed, parsed.jobs, shows_cached_tokens=self._config.shows_cached_tokens
         )
         if not parsed.is_stream:
             response.bound_bytes(self._config.reply_bytes, request.warnings.append)
-        seconds = request.deadline_s or self._config.deadline_s
         try:
-            async with asyncio.timeout(seconds):
+            async with deadline.bound():
                 if (parsed.job.sampling.constraint or parsed.job.parsing) and self._engine is not None:
                     await self._engine.check(parsed.job)  # before a seat is taken: others need it meanwhile
                 async with (
@@ -221,13 +337,14 @@ class Pipeline:
                         response.note_run(parsed.job, run)
                     await response.begun()
                     if parsed.is_stream:
+                        self._config.request_log.begun(request.record)
                         await out.start(framed.content_type)
                         response.send_by(out.write, out.fail)
                         await response.over()
         except TimeoutError:
-            response.put(TimedOut(f"the answer was not complete within {seconds:g} s"))
+            response.put(TimedOut(f"the answer was not complete within {deadline.seconds:g} s"))
             if not response.is_sending:
-                raise TimedOut(f"no answer within {seconds:g} s") from None
+                raise TimedOut(f"no answer within {deadline.seconds:g} s") from None
         finally:
             response.fill_record(request.record)
             if response.has_run:
@@ -241,7 +358,7 @@ class Pipeline:
     @contextlib.contextmanager
     def _turn(self, request: InferenceRequest) -> Iterator[Turn | None]:
         """The request's turn in its session, which a chat begins and its answer ends. Raises BadField."""
-        if not request.session_id or request.session_id == NEW:
+        if not request.session_id or request.session_id == NEW or request.forced in COUNTS:
             yield None
             return
         if self._config.sessions is None:
@@ -253,18 +370,44 @@ class Pipeline:
         finally:
             turn.end()
 
-    async def _parse(self, request: InferenceRequest, turn: Turn | None) -> ParsedRequest | bytes:
+    async def _parse(self, request: InferenceRequest, turn: Turn | None, deadline: Deadline) -> ParsedRequest | bytes:
         """Parse the body; all parsing ends here, before a slot is taken. Long work is done in a thread.
 
-        That is a long body, and a session's turn, whose prompt is the whole conversation.
+        That is a long body, a recording, and a turn of a session or after a stored response, whose prompt is the whole
+        conversation.
         A request that needs no engine, opening or closing a session, gives its answer, a document.
         """
         self._check_open(request)
-        if len(request.body) <= INLINE_BYTES and turn is None and not self._config.formatters.can_read:
+        if parsing.brings_file(request):
+            return await self._parse_slowly(request, turn, deadline, self._recordings, FILES_AT_ONCE)
+        media = self.deployment.media
+        goes_on = (
+            self.deployment.load is not None
+            and request.forced in (None, "responses")
+            and any(sign in request.body for sign in GOES_ON)
+        )
+        if media is not None and (turn or goes_on or self._config.formatters.can_read or media.may_be_in(request.body)):
+            return await self._parse_slowly(request, turn, deadline, self._with_media, media.limits.at_once)
+        is_small = len(request.body) <= INLINE_BYTES and request.forced != "chat_batch"  # that is parsed many times
+        if is_small and turn is None and not goes_on and not self._config.formatters.can_read:
             return self._parse_body(request, turn)
-        if len(request.body) <= LARGE_BYTES:
+        if goes_on and len(request.body) <= parsing.LARGE_BYTES:
+            return await asyncio.get_running_loop().run_in_executor(self._stored, self._parse_body, request, turn)
+        if len(request.body) <= parsing.LARGE_BYTES:
             return await asyncio.to_thread(self._parse_body, request, turn)
         return await asyncio.get_running_loop().run_in_executor(self._large, self._parse_body, request, turn)
+
+    async def _parse_slowly(
+        self,
+        request: InferenceRequest,
+        turn: Turn | None,
+        deadline: Deadline,
+        preparation: Preparation,
+        at_once: int,
+    ) -> ParsedRequest | bytes:
+        """Parse a body in whose course media are fetched and decoded. Raises Busy, TimedOut."""
+        work = partial(self._parse_body, request, turn)
+        return await preparation.run(work, at_once=at_once, most_waiting=self._config.queue, deadline=deadline)
 
     def _parse_body(self, request: InferenceRequest, turn: Turn | None) -> ParsedRequest | bytes:
         config = self._config
@@ -283,7 +426,7 @@ class Pipeline:
             raise self._closed_by
         if not self._active:
             self._busy_since = time.monotonic()
-        self._active.add(response)
+        self._active[response] = request.record
         self._idle.clear()
         try:
             priority = parsed.job.priority if self._engine.model.has_priority else 0
@@ -291,11 +434,15 @@ class Pipeline:
             began_s = request.record.age_s
             wait_s = None if limit_s is None else limit_s - began_s
             admission, first = self._admission, parsed.job
-            flow = admission.flow(f"{request.owner}/{parsed.user}" if request.owner or parsed.user else "")
+            flow = admission.flow(self._turn_taker(request, parsed))
 
             def acquire(job: Job, *, is_first: bool = False) -> contextlib.AbstractAsyncContextManager[None]:
                 seats, limit = job.width // job.copies, wait_s if is_first else None
-                return admission.acquire(flow, seats, priority, wait_s=limit, is_further=not is_first)
+                if job.adapter is None:
+                    return admission.acquire(flow, seats, priority, wait_s=limit, is_further=not is_first)
+                number = job.adapter.id
+                place = admission.acquire(flow, seats, priority, adapter=number, wait_s=limit, is_further=not is_first)
+                return _loaded(self.adapters, job.adapter, place)
 
             async with contextlib.AsyncExitStack() as seats:
                 await seats.enter_async_context(acquire(first, is_first=True))
@@ -304,8 +451,14 @@ class Pipeline:
                 with response.limited(limit_s, request.record):
                     yield shares.Slot(self._engine, seats, acquire)
         finally:
-            self._active.discard(response)
+            del self._active[response]
             self._settle()
+
+    def _turn_taker(self, request: InferenceRequest, parsed: ParsedRequest) -> str:
+        """Who takes turns with others for this request; "" for nobody in particular."""
+        is_by_prefix = self._config.turns_by == "prefix_aware_id" and request.prefix_id
+        who = f"prefix {request.prefix_id}" if is_by_prefix else parsed.user
+        return f"{request.owner}/{who}" if request.owner or who else ""
 
     def admit(self, owner: str) -> None:
         """Count a request of `owner` that is accepted now and answered later. Raises RateLimited."""
@@ -341,6 +494,35 @@ class Pipeline:
         """End every running answer with `error`."""
         for response in list(self._active):
             response.put(error)
+
+
+@contextlib.asynccontextmanager
+async def _loaded(
+    adapters: AdapterRegistry, adapter: Adapter, seats: contextlib.AbstractAsyncContextManager[None]
+) -> AsyncIterator[None]:
+    """Wait for seats, then for the weights of an adapter, and keep both in this block."""
+    async with seats, adapters.loaded(adapter):
+        yield
+
+
+def _canary(model: Model, deployment: Deployment) -> Job:
+    """A text, or for a model that only hears, a second of silence."""
+    if model.speech is not None and model.speech.is_only:
+        recording = model.speech.read(wav.silence(seconds=1), deployment.limits)
+        speech = SpeechParams(recording=recording, place=0)
+        return Job(id="canary", prompt_ids=[], prompt_text="", sampling=PROOF, speech=speech)
+    ids = deployment.template.encode(CANARY, add_special_tokens=True)
+    pooling = PoolingParams(task=model.pooler.task) if model.pooler else None
+    return Job(id="canary", prompt_ids=ids, prompt_text=CANARY, sampling=PROOF, pooling=pooling)
+
+
+def _free_body(request: InferenceRequest, parsed: ParsedRequest | bytes) -> None:
+    """Keep the body of a parsed request no longer; what a recording has become in its place. Raises Busy."""
+    speech = parsed.job.speech if isinstance(parsed, ParsedRequest) else None
+    if speech is None:
+        request.free_body()
+    else:
+        request.hold(speech.recording.nbytes)
 
 
 def _running(

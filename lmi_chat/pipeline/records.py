@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from lmi_chat import dialects
 from lmi_chat.codec import framing, json_text
 from lmi_chat.dialects.chat.session import NEW
-from lmi_chat.errors import BadField, BadJson, Bug, Busy, Error, Problem, TimedOut, TooLarge
+from lmi_chat.errors import BadField, BadJson, Busy, Error, Problem, TimedOut, TooLarge, unforeseen
 from lmi_chat.observability.access_log import RequestLog
 from lmi_chat.observability.record import RequestRecord
 from lmi_chat.pipeline.output import ResponseSink
@@ -103,7 +103,8 @@ class Records:
     async def _reply(self, number: int) -> bytes:
         """One record's answer, or its error. Raises Busy for the first one."""
         record_id = f"{self.request.id}-{number}"
-        began = self.request.record.began
+        began, trace = self.request.record.began, self.request.record.trace
+        here = trace.headers() if trace is not None else {}
         one = replace(
             self.request,
             body=self.lines[number],
@@ -114,7 +115,12 @@ class Records:
             on_body_freed=None,
             warnings=[],
             headers={},
-            record=RequestRecord(id=record_id, began=began),
+            record=RequestRecord(
+                id=record_id,
+                began=began,
+                traceparent=here.get("traceparent", ""),
+                tracestate=here.get("tracestate", ""),
+            ),
         )
         document = _Document()
         error: Error
@@ -125,13 +131,15 @@ class Records:
             if number == 0 and isinstance(found, Busy):
                 raise
             error = found
-        except Exception:
+        except Exception as failure:
             log.exception("request %s failed", record_id)
-            error = Bug("internal error")
+            error = unforeseen(failure)
         else:
             self._warn(number, one)
             return document.data.rstrip(b"\n")
-        return json_text.dump(dialects.error_body(error, one.dialect or one.forced or "", is_tgi=self.is_tgi))
+        return json_text.dump(
+            dialects.error_body(error, one.dialect or one.forced or "", is_tgi=self.is_tgi, request_id=one.id)
+        )
 
     async def _answer(self, number: int, one: InferenceRequest, document: _Document) -> None:
         """Answer a record when there is room for it. Raises its Error."""
@@ -143,7 +151,7 @@ class Records:
             left_s = self.seconds - self.request.record.age_s
             if left_s <= 0:
                 raise TimedOut(f"its turn did not come within {self.seconds:g} s")
-            one.deadline_s = round(left_s, 3)
+            one.deadline_s = max(round(left_s, 3), 0.001)
             try:
                 return await self.answer_one(one, document)
             except Busy:

@@ -6,12 +6,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from lmi_chat.codec.framing import Shape
+from lmi_chat.observability import trace_context
 from lmi_chat.observability.record import RequestRecord
 
 REQUEST_ID = re.compile(r"[!-~](?:[ -~]{0,126}[!-~])?")
 """What a caller may name a request: up to 128 visible ASCII characters, blanks within."""
 
+PREFIX_ID = re.compile(r"[!-~][ -~]{0,63}")
+"""The id by which the platform sends requests with a common prefix to one instance (botocore: PrefixAwareId)."""
+
 INFERENCE_ID = b"x-amzn-sagemaker-inference-id"
+PREFIX_AWARE_ID = b"x-amzn-sagemaker-prefix-aware-id"
+ATTRIBUTES = b"x-amzn-sagemaker-custom-attributes"
 ID_BYTES = 16
 
 
@@ -29,6 +35,7 @@ class InferenceRequest:
     accept: str = ""
     owner: str = ""  # the name of the API key that came with it; "" where none is asked for
     session_id: str = ""
+    prefix_id: str = ""  # of a group of requests whose prompts begin alike
     adapter: str = ""
     target_model: str = ""
     path_model: str = ""  # the name in its path, an endpoint's or a model's: one of the served model's for this request
@@ -40,6 +47,7 @@ class InferenceRequest:
     is_awaited: bool = True  # by a client, for which finish_before_seconds is there
     is_record: bool = False  # one of several in its body: it does not stream
     on_body_freed: Callable[[], None] | None = None
+    on_held: Callable[[int], None] | None = None  # counts bytes that are kept until the answer's end
     warnings: list[str] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
     record: RequestRecord = field(default_factory=RequestRecord)
@@ -49,6 +57,13 @@ class InferenceRequest:
         self.body = b""
         if self.on_body_freed is not None:
             self.on_body_freed()
+
+    def hold(self, size: int) -> None:
+        """Keep no body, and `size` bytes in its place until the answer's end. Raises Busy where there is no room."""
+        self.free_body()
+        if self.on_held is not None:
+            self.on_held(size)
+        self.on_body_freed = None
 
 
 def of_headers(
@@ -65,6 +80,10 @@ def of_headers(
     """
     asked = (headers.get(INFERENCE_ID, ""), headers.get(b"x-request-id", ""))
     request_id = next((text for text in asked if text and REQUEST_ID.fullmatch(text)), "") or os.urandom(ID_BYTES).hex()
+    inference_id = asked[0] if request_id == asked[0] else ""
+    traceparent, tracestate = trace_context.of_headers(headers, headers.get(ATTRIBUTES, ""))
+    prefix_id = headers.get(PREFIX_AWARE_ID, "")
+    prefix_id = prefix_id if PREFIX_ID.fullmatch(prefix_id) else ""
     return InferenceRequest(
         body=body,
         id=request_id,
@@ -73,9 +92,17 @@ def of_headers(
         content_encoding=headers.get(b"content-encoding", "").strip().lower(),
         accept=headers.get(b"x-amzn-sagemaker-accept") or headers.get(b"accept", ""),
         session_id=headers.get(b"x-amzn-sagemaker-session-id", "").strip(),
+        prefix_id=prefix_id,
         adapter=headers.get(b"x-amzn-sagemaker-adapter-identifier", "").strip(),
         target_model=headers.get(b"x-amzn-sagemaker-target-model", ""),
         route_shape=route_shape,
         forced=forced,
-        record=RequestRecord(id=request_id, owner=owner),
+        record=RequestRecord(
+            id=request_id,
+            inference_id=inference_id,
+            owner=owner,
+            prefix_id=prefix_id,
+            traceparent=traceparent,
+            tracestate=tracestate,
+        ),
     )

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from enum import Enum
@@ -49,7 +50,7 @@ class ResponseStream:
         """Render the events of `jobs` by `render` and frame them by `framing`."""
         self._shows_cached_tokens = shows_cached_tokens
         self._render, self._framing, self._jobs = render, framing, jobs
-        self._head, self._tail = framing.head, framing.tail
+        self._frame = framing.frame
         self._dones: list[Finished | None] = [None] * len(jobs)
         self._waiting: list[bytes] = []
         self._begun = asyncio.Event()
@@ -117,7 +118,7 @@ class ResponseStream:
 
     def _put_token(self, token_id: int, spelled: bytes, logprob: float) -> None:
         """Take a token in mid-answer, as `put` does a Delta."""
-        self._write(self._head + self._quick.token(token_id, spelled, logprob) + self._tail)
+        self._write(self._frame(self._quick.token(token_id, spelled, logprob)))
 
     def _put_part(self, place: int, start: int, event: Event) -> None:
         """Take an event of one job among several: sequences count through all, its end is a part of the end."""
@@ -149,7 +150,7 @@ class ResponseStream:
         except HookFailed as error:
             event, payloads = error, self._payloads(error)
         for payload in payloads:
-            self._write(self._head + payload + self._tail)
+            self._write(self._frame(payload))
         if self._most_bytes and self._render.held_bytes > self._most_bytes:
             self._fill()
         if not isinstance(event, Delta):
@@ -176,6 +177,16 @@ class ResponseStream:
         self._runs.append((job, run))
 
     @property
+    def completion_tokens(self) -> int:
+        """Count the tokens that it has so far, of all sequences."""
+        return sum(run.completion_tokens * job.copies for job, run in self._runs)
+
+    @property
+    def width(self) -> int:
+        """Count its sequences."""
+        return sum(job.width for job in self._jobs)
+
+    @property
     def has_run(self) -> bool:
         """Whether any job has been on the engine."""
         return bool(self._runs)
@@ -197,7 +208,7 @@ class ResponseStream:
             self._send_error(self._error)
 
     def _send_error(self, error: Error) -> None:
-        self._send_failure(error, self._framing.head + self._render.fail(error) + self._framing.tail)
+        self._send_failure(error, self._frame(self._render.fail(error)))
 
     async def over(self) -> None:
         """Wait for the job's end. Raises its Error when nothing of it was sent."""
@@ -246,12 +257,15 @@ class ResponseStream:
     def fill_record(self, record: RequestRecord) -> None:
         """Record the outcome of the request, for the log."""
         done = self._done
-        record.width = sum(job.width for job in self._jobs)
-        record.completion_tokens = sum(run.completion_tokens * job.copies for job, run in self._runs)
+        record.width = self.width
+        record.sampling = self._jobs[0].sampling if self._jobs[0].pooling is None else None
+        record.completion_tokens = self.completion_tokens
         if self._error is not None:
             record.fail(self._error, has_begun=self.state.has_begun)
         if done is None:
             return
+        if self._jobs[0].speech is not None:  # the engine makes the tokens of its prompts
+            record.prompt_tokens += done.prompt_tokens
         record.completion_tokens, record.cached_tokens = done.completion_tokens, done.cached_tokens
         record.reasons, record.reasoning_tokens, record.called = done.reasons, done.reasoning_tokens, done.called
         if done.times is not None:
@@ -286,7 +300,7 @@ def _between(
     ends: tuple[bytes, bytes], framing: Framing, write: Callable[[bytes], None]
 ) -> Callable[[int, bytes, float], None]:
     """Build the fastest function for a token: it writes the text between constant bytes."""
-    head, tail = framing.head + ends[0], ends[1] + framing.tail
+    head, _, tail = framing.frame(ends[0] + b"\0" + ends[1]).partition(b"\0")
 
     def token(_token_id: int, spelled: bytes, _logprob: float) -> None:
         write(head + spelled + tail)
@@ -306,6 +320,7 @@ def _sum(dones: Sequence[Finished]) -> Finished:
         times=_slowest([done.times for done in dones if done.times is not None]),
         reasoning_tokens=sum(done.reasoning_tokens for done in dones),
         called=tuple(name for done in dones for name in done.called),
+        media_tokens=sum((Counter(done.media_tokens) for done in dones), Counter()),
     )
 
 

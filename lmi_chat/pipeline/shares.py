@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 
 from lmi_chat.engine import Engine
-from lmi_chat.errors import Bug, Error, TimedOut
+from lmi_chat.errors import Error, TimedOut, unforeseen
 from lmi_chat.job import Delta, Event, Finish, Finished, Job, Sink, TokenSink
 from lmi_chat.pipeline.response import ResponseStream
 
@@ -45,16 +45,21 @@ class _Feeder:
 
     async def feed(self, seats: AsyncExitStack) -> None:
         """Begin each job when it has its seats, the first with `seats`; return when all are over."""
-        async with asyncio.TaskGroup() as group:
-            for place, (job, sink) in enumerate(zip(self._jobs, self._response.sinks(), strict=True)):
-                seats = AsyncExitStack() if place else seats
-                if place and not await self._enter(job, seats):
-                    self._end_empty(job, sink)
-                else:
-                    group.create_task(self._run(job, sink, seats))
+        held = [seats]
+        try:
+            async with asyncio.TaskGroup() as group:
+                for place, (job, sink) in enumerate(zip(self._jobs, self._response.sinks(), strict=True)):
+                    held += [AsyncExitStack()] if place else []
+                    if place and not await self._enter(job, held[-1]):
+                        self._end_empty(job, sink)
+                    else:
+                        group.create_task(self._run(job, sink, held[-1]))
+        finally:
+            for each in held:  # also of a job that was ended before it ran
+                await each.aclose()
 
     async def _enter(self, job: Job, seats: AsyncExitStack) -> bool:
-        """Wait for the seats of a job; False when the answer is cut meanwhile."""
+        """Wait for the seats of a job; False when the answer is cut meanwhile, or when the job cannot begin."""
         if self._cut_by is not None:
             return False
         self._entering = asyncio.create_task(seats.enter_async_context(self._acquire(job)))
@@ -65,6 +70,9 @@ class _Feeder:
                 return False
             self._entering.cancel()
             raise
+        except Error as error:
+            self._response.put(error)
+            return False
         finally:
             self._entering = None
         return True
@@ -111,8 +119,8 @@ async def running(
     task = asyncio.create_task(feeder.feed(slot.seats.pop_all()))
 
     def note(ended: asyncio.Task[None]) -> None:
-        if not ended.cancelled() and ended.exception() is not None:
-            response.put(Bug("internal error"))
+        if not ended.cancelled() and isinstance(failure := ended.exception(), Exception):
+            response.put(unforeseen(failure))
 
     task.add_done_callback(note)
     response.on_cut = feeder.cut

@@ -2,25 +2,28 @@
 
 import asyncio
 import atexit
-import contextlib
 import json
+import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from functools import partial
+from ipaddress import ip_network
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from lmi_chat import dialects
 from lmi_chat.async_requests import AsyncRequests
 from lmi_chat.async_requests.folder import Folder
 from lmi_chat.chat_template import RESERVED, BadTemplate, Template, first_chats, jinja_text
-from lmi_chat.config import secure_mode
+from lmi_chat.config import describe, secure_mode
 from lmi_chat.config.api_keys import read as keys_of
 from lmi_chat.config.secure_mode import SecureMode
-from lmi_chat.config.settings import Settings, is_in_s3
+from lmi_chat.config.settings import Settings, is_in_s3, listed
 from lmi_chat.config.sources import MODEL_FOLDER, BadSetting, environment, is_model
+from lmi_chat.console.answers import ConfigRow
+from lmi_chat.console.recorder import Console
 from lmi_chat.dialects import Deployment
 from lmi_chat.dialects.deployment import PLACEHOLDERS, ReasoningField
 from lmi_chat.dialects.formatters import Formatters
@@ -31,24 +34,30 @@ from lmi_chat.engine.vllm import engine as engine_vllm
 from lmi_chat.engine.vllm.parser_setup import BadParser, ParserSettings
 from lmi_chat.engine.vllm.structured_output.trials import TrialLimits
 from lmi_chat.errors import EngineDown, Error
+from lmi_chat.fetching import FetchFailed
 from lmi_chat.http.access import ApiKeys
+from lmi_chat.http.cross_origin import CrossOrigin
+from lmi_chat.media import Fetcher, Media, MediaAccess
 from lmi_chat.observability import startup
-from lmi_chat.observability.access_log import LogWriter, RequestLog
+from lmi_chat.observability.access_log import LogWriter, RequestListener, RequestLog
+from lmi_chat.observability.tracing import BadTracing, Tracing, find_target, open_tracing
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
 from lmi_chat.pipeline.rates import Rates
-from lmi_chat.server import default_model, model_folder, s3_model, terminal
+from lmi_chat.server import adapters, default_model, model_folder, s3_model, terminal
 from lmi_chat.server.children import end_children
-from lmi_chat.server.model_cache import FetchFailed
 from lmi_chat.storage.completions import Completions
 from lmi_chat.storage.sessions import Sessions
 from lmi_chat.template_trial import Endless, Trial
-from lmi_chat.text import one_line
+from lmi_chat.text import echo, one_line
 
 TASKS: Mapping[str, Mapping[str, str]] = {
     "auto": {},
     "text-generation": {"runner": "generate"},
     "text-embedding": {"runner": "pooling", "convert": "embed"},
+    **{name: {"runner": "pooling"} for name in ("text-classification", "token-classification", "reranking")},
+    "automatic-speech-recognition": {"runner": "generate"},
 }
+TRACES, TRACES_PROTOCOL = "otlp_traces_endpoint", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
 ALSO_IN_S3 = frozenset({"tokenizer", "hf_config_path"})
 """Arguments of the engine that name a folder or hub id, as the model does."""
 
@@ -79,21 +88,16 @@ async def load(
         secure.check_settings(settings)
     source = _template_source(settings)
     parsers = _parsers(settings, source)
+    _template_defaults(settings)
     try:
         engine_vllm.check_installed()  # before hundreds of megabytes are fetched for it
     except engine_vllm.StartFailed as error:
         raise StartFailed(str(error)) from error
     in_folders = partial(_fetched, settings, enter, reach)
     folder = await in_folders(await _model_folder(settings, enter))
-    names = _names(settings, folder)
-    # a beam search asks the engine for twice as many alternatives as it has beams
-    given = {**_of_task(settings), **settings.engine}
-    given |= {name: await in_folders(given[name]) for name in ALSO_IN_S3 & given.keys()}
-    given |= await asyncio.to_thread(_check_model, folder, given, secure)
-    given |= {"max_logprobs": str(max(settings.limits.max_logprobs, 2 * settings.limits.max_n))}
-    given |= {"model": folder, "served_model_name": json.dumps(names[:1])}
-    cache = _default_cache(settings, folder)
-    given |= cache
+    names, cache = _names(settings, folder), _default_cache(settings, folder)
+    given = await _given(settings, folder, secure, in_folders)
+    given |= {"served_model_name": json.dumps(names[:1]), **cache}
     arguments.prepare_environment(given, _safe_ports(settings))
     loop, trial = asyncio.get_running_loop(), Trial()
 
@@ -110,10 +114,15 @@ async def load(
         )
         await trial.start()
         engine = await _start(settings, load_engine, given, names, enter_soon)
-        await _try_template(trial, engine.model, source)
+        await engine.open()
+        template = source or engine.model.chat_template or None
+        await _try_template(trial, engine.model, None if engine.model.pooler else template)
         deployment = await asyncio.to_thread(_deployment, settings, engine.model, names[1:], store, source)
-        enter(startup.FIRST_EMBEDDING if engine.model.space else startup.FIRST_TOKEN)
-        await pipeline.open(engine, deployment)
+        enter(startup.FIRST_EMBEDDING if engine.model.pooler else startup.FIRST_TOKEN)
+        registry = await adapters.open_registry(settings, engine, folder, pipeline.formatters)
+        if registry is not None:
+            _close_at_end(registry.delete_files)
+        await pipeline.open(engine, deployment, registry)
     except engine_vllm.StartFailed as error:
         raise StartFailed(f"{error}{_origins(settings, str(error))}") from error
     except Endless as error:
@@ -128,6 +137,19 @@ async def load(
     if engine.model.parsers_said:
         terminal.print_status(engine.model.parsers_said)
     return engine
+
+
+async def _given(
+    settings: Settings, folder: str, secure: SecureMode | None, in_folders: Callable[[str], Awaitable[str]]
+) -> dict[str, str]:
+    """Assemble the engine's arguments for the model in `folder`, which is checked. Raises StartFailed, BadSetting."""
+    given = {**_of_task(settings), **adapters.arguments(settings), **settings.engine}
+    given = _with_traces(given)
+    given |= {name: await in_folders(given[name]) for name in ALSO_IN_S3 & given.keys()}
+    given |= await asyncio.to_thread(_check_model, folder, given, secure)
+    # a beam search asks the engine for twice as many alternatives as it has beams
+    most = max(settings.limits.max_logprobs, 2 * settings.limits.max_n)
+    return {**given, "max_logprobs": str(most), "model": folder, **_default_dtype(settings, folder)}
 
 
 def _check_model(folder: str, given: Mapping[str, str], secure: SecureMode | None) -> Mapping[str, str]:
@@ -230,8 +252,19 @@ def _default_cache(settings: Settings, folder: str) -> Mapping[str, str]:
     if settings.origins.get(arguments.CACHE) != arguments.CACHE_ORIGIN:
         return {}
     share = int(settings.engine[arguments.CACHE])
-    is_default_model = not settings.model_id and folder != str(MODEL_FOLDER)
-    return {arguments.CACHE: str(min(share, default_model.CACHE_BYTES) if is_default_model else share)}
+    return {
+        arguments.CACHE: str(min(share, default_model.CACHE_BYTES) if _is_default_model(settings, folder) else share)
+    }
+
+
+def _default_dtype(settings: Settings, folder: str) -> Mapping[str, str]:
+    """Choose float32 for the default model on a CPU, where nobody sets it: so small a model errs in bfloat16."""
+    is_ours = _is_default_model(settings, folder) and "dtype" not in settings.engine
+    return {"dtype": "float32"} if is_ours and arguments.is_cpu() else {}
+
+
+def _is_default_model(settings: Settings, folder: str) -> bool:
+    return not settings.model_id and folder != str(MODEL_FOLDER)
 
 
 async def _model_folder(settings: Settings, enter: Callable[[str], None]) -> str:
@@ -271,17 +304,8 @@ async def _fetched(settings: Settings, enter: Callable[[str], None], reach: Call
 def _names(settings: Settings, folder: str) -> tuple[str, ...]:
     """List what the model is called, the name of its replies first."""
     own = Path(folder).name if Path(folder).is_dir() else folder
-    configured = _listed(settings.served_model_name)
+    configured = listed(settings.served_model_name)
     return tuple(dict.fromkeys((*configured, own) if configured else (own, "lmi")))
-
-
-def _listed(text: str) -> list[str]:
-    """Read a list of names: separated by commas, or a JSON array as LMI's properties have them."""
-    with contextlib.suppress(ValueError):
-        values = json.loads(text)
-        if isinstance(values, list):
-            return [str(value) for value in values if value]
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def open_store(settings: Settings) -> Completions | None:
@@ -320,6 +344,22 @@ def open_async_requests(settings: Settings, pipeline: Pipeline) -> AsyncRequests
         raise BadSetting(f"async_folder must be a folder that exists, got {one_line(settings.async_folder, 200)}")
     most, at_once = settings.async_queue_size, settings.async_concurrency
     return AsyncRequests(pipeline, Folder(path), most=most, at_once=at_once, max_body_bytes=settings.max_request_size)
+
+
+def cross_origin(settings: Settings) -> CrossOrigin | None:
+    """Read whose pages may ask from a browser; None where none may. Raises BadSetting."""
+    origins = listed(settings.allowed_origins)
+    if not origins:
+        return None
+    if settings.allow_credentials and "*" in origins:
+        origin = settings.origins.get("allow_credentials", "default")
+        raise BadSetting(f"{origin}: allow_credentials must be false where allowed_origins has *; name the origins")
+    return CrossOrigin(
+        origins=origins,
+        methods=listed(settings.allowed_methods),
+        headers=listed(settings.allowed_headers),
+        has_credentials=settings.allow_credentials,
+    )
 
 
 def api_keys(settings: Settings) -> ApiKeys | None:
@@ -365,10 +405,31 @@ def _parsers(settings: Settings, template: str | None) -> ParserSettings:
     return parsers
 
 
+def _template_defaults(settings: Settings) -> Mapping[str, Any]:
+    """Read the variables that every chat has. Raises BadSetting."""
+    key, text = "default_chat_template_kwargs", settings.default_chat_template_kwargs
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        found = None
+    wrong = f"must be a JSON object, got {echo(text)}" if not isinstance(found, dict) else ""
+    if not wrong and (taken := sorted(RESERVED & found.keys())):
+        wrong = f"must not have the name of what every template gets, got {echo(taken[0])}"
+    if wrong:
+        raise BadSetting(f"{settings.origins.get(key, 'default')}: {key} {wrong}")
+    return dict(found)
+
+
 def _plugin(settings: Settings, plugin: str) -> str:
     """Find a plugin's file, whose relative path may start in the model's folder; a module's name stays."""
     path = Path(settings.model_id or MODEL_FOLDER, plugin)
     return str(path) if plugin and not Path(plugin).is_file() and path.is_file() else plugin
+
+
+def _variables(settings: Settings) -> frozenset[str]:
+    """Name what a request may set for the template beside what it reads."""
+    named = settings.chat_template_kwargs.replace(",", " ").split()
+    return frozenset((*named, *_template_defaults(settings))) - RESERVED
 
 
 def _deployment(
@@ -378,19 +439,24 @@ def _deployment(
         model=model.name,
         names=model.names | (PLACEHOLDERS if settings.tgi_compat else frozenset()),
         aliases=aliases,
-        template=Template(model.tokenizer, source, model.chat),
+        # of a model that pools it writes pairs of texts, not chats
+        template=Template(model.tokenizer, None if model.pooler else source or model.chat_template or None, model.chat),
         context_tokens=model.context_tokens,
         vocabulary_tokens=model.vocabulary_tokens,
         limits=settings.limits,
         defaults=model.defaults,
         is_strict=settings.strict_requests,
         is_tgi=settings.tgi_compat,
-        template_variables=frozenset(settings.chat_template_kwargs.replace(",", " ").split()) - RESERVED,
+        template_variables=_variables(settings),
+        template_defaults=_template_defaults(settings),
         streams_by_default=settings.output_formatter in {"jsonlines", "sse"},
         finish_words=LMI_FINISH if settings.finish_reason == "lmi" else None,
         fingerprint=model.fingerprint,
+        engine_version=model.version,
         has_priority=model.has_priority,
-        space=model.space,
+        pooler=model.pooler,
+        pairs=model.pairs(source) if model.pairs else None,
+        speech=model.speech,
         is_normalized={"true": True, "false": False}.get(settings.normalize),
         tool_parser=model.tool_parser,
         reasoning_parser=model.reasoning_parser,
@@ -398,35 +464,93 @@ def _deployment(
         if settings.reasoning_field == "both"
         else (settings.reasoning_field,),
         calls_tools=settings.enable_auto_tool_choice,
+        media=Media(model.media, Fetcher(_media_access(settings), settings.media), source) if model.media else None,
+        shows_uncalled=not settings.exclude_tools_when_tool_choice_none,
+        tool_strict_level=settings.tool_strict_level,
         save=store.save if store else None,
+        load=store.load if store else None,
     )
     dialects.prepare(deployment)
     return deployment
 
 
-def pipeline_config(settings: Settings, formatters: Formatters | None = None) -> PipelineConfig:
-    """Build the pipeline's configuration; `formatters` are the deployment's own formatters."""
+def _media_access(settings: Settings) -> MediaAccess:
+    """Read where media may come from."""
+    return MediaAccess(
+        hosts=frozenset(name.lower() for name in listed(settings.allowed_media_domains)),
+        networks=tuple(map(ip_network, settings.allowed_media_networks.replace(",", " ").split())),
+        folder=Path(settings.allowed_local_media_path) if settings.allowed_local_media_path else None,
+    )
+
+
+def open_console(settings: Settings) -> Console | None:
+    """Open the console's memory; None where it is off."""
+    if not settings.console:
+        return None
+    shown: list[ConfigRow] = [
+        {"name": name, "value": value, "origin": origin, "effect": effect}
+        for name, value, origin, effect in describe.rows(settings)
+    ]
+    return Console(settings.console_requests, shown)
+
+
+def pipeline_config(
+    settings: Settings, formatters: Formatters | None = None, listener: RequestListener | None = None
+) -> PipelineConfig:
+    """Build the pipeline's configuration; `formatters` are the deployment's own formatters.
+
+    `listener` hears of requests, as the log does.
+    """
     return PipelineConfig(
         **asdict(settings.pipeline),
         output_formatter=settings.output_formatter,
         sessions=_sessions(settings),
         limits=settings.limits,
         formatters=formatters or Formatters(),
-        request_log=open_request_log(settings),
+        request_log=open_request_log(settings, listener),
         rates=Rates(settings.rates),
         cache_salt_by=settings.cache_salt_by,
+        turns_by=settings.turns_by,
         shows_cached_tokens=settings.show_cached_tokens,
+        warns_in_attributes=settings.warnings_in_attributes,
     )
 
 
-def open_request_log(settings: Settings) -> RequestLog:
+def open_request_log(settings: Settings, listener: RequestListener | None = None) -> RequestLog:
     """Open the request log on standard output or standard error; CloudWatch's metrics go into the same lines."""
     has_requests = settings.access_log != "off"
+    tracing = _tracing(settings)
     if not has_requests and not settings.cloudwatch_emf:
-        return RequestLog()
+        return RequestLog(tracing=tracing, listener=listener)
     writer = LogWriter(terminal.descriptor(terminal.ERR if settings.access_log == "stderr" else terminal.OUT))
     _close_at_end(writer.close)
-    return RequestLog(writer.write, has_requests=has_requests, has_metrics=settings.cloudwatch_emf)
+    return RequestLog(
+        writer.write,
+        has_requests=has_requests,
+        has_metrics=settings.cloudwatch_emf,
+        tracing=tracing,
+        listener=listener,
+    )
+
+
+def _tracing(settings: Settings) -> Tracing | None:
+    """Begin to trace, where settings or environment say where to. Raises BadSetting."""
+    try:
+        tracing = open_tracing(settings.engine.get(TRACES, ""), environment())
+    except BadTracing as error:
+        raise BadSetting(f"{TRACES}: {error}") from error
+    if tracing is not None:
+        _close_at_end(tracing.close)
+    return tracing
+
+
+def _with_traces(given: Mapping[str, str]) -> dict[str, str]:
+    """Let the engine's own spans go where the requests' do, by the same protocol, or nowhere."""
+    chosen = find_target(given.get(TRACES, ""), environment())
+    if chosen is None:
+        return {name: text for name, text in given.items() if name != TRACES}
+    os.environ.setdefault(TRACES_PROTOCOL, chosen.protocol)
+    return {**given, TRACES: chosen.endpoint} if chosen.endpoint else {**given}
 
 
 def _sessions(settings: Settings) -> Sessions | None:

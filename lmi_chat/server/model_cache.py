@@ -6,11 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from lmi_chat.fetching import FetchFailed
 from lmi_chat.server.progress import Progress
-
-
-class FetchFailed(Exception):
-    """A model could not be fetched; the message is one sentence for the person at the terminal."""
 
 
 def root() -> Path:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
 
 from lmi_chat.config import describe
 from lmi_chat.config.settings import Settings
@@ -41,6 +42,7 @@ CLOSE_S, ENGINE_STOP_S, FILES_S = 1.0, 2.0, 1.0
 LAST_S = 2.8
 """Seconds after `drain_seconds` in which the process ends, whatever still holds it up: the platform kills after 30."""
 CHAT = '{"messages":[{"role":"user","content":"What is the capital of France?"}],"temperature":0}'
+HEAR = "/v1/audio/transcriptions -F file=@speech.wav"
 EMBED = '{"input":["The capital of France is Paris."]}'
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -90,7 +92,8 @@ async def run(settings: Settings, formatters: Formatters | None = None) -> int:
     """
     for text in describe.warnings(settings):
         print_status(f"note: {text}")
-    health, line = StartupProgress(), Pipeline(bootstrap.pipeline_config(settings, formatters))
+    console = bootstrap.open_console(settings)
+    health, line = StartupProgress(), Pipeline(bootstrap.pipeline_config(settings, formatters, console))
     listener = bind(settings)
     store = bootstrap.open_store(settings)
     spool = bootstrap.open_async_requests(settings, line)
@@ -98,8 +101,11 @@ async def run(settings: Settings, formatters: Formatters | None = None) -> int:
     state = AppState(pipeline=line, health=health, max_body_bytes=most, store=store, async_requests=spool)
     state.api_keys = bootstrap.api_keys(settings)
     state.bodies = BodyBudget(max(most, settings.server.body_bytes))
-    state.is_tgi = settings.tgi_compat
-    async with serving(settings, listener, app.build(state), line.request_log) as stop:
+    state.is_tgi, state.shows_tokenizer = settings.tgi_compat, settings.enable_tokenizer_info_endpoint
+    state.cross_origin = bootstrap.cross_origin(settings)
+    state.console = console
+    watching = console.watching(line) if console else contextlib.nullcontext()
+    async with serving(settings, listener, app.build(state), line.request_log, watching) as stop:
         processes = Processes()
         try:
             engine = await until(stop, bootstrap.load(settings, line, _announce(health), store, reach=health.reach))
@@ -121,18 +127,28 @@ async def run(settings: Settings, formatters: Formatters | None = None) -> int:
 
 @contextlib.asynccontextmanager
 async def serving(
-    settings: Settings, listener: socket.socket, application: Starlette, log: RequestLog
+    settings: Settings,
+    listener: socket.socket,
+    application: Starlette,
+    log: RequestLog,
+    watching: contextlib.AbstractContextManager[None] = contextlib.nullcontext(),  # noqa: B008 it keeps nothing
 ) -> AsyncIterator[Stop]:
-    """Serve `application` on `listener` until the block ends; what it is given hears the signals."""
+    """Serve `application` on `listener` until the block ends; what it is given hears the signals.
+
+    `watching` lasts as long as the server.
+    """
     stop = Stop(settings.drain_seconds + LAST_S)
     server = server_of(settings.connection, application, settings.server.connections, tls(settings), log)
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.signal)
     task = asyncio.create_task(server._serve(sockets=[listener]))  # noqa: SLF001 serve() would take the signals
     scheme = "https" if settings.ssl_certfile else "http"
-    print_status(f"listening on {scheme}://{settings.host}:{listener.getsockname()[1]} (not ready yet)")
+    port = listener.getsockname()[1]
+    print_status(f"listening on {scheme}://{settings.host}:{port} (not ready yet)")
+    if settings.console:
+        print_status(f"console: {_address(settings, port)}/console")
     try:
-        with LOOP_HOLD.watching():
+        with LOOP_HOLD.watching(), watching:
             yield stop
     finally:
         server.should_exit = True
@@ -224,9 +240,10 @@ def server_of(
     `tls`: uvicorn's arguments for HTTPS. `log`: of what the transport refuses. Raises BadSetting for files that cannot
     be used.
     """
+    sockets = [route.path for route in application.routes if isinstance(route, WebSocketRoute)]
     config = uvicorn.Config(
         application,
-        http=protocol_class(connection, Connections(most_connections(most), ping.PATHS, log)),
+        http=protocol_class(connection, Connections(most_connections(most), ping.PATHS, log), sockets),
         ws="none",
         loop="none",
         lifespan="off",
@@ -259,12 +276,22 @@ def tls(settings: Settings) -> Mapping[str, Any] | None:
     return given | {"ssl_cert_reqs": reqs}
 
 
-def _say_ready(settings: Settings, health: StartupProgress, line: Pipeline, port: int) -> None:
+def _address(settings: Settings, port: int) -> str:
+    """Where a client on this machine finds the server."""
     host = "localhost" if settings.host in {"0.0.0.0", "127.0.0.1", "::"} else settings.host  # noqa: S104 compared, not bound
-    body = EMBED if line.deployment.space else CHAT
-    scheme = "https" if settings.ssl_certfile else "http"
+    return f"{'https' if settings.ssl_certfile else 'http'}://{host}:{port}"
+
+
+def _say_ready(settings: Settings, health: StartupProgress, line: Pipeline, port: int) -> None:
+    deployment = line.deployment
+    is_hearing = deployment.speech is not None and deployment.speech.is_only
+    body = EMBED if deployment.pooler else CHAT
+    base = _address(settings, port)
     key = ' -H "authorization: Bearer $API_KEY"' if settings.api_key or settings.api_key_file else ""
     model, context = line.deployment.model, line.deployment.context_tokens
     print_status(f"ready after {health.seconds:.1f} s: {model}, {context} tokens of context. Try:")
-    curl = f"curl {scheme}://{host}:{port}/invocations -H 'content-type: application/json'{key}"
+    if is_hearing:
+        terminal.write(f"\n  curl {base}{HEAR}{key}\n\n")
+        return
+    curl = f"curl {base}/invocations -H 'content-type: application/json'{key}"
     terminal.write(f"\n  {curl} \\\n    -d '{body}'\n\n")

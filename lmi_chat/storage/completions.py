@@ -21,7 +21,7 @@ from lmi_chat.errors import Error, Unavailable
 from lmi_chat.limits import StoreLimits
 from lmi_chat.observability.metrics import STORE_FAILURES
 from lmi_chat.storage import completions_db
-from lmi_chat.storage.completions_db import Page, Query, StoredCompletion
+from lmi_chat.storage.completions_db import COMPLETION, RESPONSE, Page, Query, StoredCompletion
 from lmi_chat.text import one_line
 
 WAITING_MOST = 1024
@@ -31,6 +31,7 @@ TIDY_S = 600.0  # the age limit holds without traffic too
 LOG_S = 10.0
 GRACE_S = 600.0  # nothing is too old so soon after the start
 DAY_S = 86_400
+UNUSABLE = "the store of completions cannot be used now; the server's log says why"
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
@@ -86,17 +87,25 @@ class Completions:
         """List completions. Raises NotFound for an unknown `after`, Unavailable."""
         return await self._ask(partial(completions_db.page, query), is_read=True)
 
-    async def get(self, completion_id: str, owner: str = "") -> StoredCompletion:
+    async def get(self, completion_id: str, owner: str = "", kind: str = COMPLETION) -> StoredCompletion:
         """Return one completion of `owner`. Raises NotFound, Unavailable."""
-        return await self._ask(partial(completions_db.get, completion_id, owner), is_read=True)
+        return await self._ask(partial(completions_db.get, completion_id, owner, kind), is_read=True)
+
+    def load(self, response_id: str, owner: str = "") -> StoredCompletion:
+        """Return one response of `owner` to a thread, which waits for it. Raises NotFound, Unavailable."""
+        future = self._handed(partial(completions_db.get, response_id, owner, RESPONSE), is_read=True)
+        try:
+            return future.result(ASK_S)
+        except (sqlite3.Error, OSError):
+            raise Unavailable(UNUSABLE) from None
 
     async def update(self, completion_id: str, metadata: Mapping[str, str], owner: str = "") -> StoredCompletion:
         """Replace the metadata of one completion of `owner` and return it. Raises NotFound, Unavailable."""
         return await self._ask(partial(completions_db.update, completion_id, owner, metadata))
 
-    async def delete(self, completion_id: str, owner: str = "") -> None:
+    async def delete(self, completion_id: str, owner: str = "", kind: str = COMPLETION) -> None:
         """Delete one completion of `owner`. Raises NotFound, Unavailable."""
-        await self._ask(partial(completions_db.delete, completion_id, owner))
+        await self._ask(partial(completions_db.delete, completion_id, owner, kind))
 
     def close(self, seconds: float = 2.0) -> None:
         """Do the waiting work, for up to `seconds`, and end the thread."""
@@ -113,13 +122,17 @@ class Completions:
         thread.join(seconds)
 
     async def _ask(self, do: Callable[[sqlite3.Connection], Result], *, is_read: bool = False) -> Result:
-        future: Future[Result] = Future()
-        if not self._submit(_Work(do, future=future, is_read=is_read)):
-            raise Unavailable("the store of completions is busy; send the request again later")
+        future = self._handed(do, is_read=is_read)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), ASK_S)
         except (sqlite3.Error, OSError):  # a TimeoutError is an OSError
-            raise Unavailable("the store of completions cannot be used now; the server's log says why") from None
+            raise Unavailable(UNUSABLE) from None
+
+    def _handed(self, do: Callable[[sqlite3.Connection], Result], *, is_read: bool) -> "Future[Result]":
+        future: Future[Result] = Future()
+        if not self._submit(_Work(do, future=future, is_read=is_read)):
+            raise Unavailable("the store of completions is busy; send the request again later")
+        return future
 
     def _submit(self, work: _Work) -> bool:
         """Hand `work` to the thread; False if there is no room for it."""

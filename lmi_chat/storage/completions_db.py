@@ -21,7 +21,8 @@ PAGE_BYTES = 4 * 2**20  # a list ends before more than that, and says that there
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS completions (
     place INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, model TEXT NOT NULL, kept_at REAL NOT NULL,
-    document BLOB NOT NULL, messages BLOB NOT NULL, metadata BLOB NOT NULL, owner TEXT NOT NULL DEFAULT '');
+    document BLOB NOT NULL, messages BLOB NOT NULL, metadata BLOB NOT NULL, owner TEXT NOT NULL DEFAULT '',
+    kind TEXT NOT NULL DEFAULT 'completion');
 CREATE INDEX IF NOT EXISTS completions_by_age ON completions (kept_at);
 CREATE INDEX IF NOT EXISTS completions_by_model ON completions (model, place);
 CREATE TABLE IF NOT EXISTS pairs (
@@ -31,9 +32,17 @@ CREATE INDEX IF NOT EXISTS pairs_by_place ON pairs (place);
 """
 
 
+COMPLETION, RESPONSE = "completion", "response"
+LATER = {"owner": "''", "kind": f"'{COMPLETION}'"}
+"""Columns that a file of an older version lacks, and their defaults."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredCompletion:
-    """A completion to keep: its document and its messages as JSON, the document without its metadata."""
+    """A completion to keep: its document and its messages as JSON, the document without its metadata.
+
+    `kind`: a chat completion, or another dialect's answer, which no request for completions finds.
+    """
 
     id: str
     model: str
@@ -41,6 +50,7 @@ class StoredCompletion:
     messages: bytes
     metadata: Mapping[str, str] = field(default_factory=dict)
     owner: str = ""  # the name of the API key that asked for it
+    kind: str = COMPLETION
 
     @property
     def bytes(self) -> int:
@@ -77,10 +87,10 @@ def connect(path: Path) -> sqlite3.Connection:
             db.execute(f"PRAGMA {pragma}").fetchall()
         db.execute(f"PRAGMA journal_size_limit={WAL_BYTES}").fetchall()
         db.executescript(SCHEMA)
-        if not any(row[1] == "owner" for row in db.execute("PRAGMA table_info(completions)")):
-            db.execute(
-                "ALTER TABLE completions ADD COLUMN owner TEXT NOT NULL DEFAULT ''"
-            )  # a file of an older version
+        known = {row[1] for row in db.execute("PRAGMA table_info(completions)")}
+        for name, default in LATER.items():
+            if name not in known:
+                db.execute(f"ALTER TABLE completions ADD COLUMN {name} TEXT NOT NULL DEFAULT {default}")
     except sqlite3.Error:
         db.close()
         raise
@@ -93,9 +103,9 @@ def insert(kept: StoredCompletion, max_bytes: int, db: sqlite3.Connection) -> No
         raise sqlite3.DataError(f"{kept.id} has {kept.bytes} bytes, more than half of all that is kept")
     db.execute("DELETE FROM completions WHERE id = ?", (kept.id,))
     metadata = orjson.dumps(dict(kept.metadata))
-    row = (kept.id, kept.model, time.time(), kept.document, kept.messages, metadata, kept.owner)
-    columns = "(id, model, kept_at, document, messages, metadata, owner)"
-    place = db.execute(f"INSERT INTO completions {columns} VALUES (?, ?, ?, ?, ?, ?, ?)", row).lastrowid  # noqa: S608
+    row = (kept.id, kept.model, time.time(), kept.document, kept.messages, metadata, kept.owner, kept.kind)
+    columns = "(id, model, kept_at, document, messages, metadata, owner, kind)"
+    place = db.execute(f"INSERT INTO completions {columns} VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row).lastrowid  # noqa: S608
     _insert_pairs(db, place, kept.metadata)
 
 
@@ -126,24 +136,26 @@ def _kept(row: Sequence[Any]) -> StoredCompletion:
     )
 
 
-def _place(db: sqlite3.Connection, completion_id: str, owner: str, param: str | None = None) -> int:
-    wanted = "SELECT place FROM completions WHERE id = ? AND owner = ?"
-    row = db.execute(wanted, (completion_id, owner)).fetchone()
+def _place(
+    db: sqlite3.Connection, completion_id: str, owner: str, param: str | None = None, kind: str = COMPLETION
+) -> int:
+    wanted = "SELECT place FROM completions WHERE id = ? AND owner = ? AND kind = ?"
+    row = db.execute(wanted, (completion_id, owner, kind)).fetchone()
     if row is None:
-        raise NotFound(f'no completion "{one_line(completion_id, 200)}" is stored here', param=param)
+        raise NotFound(f'no {kind} "{one_line(completion_id, 200)}" is stored here', param=param)
     return int(row[0])
 
 
-def get(completion_id: str, owner: str, db: sqlite3.Connection) -> StoredCompletion:
+def get(completion_id: str, owner: str, kind: str, db: sqlite3.Connection) -> StoredCompletion:
     """Return one of `owner` with its messages."""
-    place = _place(db, completion_id, owner)
+    place = _place(db, completion_id, owner, kind=kind)
     columns = "id, model, document, messages, metadata"
     return _kept(db.execute(f"SELECT {columns} FROM completions WHERE place = ?", (place,)).fetchone())  # noqa: S608
 
 
 def page(query: Query, db: sqlite3.Connection) -> Page:
     """Return those that `query` asks for, without their messages."""
-    wanted, values = ["owner = ?"], list[Any]([query.owner])
+    wanted, values = ["owner = ?", "kind = ?"], list[Any]([query.owner, COMPLETION])
     if query.model is not None:
         wanted.append("model = ?")
         values.append(query.model)
@@ -173,9 +185,9 @@ def update(completion_id: str, owner: str, metadata: Mapping[str, str], db: sqli
     db.execute("UPDATE completions SET metadata = ? WHERE place = ?", (orjson.dumps(dict(metadata)), place))
     db.execute("DELETE FROM pairs WHERE place = ?", (place,))
     _insert_pairs(db, place, metadata)
-    return get(completion_id, owner, db)
+    return get(completion_id, owner, COMPLETION, db)
 
 
-def delete(completion_id: str, owner: str, db: sqlite3.Connection) -> None:
+def delete(completion_id: str, owner: str, kind: str, db: sqlite3.Connection) -> None:
     """Delete one of `owner`."""
-    db.execute("DELETE FROM completions WHERE place = ?", (_place(db, completion_id, owner),))
+    db.execute("DELETE FROM completions WHERE place = ?", (_place(db, completion_id, owner, kind=kind),))

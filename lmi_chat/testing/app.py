@@ -93,14 +93,20 @@ async def _directory(
 
 def _load(folder: Path) -> tuple[ModuleType | None, Formatters]:
     folder = folder.resolve()
-    found = replace(formatters.of_folder(folder), adapters=formatters.of_adapters(folder))
+    found = replace(formatters.of_folder(folder), load=formatters.of_adapter)
     has_entry = (folder / formatters.ENTRY).is_file()
     return (custom_handler.load(folder, formatters.ENTRY) if has_entry else None), found
 
 
 async def _opened(engine: Engine, config: PipelineConfig, **changes: Any) -> Pipeline:
     pipeline = Pipeline(config)
-    await pipeline.open(engine, deployment(limits=config.limits, space=engine.model.space, **changes))
+    model = engine.model
+    given = {
+        "pooler": model.pooler,
+        "speech": model.speech,
+        "pairs": model.pairs(None) if model.pairs else None,
+    } | changes
+    await pipeline.open(engine, deployment(limits=config.limits, **given))
     return pipeline
 
 

@@ -4,25 +4,30 @@ import asyncio
 import contextlib
 import struct
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from lmi_chat.chat_template import MakePairEncoder
 from lmi_chat.codec.json_text import dump
-from lmi_chat.engine import Model
-from lmi_chat.errors import Error
+from lmi_chat.engine import AdapterLimits, Model
+from lmi_chat.errors import Error, NotFound
 from lmi_chat.job import (
+    Adapter,
     CallPart,
     Delta,
     DeltaKind,
     Embedding,
-    EmbeddingSpec,
     Finish,
     Finished,
     Job,
     PoolingParams,
+    PoolingSpec,
     Reason,
     Sink,
+    SpeechSpec,
     Times,
     Token,
     TokenLogprob,
@@ -81,6 +86,7 @@ def said(*parts: str | Part, gap_s: float = 0.0, reason: Reason = "stop") -> Scr
             times=Times(queue_s=0.25, prefill_s=0.5, decode_s=1.0),
             reasoning_tokens=sum(delta.kind == "reasoning" for delta in deltas),
             called=tuple(part.name for part in told if part.kind == "call"),
+            media_tokens=job.media.tokens if job.media else {},
         )
         return [*(step for delta in deltas for step in (gap_s, delta)), end]
 
@@ -102,11 +108,17 @@ def _deltas(parts: Sequence[Part], *, has_tokens: bool) -> Iterator[Delta]:
 
 
 def embedded(job: Job) -> Sequence[Step]:
-    """Embed a prompt as four numbers: first token, length, dimensions asked for, whether it is normalised."""
-    pooling = job.pooling or PoolingParams()
-    numbers = (job.prompt_ids[0], len(job.prompt_ids), pooling.dimensions or 0, pooling.is_normalized is not False)
-    vector = Embedding(0, "", [], values=struct.pack("<4f", *numbers))
-    return [vector, Finished(prompt_tokens=len(job.prompt_ids), completion_tokens=0)]
+    """Embed a prompt as four numbers: first token, length, dimensions asked for, whether it is normalised.
+
+    A model that embeds each token gives four for each, the token in place of the first one.
+    """
+    pooling, ids = job.pooling or PoolingParams(), job.prompt_ids
+    is_by_token = pooling.task in {"token_embed", "token_classify"}
+    numbers = (len(ids), pooling.dimensions or 0, pooling.is_normalized is not False)
+    rows = [(token, *numbers) for token in (ids if is_by_token else ids[:1])]
+    values = b"".join(struct.pack("<4f", *row) for row in rows)
+    vector = Embedding(0, "", [], values=values, rows=len(rows) if is_by_token else None)
+    return [vector, Finished(prompt_tokens=len(ids), completion_tokens=0)]
 
 
 @dataclass
@@ -114,19 +126,34 @@ class ScriptedEngine:
     """Plays `script` for each job, of a model called "tiny" or "lmi" with ByteTokenizer and 1,024 tokens of context.
 
     `jobs` are all that it was given, `running` counts those that run, `left_early` those that were taken off before
-    their end. `space`: the model embeds. `uses_token_sink` False: every token is a delta.
-    `is_dead` may be set.
+    their end. `pooler`: the model pools; `pairs` writes two texts into one prompt; `speech`: it writes what is said.
+    `uses_token_sink` False: every token is a delta.
+    `adapters`: it loads adapters up to these bounds, and dies of what ends the real engine: a job whose adapter's
+    folder is gone, and more adapters in a batch than pins leave places for. `loaded` (the least recently used first)
+    and `pinned` are their ids, `used` counts their jobs, `loads` what was read, `widest` is the most that a batch had,
+    `taken_off` counts weights that were unloaded under a job.
+    `event_sources`: what its `kv_event_sources` returns. `is_dead` may be set.
     """
 
     script: Script = field(default_factory=lambda: said("Hello!"))
     max_running: int = 4
-    space: EmbeddingSpec | None = None
+    pooler: PoolingSpec | None = None
+    pairs: MakePairEncoder | None = None
+    speech: SpeechSpec | None = None
     uses_token_sink: bool = True
     is_dead: bool = False
     running: int = 0
     left_early: int = 0
     last_step_at: float = field(default_factory=time.monotonic)
     jobs: list[Job] = field(default_factory=list)
+    adapters: AdapterLimits | None = None
+    loaded: dict[int, None] = field(default_factory=dict)
+    pinned: set[int] = field(default_factory=set)
+    used: Counter[int] = field(default_factory=Counter)
+    loads: int = 0
+    taken_off: int = 0
+    widest: int = 0
+    event_sources: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def model(self) -> Model:
@@ -138,8 +165,12 @@ class ScriptedEngine:
             context_tokens=1024,
             vocabulary_tokens=VOCABULARY_TOKENS,
             max_running=self.max_running,
-            space=self.space,
+            pooler=self.pooler,
+            adapters=self.adapters,
+            pairs=self.pairs,
+            speech=self.speech,
             fingerprint="scripted",
+            version="scripted",
         )
 
     @property
@@ -151,8 +182,66 @@ class ScriptedEngine:
         """Die: `is_dead` is true from now on."""
         self.is_dead = True
 
+    async def open(self) -> None:
+        """Know of the model what is to be known."""
+
     async def check(self, job: Job) -> None:
         """Take any job."""
+
+    async def add_adapter(self, adapter: Adapter) -> None:
+        """Load an adapter, whose folder must exist. Raises NotFound."""
+        if not await asyncio.to_thread(Path(adapter.path).is_dir):
+            raise NotFound(f"adapter {adapter.name}: its folder has no adapter that can be read", param="src")
+        self._load(adapter.id)
+
+    def _load(self, number: int) -> None:
+        """Have an adapter in memory, as the one that was used last; another goes where there are too many."""
+        self.loads += number not in self.loaded
+        self.loaded.pop(number, None)
+        if self.adapters and len(self.loaded) >= self.adapters.max_cpu_loras:
+            del self.loaded[next(other for other in self.loaded if other not in self.pinned)]
+        self.loaded[number] = None
+
+    async def remove_adapter(self, adapter: Adapter) -> None:
+        """Unload an adapter; one that a job uses is loaded again for its next token."""
+        await asyncio.sleep(0)
+        self.pinned.discard(adapter.id)
+        self.taken_off += self.used[adapter.id] > 0
+        if not self.used[adapter.id]:
+            self.loaded.pop(adapter.id, None)
+
+    async def pin_adapter(self, adapter: Adapter) -> None:
+        """Pin an adapter, which is loaded. Raises NotFound."""
+        await asyncio.sleep(0)
+        if adapter.id not in self.loaded:
+            raise NotFound(f"adapter {adapter.name} is not loaded", param="pin")
+        self.pinned.add(adapter.id)
+
+    def kv_event_sources(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return what a test has put there."""
+        return self.event_sources
+
+    async def list_adapters(self) -> set[int]:
+        """Collect the ids of the loaded adapters."""
+        await asyncio.sleep(0)
+        return {*self.loaded}
+
+    @contextlib.contextmanager
+    def _in_batch(self, adapter: Adapter | None) -> Iterator[None]:
+        """Have a job's adapter in the batch."""
+        if adapter is None or self.adapters is None:
+            yield
+            return
+        self.used[adapter.id] += 1
+        batch = self.pinned | {number for number, jobs in self.used.items() if jobs}
+        self.widest = max(self.widest, len(batch))
+        if not Path(adapter.path).is_dir() or (self.pinned and len(batch) > self.adapters.max_loras):
+            self.is_dead = True
+        self._load(adapter.id)
+        try:
+            yield
+        finally:
+            self.used[adapter.id] -= 1
 
     @contextlib.asynccontextmanager
     async def run(self, job: Job, sink: Sink, token_sink: TokenSink | None = None) -> AsyncIterator["Playing"]:
@@ -166,7 +255,8 @@ class ScriptedEngine:
         playing.task = asyncio.create_task(playing.play(steps))
         self.running += 1
         try:
-            yield playing
+            with self._in_batch(job.adapter):
+                yield playing
         finally:
             self.running -= 1
             self.left_early += not playing.task.done()
@@ -232,5 +322,6 @@ class Playing:
                 reasons=("time_limit",),
                 reasoning_tokens=self._reasoning_tokens,
                 called=tuple(self._called),
+                media_tokens=self._job.media.tokens if self._job.media else {},
             )
         )

@@ -24,6 +24,8 @@ from lmi_chat.config.settings import Settings
 from lmi_chat.dialects.formatters import Formatters
 from tests.support.children import wait_for_text
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 PLAIN = """
 import time
@@ -305,12 +307,12 @@ def test_formatters_are_found_beside_any_entry_point(tmp_path: Path) -> None:
     formatters = find_formatters(directory(tmp_path / "m", code, "option.entryPoint=lmi_chat.djl\n"))
     assert (formatters.read, formatters.write and formatters.write({})) == (None, 7)
     assert find_formatters(tmp_path).write is None
-    (tmp_path / "m" / "adapters").mkdir()
-    directory(tmp_path / "m" / "adapters" / "french", code.replace("7", "8"))
-    formatters = find_formatters(tmp_path / "m")
-    assert [
-        each.write and each.write({}) for each in (formatters, formatters.of("french"), formatters.of("other"))
-    ] == [7, 8, 7]
+    assert formatters.load is not None
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "model.py").write_text(code.replace("7", "8"))
+    own = formatters.load(tmp_path / "adapter")
+    assert own.write is not None
+    assert (own.write({}), formatters.write and formatters.write({})) == (8, 7)
 
 
 @pytest.mark.parametrize("entry", ["djl_python.lmi_vllm.vllm_async_service", "djl_python.deepspeed", "lmi_chat.djl"])

@@ -6,7 +6,8 @@ import pytest
 
 from lmi_chat.cli.main import main, pairs
 from lmi_chat.config.sources import BadSetting
-from lmi_chat.server import default_model, model_cache
+from lmi_chat.fetching import FetchFailed
+from lmi_chat.server import default_model
 
 
 def test_words_become_keys_and_texts() -> None:
@@ -30,7 +31,7 @@ def test_a_client_takes_no_unknown_words(capsys: pytest.CaptureFixture[str]) -> 
         ((), ["a"], None, 0, ""),
         (("--verify",), [], None, 0, ""),
         (("--verify",), ["a", "b"], None, 1, "lmi-chat: these files do not match their checksums: a, b\n"),
-        ((), [], model_cache.FetchFailed("no network"), 1, "lmi-chat: no network\n"),
+        ((), [], FetchFailed("no network"), 1, "lmi-chat: no network\n"),
         ((), [], KeyboardInterrupt(), 130, ""),
     ],
 )

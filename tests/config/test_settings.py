@@ -245,7 +245,7 @@ def test_each_argument_of_vllm_serve_is_obeyed_or_said() -> None:
     quiet = {
         *("enable_prompt_tokens_details", "enable_request_id_headers", "max_log_len", "enable_log_deltas"),
         *("log_error_stack", "uvicorn_log_level", "disable_access_log_for_endpoints"),
-        "enable_flash_late_interaction",
+        *("enable_flash_late_interaction", "enable_server_load_tracking"),
     }
     assert names & WITHOUT_EFFECT.keys() == quiet
 

@@ -41,7 +41,7 @@ def bodies(text: str) -> dict[str, Json]:
 @pytest.mark.parametrize("path", bodies(""))
 def test_a_text_far_beyond_the_context_is_refused_by_its_first_part(path: str) -> None:
     tokenizer = Counting()
-    served = deployment(template=Template(tokenizer), space=SPACE if path == "input" else None)
+    served = deployment(template=Template(tokenizer), pooler=SPACE if path == "input" else None)
     tokenizer.most = 0
     with pytest.raises(
         PromptTooLong, match=r"of which the first 6144 are \d+ tokens: the prompt is too long"
@@ -53,7 +53,7 @@ def test_a_text_far_beyond_the_context_is_refused_by_its_first_part(path: str) -
 
 @pytest.mark.parametrize("path", bodies(""))
 def test_a_long_text_of_few_tokens_is_served(path: str) -> None:
-    served = deployment(space=SPACE if path == "input" else None)
+    served = deployment(pooler=SPACE if path == "input" else None)
     job = parse(bodies(END * 900)[path], served).jobs[-1]
     assert job.prompt_ids.count(END_ID) in {900, 901}  # a chat's turn ends with one more
 

@@ -21,7 +21,7 @@ from lmi_chat.dialects.task import ParsedRequest
 from lmi_chat.engine.vllm import pooling
 from lmi_chat.errors import BadField, PromptTooLong
 from lmi_chat.http.openapi import document
-from lmi_chat.job import Embedding, EmbeddingSpec, Finished, PoolingParams
+from lmi_chat.job import Embedding, Finished, PoolingParams, PoolingSpec, PoolingTask
 from lmi_chat.limits import Limits
 from lmi_chat.pipeline.pipeline import PipelineConfig
 from lmi_chat.server import bootstrap
@@ -35,7 +35,7 @@ CONTEXT = 1024
 
 
 def parse(body: dict[str, Any], **changes: Any) -> ParsedRequest:
-    return fakes.parse(body, deployment(**{"space": SPACE} | changes), "r")
+    return fakes.parse(body, deployment(**{"pooler": SPACE} | changes), "r")
 
 
 def answer(task: ParsedRequest, vectors: Sequence[tuple[int, Sequence[float]]]) -> Any:
@@ -139,7 +139,7 @@ def test_what_is_kept_of_a_long_input(given: Any, options: dict[str, Any], kept:
 def test_an_input_may_fill_the_context_and_not_one_token_more() -> None:
     assert len(parse({"input": ["a", "b" * CONTEXT]}).jobs[1].prompt_ids) == CONTEXT
     for given in (["a", "b" * (CONTEXT + 1)], [[1], [7] * (CONTEXT + 1)]):
-        error = refusal({"input": given}, "embedding", space=SPACE)
+        error = refusal({"input": given}, "embedding", pooler=SPACE)
         assert isinstance(error, PromptTooLong)
         assert error.param == "input[1]"
         assert f"{CONTEXT + 1} tokens" in error.message
@@ -149,31 +149,29 @@ def test_an_input_may_fill_the_context_and_not_one_token_more() -> None:
 def test_a_deployment_may_take_fewer_tokens_than_the_context_holds() -> None:
     limits = Limits(max_input_tokens=2)
     assert parse({"input": "abc", "truncate": True}, limits=limits).job.prompt_ids == [97, 98]
-    error = refusal({"input": "abc"}, "embedding", space=SPACE, limits=limits)
+    error = refusal({"input": "abc"}, "embedding", pooler=SPACE, limits=limits)
     assert (error.param, "3 tokens; this deployment takes at most 2" in error.message) == ("input", True)
     assert f"This model's maximum context length is {CONTEXT} tokens" in error.message
 
 
 def test_a_text_far_too_long_is_refused_by_its_characters() -> None:
-    error = refusal({"input": "a" * 100_000}, "embedding", space=SPACE)
+    error = refusal({"input": "a" * 100_000}, "embedding", pooler=SPACE)
     assert isinstance(error, PromptTooLong)
     assert "100000 characters" in error.message
     assert f"This model's maximum context length is {CONTEXT} tokens" in error.message
 
 
 def test_texts_are_put_in_lower_case_where_the_model_wants_it() -> None:
-    assert (
-        bytes(parse({"input": "AbC"}, space=EmbeddingSpec(dimensions=4, is_lower_case=True)).job.prompt_ids) == b"abc"
-    )
+    assert bytes(parse({"input": "AbC"}, pooler=PoolingSpec(dimensions=4, is_lower_case=True)).job.prompt_ids) == b"abc"
 
 
-MATRYOSHKA = EmbeddingSpec(dimensions=8, shorter=range(1, 9))
-LISTED = EmbeddingSpec(dimensions=8, shorter=[2, 4])
+MATRYOSHKA = PoolingSpec(dimensions=8, shorter=range(1, 9))
+LISTED = PoolingSpec(dimensions=8, shorter=[2, 4])
 
 
 def test_a_matryoshka_model_gives_fewer_dimensions() -> None:
     for space in (MATRYOSHKA, LISTED):
-        assert parse({"input": "a", "dimensions": 4}, space=space).job.pooling == PoolingParams(dimensions=4)
+        assert parse({"input": "a", "dimensions": 4}, pooler=space).job.pooling == PoolingParams(dimensions=4)
 
 
 @pytest.mark.parametrize(
@@ -212,11 +210,10 @@ def test_a_matryoshka_model_gives_fewer_dimensions() -> None:
         ({"messages": [{"role": "user", "content": "a"}]}, SPACE, "messages", ("embeds", "input or inputs")),
         ({"prompt": "a"}, SPACE, "prompt", ("embeds", "input or inputs")),
         ({"requestType": "NEW_SESSION"}, SPACE, "requestType", ("embeds",)),
-        ({"input": "a"}, None, "input", ("generates text", "messages")),
     ],
 )
-def test_what_is_refused(body: dict[str, Any], space: EmbeddingSpec | None, param: str, words: tuple[str, ...]) -> None:
-    error = refusal(body, "embedding", space=space)
+def test_what_is_refused(body: dict[str, Any], space: PoolingSpec | None, param: str, words: tuple[str, ...]) -> None:
+    error = refusal(body, "embedding", pooler=space)
     assert isinstance(error, BadField)
     assert error.param == param
     assert all(word in error.message for word in words), error.message
@@ -225,7 +222,7 @@ def test_what_is_refused(body: dict[str, Any], space: EmbeddingSpec | None, para
 def test_the_number_of_inputs_is_bounded() -> None:
     limits = Limits(max_inputs=3)
     assert len(parse({"input": ["a"] * 3}, limits=limits).jobs) == 3
-    error = refusal({"input": ["a"] * 4}, "embedding", space=SPACE, limits=limits)
+    error = refusal({"input": ["a"] * 4}, "embedding", pooler=SPACE, limits=limits)
     assert error.param == "input"
     assert "at most 3" in error.message
     assert "got 4" in error.message
@@ -233,7 +230,7 @@ def test_the_number_of_inputs_is_bounded() -> None:
 
 def test_another_model_is_not_found() -> None:
     assert parse({"input": "a", "model": "lmi"}).jobs
-    assert refusal({"input": "a", "model": "gpt-4"}, "embedding", space=SPACE).status == 404
+    assert refusal({"input": "a", "model": "gpt-4"}, "embedding", pooler=SPACE).status == 404
 
 
 def test_what_else_a_request_says() -> None:
@@ -262,7 +259,7 @@ def test_a_deployment_that_streams_still_gives_vectors_whole() -> None:
 @pytest.fixture
 def service() -> Any:
     with serving(
-        Scripted(script=embedded, space=SPACE), policy=PipelineConfig(limits=Limits(max_inputs=100))
+        Scripted(script=embedded, pooler=SPACE), policy=PipelineConfig(limits=Limits(max_inputs=100))
     ) as running:
         yield running
 
@@ -302,16 +299,15 @@ def test_the_other_routes_say_that_this_model_embeds(service: Service) -> None:
     ):
         status, _, document = post(service, body, path)
         assert status == 400
-        assert "this model embeds; send input or inputs" in document["error"]["message"]
+        assert "the model tiny embeds; send input or inputs" in document["error"]["message"]
 
 
 def test_a_generating_model_says_that_it_generates() -> None:
     with serving() as generating:
-        for path in ("/v1/embeddings", "/invocations"):
-            status, _, document = post(generating, {"input": "a"}, path)
-            assert status == 400
-            assert "generates text" in document["error"]["message"]
-            assert document["error"]["param"] == "input"
+        status, _, document = post(generating, {"input": "a"}, "/v1/embeddings")
+        assert status == 400
+        assert "generates text" in document["error"]["message"]
+        assert document["error"]["param"] == "input"
 
 
 def test_plain_text_is_embedded(service: Service) -> None:
@@ -323,7 +319,7 @@ def test_a_failure_among_the_inputs_is_the_answer() -> None:
     def script(job: Any) -> Any:
         return [PromptTooLong("no room", param="x")] if job.prompt_ids == [98] else embedded(job)
 
-    with serving(Scripted(script=script, space=SPACE)) as failing:
+    with serving(Scripted(script=script, pooler=SPACE)) as failing:
         status, _, document = post(failing, {"input": ["a", "b", "c"]})
         assert (status, document["error"]["message"]) == (400, "no room")
         assert failing.engine.running == 0
@@ -377,8 +373,8 @@ def test_base64_is_what_b64encode_writes() -> None:
     assert data == [b64encode(struct.pack("<4f", *NUMBERS)).decode()]
 
 
-def shown(space: EmbeddingSpec) -> Any:
-    return document(deployment(space=space), has_sessions=True, has_async=True)
+def shown(space: PoolingSpec) -> Any:
+    return document(deployment(pooler=space), has_sessions=True, has_async=True)
 
 
 def test_the_openapi_document_of_a_model_that_embeds() -> None:
@@ -412,9 +408,9 @@ def test_the_openapi_document_says_what_is_taken(body: dict[str, Any], *, is_val
             schema = shown(space)["components"]["schemas"]["EmbeddingRequest"]
             assert jsonschema_rs.Draft202012Validator(schema).is_valid(body) == is_valid
             if is_valid:
-                assert parse(body, space=space).jobs
+                assert parse(body, pooler=space).jobs
             else:
-                refusal(body, "embedding", space=space)
+                refusal(body, "embedding", pooler=space)
 
 
 def of_task(**given: str) -> Any:
@@ -427,26 +423,36 @@ def test_lmis_task_is_the_engines_runner() -> None:
     embeds = {"runner": "pooling", "convert": "embed"}
     assert [of_task(task=name) for name in ("text-embedding", "feature-extraction", "embed")] == [embeds] * 3
     assert of_task(task="embed", runner="pooling") == embeds
+    assert of_task(task="automatic-speech-recognition") == {"runner": "generate"}
     with pytest.raises(BadSetting, match="task = text-embedding and runner = generate"):
         of_task(task="embed", runner="generate")
+    pools = {"runner": "pooling"}
+    assert [of_task(task=name) for name in ("text-classification", "classify", "score", "rerank")] == [pools] * 4
+    assert [of_task(reranking=value) for value in ("true", "false")] == [pools, {}]
     with pytest.raises(BadSetting, match="task must be one of auto, text-generation"):
-        of_task(task="classify")
+        of_task(task="plugin")
 
 
-def space(**changes: Any) -> EmbeddingSpec | None:
+def spec(task: PoolingTask = "embed", **changes: Any) -> PoolingSpec:
     values = {
-        "runner_type": "pooling",
         "embedding_size": 8,
         "is_matryoshka": False,
         "matryoshka_dimensions": None,
         "encoder_config": None,
+        "hf_config": SimpleNamespace(num_labels=2, id2label={0: "dull", 1: "bright"}),
     }
-    return pooling.space(SimpleNamespace(**values | changes))
+    return pooling.spec(SimpleNamespace(**values | changes), task)
 
 
 def test_what_the_engine_says_of_a_models_vectors() -> None:
-    assert space(runner_type="generate") is None
-    assert space() == EmbeddingSpec(dimensions=8)
-    assert space(is_matryoshka=True) == MATRYOSHKA
-    assert space(is_matryoshka=True, matryoshka_dimensions=[2, 4]) == LISTED
-    assert space(encoder_config={"do_lower_case": True}) == EmbeddingSpec(dimensions=8, is_lower_case=True)
+    assert spec() == PoolingSpec(dimensions=8)
+    assert spec("token_embed") == PoolingSpec(dimensions=8, task="token_embed")
+    assert spec(is_matryoshka=True) == MATRYOSHKA
+    assert spec(is_matryoshka=True, matryoshka_dimensions=[2, 4]) == LISTED
+    assert spec(encoder_config={"do_lower_case": True}) == PoolingSpec(dimensions=8, is_lower_case=True)
+
+
+def test_what_the_engine_says_of_a_models_labels() -> None:
+    assert spec("classify") == PoolingSpec(dimensions=2, task="classify", labels=("dull", "bright"))
+    nameless = SimpleNamespace(num_labels=3, id2label=None)
+    assert spec("token_classify", hf_config=nameless).labels == (None, None, None)

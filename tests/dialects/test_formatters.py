@@ -66,6 +66,18 @@ async def test_an_adapters_own_formatters_are_its_requests() -> None:
         await answered(line, {**CHAT, "adapters": "german"})
 
 
+async def test_the_deployments_do_what_an_adapter_has_no_formatter_for() -> None:
+    def plain(body: dict[str, Any], **_: Any) -> dict[str, Any]:
+        return {"messages": body["chat"]}
+
+    reads, writes = Formatters(read=plain), Formatters(write=constant({"by": "own"}))
+    adapters = {"reads": reads, "writes": writes, "none": Formatters()}
+    line, _ = await opened(formatters=Formatters(read=plain, write=constant({"by": "base"}), adapters=adapters))
+    for name, expected in (("reads", "base"), ("writes", "own"), ("none", "base")):
+        body = {"chat": CHAT["messages"], "adapters": name}
+        assert json.loads((await answered(line, body)).data) == {"by": expected}
+
+
 async def test_what_an_input_formatter_gives_must_be_a_body() -> None:
     line, _ = await opened(formatters=Formatters(read=lambda body, **_: [body]))
     with pytest.raises(HookFailed, match="must give a dict, got list"):

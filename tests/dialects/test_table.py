@@ -9,6 +9,7 @@ import pytest
 from lmi_chat.dialects import DIALECTS
 from lmi_chat.dialects.body import USAGE
 from lmi_chat.dialects.chat.body import ChatBody
+from lmi_chat.dialects.responses.body import StreamOptions
 from lmi_chat.dialects.table import table
 from tests.support.fakes import deployment
 from tests.support.fields_page import BEHAVIOURS, DATA, PAGE, printed
@@ -35,14 +36,14 @@ def test_every_field_of_every_dialect_has_a_row() -> None:
 
 
 ROWS = """
-| `temperature` | number | 0 to 2 | `1.0` | randomness; below 0.01 is greedy | chat, standard, completion |
-| `top_p` | number | 0 to 1 | `1.0` | nucleus sampling; 0: the likeliest token alone | chat, standard, completion |
+| `temperature` | number | 0 to 2 | `1.0` | randomness; below 0.01 is greedy | chat, anthropic, standard, completion, responses |
+| `top_p` | number | 0 to 1 | `1.0` | nucleus sampling; 0: the likeliest token alone | chat, anthropic, standard, completion, responses, transcription |
 | `n` | integer | 1 to `max_n` | `1` | sequences | chat, completion |
 | `max_new_tokens` | integer | 1 to 2147483647 | `30` | tokens to generate | standard |
-| `tools` | array of tools | at most `max_tools` |  | functions that the model may call | chat |
+| `tools` | array of tools | at most `max_tools` |  | functions that the model may call | chat, responses |
 | `chat_template` | null |  |  | 400: is never taken from a request; it is configuration (option.chat_template) | chat |
-| `user` | string | at most 512 characters | `""` | who asks; users take turns | chat, completion, embedding |
-"""
+| `user` | string | at most 512 characters | `""` | who asks; users take turns | chat, completion, responses, embedding, classification, pooling, rerank, score, transcription |
+"""  # noqa: E501 rows of a table
 
 
 @pytest.mark.parametrize("row", ROWS.split("\n")[1:-1])
@@ -56,7 +57,7 @@ def test_a_row(row: str) -> None:
         ("stop", "string or an array of strings", "at most `max_stop` of at most `max_stop_chars` characters"),
         ("logit_bias", "object of token id to bias", "-100 to 100, at most `max_logit_bias` tokens"),
         ("stop_token_ids", "array of token ids", "at most 1024 ids"),
-        ("service_tier", "`auto` · `default` · `flex` · `priority`", ""),
+        ("requestType", "`NEW_SESSION` · `CLOSE`", ""),
         ("messages", "array of messages", "1 to `max_messages`"),
     ],
 )
@@ -103,13 +104,19 @@ def test_every_other_behaviour_is_shown_to_work() -> None:
     assert all(row["what"] and row["where"] and row["tests"] and row.get("works", "yes") for row in BEHAVIOURS)
     for name, dialect in DIALECTS.items():
         shown = {row["what"] for row in BEHAVIOURS if name in row["where"].split(", ")}
-        if any("stream_options" in CHECKERS[body].properties for body in dialect.bodies):
+        if StreamOptions not in dialect.bodies and any(
+            "stream_options" in CHECKERS[body].properties for body in dialect.bodies
+        ):
             assert {f"`stream_options.{option}`" for option in USAGE} <= shown
 
 
 def test_a_field_that_works_otherwise_in_one_dialect_has_two_rows() -> None:
     rows = [row.split(" | ") for row in PAGE.read_text().splitlines() if row.startswith("| `priority` ")]
-    assert [row[5] for row in rows] == ["chat, completion", "embedding"]
+    assert [row[5] for row in rows] == [
+        "chat, completion, responses",
+        "anthropic",
+        "embedding, classification, pooling, rerank, score",
+    ]
     assert rows[0][:5] == rows[1][:5]
 
 

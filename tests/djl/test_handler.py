@@ -9,16 +9,23 @@ import pytest
 
 from djl_python import Input, Output
 from lmi_chat import djl
+from lmi_chat.adapters.registry import AdapterRegistry
+from lmi_chat.adapters.sources import AdapterSources
 from lmi_chat.codec.framing import EVENTS
 from lmi_chat.config.settings import Settings
 from lmi_chat.dialects.formatters import Formatters
 from lmi_chat.djl import handler, output_parts
+from lmi_chat.engine import AdapterLimits
 from lmi_chat.errors import Bug
 from lmi_chat.job import Delta, Finished
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
+from lmi_chat.server import bootstrap
+from lmi_chat.server.children import Processes
 from lmi_chat.storage.sessions import Sessions
 from tests.pipeline.test_pipeline import breaking
+from tests.support.adapters import write
 from tests.support.fakes import deployment
+from tests.support.media import PNG, data_url, media
 from tests.support.scripted import Scripted, called, reasoned, said
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
@@ -37,11 +44,15 @@ def engine() -> Scripted:
 
 
 async def told(
-    engine: Scripted, monkeypatch: pytest.MonkeyPatch, inputs: Input, policy: PipelineConfig | None = None
+    engine: Scripted,
+    monkeypatch: pytest.MonkeyPatch,
+    inputs: Input,
+    policy: PipelineConfig | None = None,
+    **changes: Any,
 ) -> list[Output]:
     """One request's Outputs: each has one part, only the last one says that it is, and nothing is left running."""
     line = Pipeline(policy or PipelineConfig())
-    await line.open(engine, deployment())
+    await line.open(engine, deployment(**changes))
     monkeypatch.setattr(handler, "_lines", [line])
     answer = await djl.handle(inputs)
     assert answer is not None
@@ -58,6 +69,14 @@ def pairs(output: Output) -> dict[str, str]:
 
 def body(outputs: list[Output]) -> str:
     return "".join(pairs(output)["data"] for output in outputs)
+
+
+async def test_a_route_by_its_attribute(engine: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = {"x-amzn-SageMaker-Custom-Attributes": "route=/v1/chat/completions"}
+    events = await told(engine, monkeypatch, asked({**CHAT, "stream": True}, **named))
+    assert body(events).endswith("data: [DONE]\n\n")
+    unknown = await told(engine, monkeypatch, asked(CHAT, **{"X-Amzn-SageMaker-Custom-Attributes": "route=/nowhere"}))
+    assert "the inference routes are /invocations" in pairs(unknown[0])["error"]
 
 
 async def test_whole_answers(engine: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,12 +176,59 @@ async def test_what_is_not_here_is_never_answered_by_the_base_model(
         assert pairs((await told(engine, monkeypatch, asked(CHAT, **{header: "other"})))[0])["code"] == "404"
 
 
-async def test_adapters_are_refused_in_djls_way() -> None:
-    for function in (djl.register_adapter, djl.update_adapter, djl.unregister_adapter):
-        output = await function(asked(b"", name="a", src="/x"))
+CHANGES = (djl.register_adapter, djl.update_adapter, djl.unregister_adapter)
+
+
+async def test_adapters_are_refused_in_djls_way(engine: Scripted) -> None:
+    """Before the load, and where LoRA is off."""
+    line = Pipeline(PipelineConfig())
+    await line.open(engine, deployment())
+    for function in CHANGES:
+        early = await function(asked(b"", name="a", src="/x"))
+        with handler.answered_by(line):
+            output = await function(asked(b"", name="a", src="/x"))
         assert output.content.key_at(0) == "data"
-        assert pairs(output)["code"] == "400"
+        assert (pairs(early)["code"], pairs(output)["code"]) == ("503", "400")
         assert "LoRA is off" in pairs(output)["error"]
+
+
+async def test_adapters_come_and_go_by_djls_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DJL's properties are texts; its sentences are LMI's. `alias` is the name in them."""
+    engine = Scripted(said("Hello!"), adapters=AdapterLimits(max_loras=2, max_cpu_loras=2, max_rank=8))
+    line = Pipeline(PipelineConfig())
+    registry = AdapterRegistry(engine, tmp_path / "own", AdapterSources().fetch)
+    await line.open(engine, deployment(), registry)
+    monkeypatch.setattr(handler, "_lines", [line])
+    src = str(write(tmp_path / "a"))
+
+    async def sent(function: Any, **properties: str) -> tuple[str, str]:
+        found = pairs(await function(asked(b"", **properties)))
+        return found["data"], found.get("code", "200")
+
+    assert await sent(djl.register_adapter, name="a", src=src, pin="true") == ("Adapter a registered", "200")
+    assert (len(engine.loaded), len(engine.pinned)) == (1, 1)
+    answer = await djl.handle(asked(CHAT, **{"X-Amzn-SageMaker-Adapter-Identifier": "a"}))
+    assert answer is not None
+    assert "Hello!" in body([output async for output in answer])
+    assert [job.adapter and job.adapter.name for job in engine.jobs][-1] == "a"
+    assert await sent(djl.update_adapter, name="a", alias="mine", pin="false") == ("Adapter mine updated", "200")
+    assert [await sent(djl.register_adapter, name="b", src=text) for text in ("/nowhere", "")] == [
+        ("", "404"),
+        ("", "400"),
+    ]
+    assert await sent(djl.register_adapter, name="b", src=src, preload="false", pin="true") == ("", "400")
+    assert await sent(djl.register_adapter, name="b", src=src, preload="maybe") == ("", "400")
+    assert await sent(djl.unregister_adapter, name="a", alias="mine") == ("Adapter mine unregistered", "200")
+    for function in CHANGES[1:]:
+        assert await sent(function, name="a") == ("", "404")
+    await registry.settle()
+    assert not engine.loaded
+
+
+async def test_a_change_that_fails_is_no_exception_to_djl(monkeypatch: pytest.MonkeyPatch, engine: Scripted) -> None:
+    monkeypatch.setattr(handler, "_registry", lambda: 1 / 0)
+    assert pairs(await djl.unregister_adapter(asked(b"", name="a")))["code"] == "500"
+    assert not engine.jobs
 
 
 async def test_the_load_reads_what_djl_has_merged_then_other_servers_names(
@@ -211,3 +277,31 @@ async def test_calls_and_reasoning_come_as_over_http(monkeypatch: pytest.MonkeyP
     outputs = await told(engine, monkeypatch, asked({**CHAT, "stream": True}))
     deltas = [json.loads(line)["choices"][0]["delta"] for line in body(outputs).splitlines()]
     assert [[*delta][-1:] for delta in deltas] == [["reasoning_content"]] * 2 + [["tool_calls"]] * 3 + [[]]
+
+
+async def test_an_image(engine: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": data_url(PNG)}}]
+    chat = {"messages": [{"role": "user", "content": parts}]}
+    usage = json.loads(body(await told(engine, monkeypatch, asked(chat), media=media())))["usage"]
+    assert usage["prompt_tokens_details"]["multimodal_tokens"] == {"image": 3}
+    assert engine.jobs[-1].prompt_text == f"a[image:{len(PNG)}]"
+
+
+async def test_the_end_with_the_engine_closes_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adapters' are deleted: DJL starts a new process, whose own come beside them."""
+    ended: list[object] = []
+    monkeypatch.setattr(bootstrap, "_closing", [lambda: ended.append("files")])
+    monkeypatch.setattr(bootstrap, "LAST_WORDS_S", 0.0)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    monkeypatch.setattr(Processes, "end", lambda _: ended.append("processes"))
+    await handler._end_with(Scripted(is_dead=True), Pipeline(PipelineConfig()), Processes())
+    assert ended == ["processes", "files", 1]
+
+
+async def test_warnings_in_custom_attributes(engine: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    for is_on in (False, True):
+        policy = PipelineConfig(warns_in_attributes=is_on)
+        [output] = await told(engine, monkeypatch, asked({**CHAT, "temprature": 1}), policy)
+        warned = output.properties["x-lmi-chat-warning"]
+        attributes = output.properties.get("X-Amzn-SageMaker-Custom-Attributes")
+        assert attributes == (f"lmi-chat-warning={warned}" if is_on else None)

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from lmi_chat.djl.token_formatter import TokenFormatter
-from lmi_chat.job import Delta, EmbeddingSpec, Finish, Finished, ParsingParams
+from lmi_chat.job import Delta, Finish, Finished, ParsingParams, PoolingSpec
 from lmi_chat.testing import ScriptedEngine, embedded, model_directory, said
 from tests.support.fakes import deployment, parse
 from tests.support.scripted import Step, token
@@ -100,7 +100,7 @@ async def test_an_end_without_a_token_is_one_more_call(folder: Path) -> None:
 
 
 async def test_a_vector_is_no_text(folder: Path) -> None:
-    engine = ScriptedEngine(embedded, space=EmbeddingSpec(dimensions=4))
+    engine = ScriptedEngine(embedded, pooler=PoolingSpec(dimensions=4))
     answer = await ask(folder, EXAMPLE, {"input": "hi"}, engine)
     assert (answer.status_code, len(answer.json()["data"][0]["embedding"])) == (200, 4)
 

@@ -109,7 +109,7 @@ def canary(service: Service) -> tuple[bytes, dict[str, object]]:
 def is_idle(service: Service) -> bool:
     """Whether nothing runs or waits any more; what a client left is given ten seconds."""
     ends = time.monotonic() + 10
-    while service.pipeline.active and time.monotonic() < ends:
+    while (service.pipeline.active or service.bodies.bytes_in_flight) and time.monotonic() < ends:
         time.sleep(0.02)
     return service.pipeline.active == 0 and service.bodies.bytes_in_flight == 0
 

@@ -16,7 +16,7 @@ from lmi_chat.errors import Error
 from lmi_chat.pipeline import parsing
 from lmi_chat.pipeline.request import InferenceRequest
 from tests.fuzz.mutate import changed, mutated, samples
-from tests.support.fakes import SPACE, deployment
+from tests.support.fakes import LABELS, SCORER, SPACE, TOKENS, JoiningPairs, deployment
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "120")) / 2
 SEED = os.environ.get("FUZZ_SEED", "1")
@@ -29,13 +29,17 @@ TYPES = (
     "application/jsonlines",
     "a/b;;=",
 )
-FORCED = (None, None, None, "chat", "completion", "embedding", "standard")
+FORCED = (
+    *(None, None, None, "chat", "completion", "embedding", "standard"),
+    *("score", "rerank", "classification", "pooling", "predict"),
+)
 
 
 @pytest.fixture(scope="module")
 def deployments() -> list[Deployment]:
     calling = deployment(chat_template="{tools}{turns}", tool_parser="any", reasoning_parser="any")
-    return [deployment(), deployment(is_strict=True), deployment(space=SPACE), calling]
+    pooling = [deployment(pooler=spec, pairs=JoiningPairs()) for spec in (SPACE, SCORER, LABELS, TOKENS)]
+    return [deployment(), deployment(is_strict=True), calling, *pooling]
 
 
 def shown(error: Error, dialect: str) -> str:

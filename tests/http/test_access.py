@@ -30,6 +30,8 @@ from tests.http.test_async import spooling
 from tests.http.test_sagemaker import boto
 from tests.support.scripted import Service, serving
 
+pytestmark = pytest.mark.processes
+
 ADA, BOB = "ada-has-a-key", "bob-has-another"
 JSON = {"content-type": "application/json"}
 LINES: list[dict[str, Any]] = []
@@ -180,7 +182,7 @@ def test_a_rate_is_each_keys_own() -> None:
 
 
 def test_tokens_count_when_they_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = time.monotonic()
+    now = 1000.0  # of a clock whose sums have no rounding
     monkeypatch.setattr("lmi_chat.pipeline.rates.time.monotonic", lambda: now)
     rates = Rates(RateLimits(tokens=60))
     rates.admit("ada")

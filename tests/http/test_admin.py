@@ -141,7 +141,7 @@ def test_adapters_routes(service: Service, prefix: str) -> None:
     [
         ("", {"src": "x"}, "name"),
         ("", {"name": "a/b", "src": "x"}, "name"),
-        ("", {"name": "x" * 65, "src": "x"}, "name"),
+        ("", {"name": "x" * 129, "src": "x"}, "name"),
         ("", {"name": "..", "src": "x"}, "name"),
         ("", {"name": ".", "src": "x"}, "name"),
         ("", {"name": 1, "src": "x"}, "name"),

@@ -20,6 +20,8 @@ from tests.support.cases import closed
 from tests.support.fakes import SPACE
 from tests.support.scripted import Scripted, Service, Step, called, embedded, reasoned, said, serving, token
 
+pytestmark = pytest.mark.processes
+
 MESSAGES = {"messages": [{"role": "user", "content": "hi"}]}
 BREAKS, CALLS, FLAT = 13, 14, Finish("length")
 
@@ -61,7 +63,7 @@ def tgi() -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def embedder() -> Iterator[Service]:
-    with serving(Scripted(embedded, space=SPACE)) as running:
+    with serving(Scripted(embedded, pooler=SPACE)) as running:
         yield running
 
 

@@ -15,11 +15,14 @@ from lmi_chat.async_requests import AsyncRequest, AsyncRequests
 from lmi_chat.async_requests.folder import Folder
 from lmi_chat.errors import Bug, EngineDown
 from lmi_chat.pipeline.pipeline import InferenceRequest, Pipeline, PipelineConfig
-from tests.http.test_app import CHAT, post, send
+from tests.http.test_app import CHAT, JSON, post, send
 from tests.http.test_sagemaker import boto
 from tests.pipeline.test_pipeline import breaking
+from tests.support import speech
 from tests.support.fakes import deployment
 from tests.support.scripted import Scripted, Service, said, serving
+
+pytestmark = pytest.mark.processes
 
 
 def spooling(folder: Path, **limits: int) -> Callable[[Pipeline], AsyncRequests]:
@@ -65,6 +68,23 @@ def test_a_file_in_a_file_out(service: Service, ask: Any, tmp_path: Path) -> Non
     assert not Path(reply["FailureLocation"].removeprefix("file://")).exists()
     again = ask(InputLocation=placed(tmp_path, CHAT), InferenceId="my-id")
     assert again["OutputLocation"] != reply["OutputLocation"]
+
+
+def test_another_route_by_its_attribute(service: Service, ask: Any) -> None:
+    body = json.dumps({**CHAT, "stream": True})
+    events = left(ask(Body=body, CustomAttributes="route=/v1/chat/completions")["OutputLocation"])
+    assert events.endswith(b"data: [DONE]\n\n")
+    path, attributes = "/endpoints/e/async-invocations", {"x-amzn-sagemaker-custom-attributes": "route=/v1/x"}
+    status, _, answer = post(service, CHAT, path=path, headers={"content-type": "application/json", **attributes})
+    assert status == 404
+    assert "the inference routes are" in answer["Message"]
+
+
+def test_a_recording(ask: Any, service: Service) -> None:
+    """The form reaches the pipeline as it came; this model hears nothing, and says so."""
+    failure = left(ask(Body=speech.form({}, speech.recording(0.1)), ContentType=speech.FORM)["FailureLocation"])
+    assert "the served model tiny generates text and hears no recordings" in json.loads(failure)["error"]["message"]
+    assert not service.pipeline.active
 
 
 def test_the_endpoints_name_and_several_records(ask: Any) -> None:
@@ -244,3 +264,14 @@ async def test_who_waits_too_long_is_told(tmp_path: Path) -> None:
     await line.drain(10)
     assert (tmp_path / "output" / "1").exists()
     assert b"the request was not started within 0.05 s" in (tmp_path / "failure" / "2").read_bytes()
+
+
+def test_the_adapter_of_a_later_answer(tmp_path: Path) -> None:
+    """The platform's header is the later request's; a name that is not there is the failure's own word."""
+    with serving(spool=spooling(tmp_path)) as service:
+        for header, status in (({}, 200), ({"X-Amzn-SageMaker-Adapter-Identifier": "french"}, 404)):
+            path = "/endpoints/e/async-invocations"
+            code, headers, _ = post(service, CHAT, headers=JSON | header, path=path)
+            assert code == 202
+            place = headers["x-amzn-sagemaker-outputlocation" if status == 200 else "x-amzn-sagemaker-failurelocation"]
+            assert (b"french" in left(place)) == (status == 404)

@@ -16,6 +16,8 @@ from tests.http.test_app import BAD_BYTES, CHAT, JSON, nested, post, send
 from tests.support.cases import closed, message
 from tests.support.scripted import Service, serving
 
+pytestmark = pytest.mark.processes
+
 BODIES = {
     "chat": b'{"messages":[{"role":"user","content":"hi"}],%b}',
     "standard": b'{"inputs":"hi","parameters":{%b}}',

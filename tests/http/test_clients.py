@@ -20,6 +20,8 @@ from tests.http.test_sagemaker import boto, parts, stream
 from tests.support.scripted import Scripted, Service, called, reasoned, serving, token
 from tests.support.scripted import said as of_parts
 
+pytestmark = pytest.mark.processes
+
 TEXT = "入\u2028ca\u2029f\x85é!"
 LINES, EVENTS = "application/jsonlines", "text/event-stream"
 BODIES: dict[str, tuple[dict[str, Any], str]] = {

@@ -23,6 +23,9 @@ from lmi_chat.storage.sessions import Sessions
 from tests.support.scripted import Scripted, Service, Step, serving
 from tests.support.watchdog import watched
 
+# Uncounted: what is measured is the server, not the counting of its lines, by which small calls are eight times dearer.
+pytestmark = [pytest.mark.processes, pytest.mark.no_cover]
+
 MOST_S = 0.1
 TRIES = 3
 MIB = 2**20

@@ -3,13 +3,14 @@
 import json
 import random
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import jsonschema_rs
 import openapi_spec_validator
 import pytest
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects.body import USAGE, ConstraintFields
@@ -28,8 +29,11 @@ from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
 from tests.http.test_app import send
 from tests.support.bounds import Bounds, bounds
 from tests.support.cases import UNSAID
-from tests.support.fakes import SPACE, deployment, parse
+from tests.support.fakes import LABELS, SPACE, deployment, parse
 from tests.support.scripted import serving
+from tests.support.speech import SPEECH
+
+pytestmark = pytest.mark.processes
 
 TURN = {"role": "user", "content": "a"}
 CHAT = {"messages": [TURN]}
@@ -169,12 +173,30 @@ def test_each_route_is_a_path() -> None:
     routes = {
         (getattr(route, "path", "").replace(":path", ""), method)
         for route in app.build(state).routes
+        if not isinstance(route, WebSocketRoute)  # for which OpenAPI has no word
         for method in getattr(route, "methods", None) or ["POST"]
         if method != "HEAD"
     }
-    embeds = document(deployment(space=SPACE), has_sessions=True, has_async=True)
-    paths = {**shown(has_store=True)["paths"], **embeds["paths"]}
+    embeds = document(deployment(pooler=SPACE), has_sessions=True, has_async=True)
+    classifies = document(deployment(pooler=LABELS), has_sessions=True, has_async=True)
+    hears = document(deployment(speech=SPEECH), has_sessions=True, has_async=True)
+    paths = {**shown(has_store=True)["paths"], **embeds["paths"], **classifies["paths"], **hears["paths"]}
     assert routes == {(path, method.upper()) for path, item in paths.items() for method in item}
+
+
+def test_the_document_of_a_model_that_hears() -> None:
+    """It is valid, with a form's fields, and its own answers alone; a model that chats too has both kinds of path."""
+    hears = document(deployment(speech=SPEECH), has_sessions=True, has_async=True)
+    openapi_spec_validator.validate(hears)
+    form = hears["components"]["schemas"]["TranscriptionRequest"]
+    assert form["required"] == ["file"]
+    assert form["properties"].keys() >= {"language", "temperature", "timestamp_granularities[]"}
+    assert "/v1/chat/completions" not in hears["paths"]
+    answered = hears["paths"]["/v1/audio/translations"]["post"]["responses"]["200"]["content"]
+    assert answered.keys() >= {"application/json", "text/event-stream", "text/plain", "text/vtt"}
+    both = document(deployment(speech=replace(SPEECH, is_only=False)), has_sessions=True, has_async=True)
+    openapi_spec_validator.validate(both)
+    assert both["paths"].keys() > {"/v1/chat/completions", "/v1/audio/transcriptions"}
 
 
 def test_tgis_paths_are_shown_where_they_are_served() -> None:
@@ -184,7 +206,7 @@ def test_tgis_paths_are_shown_where_they_are_served() -> None:
     }
     assert len(own) == 4
     for space in (None, SPACE):
-        whole = document(deployment(is_tgi=True, space=space), has_sessions=False, has_async=False)
+        whole = document(deployment(is_tgi=True, pooler=space), has_sessions=False, has_async=False)
         assert own <= whole["paths"].keys()
         openapi_spec_validator.validate(whole)
     schema = {"$ref": "#/components/schemas/Info", "components": whole["components"]}

@@ -24,6 +24,8 @@ from tests.http.test_sagemaker import boto, parts, stream
 from tests.support.fakes import deployment
 from tests.support.scripted import Service, Step, said, serving, token
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 STANDARD = {"inputs": "hi"}
 COMPLETION = {"prompt": "hi"}

@@ -14,6 +14,8 @@ from botocore.eventstream import EventStreamBuffer
 from tests.http.test_app import send
 from tests.support.scripted import Service, serving
 
+pytestmark = pytest.mark.processes
+
 FRANCE = b'"messages": [{"role": "user", "content": "What is the capital of France?"}]'
 LITELLM = {"Accept": "*/*", "User-Agent": "litellm/1.110.2", "Content-Type": "application/json"}
 BOTO = {

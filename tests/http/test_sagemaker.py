@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 import boto3
@@ -321,3 +322,36 @@ def test_typed_errors_are_client_errors(runtime: Any) -> None:
     with pytest.raises(ClientError) as caught:
         invoke(runtime, {"foo": 1})
     assert caught.value.response["Error"]["Code"] == "ModelError"
+
+
+UNKNOWN = {**CHAT, "temprature": 1, "größe": 2}
+
+
+@pytest.mark.parametrize("given", ["", "trace=9", "route=/v1/chat/completions"])
+def test_what_is_warned_of_ends_the_custom_attributes_where_that_is_asked_for(given: str) -> None:
+    fields = {"CustomAttributes": given} if given else {}
+    with serving(policy=PipelineConfig(warns_in_attributes=True)) as service, closing(boto(service)) as runtime:
+        whole = invoke(runtime, UNKNOWN, **fields)
+        told = whole["CustomAttributes"]
+        assert told.removeprefix(f"{given};" if given else "") == (
+            "lmi-chat-warning=temprature is ignored; did you mean temperature?; gr\\xf6\\xdfe is ignored"
+        )
+        assert told == stream(runtime, {**UNKNOWN, "stream": True}, **fields)["CustomAttributes"]
+        assert told.endswith(whole["ResponseMetadata"]["HTTPHeaders"]["x-lmi-chat-warning"])
+        assert invoke(runtime, CHAT, **fields).get("CustomAttributes", "") == given
+
+
+def test_custom_attributes_stay_as_they_came_elsewhere(runtime: Any) -> None:
+    assert "CustomAttributes" not in invoke(runtime, UNKNOWN)
+    assert invoke(runtime, UNKNOWN, CustomAttributes="trace=9")["CustomAttributes"] == "trace=9"
+
+
+@pytest.mark.parametrize("length", [900, 985, 1000, 1024])
+def test_custom_attributes_have_a_bound_and_the_callers_own_are_never_cut(length: int) -> None:
+    given = "a" * length
+    with serving(policy=PipelineConfig(warns_in_attributes=True)) as service, closing(boto(service)) as runtime:
+        body = {**CHAT, **{f"unknown_{place}": 1 for place in range(30)}}
+        told = invoke(runtime, body, CustomAttributes=given)["CustomAttributes"]
+    assert told.startswith(given)
+    assert len(told) in {length, 1024}
+    assert (";lmi-chat-warning=unknown_0 is ignored"[:39] in told) == (length <= 985)

@@ -17,6 +17,8 @@ from tests.http.test_app import CHAT, Reply, post, send
 from tests.storage.test_completions import failures
 from tests.support.scripted import Scripted, Service, called, reasoned, said, serving
 
+pytestmark = pytest.mark.processes
+
 PATH = "/v1/chat/completions"
 
 

@@ -23,6 +23,8 @@ from tests.http.test_app import JSON, post, send
 from tests.http.test_sagemaker import boto
 from tests.support.scripted import Scripted, Service, Step, said, serving
 
+pytestmark = pytest.mark.processes
+
 PROMPT = "The capital of France is"
 Ask = Callable[..., Any]
 

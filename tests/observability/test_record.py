@@ -142,6 +142,7 @@ def test_a_line_holds_what_happened_and_nothing_that_was_said(service: Service, 
         "decode_seconds": 1.0,
         "key": None,
         "user": "ada",
+        "prefix_aware_id": None,
         "metadata": {"team": "red"},
         "ignored_keys": ["temprature"],
     }
@@ -212,8 +213,8 @@ def test_figures(service: Service) -> None:
         sample("lmi_chat_requests_total", **named),
         sample("lmi_chat_errors_total", code="bad_json"),
         sample("lmi_chat_completion_tokens_total"),
-        sample("lmi_chat_inter_token_seconds_count"),
-        sample("lmi_chat_inter_token_seconds_sum"),
+        sample("lmi_chat_inter_token_seconds_count", dialect="chat"),
+        sample("lmi_chat_inter_token_seconds_sum", dialect="chat"),
     ]
     assert post(service, CHAT)[0] == 200
     assert send(service, b"{")[0] == 400
@@ -226,8 +227,8 @@ def test_figures(service: Service) -> None:
         sample("lmi_chat_requests_total", **named),
         sample("lmi_chat_errors_total", code="bad_json"),
         sample("lmi_chat_completion_tokens_total"),
-        sample("lmi_chat_inter_token_seconds_count"),
-        sample("lmi_chat_inter_token_seconds_sum"),
+        sample("lmi_chat_inter_token_seconds_count", dialect="chat"),
+        sample("lmi_chat_inter_token_seconds_sum", dialect="chat"),
     ]
     grown = [new - old for new, old in zip(after, before, strict=True)]
     assert grown == pytest.approx([1, 1, 6, 1, 0.2])  # 1 s for five gaps
@@ -249,8 +250,9 @@ def test_cloudwatch_reads_metrics_out_of_the_line() -> None:
 
 def test_what_is_written_by_settings() -> None:
     told: list[bytes] = []
-    for settings in ({"has_requests": False, "has_metrics": True}, {"has_metrics": True}, {}, {"has_requests": False}):
-        with RequestLog(told.append, **settings).recording(RequestRecord(id="x")):
+    for has_requests, has_metrics in ((False, True), (True, True), (True, False), (False, False)):
+        request_log = RequestLog(told.append, has_requests=has_requests, has_metrics=has_metrics)
+        with request_log.recording(RequestRecord(id="x")):
             pass
     assert [("_aws" in json.loads(line), "id" in json.loads(line)) for line in told] == [
         (True, False),

@@ -14,7 +14,8 @@ from lmi_chat.chat_template import Template
 from lmi_chat.errors import Bug, Busy, Draining, EngineDown, Error, PromptTooLong, TimedOut
 from lmi_chat.job import Delta, Finish, Finished, Job
 from lmi_chat.pipeline import parsing
-from lmi_chat.pipeline.pipeline import INLINE_BYTES, LARGE_BYTES, InferenceRequest, Pipeline, PipelineConfig
+from lmi_chat.pipeline.parsing import LARGE_BYTES
+from lmi_chat.pipeline.pipeline import INLINE_BYTES, InferenceRequest, Pipeline, PipelineConfig
 from lmi_chat.storage.sessions import Sessions
 from tests.support.fakes import ByteTokenizer, deployment
 from tests.support.scripted import Script, Scripted, Step, called, reasoned, said, token

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lmi_chat.pipeline.request import of_headers
+from lmi_chat.pipeline.request import InferenceRequest, of_headers
 
 
 def given(**headers: str) -> dict[bytes, str]:
@@ -38,3 +38,11 @@ def test_the_callers_id_then_one_by_a_proxy(named: str, by_proxy: str, expected:
 def test_without_an_id_each_request_has_its_own() -> None:
     ids = {of_headers(given(x_request_id=text)).id for text in ("", "é", "x" * 129)}
     assert [len(text) for text in ids] == [32] * 3
+
+
+def test_what_a_body_becomes_counts_in_its_place_until_the_end() -> None:
+    counted: list[int] = []
+    request = InferenceRequest(body=b"body", id="1", on_body_freed=lambda: counted.append(-4), on_held=counted.append)
+    request.hold(9)
+    request.free_body()
+    assert (request.body, counted) == (b"", [-4, 9])

@@ -13,6 +13,8 @@ from lmi_chat.pipeline.pipeline import InferenceRequest, Pipeline
 from tests.pipeline.test_pipeline import Kept, opened
 from tests.support.scripted import Scripted, Step, said
 
+pytestmark = pytest.mark.processes
+
 PROMPTS = [f"prompt {number}" for number in range(20)]
 
 
@@ -113,4 +115,23 @@ async def test_a_drain_and_the_engines_death_end_all_of_it() -> None:
     line.fail_all(Bug("the engine is gone"))
     with pytest.raises(Error, match="the engine is gone"):
         await big
+    assert (engine.running, line.active, line.waiting) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("turns", range(10))
+async def test_a_seat_that_comes_as_the_request_goes_is_given_back(turns: int) -> None:
+    """Whenever the one and the other meet: with two seats, two jobs run afterwards."""
+    line, engine = await opened(said("ab", gap_s=30), max_running=1)
+    first, big = (asyncio.create_task(ask(line, {"prompt": PROMPTS[:count]})) for count in (1, 2))
+    await until(engine, 2)
+    first.cancel()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    big.cancel()
+    await asyncio.gather(first, big, return_exceptions=True)
+    again = [asyncio.create_task(ask(line, {"prompt": prompt})) for prompt in PROMPTS[:2]]
+    await until(engine, 2)
+    for task in again:
+        task.cancel()
+    await asyncio.gather(*again, return_exceptions=True)
     assert (engine.running, line.active, line.waiting) == (0, 0, 0)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +19,11 @@ import pytest
 
 from bench import fake_engine
 from lmi_chat.server import default_model
+from tests.support import lora_weights
+from tests.support.model_folders import thinking_folder
 from tests.support.recipes import ASYNC, JUMPSTART, SDK
+
+PARROT_NAME = "tests.support.parrot:Parrot"
 
 START_S = 400.0
 FINISH_BEFORE_S = 12.0
@@ -89,6 +94,21 @@ class Server:
         return found
 
 
+@dataclass
+class LoraServer(Server):
+    """A server with LoRA that can be looked into."""
+
+    control: int
+    folder: Path
+    four: list[Path]
+
+    def look(self, question: str) -> Any:
+        """Ask what tests.support.lora_served knows: loaded, versions, paths, or storm with what it needs."""
+        with socket.create_connection(("127.0.0.1", self.control), timeout=240) as connection:
+            connection.sendall(f"{question}\n".encode())
+            return json.loads(connection.makefile().readline())
+
+
 def start(
     log: Path,
     *arguments: str,
@@ -157,7 +177,7 @@ def model() -> Path:
 def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The one that most tests share; test_shutdown.py ends it, so that file runs last."""
     assert model.is_dir()
-    running = start(tmp_path_factory.mktemp("server") / "log")
+    running = start(tmp_path_factory.mktemp("server") / "log", "--console", "true")  # as `make run` does
     yield running
     end(running)
 
@@ -176,6 +196,7 @@ def other(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
         "engine=Python\noption.max_rolling_batch_size=8\noption.scheduling_policy=priority\nminWorkers=1\n"
         'option.structured_outputs_config={"disable_any_whitespace":true}\n'
         'option.speculative_config={"method":"ngram","num_speculative_tokens":4,"prompt_lookup_max":3}\n'
+        f'option.kv_events_config={{"enable_kv_cache_events":true,"endpoint":"ipc://{folder}/events"}}\n'
     )
     environment = {
         **ASYNC,
@@ -206,6 +227,23 @@ def other(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
 
 
 @pytest.fixture(scope="session")
+def lora(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoraServer]:
+    """A server with LoRA, for all tests of adapters; `four` random ones lie ready in its folder, and are in no use."""
+    folder = tmp_path_factory.mktemp("lora")
+    four = [lora_weights.write(folder / f"w{seed}", model, seed) for seed in range(4)]
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        control = found.getsockname()[1]
+    words = ("--enable-lora", "true", "--max-loras", "2", "--max-cpu-loras", "3", "--max-lora-rank", "8")
+    running = start(
+        folder / "log",
+        *(*words, "--max-model-len", "512", "--max-num-seqs", "16", "--kv-cache-memory-bytes", str(256 * 2**20)),
+        command=("tests.support.lora_served", str(control), "serve"),
+    )
+    yield LoraServer(running.process, running.port, running.log, running.pings, control, folder, four)
+    end(running)
+
+
+@pytest.fixture(scope="session")
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fake_engine.Fake]:
     """An engine without a model, at a pace of one's own, which gives each request its prompt back."""
     engine = fake_engine.start(tmp_path_factory.mktemp("stand_in"))
@@ -221,6 +259,31 @@ def attached(model: Path, stand_in: fake_engine.Fake, tmp_path_factory: pytest.T
     running = start(tmp_path_factory.mktemp("attached") / "log", *words, command=("bench.attached", "ours"))
     yield running
     end(running)
+
+
+_parrots: list[Server] = []
+
+
+@pytest.fixture(scope="module")
+def parrot(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server whose model thinks, calls tools, and says what stands behind PARROT; it ends with its last module."""
+    if not _parrots:
+        root = tmp_path_factory.mktemp("thinking")
+        folder = thinking_folder(root / "thinker")
+        path = os.pathsep.join((str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")))
+        words = ("--model-id", str(folder), "--logits-processors", PARROT_NAME, "--max-model-len", "2048")
+        _parrots.append(start(root / "log", *words, environment={"PYTHONPATH": path}))
+    yield _parrots[0]
+    users = [item for item in request.session.items if "parrot" in getattr(item, "fixturenames", ())]
+    if users[-1].getparent(pytest.Module) is request.node or request.session.shouldstop:
+        end(_parrots.pop())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_parrot_is_left() -> Iterator[None]:
+    yield
+    while _parrots:  # a run that ends early
+        end(_parrots.pop())
 
 
 @pytest.fixture(scope="session")
@@ -240,3 +303,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(pytest.mark.timeout(600))
     items.sort(key=lambda item: next((place for place, name in enumerate(LAST, 1) if name in item.nodeid), 0))
+    truth = [item for item in items if item.path.stem == "test_one_truth"]
+    tools = next((place for place, item in enumerate(items) if item.path.stem == "test_tools"), None)
+    if truth and tools is not None:  # they share a server, which need not wait for all that stands between
+        others = [item for item in items if item not in truth]
+        place = others.index(items[tools])
+        items[:] = [*others[:place], *truth, *others[place:]]

@@ -353,7 +353,7 @@ NO_OPEN_PROMPT = {"inkling", "minimax_m2_append_think", "muse_glimmer", "openai_
 """Formats whose prompts say nothing of reasoning."""
 NOTHING = {"minimax_m2_append_think": ""}
 """Parsers that call nothing reasoning."""
-TOOL_SPLITS, REASONING_SPLITS = 48, 48
+TOOL_SPLITS, REASONING_SPLITS = 54, 48
 """Ways to split an answer into steps that the law is asked for, of each parser; 36 where prompts say nothing."""
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import msgspec
 import pytest
 
 from lmi_chat.codec.framing import EVENTS
@@ -46,6 +47,31 @@ def test_settings_from_everywhere(other: Server) -> None:
     status, _, data = other.post({"inputs": "a " * 1010, "parameters": {"max_new_tokens": 1}})
     assert status == 400
     assert "this deployment takes at most 1000" in data.decode()
+
+
+def test_what_the_cache_keeps_is_told_to_who_subscribes(other: Server) -> None:
+    """As routers do that send a prompt to where its beginning is cached: by the address that the server names."""
+    import zmq
+    from vllm.distributed.kv_events import BlockStored, KVEventBatch
+
+    named = json.loads(other.request("GET", "/kv_event_sources")[2])["0"]["endpoint"]
+    decode = msgspec.msgpack.Decoder(KVEventBatch).decode
+    with zmq.Context() as context, context.socket(zmq.SUB) as subscriber:
+        subscriber.connect(named)
+        subscriber.subscribe(b"")
+        stored: list[BlockStored] = []
+        for number in range(60):  # what is said before it has subscribed is lost
+            body = chat(f"{number} " + "one two three " * 120, max_tokens=1)
+            other.whole(body)
+            while subscriber.poll(500):
+                _, _, payload = subscriber.recv_multipart()
+                stored += [event for event in decode(payload).events if isinstance(event, BlockStored)]
+            if stored:
+                break
+    ids = other.whole({"messages": body["messages"]}, "/tokenize")["tokens"]
+    told = stored[-1].token_ids
+    assert told
+    assert any(ids[place : place + len(told)] == told for place in range(0, len(ids), stored[-1].block_size))
 
 
 def test_vllms_switch_for_whitespace(other: Server) -> None:

@@ -169,11 +169,15 @@ def test_the_other_kinds_of_request_are_refused(embedder: Server) -> None:
         for door in (path, "/invocations"):
             status, _, data = embedder.post(body, door)
             assert status == 400
-            assert "this model embeds; send input or inputs" in json.loads(data)["error"]["message"]
+            assert "the model minilm embeds; send input or inputs" in json.loads(data)["error"]["message"]
 
 
-def test_the_pages_example(embedder: Server, tmp_path: Path) -> None:
-    [block] = [block for block in pages.EXAMPLES if block.mark == pages.EMBEDDING]
+@pytest.mark.parametrize("block", [block for block in pages.EXAMPLES if block.mark == pages.EMBEDDING], ids=str)
+def test_the_pages_examples(
+    embedder: Server, block: pages.Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in pages.environment(embedder.port).items():
+        monkeypatch.setenv(name, value)
     assert block.shown
-    said = test_readme.said_by(block, embedder.port, tmp_path)
+    said = pages.said_by(block, embedder.port, tmp_path)
     assert test_readme.without_what_differs(said) == test_readme.without_what_differs(block.shown)

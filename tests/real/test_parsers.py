@@ -6,6 +6,7 @@ And they are what the parser makes of the whole text. Parsers that break that ar
 import inspect
 import json
 import random
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ import pytest
 from openai_harmony import HarmonyEncoding, HarmonyEncodingName, load_harmony_encoding
 
 from lmi_chat.engine.vllm.engine import Vllm
-from lmi_chat.engine.vllm.parsing import held_back
+from lmi_chat.engine.vllm.parsing import call_steps, held_back
 from lmi_chat.engine.vllm.parsing.parsers import Parsing
 from lmi_chat.engine.vllm.parsing.sequences import ParsingSink
 from lmi_chat.engine.vllm.vocabulary import Vocabulary
@@ -65,9 +66,10 @@ ANSWERS: dict[str, tuple[str, list[Call], str]] = {
     "empty arguments, then others": ("", [EMPTY, SHORT], ""),
     "prose before": ("Let me look.\n", [SHORT], ""),
     "prose after": ("", [SHORT], "\nDone."),
+    "signs before": ('Well: "so" (they) said, 3.5 % + €4; «ça» – 👩‍👧! Is it… 你好，世界? & then', [SHORT], ""),
     "prose around two, not ASCII": ("Hm, wait: 東京🌟.", [NESTED, SHORT], "\nThat is all."),
 }
-THOUGHT = "Let me think.\n a < b, 東京🌟?"
+THOUGHT = 'Let me think.\n a < b, 東京🌟? ("Yes"), 3.5 % + €4; «ça» – 👩‍👧!'
 
 
 class Harmony:
@@ -302,6 +304,104 @@ def test_a_call_that_is_cut_never_looks_complete(name: str, marked: Any, harmony
     assert [called for called, _ in cut] == [called for called, _ in full.calls]
     for (_, arguments), (_, complete) in zip(cut, full.calls, strict=True):
         assert arguments == complete or (name == "mistral" and complete == arguments + "}")
+
+
+@pytest.mark.parametrize("name", sorted(call_steps.READ_AGAIN))
+def test_calls_in_growing_steps_are_the_same(name: str, marked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step half of all before it: their ends fall into names, values and the text after a call."""
+    monkeypatch.setattr(call_steps, "GROWTH", 1)
+    assert not faults(Bench(marked, name), name)
+    bench = Bench(marked, name, "qwen3")
+    tokens = bench.tokens(f"<think>{THOUGHT}</think>" + formats.TOOLS[name]([NESTED, SHORT]))
+    for cut in range(len(tokens) // 2, len(tokens), 5):
+        alone = joined(bench.read([[token] for token in tokens[:cut]], bench.job(), "length"))
+        assert joined(bench.read([tokens[:cut]], bench.job(), "length")) == alone
+
+
+@pytest.mark.parametrize("name", ["qwen3_coder", "glm45", "minimax_m2", "step3p5", "hermes", "llama3_json", "pythonic"])
+def test_a_number_that_is_too_great_stays_json(name: str, marked: Any) -> None:
+    bench = Bench(marked, name)
+    text = formats.TOOLS[name]([("get_weather", {"city": "Paris", "where": {"lat": 7531}})]).replace("7531", "1e999")
+    tokens = bench.tokens(text)
+    answer = joined(bench.read([[token] for token in tokens], bench.job()))
+    for _, arguments in answer.calls:
+        assert "Infinity" not in arguments
+        assert json.loads(arguments)["where"] in ({"lat": float("inf")}, '{"lat": 1e999}')
+    assert answer.calls or "1e999" in answer.content
+    assert joined(bench.read([tokens], bench.job())) == answer
+
+
+SHORTER, LONGER = 150, 300
+
+
+def long_call(bench: Bench, name: str, words: int) -> list[tuple[int, str]]:
+    """The tokens of a call of so many words."""
+    text = " ".join(("fox", '"17"', "jumps", "over;")[place % 4] for place in range(words))
+    return bench.tokens(formats.TOOLS[name]([("get_weather", {"city": "Paris", "note": text})]))
+
+
+def lines_run(bench: Bench, tokens: list[tuple[int, str]]) -> int:
+    """How many lines of Python an answer takes."""
+    count, before = 0, sys.gettrace()
+
+    def trace(_: Any, event: str, __: Any) -> Any:
+        nonlocal count
+        count += event == "line"
+        return trace
+
+    sys.settrace(trace)
+    try:
+        events = bench.read([[token] for token in tokens], bench.job())
+    finally:
+        sys.settrace(before)
+    assert len(joined(events).calls) == 1
+    return count
+
+
+@pytest.mark.parametrize("name", sorted(call_steps.READ_AGAIN))
+def test_a_long_calls_work_is_no_square(name: str, marked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call twice as long takes about twice the lines of Python, and its parser reads about twice the characters."""
+    monkeypatch.setattr(call_steps, "GROWTH", 8)
+    bench = Bench(marked, name)
+    lines_run(bench, long_call(bench, name, SHORTER))  # what is built once
+    read, so_far = 0, 0
+    parse = bench.parsing._tools.parse_delta
+
+    def counted(parser: Any, text: str, *args: Any, **named: Any) -> Any:
+        nonlocal read, so_far
+        so_far += len(text)
+        read += so_far
+        return parse(parser, text, *args, **named)
+
+    monkeypatch.setattr(bench.parsing._tools, "parse_delta", counted)
+    lines, characters = [], []
+    for words in (SHORTER, LONGER):
+        read = so_far = 0
+        lines.append(lines_run(bench, long_call(bench, name, words)))
+        characters.append(read)
+    assert lines[1] < 2.7 * lines[0]
+    assert characters[1] < 2.7 * characters[0]
+
+
+@pytest.mark.parametrize("name", sorted(call_steps.READ_AGAIN))
+def test_a_name_leaves_with_the_first_event_of_its_call(name: str, marked: Any) -> None:
+    """And the call's text follows in steps of at most one token for 64 before."""
+    bench = Bench(marked, name)
+    tokens = long_call(bench, name, LONGER)
+    events: list[Event] = []
+    sink = ParsingSink(bench.parsing, bench.vocabulary, bench.job(), events.append)
+    begun, last, gaps = 0, 0, []
+    for place, (token_id, text) in enumerate(tokens, 1):
+        known = len(events)
+        sink(Delta(0, text, [token_id]))
+        told = [event.call for event in events[known:] if isinstance(event, Delta) and event.call]
+        begun = begun or (place if told and told[0].name == "get_weather" else 0)
+        if told:
+            gaps.append((place - last, (place - begun) // 64))
+            last = place
+    assert 0 < begun <= len(bench.tokens(formats.TOOLS[name]([EMPTY]))) + 10
+    assert len(gaps) > 100
+    assert max(gap - most for gap, most in gaps[1:]) <= 25
 
 
 @pytest.mark.parametrize("name", formats.REASONING)

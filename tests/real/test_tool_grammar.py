@@ -4,6 +4,7 @@ import functools
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -228,6 +229,9 @@ def test_nothing_is_forced_where_nothing_asks_for_it(model: Path) -> None:
     free = ParsingParams(tools=TOOLS[1:], choice="auto")
     given = OutputConstraint("json_object", "", "response_format")
     assert grammars.constraint(free, None) is None
+    formed = grammars.constraint(replace(free, is_formed=True), None)
+    assert formed
+    assert f'"{TOOLS[1].name}' in formed.value
     assert grammars.constraint(ParsingParams(tools=TOOLS, choice="none"), given) is given
     assert grammars.constraint(ParsingParams(), given) is given
     assert _bench("pythonic", model).grammars.constraint(AUTO, None) is None

@@ -1,10 +1,8 @@
 """Tools and reasoning on the real engine, whose model is made to say what each test wants (tests/support/parrot.py)."""
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +10,9 @@ import openai
 import pydantic
 import pytest
 
-from tests.real import conftest
 from tests.real.conftest import Server
 from tests.real.test_boto import example
-from tests.support.model_folders import thinking_folder
-from tests.support.parrot import NAME, PARROT
+from tests.support.parrot import PARROT
 
 WEATHER: dict[str, Any] = {
     "type": "function",
@@ -49,18 +45,6 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "reasoning, then words": ("<think>\nHm, é.\n</think>\n\nIt is.", {"reasoning": "Hm, é.", "content": "It is."}),
     "reasoning, then a call": (f"<think>\nI look.\n</think>\n\n{WARM}", {"reasoning": "I look.", "calls": 1}),
 }
-
-
-@pytest.fixture(scope="module")
-def parrot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server whose model thinks, calls tools, and says what stands behind PARROT."""
-    root = tmp_path_factory.mktemp("thinking")
-    folder = thinking_folder(root / "thinker")
-    path = os.pathsep.join((str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")))
-    words = ("--model-id", str(folder), "--logits-processors", NAME, "--max-model-len", "2048")
-    server = conftest.start(root / "log", *words, environment={"PYTHONPATH": path})
-    yield server
-    conftest.end(server)
 
 
 def asked(text: str, **more: Any) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import asyncio
 import importlib.util
+import os
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,8 +14,9 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from lmi_chat.config.settings import read
+from lmi_chat.config.settings import Settings, read
 from lmi_chat.config.sources import MODEL_FOLDER, BadSetting, is_model
+from lmi_chat.dialects import Deployment
 from lmi_chat.engine.vllm import arguments
 from lmi_chat.engine.vllm import engine as engine_vllm
 from lmi_chat.limits import Limits
@@ -63,6 +66,25 @@ def test_the_cache_is_fitted_unless_somebody_set_it(given: dict[str, str], folde
 
 
 @pytest.mark.parametrize(
+    ("given", "folder", "is_cpu", "chosen"),
+    [
+        ({}, "/cache/SmolLM2", True, {"dtype": "float32"}),
+        ({}, "/cache/SmolLM2", False, {}),
+        ({}, str(MODEL_FOLDER), True, {}),
+        ({"model_id": "/models/own"}, "/models/own", True, {}),
+        ({"dtype": "bfloat16"}, "/cache/SmolLM2", True, {}),
+    ],
+)
+def test_the_default_model_is_served_in_float32_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], folder: str, *, is_cpu: bool, chosen: dict[str, str]
+) -> None:
+    """In bfloat16 some processors' instructions round its first chat to nonsense."""
+    monkeypatch.setattr(arguments, "is_cpu", lambda: is_cpu)
+    settings = read(given, {}, None, KINDS | {"dtype": "str"})
+    assert bootstrap._default_dtype(settings, folder) == chosen
+
+
+@pytest.mark.parametrize(
     ("given", "names"),
     [
         ("", ["org/m", "lmi"]),
@@ -85,6 +107,38 @@ def test_limits_are_handed_down_as_they_were_given() -> None:
     assert (policy.queue, policy.deadline_s, policy.finish_before_s, policy.stall_s) == (3, 4.0, 1.5, 5.0)
     assert policy.limits is settings.limits
     assert settings.limits == Limits(max_n=2)
+
+
+@pytest.mark.parametrize(
+    ("given", "variables", "endpoint", "protocol"),
+    [
+        ("http://a:4318", {}, "http://a:4318/v1/traces", "http/protobuf"),
+        ("grpc://a:4317", {}, "grpc://a:4317", "grpc"),
+        ("http://a:4317", {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc"}, "http://a:4317", "grpc"),
+        ("http://a:4317", {"OTEL_SDK_DISABLED": "true"}, None, None),
+        ("", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a:4318"}, None, "http/protobuf"),
+        ("", {}, None, None),
+    ],
+)
+def test_the_engines_own_spans_go_where_the_requests_go(
+    monkeypatch: pytest.MonkeyPatch, given: str, variables: dict[str, str], endpoint: str | None, protocol: str | None
+) -> None:
+    for name in [name for name in os.environ if name.startswith("OTEL_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv(bootstrap.TRACES_PROTOCOL, "")  # which it may set
+    monkeypatch.delenv(bootstrap.TRACES_PROTOCOL)
+    for name, text in variables.items():
+        monkeypatch.setenv(name, text)
+    engine = bootstrap._with_traces({"otlp_traces_endpoint": given, "model": "m"} if given else {"model": "m"})
+    assert engine == {"model": "m"} | ({"otlp_traces_endpoint": endpoint} if endpoint else {})
+    assert os.environ.get(bootstrap.TRACES_PROTOCOL) == protocol
+
+
+def test_a_protocol_that_is_none_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")
+    settings = read({"otlp_traces_endpoint": "http://a"}, {}, None, KINDS | {"otlp_traces_endpoint": "str"})
+    with pytest.raises(BadSetting, match="otlp_traces_endpoint: OTEL_EXPORTER_OTLP_PROTOCOL must be grpc or http"):
+        bootstrap.pipeline_config(settings)
 
 
 @pytest.mark.parametrize(
@@ -335,8 +389,61 @@ def test_a_plugin_may_stand_in_the_models_folder(tmp_path: Path) -> None:
     assert (parsers.reasoning_plugin, parsers.tool, parsers.template) == ("a.module", "any", "{{ x }}")
 
 
+def deployed(**given: str) -> Deployment:
+    return bootstrap._deployment(read(given, {}, None, KINDS), Scripted().model, (), None, None)
+
+
+def test_what_the_deployment_says_of_tools() -> None:
+    assert (deployed().shows_uncalled, deployed().tool_strict_level) == (False, "auto")
+    assert deployed(exclude_tools_when_tool_choice_none="false").shows_uncalled
+    assert deployed(tool_strict_level="parameter").tool_strict_level == "parameter"
+
+
+def test_every_chats_variables_are_a_json_object() -> None:
+    made = deployed(default_chat_template_kwargs='{"enable_thinking": false, "style": ["a"]}')
+    assert made.template_defaults == {"enable_thinking": False, "style": ["a"]}
+    assert {"enable_thinking", "style"} <= made.variables
+    for text, why in (
+        ("[1]", 'must be a JSON object, got "[1]"'),
+        ("thinking=1", 'must be a JSON object, got "thinking=1"'),
+        ('{"tools": 1}', 'must not have the name of what every template gets, got "tools"'),
+    ):
+        settings = read({"default_chat_template_kwargs": text}, {}, None, KINDS)
+        with pytest.raises(BadSetting, match=re.escape(f"command line: default_chat_template_kwargs {why}")):
+            bootstrap._template_defaults(settings)
+
+
 @pytest.mark.parametrize(("text", "is_on"), [("true", True), ("false", False), (None, True)])
 def test_whether_the_model_decides_to_call(text: str | None, is_on: bool) -> None:  # noqa: FBT001 a case of a test
     given = {} if text is None else {"enable_auto_tool_choice": text}
     deployed = bootstrap._deployment(read(given, {}, None, KINDS), Scripted().model, (), None, None)
     assert deployed.calls_tools is is_on
+
+
+def test_where_media_may_come_from(tmp_path: Path) -> None:
+    """Names as LMI's properties, vLLM's JSON and a plain list have them; nothing is allowed that nobody names."""
+    nothing = bootstrap._media_access(Settings())
+    assert (nothing.hosts, nothing.networks, nothing.folder) == (frozenset(), (), None)
+    for text in ('["A.org", "*.b.org:8443"]', "a.org, *.b.org:8443"):
+        given = Settings(
+            allowed_media_domains=text,
+            allowed_media_networks="10.0.0.0/8, fd00::/16",
+            allowed_local_media_path=str(tmp_path),
+        )
+        access = bootstrap._media_access(given)
+        assert access.hosts == {"a.org", "*.b.org:8443"}
+        assert [str(network) for network in access.networks] == ["10.0.0.0/8", "fd00::/16"]
+        assert access.folder == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("allowed_media_networks", "10.0.0.1/8", r"networks such as 10\.0\.0\.0/16"),
+        ("allowed_local_media_path", "/no/such/folder", "a folder that exists"),
+        ("max_image_pixels", "0", "at least 1 and at most"),
+    ],
+)
+def test_bad_settings_of_media(key: str, value: str, words: str) -> None:
+    with pytest.raises(BadSetting, match=words):
+        read({key: value}, {}, None, {})

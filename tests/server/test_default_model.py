@@ -17,9 +17,9 @@ from typing import NoReturn
 
 import pytest
 
+from lmi_chat.fetching import FetchFailed
 from lmi_chat.server import default_model
 from lmi_chat.server.default_model import fetch, folder, is_present, verify
-from lmi_chat.server.model_cache import FetchFailed
 from lmi_chat.server.progress import Progress
 from tests.support.children import wait_for_text
 

@@ -18,16 +18,18 @@ import pytest
 
 from lmi_chat.config.settings import read
 from lmi_chat.engine.vllm import engine as engine_vllm
+from lmi_chat.fetching import FetchFailed, s3_download
+from lmi_chat.fetching import archive as fetching_archive
+from lmi_chat.fetching import s3 as fetching_s3
 from lmi_chat.observability import startup
 from lmi_chat.observability.startup import StartupProgress
 from lmi_chat.pipeline.pipeline import Pipeline
-from lmi_chat.server import bootstrap, model_archive, s3_download, s3_model
-from lmi_chat.server.model_cache import FetchFailed
+from lmi_chat.server import bootstrap, s3_model
 from tests.support import s3
 from tests.support.model_folders import TOKENIZER, with_header
 from tests.support.s3 import KEYS, Wire
 
-pytestmark = pytest.mark.usefixtures("wire")
+pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("wire")]
 RANGE = 64 << 10
 TENSOR_BYTES = 40 * RANGE + 7
 HEADER = {"t": {"dtype": "U8", "shape": [TENSOR_BYTES], "data_offsets": [0, TENSOR_BYTES]}}
@@ -43,7 +45,8 @@ ROOT = Path(__file__).parents[2]
 RUN = f"""
 import sys
 from pathlib import Path
-from lmi_chat.server import s3_download, s3_model
+from lmi_chat.fetching import s3_download
+from lmi_chat.server import s3_model
 s3_download.RANGE_BYTES = {RANGE}
 print(s3_model.fetch(sys.argv[1], Path(sys.argv[2])))
 """
@@ -253,6 +256,7 @@ def spoiled(cache: Path, address: str) -> None:
 def test_what_does_not_match_its_etag_is_refused_and_fetched_anew(tmp_path: Path) -> None:
     with pytest.raises(FetchFailed, match=r"s3://bucket/models/tiny/.* did not arrive as S3 has it \(wrong checksum\)"):
         spoiled(tmp_path, "s3://bucket/models/tiny")
+    assert not [*tmp_path.rglob("*.part")], "of all that is wrong nothing counts"
     assert contents(s3_model.fetch("s3://bucket/models/tiny", tmp_path)) == FILES
 
 
@@ -358,8 +362,8 @@ def test_no_file_is_written_through_a_link(client: Any, tmp_path: Path) -> None:
 def test_an_archive_that_is_broken_or_too_large(
     client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: bytes, sentence: str
 ) -> None:
-    monkeypatch.setattr(model_archive, "MAX_EXTRA_BYTES", 1 << 20)
-    monkeypatch.setattr(model_archive, "MAX_FILES", 40)
+    monkeypatch.setattr(fetching_archive, "MAX_EXTRA_BYTES", 1 << 20)
+    monkeypatch.setattr(fetching_archive, "MAX_FILES", 40)
     client.put_object(Bucket="bucket", Key="bad/broken.tar.gz", Body=body)
     with pytest.raises(FetchFailed, match=sentence):
         s3_model.fetch("s3://bucket/bad/broken.tar.gz", tmp_path)
@@ -398,7 +402,7 @@ def test_a_key_that_cannot_be_a_file_is_refused(client: Any, tmp_path: Path, key
 
 
 def test_too_many_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3_model, "MAX_OBJECTS", 4)
+    monkeypatch.setattr(fetching_s3, "MAX_OBJECTS", 4)
     with pytest.raises(FetchFailed, match="s3://bucket/models/tiny/ holds more than 4 objects"):
         s3_model.fetch("s3://bucket/models/tiny", tmp_path)
 

@@ -11,6 +11,8 @@ from pytest import param  # noqa: PT013 read in tables
 
 from tests.support.served import NOISE, start
 
+pytestmark = pytest.mark.processes
+
 LOOP = "{% for i in range(99999) %}"
 LOOPS, ENDS = LOOP * 6, "{% endfor %}" * 6
 PLAIN = "{% for message in messages %}{{ message.role + ': ' + message.content }}{% endfor %}"

@@ -38,7 +38,13 @@ UNSAID = (
     "must ask for no beam search",
     "must be a JSON Schema",
     "send one of them",
+    "must be a string that is not empty",  # blanks alone are none
     "is stored here",
+    "is kept here",  # a response to go on with
+    "no responses are kept here",
+    "has an output for call ",
+    "must have an item that says something",
+    "was not made there",  # a response to cancel
     "log-probabilities (the prompt's tokens",
     "is too complex",
     "allows no text",
@@ -47,17 +53,33 @@ UNSAID = (
     "is unknown: it never began here",  # a session
     "and match ",  # a header, at SageMaker's own doors
     "is not loaded here",  # an adapter
-    "one request has one adapter",
+    "one prompt has one adapter",
     "must have one name for each of the",
     "characters of visible ASCII",
     "LoRA is off",
+    "was not found",  # an adapter
+    "is given twice, with different values",
+    "next_page_token must be an answer's nextPageToken",
+    "the inference routes are ",  # a route named by a header
     "needs the session's id in the header",
     "together leave no token to choose",
     "must have at least 1 token, got",
     "with different values",
     "src must be given",
-    "name must be 1 to 64",
+    "name must be 1 to 128",
+    "must be one text, or as many as ",
+    "(option.max_pooled_numbers)",
     "has token ",
+    "must be the id of a tool_use block in an earlier message",
+    "must be below max_tokens",
+    "must be given with type tool",
+    "needs include to have",
+    "no function_call before it has that id",
+    "no responses are kept here",
+    "previous_response_id: no response ",
+    "messages with the conversation before it",
+    "must have a message that says something",
+    "must have an item that says something",
     "the vocabulary ends at ",  # the other part of that sentence
     "must be absent without stream true",
     "needs tools, got",
@@ -117,8 +139,12 @@ def shortened(body: Any) -> Any:
             place |= {name: 2 for name in LENGTHS if type(place.get(name)) is int and 2 < place[name] < 2**31}
     if body.keys() & {"messages", "prompt"} and not any(body.get(name) is not None for name in LENGTHS):
         body["max_tokens"] = 2
+    most = body.get("max_output_tokens")  # a response's
+    if "input" in body and (most is None or (type(most) is int and most > 2)):
+        body["max_output_tokens"] = 2
     if "inputs" in body and isinstance(given := body.get("parameters") or {}, dict):
-        body["parameters"] = {"max_new_tokens": 2, **given}
+        absent = given.get("max_new_tokens") is None  # null would leave the length to max_length: thousands of tokens
+        body["parameters"] = given | ({"max_new_tokens": 2} if absent else {})
     return body
 
 
@@ -170,7 +196,7 @@ class Asker:
         @given(strategy)
         def each(case: Any) -> None:
             self._tell(case)
-            answer = case.call(base_url=self.url, session=session, timeout=60)
+            answer = case.call(base_url=self.url, session=session, timeout=180)
             self.statuses[mode, answer.status_code] += 1
             fault = self._fault(self.document["paths"][path][method.lower()], answer)
             if fault:
@@ -245,12 +271,19 @@ class Asker:
             is_valid = False
         if answer.status_code < 300:
             return "" if is_valid else "was taken although the document forbids it"
+        is_valid = is_valid and jsonschema_rs.Draft202012Validator(schema).is_valid(lifted(json.loads(sent)))
         texts = message(answer.json()).split("; ")
         if any("is refused: " in text or "is too complex: " in text for text in texts):  # by a compiler, in its words
             return ""
         if not is_valid or all(any(words in text for words in UNSAID) for text in texts):
             return ""
         return f"was refused although the document allows it: {texts}"
+
+
+def lifted(body: Any) -> Any:
+    """A chat or a completion with its `parameters` where they stand for the server: among its own fields."""
+    own = body.get("parameters") if body.keys() & {"messages", "prompt"} else None
+    return {**own, **body, "parameters": {}} if isinstance(own, dict) else body
 
 
 def message(body: Any) -> str:

@@ -15,17 +15,24 @@ from lmi_chat.dialects import Deployment, ParsedRequest
 from lmi_chat.dialects.formatters import Formatters
 from lmi_chat.dialects.task import Renderer
 from lmi_chat.errors import Error
-from lmi_chat.job import Delta, EmbeddingSpec, Event, Finish, Finished, Reason, Token, TokenLogprob
+from lmi_chat.job import Delta, Event, Finish, Finished, PoolingSpec, Reason, Token, TokenLogprob
 from lmi_chat.pipeline import parsing
 from lmi_chat.pipeline.request import InferenceRequest
 from lmi_chat.testing import END, END_ID, ByteTokenizer, deployment
 
-SPACE = EmbeddingSpec(dimensions=4)
+SPACE = PoolingSpec(dimensions=4)
+LABELS = PoolingSpec(task="classify", dimensions=3, labels=("dull", None, "bright"))
+SCORER = PoolingSpec(task="classify", dimensions=1, labels=("LABEL_0",))
+TOKENS = PoolingSpec(task="token_embed", dimensions=4)
 __all__ = [
     "END",
     "END_ID",
+    "LABELS",
+    "SCORER",
     "SPACE",
+    "TOKENS",
     "ByteTokenizer",
+    "JoiningPairs",
     "brief",
     "delta",
     "deployment",
@@ -35,6 +42,22 @@ __all__ = [
     "token",
 ]
 brief = settings(max_examples=30, deadline=None, derandomize=True, database=None)
+
+
+class JoiningPairs:
+    """Joins the bytes of two texts by a zero, behind the instruction; the second text begins behind that."""
+
+    def __init__(self, *, takes_instruction: bool = False) -> None:
+        self.takes_instruction = takes_instruction
+        self.asked: list[Json] = []
+
+    def encode(self, query: str, document: str, **options: Any) -> tuple[list[int], int]:
+        self.asked.append(options)
+        first = [*query.encode()[: options["query_tokens"] or None], 0]
+        second = [*document.encode()[: options["document_tokens"] or None]]
+        most, is_end = options["most"], options["side"] == "left"
+        ids = [*options["instruction"].encode(), *first, *second]
+        return (ids[-most:] if is_end else ids[:most]), len(first)
 
 
 def token(part: bytes, logprob: float = -0.5, top: Sequence[tuple[bytes, float]] = ()) -> Token:

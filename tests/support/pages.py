@@ -1,10 +1,14 @@
 """Read the code blocks of README.md, CONTRIBUTING.md, docs/ and docker/, for the tests that run them."""
 
+import contextlib
+import io
 import os
 import re
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
@@ -14,7 +18,10 @@ PAGES = {
         *sorted((ROOT / "docs").glob("*.md")),
     )
 }
-EMBEDDING = "of an embedding model"
+EMBEDDING, LORA = "of an embedding model", "of a deployment with LoRA"
+SPEECH = "of a speech model"
+OTHER_MODELS = {EMBEDDING, LORA, SPEECH}
+"""Marks of examples that the default model cannot answer."""
 BLOCK = re.compile(
     r"(?:^<!-- ([^\n]*) -->\n)?^```(\w*)\n(.*?)^```$(?:\n\n```(?:json|text)\n(.*?)^```$)?", re.MULTILINE | re.DOTALL
 )
@@ -69,3 +76,20 @@ def environment(port: int) -> dict[str, str]:
         "AWS_SECRET_ACCESS_KEY": "none",
         "AWS_DEFAULT_REGION": "us-east-1",
     }
+
+
+def said_by(block: Block, port: int, folder: Path) -> str:
+    """What an example prints, run in `folder` against the server on `port`."""
+    code = here(block.code, port)
+    if block.language == "sh":
+        words = ["bash", "-euo", "pipefail", "-c", code]
+        given = environment(port)
+        done = subprocess.run(words, check=True, capture_output=True, text=True, timeout=60, cwd=folder, env=given)
+        return done.stdout
+    output = io.StringIO()
+    names: dict[str, Any] = {}
+    with contextlib.redirect_stdout(output):
+        exec(compile(code, block.page, "exec"), names)  # noqa: S102 our own page
+    for name in {"client", "runtime"} & names.keys():
+        names[name].close()
+    return output.getvalue()

@@ -136,8 +136,8 @@ RECIPES = {
             "max_num_batched_tokens": "8000",
             "enable_prefix_caching": "true",
             "gpu_memory_utilization": "0.85",
+            "enable_lora": "true",
         },
-        warned=("enable_lora",),
     ),
     "LMI 13, a sample stack's": Recipe(
         {
@@ -195,8 +195,13 @@ RECIPES = {
             "SAGEMAKER_MAX_NUMBER_OF_ADAPTERS_IN_MEMORY": "128",
             "SAGEMAKER_ENABLE_LOAD_AWARE": "1",
         },
-        engine={"tensor_parallel_size": "8", "max_num_seqs": "1"},
-        warned=("SAGEMAKER_MAX_NUMBER_OF_ADAPTERS_IN_MEMORY", "enable_lora", "max_cpu_loras", "max_loras"),
+        engine={
+            "tensor_parallel_size": "8",
+            "max_num_seqs": "1",
+            "enable_lora": "true",
+            "max_loras": "8",
+            "max_cpu_loras": "64",
+        },
     ),
     "JumpStart on LMI": Recipe(
         {**JUMPSTART, **SDK, "OPTION_GPU_MEMORY_UTILIZATION": "0.85", "OPTION_TENSOR_PARALLEL_DEGREE": "4"},
@@ -298,10 +303,10 @@ RECIPES = {
             "tokenizer_mode": "auto",
             "load_format": "auto",
             "generation_config": "vllm",
-            "allowed_media_domains": '["a.org", "b.org"]',
             "cpu_offload_gb": "4",
             "seed": "-1",
         },
+        own={"allowed_media_domains": '["a.org", "b.org"]'},
     ),
     "batch transform": Recipe(
         {

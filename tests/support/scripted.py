@@ -9,12 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import uvloop
+from uvicorn import Server
 
+from lmi_chat.adapters.registry import AdapterRegistry
 from lmi_chat.async_requests import AsyncRequests
+from lmi_chat.console.recorder import Console
 from lmi_chat.http import app
 from lmi_chat.http.access import ApiKeys
+from lmi_chat.http.cross_origin import CrossOrigin
 from lmi_chat.http.state import AppState
 from lmi_chat.limits import ConnectionLimits
+from lmi_chat.observability.access_log import RequestLog
 from lmi_chat.observability.startup import StartupProgress
 from lmi_chat.pipeline.bodies import BodyBudget
 from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
@@ -36,6 +41,7 @@ class Service:
     health: StartupProgress
     loop: asyncio.AbstractEventLoop
     bodies: BodyBudget
+    server: Server
 
     def do(self, work: Any) -> Any:
         """Run a coroutine on the server's loop."""
@@ -54,15 +60,25 @@ def serving(  # noqa: PLR0913 each is a part of the server that some test needs
     tls: Mapping[str, Any] | None = None,
     store: Completions | None = None,
     spool: Callable[[Pipeline], AsyncRequests] | None = None,
+    adapters: Callable[[Scripted, Pipeline], AdapterRegistry] | None = None,
+    shows_tokenizer: bool = False,
+    cross_origin: CrossOrigin | None = None,
+    console: Console | None = None,
     **desk_changes: Any,
 ) -> Iterator[Service]:
     """An HTTP server around a scripted engine; the server is the one of production."""
-    engine, policy = engine or Scripted(), policy or PipelineConfig()
+    engine, policy = engine or Scripted(), policy or PipelineConfig(request_log=RequestLog(listener=console))
     state = AppState(pipeline=Pipeline(policy), health=StartupProgress(), max_body_bytes=max_body_bytes, store=store)
     state.bodies, state.api_keys = bodies or state.bodies, api_keys
     state.async_requests = spool(state.pipeline) if spool else None
     state.is_tgi = desk_changes.get("is_tgi", False)
-    desk_changes = {"save": store.save if store else None} | desk_changes
+    state.shows_tokenizer, state.cross_origin, state.console = shows_tokenizer, cross_origin, console
+    pairs = engine.pairs(None) if engine.pairs else None
+    desk_changes = {
+        "save": store.save if store else None,
+        "load": store.load if store else None,
+        "pairs": pairs,
+    } | desk_changes
     server = server_of(
         ConnectionLimits(receive_s=2.0, write_stall_s=1.0), app.build(state), tls=tls, log=policy.request_log
     )
@@ -71,15 +87,19 @@ def serving(  # noqa: PLR0913 each is a part of the server that some test needs
 
     async def serve() -> None:
         if is_open:
-            await state.pipeline.open(engine, deployment(limits=policy.limits, space=engine.space, **desk_changes))
-        await server._serve(sockets=[listener])
+            registry = adapters(engine, state.pipeline) if adapters else None
+            spec: dict[str, Any] = {"limits": policy.limits, "pooler": engine.pooler, "speech": engine.speech}
+            described = deployment(**spec, **desk_changes)
+            await state.pipeline.open(engine, described, registry)
+        with console.watching(state.pipeline) if console else contextlib.nullcontext():
+            await server._serve(sockets=[listener])
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
     thread.start()
     while not server.started:
         threading.Event().wait(0.005)
     try:
-        yield Service(listener.getsockname()[1], state.pipeline, engine, state.health, loop, state.bodies)
+        yield Service(listener.getsockname()[1], state.pipeline, engine, state.health, loop, state.bodies, server)
     finally:
         server.should_exit = server.force_exit = True
         thread.join(5)

@@ -16,6 +16,8 @@ from lmi_chat.job import Delta, Finish, Finished, Job, SamplingParams, TokenSink
 from lmi_chat.testing import Application, ScriptedEngine, application, called, embedded, model_directory, reasoned, said
 from tests.support.fakes import SPACE
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 
@@ -59,7 +61,7 @@ async def test_an_application_has_all_routes() -> None:
 
 
 async def test_an_embedding_model() -> None:
-    app = await application(ScriptedEngine(embedded, space=SPACE))
+    app = await application(ScriptedEngine(embedded, pooler=SPACE))
     assert (await ask(app, {"input": "hi"})).json()["data"][0]["embedding"] == [104.0, 2.0, 0.0, 1.0]
 
 

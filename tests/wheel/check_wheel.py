@@ -31,6 +31,14 @@ def test_settings_are_explained_without_an_engine(tmp_path: Path) -> None:
     ]
 
 
+def test_it_has_the_files_of_the_console(tmp_path: Path) -> None:
+    code = "from lmi_chat.console.files import read_page; print(*read_page())"
+    done = subprocess.run(
+        [COMMAND.with_name("python"), "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert {*done.stdout.split()} == {path.name for path in (ROOT / "lmi_chat" / "console" / "page").iterdir()}
+
+
 @pytest.mark.parametrize("words", [(), ("--model-id", ".")], ids=["the default model", "a model"])
 def test_a_start_without_an_engine_ends_with_a_sentence(tmp_path: Path, words: tuple[str, ...]) -> None:
     done = run(tmp_path, "serve", "--host", "127.0.0.1", "--port", "0", *words)

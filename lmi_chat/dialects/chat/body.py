@@ -10,6 +10,9 @@ from lmi_chat.dialects.body import MAX_INT, AtMost, Flag, Integer, Model, OpenAI
 PAIRS_MOST, KEY_CHARS, VALUE_CHARS = 16, 64, 512
 MaxTokens = Annotated[Integer, field("tokens to generate; absent: what has room", ge=1, le=MAX_INT)]
 
+Messages = Annotated[
+    Any, field("the conversation", shown="array of messages", allows={"minItems": 1}), AtMost("max_messages")
+]
 _Label = Annotated[str, Field(max_length=KEY_CHARS)]
 Metadata = Annotated[
     Any,
@@ -26,9 +29,7 @@ Metadata = Annotated[
 class ChatBody(OpenAI, total=False):
     """A chat: OpenAI's chat completions, and vLLM's fields beyond them."""
 
-    messages: Annotated[
-        Any, field("the conversation", shown="array of messages", allows={"minItems": 1}), AtMost("max_messages")
-    ]
+    messages: Messages
     max_tokens: MaxTokens
     max_completion_tokens: Annotated[MaxTokens, Sets("max_tokens")]
     logprobs: Annotated[Flag, field("log-probabilities of the answer's tokens", default=False)]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmi_chat.chat_template import joined
+from lmi_chat.dialects.chat import media_parts
 from lmi_chat.dialects.reader import BodyReader
 from lmi_chat.errors import PROBLEMS_MOST
 from lmi_chat.text import echo
@@ -20,7 +21,7 @@ UNSERVED = (CALL, "audio")
 KNOWN = (*PLAIN, *STRINGS, "tool_calls", *ANSWERED, *UNSERVED)
 WORDLESS = ("tool_calls", "reasoning", "reasoning_content")
 """An assistant's turn needs no content beside one of these: it has called, or was cut while it reasoned."""
-PARTS = {"text": "text", "refusal": "refusal"}
+PARTS = {"text": "text", "refusal": "refusal", "input_text": "text", "output_text": "text"}
 """The kinds of parts, and the key that has their text."""
 Message = Mapping[str, Any]
 
@@ -35,7 +36,10 @@ def check_messages(messages: object, reader: BodyReader, path: str = "messages")
         reader.add_problem(path, f"must have at least 1 and at most {most} messages, got {len(messages)}")
         return []
     messages = _with_tools(messages, reader)
-    return [_check_message(message, f"{path}[{index}]", reader) for index, message in enumerate(messages)]
+    checked = [check_message(message, f"{path}[{index}]", reader) for index, message in enumerate(messages)]
+    if reader.deployment.media is not None:
+        media_parts.check_counts([message.get("content") for message in checked], path, reader)
+    return checked
 
 
 def _with_tools(messages: list[Any], reader: BodyReader) -> list[Any]:
@@ -60,7 +64,8 @@ def _with_tools(messages: list[Any], reader: BodyReader) -> list[Any]:
     return told
 
 
-def _check_message(message: object, path: str, reader: BodyReader) -> Message:
+def check_message(message: object, path: str, reader: BodyReader, key: str = "content") -> Message:
+    """One message at `path`, where `key` is what its content is called; what is wrong is noted in `reader`."""
     if not isinstance(message, dict):
         reader.add_problem(path, f"must be an object with role and content, got {echo(message)}")
         return {}
@@ -76,12 +81,12 @@ def _check_message(message: object, path: str, reader: BodyReader) -> Message:
     if is_plain:
         return message
     if isinstance(content, list) and content:
-        return {**message, "content": _check_parts(content, f"{path}.content", reader)}
+        return {**message, "content": _check_parts(content, f"{path}.{key}", reader)}
     if role == "assistant" and content is None and "refusal" in message:
         return {**message, "content": message["refusal"]}
     if not (content is None and role == "assistant" and any(message.get(name) for name in WORDLESS)):
         got = "an empty array" if content == [] else echo(content)
-        reader.add_problem(f"{path}.content", f"must be a string or an array of at least 1 part, got {got}")
+        reader.add_problem(f"{path}.{key}", f"must be a string or an array of at least 1 part, got {got}")
     return message
 
 
@@ -134,15 +139,18 @@ def _check_parts(parts: Sequence[object], path: str, reader: BodyReader) -> Sequ
 
 
 def _check_part(part: object, path: str, reader: BodyReader) -> Message:
-    """A text part, or one that an assistant has refused with, which is text too."""
+    """A part that is text, or a refusal, which is text too; or media, where the model takes any."""
     kind = part.get("type") if isinstance(part, dict) else None
     if not isinstance(part, dict) or not isinstance(kind, str):
         reader.add_problem(
             path, f'must be an object with a type, such as {{"type":"text","text":"…"}}, got {echo(part)}'
         )
         return {}
+    if kind in media_parts.TYPES:
+        return media_parts.check_part(part, path, reader)
     if kind not in PARTS:
-        reader.add_problem(f"{path}.type", f"must be text, this version serves no other parts; got {echo(kind)}")
+        kinds = ", ".join(("text", *media_parts.types_of(reader.deployment)))
+        reader.add_problem(f"{path}.type", f"must be {'one of ' if ', ' in kinds else ''}{kinds}, got {echo(kind)}")
         return {}
     name = PARTS[kind]
     text = part.get(name)

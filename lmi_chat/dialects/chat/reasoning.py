@@ -19,6 +19,8 @@ SWITCHES = ("enable_thinking", "thinking")
 def check_variables(reader: BodyReader) -> Mapping[str, Any]:
     """Variables for the template: only names that it reads or that the deployment allows, only plain values.
 
+    What a request says goes before the deployment's defaults.
+
     An effort is one of them where the template reads it, and switches thinking where the template has a switch for it.
     """
     given: Mapping[str, Any] = reader.extra.get(VARIABLES, {})
@@ -35,19 +37,23 @@ def check_variables(reader: BodyReader) -> Mapping[str, Any]:
         ):
             reader.add_problem(path, f"must be a plain value of at most {VARIABLE_CHARS} characters, got {echo(value)}")
     effort = reader.extra.get(EFFORT)
-    return given if effort is None else _with_effort(given, effort, reader)
+    said = given if effort is None else _with_effort(given, effort, reader)
+    defaults = reader.deployment.template_defaults
+    return {**defaults, **said} if defaults else said
 
 
 def _with_effort(given: Mapping[str, Any], effort: str, reader: BodyReader) -> Mapping[str, Any]:
     deployment = reader.deployment
     if given.get(EFFORT, effort) != effort:
         text = f"and {VARIABLES}.{EFFORT} say the same thing with different values; send one of them"
-        reader.add_problem(EFFORT, text)
+        reader.add_problem(reader.paths[EFFORT], text)
     said = {EFFORT: effort, **dict.fromkeys(SWITCHES, effort != "none")}
     reads = deployment.template.reads | deployment.template_variables
     known = {name: value for name, value in said.items() if name in reads}
     if not known and (effort != "none" or deployment.reasoning_parser):
-        reader.warnings.append(f"{EFFORT} is ignored: the model's chat template reads no variable that says it")
+        reader.warnings.append(
+            f"{reader.paths[EFFORT]} is ignored: the model's chat template reads no variable that says it"
+        )
     return {**known, **given}
 
 

@@ -20,6 +20,7 @@ from lmi_chat.dialects.openai import error_body
 from lmi_chat.dialects.reader import BodyReader
 from lmi_chat.dialects.task import ParsedRequest, Renderer
 from lmi_chat.job import Job, ParsingParams
+from lmi_chat.media.preparation import has_media
 
 
 def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
@@ -35,7 +36,9 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
     returned, width, beams = openai.check_sequences(reader, is_stream=is_stream)
     structured_output.read(body, reader)
     tools = check_tools(body, reader)
-    _check_form(tools, reader, beams=beams)
+    check_form(tools, reader, beams=beams)
+    if beams and deployment.media is not None and has_media(chat):
+        reader.add_problem("use_beam_search", "must ask for no beam search beside images, audio or videos")
     reasoning.check_budget(reader)
     checks.check_beams(reader, "use_beam_search", beams)
     checks.check_vocabulary(reader)
@@ -48,7 +51,7 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
 
     kept = reader.extra.get("truncate_prompt_tokens", 0)
     how = {**flags, "variables": variables, "tools": tools.shown}
-    ids, text = prompt.render(chat, deployment, "messages", is_cut=kept > 0, **how)
+    ids, text, media = prompt.render(chat, deployment, "messages", is_cut=kept > 0, **how)
     ids = ids[-kept:]
     values = checks.sampling(reader, {}, logprobs=0 if logprobs is None and width > returned else logprobs)
     copies = checks.expand_sequences(values, width, beams=beams)
@@ -57,7 +60,10 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
         prompt_ids=ids,
         prompt_text=text,
         sampling=checks.fit_context(ids, values, reader, path="messages"),
-        parsing=None if beams else _parsing(tools, variables, chat, reader),
+        media=media,
+        parsing=None
+        if beams
+        else parsing_of(tools, variables, chat, reader, shows_reasoning=reader.get("include_reasoning")),
         priority=asked.priority,
         cache_salt=salt,
         copies=copies,
@@ -83,7 +89,11 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
     return task
 
 
-def _check_form(tools: CallableTools, reader: BodyReader, *, beams: int) -> None:
+GIVES_WAY = ("response_format", "text.format", "output_config.format")
+"""The fields whose form is the text's alone."""
+
+
+def check_form(tools: CallableTools, reader: BodyReader, *, beams: int) -> None:
     """Beams are not taken apart into calls; and where the model has to call, there is no other text to have a form."""
     if tools.tools and beams:
         reader.add_problem("use_beam_search", "must ask for no beam search beside tools")
@@ -92,14 +102,19 @@ def _check_form(tools: CallableTools, reader: BodyReader, *, beams: int) -> None
     path = reader.paths.get("constraint")
     if path is None or tools.choice not in {"required", "named"}:
         return
-    if path.endswith("response_format"):
+    if path.endswith(GIVES_WAY):
         del reader.given["constraint"]
     else:
         reader.add_problem(path, "and tool_choice ask for different forms of the text; send one of them")
 
 
-def _parsing(
-    tools: CallableTools, variables: Mapping[str, Any], chat: Sequence[Message], reader: BodyReader
+def parsing_of(
+    tools: CallableTools,
+    variables: Mapping[str, Any],
+    chat: Sequence[Message],
+    reader: BodyReader,
+    *,
+    shows_reasoning: bool = True,
 ) -> ParsingParams | None:
     """How the text is taken apart; None where it is all content."""
     if not (tools.tools or reader.deployment.reasoning_parser):
@@ -109,7 +124,8 @@ def _parsing(
         choice=tools.choice,
         named=tools.named,
         is_parallel=reader.get("parallel_tool_calls"),
-        shows_reasoning=reader.get("include_reasoning"),
+        is_formed=reader.deployment.tool_strict_level != "auto",
+        shows_reasoning=shows_reasoning,
         variables=variables,
         messages=chat,
     )

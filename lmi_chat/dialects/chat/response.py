@@ -3,7 +3,7 @@
 Shapes: OpenAI API reference, "Chat completions" (completion object, chunk object, streaming usage chunk).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lmi_chat.codec.json_text import dump, fill, unescape
@@ -44,6 +44,9 @@ class Shown:
     names_ids: bool = False
 
 
+CONTENT_KEY = b'"content":'
+
+
 def content_of(state: SequenceState) -> str | None:
     """What a sequence says; None where it calls tools instead."""
     return state.text if state.text or not state.calls else None
@@ -77,7 +80,7 @@ def _tells_calls(job: Job) -> bool:
 class Chunks(openai.ChunkRenderer):
     """A streamed answer: one chat.completion.chunk per delta, and one that has nothing but the end."""
 
-    PLAIN = b'"delta":{"content":', b'},"logprobs":null,"finish_reason":null'
+    PLAIN = b'"delta":{' + CONTENT_KEY, b'},"logprobs":null,"finish_reason":null'
 
     def __init__(self, job: Job, deployment: Deployment, usage: Mapping[str, bool], shown: Shown) -> None:
         """Begin; the tier stands in each chunk if one was asked for."""
@@ -105,6 +108,15 @@ class Chunks(openai.ChunkRenderer):
         if not self._begun:
             return b"".join(self.delta(Delta(0, unescape(spelled), [token_id])))
         return super().token(token_id, spelled, logprob)
+
+    def _plain(self, delta: Delta) -> Sequence[bytes]:
+        """The chunk of a text alone; where it reasons, under the deployment's names for that."""
+        if delta.kind == "content":
+            return super()._plain(delta)
+        text = dump(delta.text)
+        fields = b",".join(b'"%b":%b' % (name.encode(), text) for name in self._deployment.reasoning_fields)
+        head = self._plain_heads[delta.index].removesuffix(CONTENT_KEY)
+        return (head + fields + self._plain_tail,)
 
     def _split(self, delta: Delta) -> Sequence[Delta]:
         """The end has a chunk of its own, behind the one with the last text."""
@@ -156,6 +168,13 @@ class Whole:
         self._logprobs = {state: ContentLogprobs(job, names_ids=shown.names_ids) for state in self._states}
         self._tells_calls = _tells_calls(job)
         self.held_bytes = 0
+
+    def join(self, others: Iterable["Whole"]) -> None:
+        """Answer other chats of the request, too: all sequences, theirs last, are shown in one document."""
+        for other in others:
+            self._states += other._states  # noqa: SLF001 a Whole too, as below
+            self._logprobs |= other._logprobs  # noqa: SLF001
+        self._shown = replace(self._shown, returned=len(self._states))
 
     def delta(self, delta: Delta) -> Sequence[bytes]:
         """Keep the delta; nothing is sent yet."""

@@ -86,8 +86,11 @@ def keep(
     return Keeping(shown, fold and fold(), take)
 
 
-def parse_query(pairs: Iterable[tuple[str, str]], *, has_filters: bool) -> tuple[Query, list[str]]:
-    """A list's query string, and what is to be said about its unknown names. Raises BadField."""
+def parse_query(pairs: Iterable[tuple[str, str]], *, has_filters: bool, order: str = "asc") -> tuple[Query, list[str]]:
+    """A list's query string, and what is to be said about its unknown names. Raises BadField.
+
+    `order` is the one where none is asked for.
+    """
     problems: list[Problem] = []
     known = (*PAGING, *FILTERS) if has_filters else PAGING
     given: dict[str, str] = {}
@@ -107,7 +110,7 @@ def parse_query(pairs: Iterable[tuple[str, str]], *, has_filters: bool) -> tuple
         metadata=check_metadata(metadata, _adding(problems)),
         after=given.get("after"),
         limit=_check_limit(given.get("limit"), problems),
-        is_descending=_check_order(given.get("order"), problems),
+        is_descending=_check_order(given.get("order", order), problems),
     )
     if problems:
         raise BadField(problems)
@@ -136,8 +139,8 @@ def _check_limit(text: str | None, problems: list[Problem]) -> int:
     return LIMIT_DEFAULT
 
 
-def _check_order(text: str | None, problems: list[Problem]) -> bool:
-    if text not in (None, *ORDERS):
+def _check_order(text: str, problems: list[Problem]) -> bool:
+    if text not in ORDERS:
         problems.append(Problem("order", f"order must be one of {', '.join(ORDERS)}, got {echo(text)}"))
     return text == "desc"
 
@@ -165,10 +168,11 @@ def render_completion(kept: StoredCompletion) -> bytes:
 def render_page(page: Page) -> bytes:
     """A list of completions; the documents are not read again."""
     ids = [kept.id for kept in page.found]
-    return _list([render_completion(kept) for kept in page.found], ids, has_more=page.has_more)
+    return render_list([render_completion(kept) for kept in page.found], ids, has_more=page.has_more)
 
 
-def _list(items: Sequence[bytes], ids: Sequence[str], *, has_more: bool) -> bytes:
+def render_list(items: Sequence[bytes], ids: Sequence[str], *, has_more: bool) -> bytes:
+    """A page of a list, of items that are JSON already."""
     tail: PageEnds = {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None, "has_more": has_more}
     return b'{"object":"list","data":[' + b",".join(items) + b"]," + dump(tail)[1:]
 
@@ -176,14 +180,19 @@ def _list(items: Sequence[bytes], ids: Sequence[str], *, has_more: bool) -> byte
 def render_messages(kept: StoredCompletion, query: Query) -> bytes:
     """The page of a completion's messages that `query` asks for. Raises NotFound for an unknown `after`."""
     messages = [_message(kept.id, place, message) for place, message in enumerate(orjson.loads(kept.messages))]
+    return render_part(messages, query, lambda after: f"no message {echo(after)} is in {kept.id}")
+
+
+def render_part(items: list[Json], query: Query, missing: Callable[[str], str]) -> bytes:
+    """The page of `items` that `query` asks for. Raises NotFound for an unknown `after`, in the words of `missing`."""
     if query.is_descending:
-        messages.reverse()
-    ids = [message["id"] for message in messages]
+        items.reverse()
+    ids = [item["id"] for item in items]
     if query.after is not None and query.after not in ids:
-        raise NotFound(f"no message {echo(query.after)} is in {kept.id}", param="after")
+        raise NotFound(missing(query.after), param="after")
     start = 0 if query.after is None else ids.index(query.after) + 1
     end = start + query.limit
-    return _list([dump(message) for message in messages[start:end]], ids[start:end], has_more=end < len(ids))
+    return render_list([dump(item) for item in items[start:end]], ids[start:end], has_more=end < len(ids))
 
 
 def _message(completion_id: str, place: int, message: Json) -> Json:

@@ -4,12 +4,13 @@ Shapes: OpenAI API reference, "Create chat completion": tools, tool_choice, func
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lmi_chat.codec.json_text import Json, dump
 from lmi_chat.dialects import structured_output
+from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.reader import BodyReader
 from lmi_chat.errors import PROBLEMS_MOST
 from lmi_chat.job import Tool, ToolChoice
@@ -30,7 +31,7 @@ EXAMPLE = '{"type":"function","function":{"name":"…"}}'
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallableTools:
-    """What the model may call: `tools` as `choice` says, `shown` are the same as the template gets them."""
+    """What the model may call: `tools` as `choice` says; `shown` are those that the template gets."""
 
     tools: tuple[Tool, ...] = ()
     shown: Sequence[Json] = ()
@@ -39,7 +40,7 @@ class CallableTools:
 
 
 @dataclass(frozen=True, slots=True)
-class _Choice:
+class Choice:
     """A choice as it was sent; `allowed`: the names among which it is made, None for all."""
 
     kind: ToolChoice
@@ -49,10 +50,14 @@ class _Choice:
 
 
 NOTHING = CallableTools()
+ReadTool = Callable[[Any, str, BodyReader], tuple[Tool, Json] | None]
 
 
 def check_tools(body: Json, reader: BodyReader) -> CallableTools:
-    """What the model may call, what is wrong noted in `reader`. What it may not call is not shown to it either."""
+    """What the model may call, what is wrong noted in `reader`.
+
+    What it may not call is not shown to it either, unless the deployment says so.
+    """
     if FIELDS.isdisjoint(body):
         return NOTHING  # nearly always
     before = len(reader.problems)
@@ -60,7 +65,15 @@ def check_tools(body: Json, reader: BodyReader) -> CallableTools:
     choice = _read_choice(body, reader)
     if len(reader.problems) > before:
         return NOTHING
-    choice = choice or _Choice("auto")
+    return settle(path, found, choice, body, reader)
+
+
+def settle(
+    path: str, found: list[tuple[Tool, Json]], choice: Choice | None, body: Json, reader: BodyReader
+) -> CallableTools:
+    """The tools at `path` as `choice` says, both read already; what does not fit is noted in `reader`."""
+    before = len(reader.problems)
+    choice = choice or Choice("auto")
     if not found:
         if choice.kind in {"required", "named"} or choice.allowed:
             reader.add_problem(choice.path, f"needs tools, got {echo(body[choice.path])}")
@@ -71,10 +84,20 @@ def check_tools(body: Json, reader: BodyReader) -> CallableTools:
             reader.add_problem(choice.path, f"names no tool of {path}, got {echo(name)}")
     if choice.kind != "none":
         _check_service(path, choice, reader)
-    if choice.kind == "none" or len(reader.problems) > before:
+    if len(reader.problems) > before:
         return NOTHING
+    return _chosen(found, choice, reader.deployment)
+
+
+def _chosen(found: list[tuple[Tool, Json]], choice: Choice, deployment: Deployment) -> CallableTools:
+    """Choose among tools of which nothing is wrong."""
+    if choice.kind == "none":
+        is_shown = deployment.shows_uncalled and deployment.template.knows_tools
+        return CallableTools(shown=[shown for _, shown in found]) if is_shown else NOTHING
     if choice.allowed is not None:
         found = [(tool, shown) for tool, shown in found if tool.name in choice.allowed]
+    if deployment.tool_strict_level == "parameter":
+        found = [(replace(tool, is_strict=True), shown) for tool, shown in found]
     return CallableTools(
         tools=tuple(tool for tool, _ in found),
         shown=[shown for _, shown in found],
@@ -83,7 +106,7 @@ def check_tools(body: Json, reader: BodyReader) -> CallableTools:
     )
 
 
-def _check_service(path: str, choice: _Choice, reader: BodyReader) -> None:
+def _check_service(path: str, choice: Choice, reader: BodyReader) -> None:
     """Refuse calls that the model could not make or nothing here could read."""
     deployment = reader.deployment
     if not deployment.template.knows_tools:
@@ -105,7 +128,12 @@ def _read_tools(body: Json, reader: BodyReader) -> tuple[str, list[tuple[Tool, J
     if len(given) != 1:
         return TOOLS, []
     [path] = given
-    limits, items = reader.deployment.limits, body[path]
+    return path, read_list(body[path], path, read_function if path == FUNCTIONS else _read_tool, reader)
+
+
+def read_list(items: object, path: str, read_one: ReadTool, reader: BodyReader) -> list[tuple[Tool, Json]]:
+    """The tools of an array, each read by `read_one`; what is wrong is noted in `reader`."""
+    limits = reader.deployment.limits
     if not isinstance(items, list):
         reader.add_problem(path, f"must be an array of {path}, got {echo(items)}")
     elif len(items) > limits.max_tools:
@@ -113,17 +141,17 @@ def _read_tools(body: Json, reader: BodyReader) -> tuple[str, list[tuple[Tool, J
     elif (size := len(dump(items))) > limits.max_tools_bytes:
         reader.add_problem(path, f"must be at most {limits.max_tools_bytes} bytes of JSON in all, got {size}")
     else:
-        return path, _read_items(items, path, reader)
-    return path, []
+        return _read_items(items, path, read_one, reader)
+    return []
 
 
-def _read_items(items: Sequence[Any], path: str, reader: BodyReader) -> list[tuple[Tool, Json]]:
+def _read_items(items: Sequence[Any], path: str, read_one: ReadTool, reader: BodyReader) -> list[tuple[Tool, Json]]:
     found: dict[str, tuple[Tool, Json]] = {}
     for place, item in enumerate(items):
         if len(reader.problems) >= PROBLEMS_MOST:
             break
         where = f"{path}[{place}]"
-        read = _read_function(item, where, reader) if path == FUNCTIONS else _read_tool(item, where, reader)
+        read = read_one(item, where, reader)
         if read is None:
             continue
         name = read[0].name
@@ -142,10 +170,10 @@ def _read_tool(tool: object, path: str, reader: BodyReader) -> tuple[Tool, Json]
         return None
     reader.check_keys(tool, TOOL_KEYS, path)
     is_strict = _read_switch(tool, path, reader)
-    return _read_function(tool.get("function"), f"{path}.function", reader, is_strict=is_strict)
+    return read_function(tool.get("function"), f"{path}.function", reader, is_strict=is_strict)
 
 
-def _read_function(
+def read_function(
     function: object, path: str, reader: BodyReader, *, is_strict: bool = False
 ) -> tuple[Tool, Json] | None:
     """A function, and the tool as a template is shown it: the keys that were sent, in their order, without nulls.
@@ -182,7 +210,7 @@ def _read_switch(value: Json, path: str, reader: BodyReader) -> bool:
     return is_strict is True
 
 
-def _read_choice(body: Json, reader: BodyReader) -> _Choice | None:
+def _read_choice(body: Json, reader: BodyReader) -> Choice | None:
     """The choice, None where none was sent; the same one in both fields is one."""
     told = [
         choice
@@ -194,20 +222,20 @@ def _read_choice(body: Json, reader: BodyReader) -> _Choice | None:
     return told[0] if told else None
 
 
-def _of_tools(value: Any, reader: BodyReader) -> _Choice | None:
+def _of_tools(value: Any, reader: BodyReader) -> Choice | None:
     if isinstance(value, str) and value in WORDS:
-        return _Choice(value)
+        return Choice(value)
     if isinstance(value, dict) and value.get("type") == ALLOWED:
         return _of_allowed(value.get(ALLOWED), reader)
     name = _name_in(value)
     if name is not None:
         reader.check_keys(value, ("type", "function"), CHOICE)
-        return _Choice("named", (name,))
+        return Choice("named", (name,))
     reader.add_problem(CHOICE, f"must be one of {', '.join(WORDS)}, or an object such as {EXAMPLE}, got {echo(value)}")
     return None
 
 
-def _of_allowed(value: Any, reader: BodyReader) -> _Choice | None:
+def _of_allowed(value: Any, reader: BodyReader) -> Choice | None:
     """A choice among some of the tools, as OpenAI has it: {"mode":"auto","tools":[…]}."""
     mode = value.get("mode") if isinstance(value, dict) else None
     tools = value.get("tools") if isinstance(value, dict) else None
@@ -217,7 +245,7 @@ def _of_allowed(value: Any, reader: BodyReader) -> _Choice | None:
         text = f'must be an object such as {{"mode":"auto","tools":[{EXAMPLE}]}}, got {echo(value)}'
         reader.add_problem(f"{CHOICE}.{ALLOWED}", text)
         return None
-    return _Choice(mode, allowed=known)
+    return Choice(mode, allowed=known)
 
 
 def _name_in(value: Any) -> str | None:
@@ -229,11 +257,11 @@ def _name_in(value: Any) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _of_functions(value: Any, reader: BodyReader) -> _Choice | None:
+def _of_functions(value: Any, reader: BodyReader) -> Choice | None:
     if value in ("none", "auto"):
-        return _Choice(value, path=CALL)
+        return Choice(value, path=CALL)
     if isinstance(value, dict) and isinstance(name := value.get("name"), str):
         reader.check_keys(value, ("name",), CALL)
-        return _Choice("named", (name,), path=CALL)
+        return Choice("named", (name,), path=CALL)
     reader.add_problem(CALL, f'must be none, auto or an object such as {{"name":"…"}}, got {echo(value)}')
     return None

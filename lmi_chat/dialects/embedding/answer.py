@@ -1,13 +1,10 @@
 """Declare the answers to an embedding request: OpenAI's list, or LMI's bare array."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
 from typing_extensions import TypedDict
 
-from lmi_chat.dialects.answer import Count, ServedModel
-
-Vector = list[float] | Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]
+from lmi_chat.dialects.answer import Count, EmbeddingUsage, ServedModel, Vector
 
 
 class OneEmbedding(TypedDict):
@@ -16,13 +13,6 @@ class OneEmbedding(TypedDict):
     object: Literal["embedding"]
     index: Count
     embedding: Vector
-
-
-class EmbeddingUsage(TypedDict):
-    """Tokens of the inputs."""
-
-    prompt_tokens: Count
-    total_tokens: Count
 
 
 class EmbeddingsEnd(TypedDict):

@@ -1,6 +1,6 @@
 """Declare the fields of an embedding request."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from typing_extensions import TypedDict
 
@@ -9,12 +9,12 @@ from lmi_chat.dialects.body import (
     NOT_YET,
     Adapters,
     AtMost,
+    Encoding,
     Flag,
     Integer,
     Model,
-    Priority,
+    PooledTexts,
     Refused,
-    Salt,
     Sets,
     SpecialTokens,
     User,
@@ -29,28 +29,18 @@ _Texts = Annotated[
 ]
 
 
-class Pooling(TypedDict, total=False):
-    """How vectors are made: beside the inputs, or in `parameters`."""
+class VectorOptions(TypedDict, total=False):
+    """How vectors are made."""
 
-    encoding_format: Annotated[
-        Literal["float", "base64"] | None, field("base64: of little-endian float32 numbers", default="float")
-    ]
     dimensions: Annotated[Integer, field("numbers per vector; of Matryoshka models only", ge=1, le=MAX_INT)]
     normalize: _Normalize
     use_activation: _Normalize
-    truncate: Annotated[Flag, field("inputs that are longer than the context are cut", default=False)]
-    truncate_prompt_tokens: Annotated[
-        Integer, field("inputs are cut to so many tokens; -1: to the context", ge=-1, le=MAX_INT)
-    ]
-    truncation_side: Annotated[Literal["right", "left"] | None, field("where inputs are cut: right"), Sets("side")]
-    truncation_direction: Annotated[Literal["Right", "Left"] | None, field("as truncation_side"), Sets("side")]
     add_special_tokens: SpecialTokens
-    priority: Priority
-    cache_salt: Salt
-    stream: Annotated[Any, field("is not served: vectors are given whole"), Refused(False)]  # noqa: FBT003 a value, no switch
-    padding: Annotated[Any, field("is not served: vectors do not need it"), Refused("do_not_pad")]
-    embed_dtype: Annotated[Any, field("is not served: numbers are float32"), Refused("float32")]
-    endianness: Annotated[Any, field("is not served: numbers are little-endian"), Refused("native", "little")]
+
+
+class Pooling(Encoding, VectorOptions, PooledTexts, total=False):
+    """What stands beside the inputs, or in `parameters`."""
+
     prompt_name: Annotated[Any, field(NOT_YET), Refused()]
 
 

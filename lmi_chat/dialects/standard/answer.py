@@ -66,7 +66,13 @@ class OtherSequence(SequenceDetails):
     generated_text: str
 
 
-class LmiUsage(TokenCounts):
+class MediaCounts(TypedDict, total=False):
+    """How many of the prompt's tokens stand for each kind of media, if it has any."""
+
+    multimodal_tokens: dict[str, Count]
+
+
+class LmiUsage(TokenCounts, MediaCounts):
     """The usage object, in tokens."""
 
     cached_tokens: Count

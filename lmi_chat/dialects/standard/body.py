@@ -20,6 +20,7 @@ from lmi_chat.dialects.body import (
     Sequences,
     Sets,
     Stream,
+    Text,
     Truncate,
     field,
 )
@@ -69,6 +70,7 @@ class Parameters(Sampling, total=False):
         ),
     ]
     n: Annotated[Integer, field("sequences that come back", default=1, ge=1), AtMost("max_n"), Sets("")]
+    adapter_id: Annotated[Text, field("as adapters, in TGI's words")]
     num_return_sequences: Annotated[Sequences, Sets("n", is_sampling=False)]
     max_tokens: Annotated[Integer, field("as max_new_tokens, in OpenAI's words", ge=1, le=MAX_INT)]
     early_stopping: Annotated[Flag, field("beam search: end as soon as num_beams sequences have ended", default=False)]

@@ -5,12 +5,14 @@ Shapes: DJL Serving's "LMI handlers inference API schema"; the streamed line is 
 
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects import checks, structured_output
 from lmi_chat.dialects.chat import prompt as chat_prompt
 from lmi_chat.dialects.chat.messages import Message, check_messages
+from lmi_chat.dialects.chat.prompt import Rendered
 from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.reader import BodyReader
 from lmi_chat.dialects.standard.body import MAX_NEW_TOKENS, Parameters, StandardBody
@@ -61,6 +63,7 @@ def _parse(body: Json, deployment: Deployment, request_id: str, *, streams: bool
     shape = _check_sequences(reader, is_stream=is_stream)
     structured_output.read(parameters, reader, has_grammar=True)
     checks.check_beams(reader, "parameters.num_beams", shape["beams"])
+    _check_media(prompts, reader, beams=shape["beams"])
     checks.check_vocabulary(reader)
     _check_not_had(reader)
     reader.finish()
@@ -70,6 +73,8 @@ def _parse(body: Json, deployment: Deployment, request_id: str, *, streams: bool
     if shape["width"] > 1 and not is_stream and fixed["logprobs"] is None:
         fixed["logprobs"] = 0
     values = checks.sampling(reader, {"max_tokens": MAX_NEW_TOKENS}, **fixed)
+    if deployment.media is not None and len(prompts) > 1:
+        reader.deployment = replace(deployment, media=deployment.media.of_request())
     is_many = _is_many(body.get("inputs"))
     jobs = tuple(
         _job(prompt, place, request_id, reader, values, shape, is_many=is_many) for place, prompt in enumerate(prompts)
@@ -107,7 +112,7 @@ def _job(
 ) -> Job:
     path = f"inputs[{place}]" if is_many else "inputs"
     kept = reader.extra.get("truncate", 0)
-    ids, text = _tokenize(prompt, reader.deployment, path, is_cut=kept > 0)
+    ids, text, media = _rendered(prompt, reader.deployment, path, is_cut=kept > 0)
     ids = ids[-kept:]
     if not ids:
         raise BadField([Problem(path, f"{path} must have at least 1 token, got {echo(text)}")])
@@ -117,6 +122,7 @@ def _job(
         id=f"{request_id}-{place}" if is_many else request_id,
         prompt_ids=ids,
         prompt_text=text,
+        media=media,
         sampling=checks.fit_context(ids, own, reader, path=path),
         copies=copies,
         beams=shape["beams"],
@@ -125,11 +131,24 @@ def _job(
     )
 
 
-def _tokenize(prompt: Prompt, deployment: Deployment, path: str, *, is_cut: bool) -> tuple[list[int], str]:
-    """A prompt's token ids and text; a chat is rendered as everywhere else."""
+def _rendered(prompt: Prompt, deployment: Deployment, path: str, *, is_cut: bool) -> Rendered:
+    """A prompt's token ids, text and media; a chat is rendered as everywhere else."""
     if not isinstance(prompt, str):
         return chat_prompt.render(prompt, deployment, path, is_cut=is_cut)
-    return checks.tokenize(prompt, deployment, path, add_special_tokens=True, is_cut=is_cut), prompt
+    return chat_prompt.render_text(prompt, deployment, path, is_cut=is_cut)
+
+
+def _check_media(prompts: Sequence[Prompt], reader: BodyReader, *, beams: int) -> None:
+    """Bound the media of all prompts together; those with media cannot be searched by beams."""
+    media = reader.deployment.media
+    if media is None:
+        return
+    count, most = sum(media.count(one) for one in prompts), media.limits.items
+    if len(prompts) > 1 and count > most:
+        text = f"must have at most {most} images, audio and videos in all, got {count} (option.max_media)"
+        reader.add_problem("inputs", text)
+    if beams and count:
+        reader.add_problem("parameters.num_beams", "must ask for no beam search beside images, audio or videos")
 
 
 def _is_many(inputs: object) -> bool:

@@ -15,6 +15,7 @@ from lmi_chat.dialects.standard.answer import (
     GenerationDetails,
     GenerationErrorLine,
     GenerationLine,
+    MediaCounts,
     OtherSequences,
     PrefillToken,
     SequenceDetails,
@@ -195,11 +196,12 @@ class Whole:
         ranked: PromptScores = {}
         if self._prompt_logprobs is not None:
             ranked["prompt_logprobs"] = of_prompt(done.prompt_logprobs, self._prompt_logprobs)
+        media: MediaCounts = {"multimodal_tokens": dict(done.media_tokens)} if done.media_tokens else {}
         return {
             **self._sequence(best, prefill),
             **ranked,
             "inputs": self.job.prompt_text,
-            "usage": {**counts(done), "cached_tokens": done.cached_tokens},
+            "usage": {**counts(done), "cached_tokens": done.cached_tokens, **media},
             **others,
         }
 

@@ -31,6 +31,7 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 the kernel's shared memory, not a
 QUEUE_BYTES = 256 << 20
 """What vLLM's largest queue between processes takes of the shared memory, and a little more."""
 SMALL_QUEUES = "lmi_chat.engine.vllm.shm.Small"
+SEPARATE = "lmi_chat.engine.vllm.cpu_lora.Separate"
 
 
 def kinds() -> Mapping[str, str]:

@@ -15,14 +15,28 @@ import signal
 import warnings
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import asdict, replace
 from functools import cache, partial
 from typing import Any
 
 from lmi_chat.engine import Model, Run, beam_search
-from lmi_chat.engine.vllm import chat, harmony, kv_cache, parser_setup, pooling, preload, sampling
+from lmi_chat.engine.vllm import (
+    adapters,
+    chat,
+    harmony,
+    kv_cache,
+    media,
+    pairs,
+    parser_setup,
+    pooling,
+    preload,
+    sampling,
+    speech,
+)
+from lmi_chat.engine.vllm import arguments as engine_arguments
 from lmi_chat.engine.vllm.arguments import READ_ONLY, words
 from lmi_chat.engine.vllm.errors import translate
-from lmi_chat.engine.vllm.fast_path import detokenizer, output_loop, output_processor
+from lmi_chat.engine.vllm.fast_path import detokenizer, gathered, output_loop, output_processor, submission
 from lmi_chat.engine.vllm.heartbeat import Heartbeat
 from lmi_chat.engine.vllm.parser_setup import BY_MODEL, BadParser, Parsers, ParserSettings
 from lmi_chat.engine.vllm.parsing import parsers as parser_sets
@@ -33,7 +47,7 @@ from lmi_chat.engine.vllm.structured_output import tool_grammar, trials
 from lmi_chat.engine.vllm.structured_output.trials import TrialLimits
 from lmi_chat.engine.vllm.vocabulary import Vocabulary
 from lmi_chat.errors import Error
-from lmi_chat.job import Job, OutputConstraint, Sink, TokenSink
+from lmi_chat.job import Adapter, Job, OutputConstraint, Sink, TokenSink
 from lmi_chat.observability import startup
 from lmi_chat.text import echo, one_line
 
@@ -45,6 +59,8 @@ NO_JSON = re.compile(
 )
 """How argparse tells that a value is not JSON: by the name of a function, or as pydantic does."""
 STOP_S = 1.5
+COLLECT_AFTER = 10_000
+"""Objects that may come before Python looks for cycles: a request makes two thousand, and leaves hardly any."""
 PROCESS_ENDED = re.compile(r"core initialization failed|process failed during engine core initialization")
 EXIT_CODES = re.compile(r"'[^']+': (-?\d+)")
 STRUCTURED = "structured_outputs_config"
@@ -62,7 +78,7 @@ class EngineDied(StartFailed):
 class Vllm:
     """One AsyncLLM and the model it serves."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 each is made by `load`
         self,
         engine: Any,
         model: Model,
@@ -70,8 +86,15 @@ class Vllm:
         tried: trials.Trials,
         plain: dict[str, output_processor.FastRequest] | None,
         parsing: Parsing | None = None,
+        hearing: speech.Speech | None = None,
+        *,
+        submitting: submission.Submission | None = None,
+        is_traced: bool = False,
     ) -> None:
-        """Serve `model` by `engine`; use `load`. `plain`: the requests of the fast branch, or None where it is off."""
+        """Serve `model` by `engine`; use `load`. `plain`: the requests of the fast branch, or None where it is off.
+
+        `submitting`: what sends them, None for vLLM's own way. `is_traced`: the engine has spans of its own.
+        """
         self.model = model
         self._engine = engine
         self._heartbeat = heartbeat
@@ -79,7 +102,9 @@ class Vllm:
         self._tools = tool_grammar.load(model, is_compact=tried.is_compact) if model.tool_parser else None
         self._vocabulary = Vocabulary(model.tokenizer)
         self._plain, self._spelling = plain, detokenizer.of(model.tokenizer)
-        self._parsing = parsing
+        self._submission = submitting
+        self._parsing, self._speech = parsing, hearing
+        self._is_traced = is_traced
 
     @property
     def is_dead(self) -> bool:
@@ -90,6 +115,21 @@ class Vllm:
     def stepped_at(self) -> float:
         """Time of the last step that the scheduler reported."""
         return self._heartbeat.stepped_at
+
+    async def open(self) -> None:
+        """See Engine.open. Whether a model embeds, classifies or both, its own code tells in another process."""
+        config = self._engine.model_config
+        if config.runner_type != "pooling":
+            return
+        task = config.get_pooling_task(await self._engine.get_supported_tasks())
+        if task not in pooling.TASKS:
+            raise StartFailed(f"the model pools by {task or 'no task'}; served are {', '.join(pooling.TASKS)}")
+        is_paired = task == "classify"
+        self.model = replace(
+            self.model,
+            pooler=pooling.spec(config, task),
+            pairs=pairs.of(self._engine) if is_paired else None,
+        )
 
     async def check(self, job: Job) -> None:
         """See Engine.check."""
@@ -110,8 +150,10 @@ class Vllm:
     @asynccontextmanager
     async def run(self, job: Job, sink: Sink, token_sink: TokenSink | None = None) -> AsyncIterator[Run]:
         """See Engine.run."""
+        if job.trace_headers and not self._is_traced:
+            job = replace(job, trace_headers=None)
         if job.pooling:
-            async with pooling.run(self._engine, job, sink) as pool:
+            async with pooling.run(self._engine, job, job.pooling, sink) as pool:
                 yield pool
             return
         if job.beams:
@@ -119,26 +161,43 @@ class Vllm:
             async with beam_search.run(self.run, job, sink, ends) as search:
                 yield search
             return
+        run = await self._begin(job, sink, token_sink)
+        try:
+            yield run
+        finally:
+            await run.close()
+
+    async def _begin(self, job: Job, sink: Sink, token_sink: TokenSink | None) -> Outputs:
+        """Hand `job` to the engine. Raises an Error where it refuses it."""
         form = self._constraint(job)
         constraint = self._trials.params(form) if form else None
-        prompt = {"type": "token", "prompt_token_ids": job.prompt_ids, "prompt": job.prompt_text}
-        if job.cache_salt:
-            prompt["cache_salt"] = job.cache_salt
         try:
+            prompt: Any = {"type": "token", "prompt_token_ids": job.prompt_ids, "prompt": job.prompt_text}
+            if job.media is not None:
+                prompt = dict(job.media.features)
+            if job.cache_salt:
+                prompt["cache_salt"] = job.cache_salt
+            if job.speech is not None and self._speech is not None:
+                prompt, sink, token_sink = await self._speech.prompt(job.speech, job), self._speech.sink(sink), None
             reasoning = self._parsing.engine_arguments(job) if form and self._parsing else {}
             if job.parsing and self._parsing:
                 sink = ParsingSink(self._parsing, self._vocabulary, job, sink)
                 job, token_sink = sink.job, None
             run = self._outputs(job, sink, token_sink)
+            if isinstance(run, output_processor.FastRequest) and await self._submit(job, run):
+                return run
             params = sampling.params(job.sampling, constraint, has_text=run.has_text)
-            collector = await self._engine.add_request(job.id, prompt, params, priority=job.priority, **reasoning)
+            options = reasoning if job.adapter is None else reasoning | {"lora_request": adapters.request(job.adapter)}
+            if job.trace_headers:
+                options = options | {"trace_headers": job.trace_headers}
+            collector = await self._engine.add_request(job.id, prompt, params, priority=job.priority, **options)
         except Exception as error:
             raise translate(error) from error
         run.begin(collector, partial(self._engine.abort, collector.request_id, internal=True))
-        try:
-            yield run
-        finally:
-            await run.close()
+        return run
+
+    async def _submit(self, job: Job, run: output_processor.FastRequest) -> bool:
+        return self._submission is not None and await self._submission.send(job, run)
 
     def _outputs(self, job: Job, sink: Sink, token_sink: TokenSink | None) -> Outputs:
         if (
@@ -150,6 +209,26 @@ class Vllm:
         ):
             return Outputs(job, sink, self._vocabulary)
         return output_processor.FastRequest(job, sink, self._vocabulary, self._spelling, token_sink, self._plain)
+
+    async def add_adapter(self, adapter: Adapter) -> None:
+        """See Engine.add_adapter."""
+        await adapters.add(self._engine, adapter)
+
+    async def remove_adapter(self, adapter: Adapter) -> None:
+        """See Engine.remove_adapter."""
+        await adapters.remove(self._engine, adapter)
+
+    async def pin_adapter(self, adapter: Adapter) -> None:
+        """See Engine.pin_adapter."""
+        await adapters.pin(self._engine, adapter)
+
+    async def list_adapters(self) -> set[int]:
+        """See Engine.list_adapters."""
+        return await adapters.ids(self._engine)
+
+    def kv_event_sources(self) -> Mapping[str, Mapping[str, Any]]:
+        """See Engine.kv_event_sources."""
+        return {str(rank): asdict(config) for rank, config in self._engine.get_kv_event_sources().items()}
 
     async def stop(self) -> None:
         """End EngineCore and its workers; vLLM's own wait is cut to the time that SIGTERM leaves."""
@@ -196,11 +275,12 @@ def load(  # noqa: PLR0913 each is decided elsewhere
         raise _not_installed(str(error)) from error
 
     on_phase(startup.STARTING)
+    media.install()
     heartbeat = Heartbeat()
     warnings.filterwarnings("ignore", message=READ_ONLY, category=UserWarning)  # here it is too late for the variable
     try:
         parser_setup.load_plugins(parsers)
-        args = AsyncEngineArgs.from_cli_args(_parse(_choose_backend(arguments)))
+        args = AsyncEngineArgs.from_cli_args(_parse(_keep_separate(_choose_backend(arguments))))
         _check_load_format(args)
         usage = UsageContext.OPENAI_API_SERVER
         config = args.create_engine_config(usage)
@@ -211,7 +291,7 @@ def load(  # noqa: PLR0913 each is decided elsewhere
         engine = AsyncLLM.from_vllm_config(
             config,
             usage_context=usage,
-            stat_loggers=[heartbeat],
+            stat_loggers=[heartbeat, *gathered.loggers()],
             enable_log_requests=args.enable_log_requests,
             disable_log_stats=args.disable_log_stats,
             client_addresses=dict(addresses) if addresses else None,
@@ -225,13 +305,17 @@ def load(  # noqa: PLR0913 each is decided elsewhere
         harmony.complete_end_ids(engine)
     engine.renderer.get_eos_token_id = cache(engine.renderer.get_eos_token_id)  # asked for each request
     gc.freeze()
-    plain = None
+    gc.set_threshold(COLLECT_AFTER)
+    plain = submitting = None
     if has_fast_branch:
         plain = output_processor.install(engine)
     if plain is not None:
         output_loop.install(engine, heartbeat, plain)
-    model = _describe(engine, names, chosen)
-    return Vllm(engine, model, heartbeat, trials.load(engine, trial_limits), plain, parsing)
+        submitting = submission.of(engine)
+    hearing = speech.of(engine)
+    model = _describe(engine, names, chosen, hearing)
+    tried, is_traced = trials.load(engine, trial_limits), args.otlp_traces_endpoint is not None
+    return Vllm(engine, model, heartbeat, tried, plain, parsing, hearing, submitting=submitting, is_traced=is_traced)
 
 
 def ended(error: Exception) -> StartFailed:
@@ -250,6 +334,16 @@ def _how_it_ended(text: str) -> str:
         hint = ", as for want of memory" if "SIGKILL" in signals else ""
         return f"its process was ended by {signals[0]}{hint}"
     return f"its process ended with code {codes[0]}" if codes else "its process ended"
+
+
+def _keep_separate(arguments: Mapping[str, str]) -> Mapping[str, str]:
+    """Keep adapters out of the model's own answers on a CPU (cpu_lora.py). Raises StartFailed where that cannot be."""
+    if arguments.get("enable_lora", "").lower() != "true" or not engine_arguments.is_cpu():
+        return arguments
+    if arguments.get("worker_extension_cls", "") not in ("", engine_arguments.SMALL_QUEUES):
+        given = echo(arguments["worker_extension_cls"])
+        raise StartFailed(f"worker_extension_cls must be unset with enable_lora on a CPU, got {given}")
+    return {**arguments, "worker_extension_cls": engine_arguments.SEPARATE}
 
 
 def _choose_backend(arguments: Mapping[str, str]) -> Mapping[str, str]:
@@ -303,7 +397,7 @@ def _check_load_format(args: Any) -> None:
         raise StartFailed(f"load_format must be one of {formats}, got {one_line(args.load_format, 80)!r}")
 
 
-def _describe(engine: Any, names: tuple[str, ...], parsers: Parsers) -> Model:
+def _describe(engine: Any, names: tuple[str, ...], parsers: Parsers, hearing: speech.Speech | None) -> Model:
     config = engine.model_config
     import vllm
 
@@ -315,13 +409,17 @@ def _describe(engine: Any, names: tuple[str, ...], parsers: Parsers) -> Model:
         vocabulary_tokens=config.get_vocab_size(),
         max_running=engine.vllm_config.scheduler_config.max_num_seqs,
         fingerprint=f"vllm-{vllm.__version__}-{str(config.dtype).removeprefix('torch.')}",
+        version=vllm.__version__,
         # under "fcfs" vLLM takes any priority and passes it over
         has_priority=engine.vllm_config.scheduler_config.policy == "priority",
-        space=pooling.space(config),
+        speech=hearing.spec if hearing else None,
         chat=chat.of(engine),
+        media=media.of(engine),
+        chat_template=media.template(engine),
         tool_parser=parsers.tool,
         reasoning_parser=parsers.reasoning,
         parsers_said=parsers.said,
+        adapters=adapters.limits(engine.vllm_config),
         defaults=config.get_diff_sampling_param(),
         end_ids=_end_ids(engine),
     )

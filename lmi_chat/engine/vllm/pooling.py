@@ -1,46 +1,54 @@
-"""Embed prompts on vLLM's pooling runner: one output per prompt is its whole answer.
+"""Embed, classify and score prompts on vLLM's pooling runner: one output per prompt is its whole answer.
 
-Leans on: `add_request` taking PoolingParams with the task "embed", and its output carrying a tensor on the CPU.
+Leans on: `get_supported_tasks` and ModelConfig's `get_pooling_task`, `add_request` taking PoolingParams with one of
+TASKS, and its output carrying a tensor on the CPU.
 """
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, get_args
 
 from lmi_chat.engine import Run
+from lmi_chat.engine.vllm import adapters
 from lmi_chat.engine.vllm.errors import translate
-from lmi_chat.errors import BadField, Bug, Problem
-from lmi_chat.job import Embedding, EmbeddingSpec, Finished, Job, PoolingParams, Sink
+from lmi_chat.errors import Bug
+from lmi_chat.job import Embedding, Finished, Job, PoolingParams, PoolingSpec, PoolingTask, Sink
 
-TASK = "embed"
+TASKS: tuple[PoolingTask, ...] = get_args(PoolingTask)
 log = logging.getLogger(__name__)
 
 
-def space(config: Any) -> EmbeddingSpec | None:
-    """Read the EmbeddingSpec from vLLM's ModelConfig; None for a model that generates."""
-    if config.runner_type != "pooling":
-        return None
+def spec(config: Any, task: PoolingTask) -> PoolingSpec:
+    """Read the PoolingSpec from vLLM's ModelConfig, for a model whose runner pools by `task`."""
+    is_lower_case = bool((config.encoder_config or {}).get("do_lower_case"))
+    if task in {"classify", "token_classify"}:
+        labels = _labels(config.hf_config)
+        return PoolingSpec(task=task, dimensions=len(labels), labels=labels, is_lower_case=is_lower_case)
     dimensions = config.embedding_size
     shorter = config.matryoshka_dimensions or range(1, dimensions + 1) if config.is_matryoshka else ()
-    is_lower_case = bool((config.encoder_config or {}).get("do_lower_case"))
-    return EmbeddingSpec(dimensions=dimensions, shorter=shorter, is_lower_case=is_lower_case)
+    return PoolingSpec(task=task, dimensions=dimensions, shorter=shorter, is_lower_case=is_lower_case)
+
+
+def _labels(config: Any) -> tuple[str | None, ...]:
+    """Read the labels of a checkpoint's configuration; None for those without a name."""
+    named = getattr(config, "id2label", None) or {}
+    return tuple(named.get(place) for place in range(getattr(config, "num_labels", 0)))
 
 
 @asynccontextmanager
-async def run(engine: Any, job: Job, sink: Sink) -> AsyncIterator[Run]:
-    """See Engine.run; `engine` is an AsyncLLM."""
-    if TASK not in await engine.get_supported_tasks():
-        raise BadField(
-            [Problem("model", "the served model neither generates text nor embeds: it classifies or scores")]
-        )
-    run = _Run(sink)
+async def run(engine: Any, job: Job, params: PoolingParams, sink: Sink) -> AsyncIterator[Run]:
+    """See Engine.run; `engine` is an AsyncLLM, `params` are the job's."""
+    run = _Run(sink, params)
     prompt = {"type": "token", "prompt_token_ids": job.prompt_ids}
     if job.cache_salt:
         prompt["cache_salt"] = job.cache_salt
     try:
-        collector = await engine.add_request(job.id, prompt, _params(job.pooling), priority=job.priority)
+        options: dict[str, Any] = {} if job.adapter is None else {"lora_request": adapters.request(job.adapter)}
+        if job.trace_headers:
+            options |= {"trace_headers": job.trace_headers}
+        collector = await engine.add_request(job.id, prompt, _params(params), priority=job.priority, **options)
     except Exception as error:
         raise translate(error) from error
     collector.put = run.put
@@ -55,20 +63,26 @@ async def run(engine: Any, job: Job, sink: Sink) -> AsyncIterator[Run]:
             await asyncio.shield(engine.abort(collector.request_id, internal=True))
 
 
-def _params(pooling: PoolingParams | None) -> Any:
+def _params(wanted: PoolingParams) -> Any:
     from vllm.pooling_params import PoolingParams as VllmPoolingParams
 
-    wanted = pooling or PoolingParams()
-    return VllmPoolingParams(task=TASK, dimensions=wanted.dimensions, use_activation=wanted.is_normalized)
+    place = wanted.second_from
+    return VllmPoolingParams(
+        task=wanted.task,
+        dimensions=wanted.dimensions,
+        use_activation=wanted.is_normalized,
+        extra_kwargs=None if place is None else {"compressed_token_type_ids": place},
+    )
 
 
 class _Run:
-    """The Run of an embedding: vLLM's one output becomes its events. No token is generated, so there is no cut."""
+    """The Run of a job that pools: vLLM's one output becomes its events. No token is generated, so there is no cut."""
 
     completion_tokens = 0
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, params: PoolingParams) -> None:
         self._sink = sink
+        self._is_by_token = params.task in {"token_embed", "token_classify"}
         self.is_over = False
 
     def cut(self) -> None:
@@ -89,14 +103,16 @@ class _Run:
             self._sink(Bug("internal error while the answer was written"))
 
     def _take(self, output: Any) -> None:
-        vector = output.outputs.data.float()
-        if not vector.numel():  # it was taken off the engine
+        numbers = output.outputs.data.float()
+        if not numbers.numel():  # it was taken off the engine
             self._sink(Bug("the engine failed on this request"))
             return
-        if not vector.isfinite().all():
+        if not numbers.isfinite().all():
             self._sink(Bug("the model gave a vector with numbers that are not finite"))
             return
-        self._sink(Embedding(0, "", [], values=vector.numpy().astype("<f4", copy=False).tobytes()))
+        rows = numbers.shape[0] if self._is_by_token else None
+        values = numbers.contiguous().numpy().astype("<f4", copy=False).tobytes()
+        self._sink(Embedding(0, "", [], values=values, rows=rows))
         self._sink(
             Finished(
                 prompt_tokens=len(output.prompt_token_ids),

@@ -24,6 +24,7 @@ class Outputs:
         self._vocabulary = vocabulary
         self._top, self._prompt_top = job.sampling.logprobs, job.sampling.prompt_logprobs or 0
         self._prompt_logprobs: tuple[Token | None, ...] = ()
+        self._media_tokens = job.media.tokens if job.media else {}
         self._reasons: list[Reason] = []
         self._cutting: asyncio.Task[None] | None = None
         self.completion_tokens = 0
@@ -90,6 +91,7 @@ class Outputs:
                 prompt_logprobs=self._prompt_logprobs,
                 reasons=tuple(self._reasons),
                 times=_times(output.metrics),
+                media_tokens=self._media_tokens,
             )
             self._end(done)
 

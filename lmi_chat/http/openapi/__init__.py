@@ -1,16 +1,19 @@
 """Describe this server as an OpenAPI 3.1 document, from the same types that requests are checked against.
 
-Bodies of requests: requests.py (and structured_output.py); of answers: answers.py. Here: paths, parameters, headers,
-statuses.
+Bodies of requests: requests.py (and structured_output.py), of models that pool pooled.py; of answers: answers.py.
+Here: paths, parameters, headers, statuses.
 """
 
 from lmi_chat import __version__
 from lmi_chat.codec.json_text import Json
+from lmi_chat.dialects import OWN, adapter
 from lmi_chat.dialects.chat import stored
 from lmi_chat.dialects.deployment import Deployment
-from lmi_chat.http.openapi import answers, operators, requests, runtime
+from lmi_chat.http import routes
+from lmi_chat.http.openapi import answers, anthropic, console, operators, pooled, requests, responses_body, runtime
 from lmi_chat.http.openapi.responses import (
     ALWAYS,
+    ANTHROPIC,
     HEAD_OUT,
     INFERENCE,
     LMI,
@@ -31,9 +34,13 @@ REQUEST_ID = "the request's id: visible ASCII, up to 128 characters"
 HEADERS_IN: list[Json] = [
     _header("X-Request-Id", REQUEST_ID + "; what is none gets a new one"),
     _header("X-Amzn-SageMaker-Inference-Id", REQUEST_ID + "; before X-Request-Id"),
-    _header("X-Amzn-SageMaker-Custom-Attributes", "comes back in the answer, up to 1024 characters of visible ASCII"),
-    # none is loaded, so that only what asks for none is answered
-    _header("X-Amzn-SageMaker-Adapter-Identifier", "the adapter to answer with") | {"schema": TEXT | {"maxLength": 0}},
+    _header(
+        routes.HEADER,
+        "comes back in the answer, up to 1024 characters of visible ASCII; where any kind of body is taken, "
+        "route=/v1/… in it asks for the answer of that inference route",
+    ),
+    _header("X-Amzn-SageMaker-Prefix-Aware-Id", "of requests that begin alike: visible ASCII, up to 64 characters"),
+    _header(adapter.HEADER, "the adapter to answer with"),
     _header("X-Amzn-SageMaker-Accept", "as Accept, and before it: the shape of a stream"),
 ]
 SESSION_IN = _header("X-Amzn-SageMaker-Session-Id", "the session of this request; NEW_SESSION begins one with a chat")
@@ -57,26 +64,44 @@ KEYS: Json = {
     "header": {"type": "apiKey", "in": "header", "name": "x-api-key"},
 }
 """How a request shows its API key: one of these."""
-GENERATES: Json = {"chat": ("messages",), "standard": ("inputs",), "completion": ("prompt",)}
-EMBEDS: Json = {"embedding": ("input", "inputs")}
-"""The dialects of either kind of model, and the keys that choose them."""
+GENERATES: Json = {"chat": ("messages",), "standard": ("inputs",), "completion": ("prompt",), "responses": ("input",)}
+"""The dialects of a model that generates, and the keys that choose them."""
 
 
 def document(
-    deployment: Deployment, *, has_sessions: bool, has_async: bool, has_keys: bool = False, has_rates: bool = False
+    deployment: Deployment,
+    *,
+    has_sessions: bool,
+    has_async: bool,
+    has_keys: bool = False,
+    has_rates: bool = False,
+    has_console: bool = False,
 ) -> Json:
     """The whole document, of this deployment and its bounds.
 
-    Stored completions, sessions, asynchronous requests, API keys and rates stand in it where they are on.
+    Stored completions, sessions, asynchronous requests, API keys, rates and the console stand in it where they are on.
     """
-    if deployment.space:
-        bodies, paths = {"EmbeddingRequest": requests.of_embedding(deployment)}, _of_embedder(has_async=has_async)
+    own, is_hearing = "standard", deployment.speech is not None and deployment.speech.is_only
+    if deployment.pooler:
+        own = OWN[deployment.pooler.task]
+        bodies, paths = pooled.bodies(deployment), _of_pooler(deployment, has_async=has_async)
+    elif is_hearing:
+        bodies, paths = {}, _shared(_of_recording("A recording"), has_async=has_async)
     else:
         bodies = _bodies(deployment, has_sessions=has_sessions)
         labels = bodies["Metadata"]["properties"]["metadata"] if "Metadata" in bodies else None
-        paths = _paths(labels, has_sessions=has_sessions, has_async=has_async)
-    if deployment.is_tgi:
-        paths |= _of_tgi("embedding" if deployment.space else "standard", has_sessions=has_sessions)
+        paths = _paths(deployment, labels, has_sessions=has_sessions, has_async=has_async)
+    bodies |= requests.of_tokenization(deployment)
+    if deployment.speech:
+        bodies |= {"TranscriptionRequest": requests.of_transcription(deployment)}
+        paths |= _of_speech()
+    if deployment.is_tgi and not is_hearing:
+        paths |= _of_tgi(own, has_sessions=has_sessions)
+    paths |= runtime.openai_paths(paths)
+    if has_console:
+        paths |= console.paths()
+    if deployment.knows_adapter is None:
+        _name_no_adapter(paths)
     never = [status for status, is_on in (("401", has_keys), ("429", has_rates)) if not is_on]
     for operation in (each for item in paths.values() for each in item.values()):
         operation["responses"] = {status: one for status, one in operation["responses"].items() if status not in never}
@@ -91,11 +116,23 @@ def document(
     }
 
 
+def _name_no_adapter(paths: Json) -> None:
+    """None is loaded, so that only what asks for none is answered."""
+    for operation in (each for item in paths.values() for each in item.values()):
+        operation["parameters"] = [
+            one | {"schema": TEXT | {"maxLength": 0}} if one["name"] == adapter.HEADER else one
+            for one in operation["parameters"]
+        ]
+
+
 def _bodies(deployment: Deployment, *, has_sessions: bool) -> Json:
     bodies = {
         "ChatRequest": requests.of_chat(deployment),
+        "BatchRequest": requests.of_batch(deployment),
         "StandardRequest": requests.of_standard(deployment),
         "CompletionRequest": requests.of_completion(deployment),
+        "ResponsesRequest": responses_body.of_responses(deployment),
+        "AnthropicRequest": anthropic.of_anthropic(deployment),
     }
     if has_sessions:
         bodies["SessionRequest"] = requests.of_session(deployment)
@@ -104,12 +141,16 @@ def _bodies(deployment: Deployment, *, has_sessions: bool) -> Json:
     return bodies
 
 
-def _paths(labels: Json | None, *, has_sessions: bool, has_async: bool) -> Json:
+def _paths(deployment: Deployment, labels: Json | None, *, has_sessions: bool, has_async: bool) -> Json:
     """The paths of a model that generates; `labels`: the schema of a stored completion's, None where none is stored."""
-    paths = _shared(_door(GENERATES, has_sessions=has_sessions), has_async=has_async)
+    paths = _shared(_door(GENERATES, deployment, has_sessions=has_sessions), has_async=has_async)
     paths |= {
         "/v1/chat/completions": {"post": _inference("Chat completions", "chat", has_sessions=has_sessions)},
+        "/v1/chat/completions/batch": {"post": _batch()},
         "/v1/completions": {"post": _inference("Completions", "completion", has_sessions=has_sessions)},
+        "/v1/responses": {"post": _inference("Responses", "responses", has_sessions=has_sessions)},
+        "/v1/messages": {"post": _inference("Anthropic's Messages", "anthropic", has_sessions=False)},
+        "/v1/messages/count_tokens": {"post": _counted()},
     }
     if labels is not None:
         one = "/v1/chat/completions/{id}"
@@ -123,14 +164,74 @@ def _paths(labels: Json | None, *, has_sessions: bool, has_async: bool) -> Json:
             "post": _stored("Replace its metadata", "ChatCompletion", ID, has_body=True),
             "delete": _stored("Delete it", "Deleted", ID),
         }
+        paths |= _of_responses()
         paths[one + "/messages"] = {"get": _stored("What was asked in it", "StoredMessages", ID, *PAGING)}
     return paths
 
 
-def _of_embedder(*, has_async: bool) -> Json:
-    """The paths of a model that embeds."""
-    own = {"/v1/embeddings": {"post": _inference("Embeddings", "embedding", has_sessions=False)}}
-    return _shared(_door(EMBEDS, has_sessions=False), has_async=has_async) | own
+def _of_responses() -> Json:
+    """The paths of stored responses."""
+    one, own = "/v1/responses/{id}", responses_body.ID
+    return {
+        one: {
+            "get": _stored("A stored response", "Response", own, responses_body.STREAM),
+            "delete": _stored("Delete it", "DeletedResponse", own),
+        },
+        one + "/cancel": {"post": _stored("Refused: none is made in the background", "Response", own)},
+        one + "/input_items": {
+            "get": _stored("What stood before it", "ResponseInputItems", own, *responses_body.PAGING)
+        },
+    }
+
+
+def _counted() -> Json:
+    """The tokens of a message's prompt: the same body, of which max_tokens may be absent."""
+    operation = _inference("The tokens of such a request's prompt", "anthropic", has_sessions=False)
+    shown = operation["responses"]["200"] | {"content": {"application/json": {"schema": ref("CountedTokens")}}}
+    body = {"allOf": [{"type": "object", "required": ["messages"]}]}
+    return operation | {
+        "responses": operation["responses"] | {"200": shown},
+        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+    }
+
+
+def _of_pooler(deployment: Deployment, *, has_async: bool) -> Json:
+    """The paths of a model that pools."""
+    served = pooled.served(deployment)
+    paths = {
+        path: {"post": _inference(summary, name, has_sessions=False)}
+        for name in served
+        for path, summary in pooled.PATHS[name].items()
+    }
+    if "classification" in served:
+        body = {"application/json": {"schema": ref("PredictRequest")}}
+        predict = _operation("As /classify, for inputs", ("classification",), body, has_sessions=False)
+        paths["/predict"] = {"post": predict}
+    chosen = {name: keys for name, keys in served.items() if keys}
+    return _shared(_door(chosen, deployment, has_sessions=False), has_async=has_async) | paths
+
+
+def _of_speech() -> Json:
+    """The paths of a model that hears."""
+    kinds = {"transcriptions": "in its own language", "translations": "in English"}
+    return {f"/v1/audio/{name}": {"post": _of_recording(f"A recording, {how}")} for name, how in kinds.items()}
+
+
+def _of_recording(summary: str) -> Json:
+    """An operation that takes a form with a recording, or nothing but a recording."""
+    bodies: Json = {
+        "multipart/form-data": {"schema": ref("TranscriptionRequest")},
+        "audio/*": {"schema": {"description": "the same as file"}},
+    }
+    operation = _operation(summary, ("transcription",), bodies, has_sessions=False)
+    shown = operation["responses"]["200"]
+    texts = {kind: {"schema": TEXT} for kind in ("text/plain", "application/x-subrip", "text/vtt")}
+    answer = shown | {"content": shown["content"] | texts}
+    return operation | {
+        "description": "The answer's form is response_format's.",
+        "requestBody": {"required": True, "content": bodies},
+        "responses": operation["responses"] | {"200": answer},
+    }
 
 
 def _of_tgi(dialect: str, *, has_sessions: bool) -> Json:
@@ -157,6 +258,12 @@ def _shared(door: Json, *, has_async: bool) -> Json:
         "/v1/models/{model}": {"get": _named(_get("One of its names", "Model", 404, 503), "model")},
         "/ping": {"get": _get("Health: 200 when requests are taken, 503 with what goes on otherwise", "Ready")},
         "/live": {"get": _get("Health: 200 as long as the process answers, whatever it does", "Live")},
+        "/tokenize": {"post": _tokenization("The token ids of a text or a chat", "TokenizeRequest", "Tokens")},
+        "/detokenize": {"post": _tokenization("The text of token ids", "DetokenizeRequest", "DetokenizedText")},
+        "/version": {"get": _get("The engine's version, and this server's", "Version", 503)},
+        "/load": {"get": _get("How many requests run or wait to", "Load")},
+        "/kv_event_sources": {"get": _get("What publishes the engine's cache events", "KvEventSources", 503)},
+        "/tokenizer_info": {"get": _get("The tokenizer's configuration, where it is shown", "TokenizerInfo", 404, 503)},
         **operators.paths(),
         "/openapi.json": {"get": _get("This document", "", 503)},
     }
@@ -168,16 +275,20 @@ def _shared(door: Json, *, has_async: bool) -> Json:
     return paths
 
 
-def _door(dialects: Json, *, has_sessions: bool) -> Json:
+def _door(dialects: Json, deployment: Deployment, *, has_sessions: bool) -> Json:
     """A door for every one of these dialects."""
     kinds = dialects | ({"session": ("requestType",)} if has_sessions else {})
-    schemas = [requests.at_any_door(f"{name.capitalize()}Request", *keys) for name, keys in kinds.items()]
+    schemas = [requests.at_any_door(f"{name.capitalize()}Request", keys, deployment) for name, keys in kinds.items()]
     bodies: Json = {
         "application/json": {"schema": {"anyOf": schemas}},
         "text/plain": {"schema": {"type": "string", "minLength": 1, "description": "the same as inputs"}},
     }
+    if "chat" in dialects:
+        of_version = {"required": ["anthropic_version"], "properties": {"anthropic_version": TEXT}}
+        schemas.append({"allOf": [ref("AnthropicRequest"), of_version]})
     summary = f"{', '.join(dialects)}: which one, its key says"
-    return _operation(summary, tuple(dialects), bodies, has_sessions=has_sessions)
+    names = (*dialects, "anthropic") if "chat" in dialects else tuple(dialects)
+    return _operation(summary, names, bodies, has_sessions=has_sessions)
 
 
 def _inference(summary: str, dialect: str, *, has_sessions: bool) -> Json:
@@ -185,8 +296,25 @@ def _inference(summary: str, dialect: str, *, has_sessions: bool) -> Json:
     return _operation(summary, (dialect,), bodies, has_sessions=has_sessions)
 
 
+def _batch() -> Json:
+    bodies = {"application/json": {"schema": ref("BatchRequest")}}
+    shown = _operation("Several conversations, a choice for each", ("chat",), bodies, has_sessions=False)
+    whole = shown["responses"]["200"]["content"]
+    shown["responses"]["200"]["content"] = {"application/json": whole["application/json"]}
+    return shown
+
+
+def _tokenization(summary: str, body: str, answer: str) -> Json:
+    bodies = {"application/json": {"schema": ref(body)}}
+    shown = _operation(summary, ("tokenization",), bodies, has_sessions=False)
+    shown["responses"]["200"]["content"]["application/json"]["schema"] = ref(answer)
+    return shown
+
+
 def _operation(summary: str, dialects: tuple[str, ...], bodies: Json, *, has_sessions: bool) -> Json:
     errors = (OPENAI, LMI) if "standard" in dialects else (OPENAI,)
+    if "anthropic" in dialects:
+        errors = (*errors, ANTHROPIC) if len(dialects) > 1 else (ANTHROPIC,)
     headers = HEAD_OUT | WARNING_OUT | (SESSION_OUT if has_sessions else {})
     content = answers.contents(dialects, has_sessions=has_sessions and "standard" in dialects)
     responses: Json = {"200": {"description": "The answer, whole or streamed", "headers": headers, "content": content}}

@@ -3,10 +3,13 @@
 from typing import Any
 
 from lmi_chat.codec.json_text import Json
+from lmi_chat.console.answers import ANSWERS as CONSOLE
 from lmi_chat.dialects import DIALECTS, answer
 from lmi_chat.dialects.answer import LmiError, OpenAIError, TgiLmiError, TgiOpenAIError
+from lmi_chat.dialects.anthropic.answer import COUNTED
 from lmi_chat.dialects.chat.answer import STORED
 from lmi_chat.dialects.deployment import Deployment
+from lmi_chat.dialects.responses.answer import STORED as STORED_RESPONSES
 from lmi_chat.dialects.standard.answer import TgiGenerationErrorLine
 from lmi_chat.http.answers import ANSWERS
 from lmi_chat.http.openapi.shapes import one_of
@@ -24,7 +27,8 @@ def schemas(deployment: Deployment) -> Json:
     types: dict[str, Any] = {
         name: one for dialect in DIALECTS.values() for name, one in (*dialect.whole.items(), *dialect.items.items())
     }
-    types |= ERRORS | STORED | ANSWERS | (TGI_ERRORS if deployment.is_tgi else {})
+    types |= ERRORS | COUNTED | STORED | STORED_RESPONSES | ANSWERS | CONSOLE
+    types |= TGI_ERRORS if deployment.is_tgi else {}
     return answer.schemas(types, deployment)
 
 

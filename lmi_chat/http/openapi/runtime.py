@@ -7,6 +7,7 @@ from lmi_chat.codec.json_text import Json
 from lmi_chat.http import sagemaker
 from lmi_chat.http.openapi.responses import ALWAYS, HEAD_OUT, OF_STATUS, OPENAI, STATUSES, answered, refusals
 from lmi_chat.http.openapi.shapes import TEXT
+from lmi_chat.http.routes import ROUTES
 
 NAME: Json = {"type": "string", "pattern": f"^{sagemaker.NAME.pattern}$"}
 NAMED: Json = {"name": "name", "in": "path", "required": True, "schema": NAME}
@@ -36,6 +37,22 @@ def paths(door: Json, *, has_async: bool) -> Json:
     shown = {one + "invocations": {"post": _whole(door)}}
     shown[one + "invocations-response-stream"] = {"post": _parted(_whole(door))}
     return shown | ({one + "async-invocations": {"post": _later(door)}} if has_async else {})
+
+
+def openai_paths(paths: Json) -> Json:
+    """The paths under `/v1/` of those, as the platform has them: below an endpoint, and below its components."""
+    component: Json = {"name": "component", "in": "path", "required": True, "schema": TEXT}
+    names = {prefix: [NAMED, component] if "{component}" in prefix else [NAMED] for prefix in sagemaker.OPENAI}
+    return {
+        prefix + path: {
+            method: operation | {"parameters": [*more, *operation["parameters"]]}
+            for method, operation in item.items()
+            if (method == "post") == (path in ROUTES)
+        }
+        for prefix, more in names.items()
+        for path, item in paths.items()
+        if (path in ROUTES and path.startswith("/v1/")) or path in {"/v1/models", "/v1/models/{model}"}
+    }
 
 
 def _bounded(name: str) -> Json:

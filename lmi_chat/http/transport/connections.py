@@ -73,7 +73,7 @@ class Connections:
         """Log a request that is refused before the application hears of it."""
         if self._log is not None:
             path = one_line(path, PATH_BYTES)
-            self._log.audit(peer=peer, method=method, path=path, status=error.status, owner="")
+            self._log.audit(peer=peer, method=method, path=path, status=error.status, owner="", refusal=error)
 
     def check(self, path: str) -> None:
         """Raise Busy where more connections are in use than allowed, unless `path` is always answered."""

@@ -7,6 +7,8 @@ import asyncio
 import contextlib
 import enum
 from asyncio import TimerHandle
+from collections.abc import Collection, Iterable
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import httptools
@@ -25,6 +27,7 @@ from lmi_chat.http.transport.refusals import (
     ReceiveTimeout,
     render_refusal,
 )
+from lmi_chat.http.transport.websocket import LATER, WebSocket
 from lmi_chat.http.transport.writer import ConnectionWriter, WriteBatch
 from lmi_chat.limits import ConnectionLimits, ServerLimits
 
@@ -47,6 +50,7 @@ class _Protocol(HttpToolsProtocol):
     edge: ClassVar[ConnectionLimits]
     burst: ClassVar[WriteBatch | None] = None  # of all connections
     connections_open: ClassVar[Connections]
+    sockets: ClassVar[Collection[str]] = ()  # the paths of WebSockets
 
     def __init__(
         self,
@@ -66,6 +70,7 @@ class _Protocol(HttpToolsProtocol):
         self._is_deaf = False  # input is read and thrown away
         self._held: tuple[RequestResponseCycle, ASGI3Application] | None = None
         self._body_stream: BodyStream | None = None  # of the request being answered
+        self._socket: WebSocket | None = None  # what this connection has become
         self._refusal: Error | None = None  # waits for the answer before it
         self._receive_timer: TimerHandle | None = None
         self._linger_timer: TimerHandle | None = None
@@ -87,12 +92,16 @@ class _Protocol(HttpToolsProtocol):
         """Whether nothing is being answered: the connection is idle, or its request is not complete."""
         if self._is_deaf:
             return False
+        if self._socket is not None:
+            return not self._socket.is_answering
         return self._body_stream is None or (self._phase is _Phase.BODY and not self.cycle.response_started)
 
     def make_room(self, *, at_once: bool) -> None:
         """End for a newer connection; a request that has begun to arrive is told why, unless it must be `at_once`."""
         if at_once:
             self._writer.abort()
+        elif self._socket is not None:
+            self._socket.close(LATER, "another connection takes its place (max_connections)")
         elif self._phase is _Phase.IDLE:
             self._writer.close()
         else:
@@ -105,6 +114,9 @@ class _Protocol(HttpToolsProtocol):
         Nothing is logged here, unlike in uvicorn: a line for each bad request is a way to fill the disk.
         """
         if self._is_deaf:
+            return
+        if self._socket is not None:
+            self._socket.data_received(data)
             return
         self._is_feeding = True
         view, step = memoryview(data), self.edge.header_bytes
@@ -122,11 +134,18 @@ class _Protocol(HttpToolsProtocol):
             self._arm()
 
     def _feed(self, delta: bytes | memoryview) -> None:
+        if self._socket is not None:
+            self._socket.data_received(bytes(delta))
+            return
         self._unframed_bytes += len(delta)
         try:
             self.parser.feed_data(delta)
         except httptools.HttpParserUpgrade as stop:
-            self._ignore_upgrade(delta[stop.args[0] :])
+            rest = delta[stop.args[0] :]
+            if self._is_socket():
+                self._open_socket(rest)
+            else:
+                self._ignore_upgrade(rest)
         except httptools.HttpParserError as error:
             cause = error.__context__  # what one of our callbacks raised
             raise cause if isinstance(cause, Error) else BadHttp("The request is not valid HTTP.") from None
@@ -138,14 +157,38 @@ class _Protocol(HttpToolsProtocol):
 
         The parser takes the body for the new protocol; Java's HttpClient asks for h2c with each plain POST.
         """
-        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
-        lines = [b"%b %b HTTP/%b\r\n" % (method, self.url, version)]
-        lines += [b"%b:%b\r\n" % pair for pair in self.headers if pair[0] != b"upgrade"]
+        head = self._head(pair for pair in self.headers if pair[0] != b"upgrade")
         self.parser = httptools.HttpRequestParser(self)
         self._unframed_bytes = 0
-        self._feed(b"".join([*lines, b"\r\n"]))
+        self._feed(head)
         if rest:
             self._feed(rest)
+
+    def _head(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b\r\n" % (method, self.url, version)]
+        return b"".join([*lines, *(b"%b: %b\r\n" % pair for pair in headers), b"\r\n"])
+
+    def _is_socket(self) -> bool:
+        """Whether the request asks for a WebSocket where there is one; all other upgrades are ignored."""
+        path = self.url.partition(b"?")[0].decode("latin-1")
+        given = dict(self.headers)
+        has_body = b"transfer-encoding" in given or given.get(b"content-length", b"0") != b"0"
+        is_free = self._body_stream is None and not self.pipeline
+        asks = self.parser.get_method() == b"GET" and given.get(b"upgrade", b"").lower() == b"websocket"
+        return asks and path in self.sockets and is_free and not has_body
+
+    def _open_socket(self, rest: bytes | memoryview) -> None:
+        self.connections_open.check(self.url.partition(b"?")[0].decode("latin-1"))
+        self._phase = _Phase.IDLE
+        self._disarm()
+        self._socket = socket = WebSocket(self._head(self.headers), self._writer, self.edge)
+        socket.on_message = partial(self.connections_open.touch, self)
+        task = self.loop.create_task(socket.serve(self.app, {**cast("dict[str, Any]", self.scope)}, self.url))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        if rest:
+            socket.data_received(bytes(rest))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -289,7 +332,8 @@ class _Protocol(HttpToolsProtocol):
     def _hang_up(self) -> None:
         """Close. With input unread the kernel would send RST, and the client lose the answer (RFC 9112 section 9.6)."""
         transport = self._writer.transport
-        is_unread = self._is_deaf or self._phase is not _Phase.IDLE or self.flow.read_paused
+        has_socket = self._socket is not None  # whose client answers the close frame
+        is_unread = self._is_deaf or self._phase is not _Phase.IDLE or self.flow.read_paused or has_socket
         self._is_deaf = True
         self._disarm()
         if not is_unread:
@@ -303,9 +347,9 @@ class _Protocol(HttpToolsProtocol):
 
     def eof_received(self) -> None:
         """The client is gone, or sends nothing more; which of both, TCP does not tell. The transport closes itself."""
-        if self._body_stream is None:
+        if self._body_stream is None and self._socket is None:
             self._writer.watch()
-        else:
+        elif not self._is_deaf:
             self._writer.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -316,9 +360,18 @@ class _Protocol(HttpToolsProtocol):
         if self._linger_timer is not None:
             self._linger_timer.cancel()
         body_stream, self._body_stream = self._body_stream, None
+        if self._socket is not None:
+            self._socket.disconnect()
         super().connection_lost(exc)
         if body_stream is not None:
             body_stream.disconnect()
+
+    def shutdown(self) -> None:
+        """Close when nothing is being answered any more."""
+        if self._socket is not None:
+            self._socket.end()
+        else:
+            super().shutdown()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -329,15 +382,18 @@ class _Protocol(HttpToolsProtocol):
         self._writer.resume()
 
 
-def protocol_class(edge: ConnectionLimits, connections: Connections | None = None) -> type[HttpToolsProtocol]:
+def protocol_class(
+    edge: ConnectionLimits, connections: Connections | None = None, sockets: Collection[str] = ()
+) -> type[HttpToolsProtocol]:
     """Build the class for `uvicorn.Config(http=...)` that serves each connection within `edge`.
 
-    `connections` bounds all of them together; None: as many as are usual.
+    `connections` bounds all of them together; None: as many as are usual. `sockets`: the paths that may be asked for
+    as WebSockets.
     """
 
     class Bounded(_Protocol):
         pass
 
-    Bounded.edge = edge
+    Bounded.edge, Bounded.sockets = edge, frozenset(sockets)
     Bounded.connections_open = connections or Connections(ServerLimits().connections)
     return Bounded

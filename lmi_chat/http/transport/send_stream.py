@@ -6,6 +6,7 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lmi_chat.http.transport.body_stream import OUTLET, BodyStream
+from lmi_chat.http.transport.websocket import FrameStream
 from lmi_chat.limits import ConnectionLimits
 
 
@@ -151,4 +152,4 @@ class SendStream:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-AnyBodyStream = BodyStream | SendStream
+AnyBodyStream = BodyStream | SendStream | FrameStream

@@ -63,6 +63,18 @@ def test_a_variable_of_its_own_overrules_the_effort() -> None:
     assert (error.param, "say the same thing with different values" in error.message) == ("reasoning_effort", True)
 
 
+def test_a_deployment_has_variables_of_its_own_which_a_request_overrules() -> None:
+    at: dict[str, Any] = {"template_defaults": {"enable_thinking": False, "reasoning_effort": "low"}}
+    assert asked("all", at) == ("low False", [])
+    assert asked("all", at, reasoning_effort="high") == ("high True", [])
+    assert asked("all", at, chat_template_kwargs={"enable_thinking": 1}) == ("low 1", [])
+    task = parse({"inputs": [USER]}, deployment(template=template("all"), **at))
+    assert (task.dialect, task.job.prompt_text) == ("standard", "hi;low False")
+    made = parse({"messages": [USER]}, deployment(template=template("all"), reasoning_parser="qwen3", **at))
+    assert made.job.parsing
+    assert made.job.parsing.variables == at["template_defaults"], "parsers look at them as well"
+
+
 def parsing(**fields: Any) -> ParsingParams | None:
     here = deployment(template=template("all"), reasoning_parser="think")
     return parse({"messages": [USER], **fields}, here).job.parsing

@@ -723,7 +723,9 @@ def test_unknown_keys_are_errors_where_the_deployment_is_strict() -> None:
 def test_two_kinds_of_request_in_one_body() -> None:
     error = refused(inputs="x")
     assert (error.param, error.message.split(":")[0]) == ("messages", "messages and inputs in one body")
-    with pytest.raises(Error, match=r"none of the keys .*: messages, inputs, prompt, input, requestType"):
+    with pytest.raises(
+        Error, match=r"none of the keys .*: messages, inputs, prompt, input, query, text_1, file, requestType"
+    ):
         parse({"foo": 1}, deployment(), "1")
     assert parse(body(inputs="x"), deployment(), "1", forced="chat").dialect == "chat"
 

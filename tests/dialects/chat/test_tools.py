@@ -120,6 +120,23 @@ def test_tools_that_may_not_be_called_are_not_shown() -> None:
     assert problem({"tools": [1], "tool_choice": "none"})[0] == "tools[0]"
 
 
+def test_a_deployment_may_show_tools_that_may_not_be_called() -> None:
+    task = ask(at={"shows_uncalled": True}, tools=TOOLS, tool_choice="none")
+    assert (shown(task), task.job.parsing) == (TOOLS, None)
+    plain = {"shows_uncalled": True, "chat_template": "{turns}"}
+    assert "get_weather" not in ask(at=plain, tools=TOOLS, tool_choice="none").job.prompt_text
+
+
+@pytest.mark.parametrize(
+    ("level", "is_formed", "strict"),
+    [("auto", False, [True, False]), ("function", True, [True, False]), ("parameter", True, [True, True])],
+)
+def test_a_deployment_may_enforce_what_no_request_asks_for(level: str, is_formed: bool, strict: list[bool]) -> None:  # noqa: FBT001
+    found = parsing(tools=[function(strict=True), TOOLS[1]], at={"tool_strict_level": level})
+    assert found.is_formed is is_formed
+    assert [tool.is_strict for tool in found.tools] == strict
+
+
 @pytest.mark.parametrize("mode", ["auto", "required"])
 def test_a_choice_among_some_shows_these_alone(mode: str) -> None:
     choice = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [NAMED]}}

@@ -343,7 +343,7 @@ def test_several_problems_are_named_together() -> None:
 
 
 def test_a_flood_of_problems_is_answered_briefly() -> None:
-    wrong = dict.fromkeys(PLACES, '"\\\n€' * 250_000)
+    wrong = dict.fromkeys(PLACES.keys() - {"adapter_id"}, '"\\\n€' * 250_000)
     assert "more" in refused(wrong).message
     flood = {f"{'é' * 1000}{number}": 1 for number in range(12_000)}
     assert ask(flood).unknown[8:] == ["so are at least 92 more"]

@@ -24,6 +24,8 @@ from lmi_chat.http.transport.connections import Connections
 from lmi_chat.http.transport.protocol import CHUNK_BYTES, FREE_CHUNKS, PIPELINE_MAX, protocol_class
 from lmi_chat.limits import ConnectionLimits
 
+pytestmark = pytest.mark.processes
+
 HOST = b"Host: x\r\n"
 CHUNKED = [(b"content-type", b"text/plain")]
 PATIENCE_S = 10  # no test asks how fast this machine is; the servers' own times are shorter or much longer

@@ -25,6 +25,8 @@ from lmi_chat.pipeline.pipeline import Pipeline, PipelineConfig
 from tests.support.fakes import deployment
 from tests.support.scripted import Scripted, said, serving
 
+pytestmark = pytest.mark.processes
+
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 STREAM = CHAT | {"stream": True}
 ID = {"x-request-id": "same"}

@@ -41,7 +41,8 @@ LEANS: dict[type, Names] = {
         "_start_asgi_task": "self, cycle, app",
         "_unset_keepalive_if_required": "self",
         **dict.fromkeys(["loop", "parser", "url", "headers", "flow", "pipeline", "cycle", "server_state"], ATTRIBUTE),
-        **dict.fromkeys(["client", "scope"], ATTRIBUTE),
+        "shutdown": "self",
+        **dict.fromkeys(["client", "scope", "app", "tasks"], ATTRIBUTE),
     },
     RequestResponseCycle: {
         "send": "self, message",
@@ -155,7 +156,7 @@ def test_no_name_of_ours_means_something_there() -> None:
 
 
 def test_our_transport_has_all_that_uvicorn_asks_of_one() -> None:
-    """For a WebSocket, which we do not speak, `set_protocol` is asked for as well."""
+    """For its own WebSockets, in place of which ours stay with this protocol, it asks for `set_protocol` as well."""
     asked = {
         *touched(HttpToolsProtocol, "self.transport"),
         *touched(RequestResponseCycle, "self.transport"),

@@ -63,6 +63,7 @@ class OutputLoop:
         self._obituary: bytes = EngineCoreProc.ENGINE_CORE_DEAD
         self._new_stats, self._read = IterationStats, MsgpackDecoder(EngineCoreOutput).decode
         self._runs, self._recorder = runs, StepRecorder(engine, heartbeat)
+        self._note = engine.output_processor.clock.note
         self._stats: Any = None
         self._is_plain = True
         self._slice: int = envs.VLLM_V1_OUTPUT_PROC_CHUNK_SIZE
@@ -166,6 +167,9 @@ class OutputLoop:
         self._is_plain = False
         full = [self._read([raw, *frames[1:]]) for raw in others]
         done = processor.process_outputs(full, step.timestamp, self._stats, weight_version=step.weight_version)
+        for output in full:  # media that the engine has no longer, though the renderer's cache thinks so
+            for key in output.mm_cache_miss_hashes or ():
+                self._engine.renderer.mm_processor_cache.invalidate(key)
         if done.reqs_to_abort:  # a stop string has ended them, which the engine does not know
             task = self._loop.create_task(self._core.abort_requests_async(done.reqs_to_abort))
             self._aborts.add(task)
@@ -181,6 +185,7 @@ class OutputLoop:
         logprob = messages.first_logprob(token.new_logprobs) if run.has_logprobs else 0.0
         if logprob is None:
             return False
+        self._note(run)
         try:
             run.take_one(ids[0], logprob)
         except Exception:
@@ -210,12 +215,11 @@ def _incompatibility(engine: Any) -> str:
     client = engine.engine_core
     if type(client) is not core_client.AsyncMPClient:
         return f"the engine's client is {type(client).__name__}"
-    if engine.renderer.mm_processor_cache is not None:
-        return "the model takes more than text"
     if engine.vllm_config.parallel_config.enable_fault_tolerance:
         return "enable_fault_tolerance is on"
     needed = (
-        (engine, ("output_processor", "logger_manager", "log_stats", "_run_output_handler")),
+        (engine, ("output_processor", "logger_manager", "log_stats", "renderer", "_run_output_handler")),
+        (type(engine.renderer), ("mm_processor_cache", "stat_mm_cache")),
         (
             client,
             (

@@ -10,7 +10,8 @@ vLLM's marks of each request, `detokenize=False` leaving text alone. `install` l
 
 import inspect
 import logging
-from functools import cache
+from collections.abc import Callable, Coroutine
+from functools import cache, partial
 from typing import Any
 
 from lmi_chat.engine.vllm.fast_path.detokenizer import Detokenizer
@@ -48,11 +49,16 @@ class FastRequest(Outputs):
         self._folded: list[int] = []
         self._runs = runs
         self.request_id = ""
+        self.seen_at = 0.0  # the engine's clock at its last output
 
     def begin(self, collector: Any, abort: Any) -> None:
         """See Outputs.begin."""
         self.request_id = collector.request_id
         super().begin(collector, abort)
+
+    def join(self, request_id: str, abort: Callable[..., Coroutine[Any, Any, None]]) -> None:
+        """Be what vLLM puts the outputs of `request_id` into; `abort`: AsyncLLM's."""
+        self.request_id, self.abort = request_id, partial(abort, request_id, internal=True)
 
     def put(self, output: Any) -> None:
         """See Outputs.put."""
@@ -134,25 +140,33 @@ def is_plain(sampling: SamplingParams, token_sink: TokenSink) -> bool:
 
 
 class Clock:
-    """The engine's clock at this step and at the previous one, in its own seconds."""
+    """The engine's clock at this step and at the previous one, in its own seconds; the gaps between tokens."""
 
     def __init__(self) -> None:
         """Begin before the first step."""
         self.step_at = self.last_step_at = 0.0
+        self._waited = 0
+        self._others: list[float] = []
 
     def enter(self, step_at: float) -> None:
         """Begin a step, whose outputs may come in several parts."""
         if step_at != self.step_at:
             self.last_step_at, self.step_at = self.step_at, step_at
 
+    def note(self, run: FastRequest) -> None:
+        """Note that a request has an output in this step, as most of those do that had one in the previous one."""
+        if run.seen_at == self.last_step_at or not run.seen_at:  # its first output came before it was here
+            self._waited += 1
+        else:
+            self._others.append(self.step_at - run.seen_at)
+        run.seen_at = self.step_at
+
     def count(self, tokens: int, stats: Any) -> None:
-        """Add plain tokens to vLLM's IterationStats; their gap only once, since they all waited for the same step."""
-        if stats is None or not tokens:
-            return
-        stats.num_generation_tokens += tokens
-        gap = self.step_at - self.last_step_at
-        if gap not in stats.inter_token_latencies_iter:
-            stats.inter_token_latencies_iter.append(gap)
+        """Add plain tokens to vLLM's IterationStats, and the gaps of the outputs that brought them, one for each."""
+        if stats is not None:
+            stats.num_generation_tokens += tokens
+            stats.inter_token_latencies_iter += [self.step_at - self.last_step_at] * self._waited + self._others
+        self._waited, self._others = 0, []
 
 
 @cache
@@ -175,6 +189,7 @@ def _processor() -> Any:
             for output in engine_core_outputs:
                 run = runs.get(output.request_id)
                 if run and output.finish_reason is None and output.events is None:
+                    self.clock.note(run)
                     run.take(output)
                     tokens += len(output.new_token_ids)
                     continue
@@ -182,14 +197,18 @@ def _processor() -> Any:
                     self._settle(run)
                 others.append(output)
             self.clock.count(tokens, iteration_stats)
-            return super().process_outputs(others, engine_core_timestamp, iteration_stats, **more)
+            processed = super().process_outputs(others, engine_core_timestamp, iteration_stats, **more)
+            for output in others:
+                if run := runs.get(output.request_id):
+                    run.seen_at = engine_core_timestamp
+            return processed
 
         def _settle(self, run: FastRequest) -> None:
             """Bring vLLM's marks of a request up to its last token."""
             state = self.request_states.get(run.request_id)
             if state is not None and state.stats is not None:
                 state.stats.num_generation_tokens = run.completion_tokens
-                state.stats.last_token_ts = self.clock.last_step_at
+                state.stats.last_token_ts = run.seen_at or self.clock.last_step_at
 
     return FastOutputProcessor
 

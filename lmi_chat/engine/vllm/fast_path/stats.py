@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lmi_chat.engine.vllm.fast_path import messages
+from lmi_chat.engine.vllm.fast_path.gathered import GatheredHistogram
 from lmi_chat.engine.vllm.heartbeat import Heartbeat
 
 PERIOD_S = 0.1
@@ -43,22 +44,24 @@ class StepRecorder:
     def _record_few(self, step: messages.PartialCoreOutputs, stats: Any) -> bool:
         if self._few is None or not messages.scheduler_stats(step.scheduler_stats).is_quiet:
             return False
-        count, observe_step, observe_gap = self._few
+        count, observe_step, observe_gaps = self._few
         count(stats.num_generation_tokens)
         observe_step(stats.num_generation_tokens)
-        for gap in stats.inter_token_latencies_iter:
-            observe_gap(gap)
+        observe_gaps(stats.inter_token_latencies_iter)
         return True
 
     def _record(self, step: messages.PartialCoreOutputs, scheduled: Any, stats: Any) -> None:
         self._engine.output_processor.update_scheduler_stats(scheduled)
         if self._engine.logger_manager:
             self._engine.logger_manager.record(
-                engine_idx=step.engine_index, scheduler_stats=scheduled, iteration_stats=stats
+                engine_idx=step.engine_index,
+                scheduler_stats=scheduled,
+                iteration_stats=stats,
+                mm_cache_stats=self._engine.renderer.stat_mm_cache(),
             )
 
 
-def _few(manager: Any) -> tuple[Callable[[float], object], ...] | None:
+def _few(manager: Any) -> tuple[Callable[[Any], object], ...] | None:
     """Return the three metrics; None where another logger may want every step."""
     from vllm.v1.metrics.loggers import LoggingStatLogger, PerEngineStatLoggerAdapter, PrometheusStatLogger
 
@@ -75,5 +78,7 @@ def _few(manager: Any) -> tuple[Callable[[float], object], ...] | None:
     figures: list[Any] = [getattr(found[0], name, {}).get(0) for name in FIGURES]
     if not all(figures):
         return None
-    counter, step, gap = figures
-    return counter.inc, step.observe, gap.observe
+    counter, step, gaps = figures
+    if not isinstance(gaps, GatheredHistogram):
+        return None
+    return counter.inc, step.observe, gaps.observe_all

@@ -17,6 +17,10 @@ class Part:
     call: CallPart | None = None
 
 
+NUMBERS = {"I": "1e999", "N": "null"}
+"""What Python writes as Infinity and NaN, by their first letter, as JSON has it: a number too great, and none."""
+
+
 def new_id() -> str:
     """Make the id of a call."""
     return f"chatcmpl-tool-{uuid4().hex}"
@@ -29,12 +33,15 @@ class Value:
         """Begin before its first character."""
         self._depth = 0
         self._is_string = self._is_escaped = False
+        self._is_name = False  # the last character was of a name that no JSON has
+        self._names: list[int] = []  # where such names are in the text that was read last
 
     def read(self, text: str) -> tuple[int, bool]:
         """Return how many characters of `text` belong to the value, and whether it is over.
 
         What does not begin like an object or an array is never over.
         """
+        self._names = [-1] if self._is_name else []
         for place, character in enumerate(text):
             if self._is_escaped:
                 self._is_escaped = False
@@ -47,9 +54,32 @@ class Value:
                 self._depth += 1
             elif character in "}]":
                 self._depth -= 1
+            elif character in NUMBERS:
+                self._names.append(place)
             if not self._depth and character in "}]" and not self._is_string:
                 return place + 1, True
         return len(text), False
+
+    def finite(self, text: str) -> str:
+        """Write what was read last as JSON: a parser that converts values may have made names of numbers."""
+        if not self._names:
+            return text
+        parts, start = [], 0
+        self._is_name = False
+        for place in self._names:
+            if 0 <= place < start:
+                continue  # the last letter of NaN
+            end = next((k for k in range(place + 1, len(text)) if not text[k].isalpha()), len(text))
+            parts.append(text[start:place] + NUMBERS[text[place]] if place >= 0 else "")
+            self._is_name, start = end == len(text), end
+        return "".join(parts) + text[start:]
+
+
+def finite(text: str) -> str:
+    """Write a whole value as JSON."""
+    value = Value()
+    length, _ = value.read(text)
+    return value.finite(text[:length]) + text[length:]
 
 
 class Calls:
@@ -61,6 +91,11 @@ class Calls:
         self._values: list[Value] = []
         self._over = set[int]()
         self._early: dict[int, str] = {}  # arguments that came before the name
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a call's name was told."""
+        return bool(self._values)
 
     def read(self, told: Any) -> Iterator[Part]:
         """Read one of vLLM's DeltaToolCall."""
@@ -83,6 +118,6 @@ class Calls:
             length, is_over = self._values[place].read(text)
             if is_over:
                 self._over.add(place)
-            yield Part("call", text[:length], CallPart(place, call_id, name))
+            yield Part("call", self._values[place].finite(text[:length]), CallPart(place, call_id, name))
         if text[length:].strip():
             yield Part("content", text[length:])

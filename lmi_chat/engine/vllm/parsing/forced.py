@@ -17,6 +17,8 @@ HEAD = re.compile(
 class Named:
     """The whole text is the arguments of one call."""
 
+    passing = None
+
     def __init__(self, name: str) -> None:
         """`name` of the function."""
         self._name, self._is_begun = name, False
@@ -39,6 +41,8 @@ class Required:
 
     What is no such array is content.
     """
+
+    passing = None
 
     def __init__(self) -> None:
         """Begin before the array."""

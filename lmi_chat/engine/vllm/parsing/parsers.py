@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from lmi_chat.engine.vllm.chat_request import chat_request
-from lmi_chat.engine.vllm.parsing import held_back
+from lmi_chat.engine.vllm.parsing import call_steps, held_back
 from lmi_chat.engine.vllm.parsing.forced import Named, Required
 from lmi_chat.engine.vllm.parsing.harmony import Harmony
 from lmi_chat.engine.vllm.parsing.pieces import Markers
@@ -36,6 +36,7 @@ Marks = tuple[tuple[str, ...], tuple[str, ...]]
 Opened = tuple[str, ...]
 TAIL_CHARACTERS = 200  # of a prompt whose last message is not found in it
 TAIL_TOKENS = 64
+MARKS_KEPT = 64
 log = logging.getLogger(__name__)
 
 
@@ -71,6 +72,7 @@ class Parsing:
             self._tools = self._class(tool_parser, "")
             self._reasoning = self._class("", reasoning_parser)
         self._failed = set[str]()
+        self._marks: dict[str, Marks] = {}  # by the template's variables
         self._special: dict[str, bool] = {}  # by the choice of tools: parsers look at nothing else
 
     def _class(self, tool_parser: str, reasoning_parser: str) -> Any:
@@ -96,9 +98,13 @@ class Parsing:
             return (), ()
         if self.reasoning_parser in held_back.REASONING_MARKS:
             return held_back.REASONING_MARKS[self.reasoning_parser][:2]
-        parser = self._build(self._reasoning, None, _thinking(params.variables))
-        reads = parser.reasoning_parser
-        return (reads.reasoning_start_str or THINK[0],), (reads.reasoning_end_str or THINK[1],)
+        key = repr(sorted(params.variables.items()))
+        if key not in self._marks:
+            reads = self._build(self._reasoning, None, _thinking(params.variables)).reasoning_parser
+            if len(self._marks) >= MARKS_KEPT:
+                self._marks.clear()
+            self._marks[key] = (reads.reasoning_start_str or THINK[0],), (reads.reasoning_end_str or THINK[1],)
+        return self._marks[key]
 
     def _known(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         """Name what parsers are built with beside tokenizer and tools; some change the variables."""
@@ -171,31 +177,41 @@ class Parsing:
         """Build what reads a sequence. `is_thinking`: it reasons; `opened`: what the prompt has of that."""
         variables = dict(params.variables)
         if self.is_unified:
-            kind = Harmony if self._is_harmony else Streamed
-            return self._guarded(kind(self._build(self._full, request.tools, variables), request, job.prompt_ids))
+            parser = self._build(self._full, request.tools, variables)
+            if self._is_harmony:
+                return self._guarded(Harmony(parser, request, job.prompt_ids))
+            return self._streamed(parser, request, job.prompt_ids)
         calls = self._calls_stage(params, request)
         if calls is None and self._calls(request):
             if is_thinking and self.reasoning_parser not in held_back.REASONING_MARKS:
                 return self._reads(self._full, request, variables, opened)
             parser = self._build(self._tools, request.tools, variables)
-            calls = self._guarded(Streamed(parser, request, job.prompt_ids))
+            calls = self._streamed(parser, request, job.prompt_ids)
         if is_thinking:
             return Chain(self._reads(self._reasoning, request, variables, opened), calls or Plain())
         if self.reasoning_parser == APPENDED:
             return Chain(Plain(THINK[0]), calls or Plain())
         if self.tool_parser == "kimi_k3" and calls is None:  # whose content is marked, too
-            return self._guarded(Streamed(self._build(self._tools, request.tools, variables), request, job.prompt_ids))
+            return self._streamed(self._build(self._tools, request.tools, variables), request, job.prompt_ids)
         return calls or Plain()
 
     def _reads(self, kind: Any, request: Any, variables: dict[str, Any], opened: Opened) -> Stage:
         """Build what reads reasoning, and all else that `kind` reads."""
         if self.reasoning_parser in held_back.REASONING_MARKS:
             return Marked(*held_back.REASONING_MARKS[self.reasoning_parser])
-        stage = self._guarded(Streamed(self._build(kind, request.tools, _thinking(variables)), request, None))
+        stage = self._streamed(self._build(kind, request.tools, _thinking(variables)), request, None)
         for text in opened:
             known = self.markers.ids.get(text)
             list(stage.feed(text, [] if known is None else [known]))
         return stage
+
+    def _streamed(self, parser: Any, request: Any, prompt_ids: list[int] | None) -> Stage:
+        """Build what reads by the parser's stream, its calls in steps where it reads them again at each."""
+        if self.tool_parser not in call_steps.READ_AGAIN or not self._calls(request):
+            return self._guarded(Streamed(parser, request, prompt_ids))
+        call_steps.join_chunks(parser)
+        steps = call_steps.CallSteps(self.markers.known, call_steps.ENDS.get(self.tool_parser, ""))
+        return self._guarded(Streamed(parser, request, prompt_ids, steps))
 
     def _calls_stage(self, params: ParsingParams, request: Any) -> Stage | None:
         """Build what reads the calls alone; None where there are none to read, or vLLM's stream is believed."""

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lmi_chat.engine.vllm.vocabulary import Vocabulary
 from lmi_chat.job import Delta, SamplingParams, Token
@@ -34,6 +34,11 @@ class Cutter:
         self._partial = b""  # what the last tokens have of a character
         self._text = ""
         self._waiting: list[tuple[Piece, int]] = []  # with the number of characters
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits for more, and nothing will be held back."""
+        return not (self._partial or self._text or self._waiting or self._is_held_back)
 
     def take(self, delta: Delta) -> list[Piece]:
         """Return the pieces whose text is there; with the finish, all."""
@@ -100,6 +105,10 @@ class MarkerReader:
         self._ids = markers.known
         self._held: list[Piece] = []
 
+    def passes(self, text: str) -> bool:
+        """Whether a token's text begins no marker and goes on none."""
+        return not self._held and self._first.isdisjoint(text)
+
     def read(self, piece: Piece) -> list[Piece]:
         """Return what comes of one more piece."""
         if not self._held and (not self._first & set(piece.text) or self._is_marker(piece)):
@@ -107,7 +116,7 @@ class MarkerReader:
         if self._is_marker(piece):
             return [*self.flush(), piece]
         given: list[Piece] = []
-        self._held.append(piece)
+        self._held.append(replace(piece))  # what is held is cut, and the caller has its own ids still to tell
         text = "".join(held.text for held in self._held)
         start = 0
         while (start := self._next_start(text, start)) < len(text):

@@ -6,7 +6,7 @@ from dataclasses import replace
 from lmi_chat.engine.vllm.parsing.calls import Part
 from lmi_chat.engine.vllm.parsing.parsers import Parsing
 from lmi_chat.engine.vllm.parsing.pieces import Cutter, MarkerReader, Piece
-from lmi_chat.engine.vllm.parsing.stages import Stage
+from lmi_chat.engine.vllm.parsing.stages import PLAIN, Stage
 from lmi_chat.engine.vllm.vocabulary import Vocabulary
 from lmi_chat.job import CallPart, Delta, DeltaKind, Event, Finish, Finished, Job, ParsingParams, Sink, Token
 
@@ -57,6 +57,10 @@ class ParsingSink:
             return ""
         return piece.text if self._vocabulary.is_special(piece.ids[0]) else ""
 
+    def passes(self, token_id: int, kind: DeltaKind) -> bool:
+        """Whether a token of that kind is shown as it is."""
+        return (self.params.shows_reasoning or kind == "content") and not self._vocabulary.is_special(token_id)
+
     def stage(self, *, is_thinking: bool) -> Stage:
         """Build what reads a sequence."""
         opened = self.opened or ()
@@ -87,6 +91,9 @@ class Sequence:
 
     def take(self, delta: Delta) -> list[Delta]:
         """Return what comes of one of the engine's deltas."""
+        if self._passes(delta):
+            self._silent = 0
+            return [delta]
         self._prompt = self._prompt or delta.prompt
         pieces = self._cutter.take(delta)
         given: list[Delta] = []
@@ -98,6 +105,22 @@ class Sequence:
                 self._add(given, Piece("", []), list(self._read(Piece("", []), delta.finish)))
             self._end_with(given, delta.finish)
         return given
+
+    def _passes(self, delta: Delta) -> bool:
+        """Whether a delta is the next token of what passes through as it is, which then is said in it."""
+        kind = self._stage.passing if self._stage is not None else None
+        if kind is None or kind != self._phase or delta.finish is not None or len(delta.ids) != 1 or delta.tokens:
+            return False
+        if self._ids or self._prompt or self._silent > 0 or not self._sink.passes(delta.ids[0], kind):
+            return False
+        text = delta.text
+        if not (PLAIN.match(text) and self._cutter.is_empty and self._markers.passes(text)):
+            return False
+        if any(hidden in text for hidden in self._hidden):
+            return False
+        delta.kind = kind
+        self.reasoning_tokens += kind == "reasoning"
+        return True
 
     def _begin(self, *, is_thinking: bool) -> Stage:
         self._stage = stage = self._sink.stage(is_thinking=is_thinking)

@@ -4,12 +4,17 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from lmi_chat.engine.vllm.parsing.calls import Calls, Part, new_id
+from lmi_chat.engine.vllm.parsing.call_steps import CallSteps
+from lmi_chat.engine.vllm.parsing.calls import Calls, Part, finite, new_id
 from lmi_chat.job import CallPart, DeltaKind
 
 
 class Stage(Protocol):
     """Something that reads a sequence's text piece by piece."""
+
+    @property
+    def passing(self) -> DeltaKind | None:
+        """What the next token is if it is PLAIN: it need not be read. None: it must be."""
 
     def feed(self, text: str, ids: list[int], *, is_last: bool = False) -> Iterator[Part]:
         """Read one token, or none with the text that is left. `is_last`: the model ended the sequence with it."""
@@ -25,6 +30,11 @@ class Plain:
         """Begin before the first text."""
         self._lead = lead
 
+    @property
+    def passing(self) -> DeltaKind | None:
+        """See Stage."""
+        return None if self._lead else "content"
+
     def feed(self, text: str, ids: list[int], *, is_last: bool = False) -> Iterator[Part]:  # noqa: ARG002 see Stage
         """See Stage."""
         if text:
@@ -38,6 +48,8 @@ class Plain:
 
 class Marked:
     """What stands before one of the texts `ends` is reasoning, the rest is content, up to `tail`."""
+
+    passing = None
 
     def __init__(self, starts: tuple[str, ...], ends: tuple[str, ...], tail: str = "") -> None:
         """A start that is written is left out."""
@@ -80,37 +92,55 @@ class Marked:
             yield Part(kind, given)
 
 
-PLAIN = re.compile(r"[^\W_](?:[\w ,.;'’-]*[\w,.;'’-])?\Z|[ ][^\W_][\w,.;'’-]*\Z")
-"""Text that begins no mark, and that no parser holds for what may follow."""
+BEGINNING = r"""[^\W_]|[!"%&'(),.:;?$+]|[^\x00-\x7f\s｜▁]"""
+"""What no mark of a parser begins with: letters, digits, some signs, and beyond ASCII all but DeepSeek's bars."""
+PLAIN = re.compile(rf"[ ]?(?:{BEGINNING})(?:[ -]*(?:{BEGINNING}))*-?\Z")
+"""Text that begins no mark, and that no parser holds for what may follow: no space at its end."""
 
 
 class Streamed:
-    """What vLLM's parser tells of the text as it comes, fed one token at a time.
+    """What vLLM's parser tells of the text as it comes, fed one token at a time, or from a call on in `steps`.
 
     While the last token passed through as it was, the next one passes by the parser if it is PLAIN: the parser would
     only give it back, and some take ever longer for that.
     """
 
-    def __init__(self, parser: Any, request: Any, prompt_ids: list[int] | None) -> None:
+    def __init__(self, parser: Any, request: Any, prompt_ids: list[int] | None, steps: CallSteps | None = None) -> None:
         """`request` is vLLM's; `prompt_ids` None: the prompt has no say in where the answer begins."""
         self._parser, self._request, self._prompt_ids = parser, request, prompt_ids
-        self._calls = Calls()
-        self._passing: DeltaKind | None = None  # what the last token was, if it passed through as it was
+        self._calls, self._steps = Calls(), steps
+        self.passing: DeltaKind | None = None  # what the last token was, if it passed through as it was
 
     def feed(self, text: str, ids: list[int], *, is_last: bool = False) -> Iterator[Part]:
         """See Stage."""
-        if self._passing and not is_last and PLAIN.match(text):
-            yield Part(self._passing, text)
-            return
+        if self.passing and not is_last and (not text or PLAIN.match(text)):
+            if text:  # else a part of a character
+                yield Part(self.passing, text)
+        elif self._steps is None or not self._calls.is_begun:
+            yield from self._fed(text, ids, is_last=is_last)
+        else:
+            yield from self._gathered(self._steps, text, ids, is_last=is_last)
+
+    def _gathered(self, steps: CallSteps, text: str, ids: list[int], *, is_last: bool) -> Iterator[Part]:
+        """Feed the steps that end here; the last token is one of its own."""
+        self.passing = None
+        for step in steps.rest() if is_last else steps.add(text, ids):
+            yield from self._fed(*step)
+        if is_last:
+            yield from self._fed(text, ids, is_last=True)
+
+    def _fed(self, text: str, ids: list[int], *, is_last: bool = False) -> list[Part]:
         prompt_ids, self._prompt_ids = self._prompt_ids, None
         message = self._parser.parse_delta(text, ids, self._request, prompt_ids, finished=is_last)
         parts = list(self._parts(message))
         passed = len(parts) == 1 and parts[0].kind != "call" and parts[0].text == text
-        self._passing = parts[0].kind if passed else None
-        yield from parts
+        self.passing = parts[0].kind if passed else None
+        return parts
 
     def finish(self, *, is_cut: bool) -> Iterator[Part]:
         """See Stage. A parser that closes the JSON of a call which was cut is not believed."""
+        for step in self._steps.rest() if self._steps else ():
+            yield from self._fed(*step)
         if not is_cut:
             return
         message = self._parser.parse_delta("", [], self._request, None, finished=True)
@@ -134,6 +164,8 @@ class Whole:
 
     Without markers nothing is told before the end. A call that is not whole stays as it was written, as content.
     """
+
+    passing = None
 
     def __init__(self, parser: Any, request: Any, markers: tuple[str, ...], end: re.Pattern[str] | None = None) -> None:
         """`request` is vLLM's. `end`: what a call ends with, where the parser takes one without it for whole."""
@@ -171,7 +203,7 @@ class Whole:
         if content:
             yield Part("content", content)
         for place, call in enumerate(calls or ()):
-            yield Part("call", call.arguments or "", CallPart(place, call.id or new_id(), call.name))
+            yield Part("call", finite(call.arguments or ""), CallPart(place, call.id or new_id(), call.name))
         if rest:
             yield Part("content", rest)
 
@@ -188,6 +220,11 @@ class Chain:
     def __init__(self, first: Stage, second: Stage) -> None:
         """See above."""
         self._first, self._second = first, second
+
+    @property
+    def passing(self) -> DeltaKind | None:
+        """See Stage."""
+        return self._second.passing if self._first.passing == "content" else self._first.passing
 
     def feed(self, text: str, ids: list[int], *, is_last: bool = False) -> Iterator[Part]:
         """See Stage."""
@@ -209,6 +246,11 @@ class Guarded:
         self._stage: Stage | None = stage
         self._on_failure = on_failure
         self._silent = ""  # what was read since it last told something
+
+    @property
+    def passing(self) -> DeltaKind | None:
+        """See Stage."""
+        return self._stage.passing if self._stage is not None and not self._silent else None
 
     def feed(self, text: str, ids: list[int], *, is_last: bool = False) -> Iterator[Part]:
         """See Stage."""

@@ -1,8 +1,8 @@
 """Make of the tools that a model may or must call the constraint that its answer must fit.
 
 A choice "required" or "named" is forced, and nothing but calls comes. Under "auto" the text is free, until it begins a
-call, where one of these asks for it: a tool is strict, at most one call may come, or the text must have a form, so that
-the answer is either calls or that form. Else nothing is forced.
+call, where one of these asks for it: a tool is strict, at most one call may come, the deployment says so, or the text
+must have a form, so that the answer is either calls or that form. Else nothing is forced.
 
 Wherever a call is forced into its form, its arguments fit the schema, of tools that are not strict as well: what is
 free is no better for anybody. But what the compiler cannot do of such a tool's schema is passed over.
@@ -94,8 +94,8 @@ class ToolGrammars:
         if not parsing.tools or parsing.choice == "none":
             return self._alone(given)
         if parsing.choice == "auto":
-            asked = given is not None or not parsing.is_parallel or any(tool.is_strict for tool in parsing.tools)
-            if not asked:
+            is_formed = parsing.is_formed or not parsing.is_parallel or any(tool.is_strict for tool in parsing.tools)
+            if given is None and not is_formed:
                 return None
             return self._native(parsing, given) or given
         if parsing.choice == "named":

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lmi_chat.engine.vllm.parsing.calls import Calls, Part
+from lmi_chat.engine.vllm.parsing.calls import NUMBERS, Calls, Part, finite
 from lmi_chat.engine.vllm.parsing.parsers import Parsing
 from lmi_chat.engine.vllm.parsing.pieces import Markers
 from lmi_chat.engine.vllm.parsing.sequences import ParsingSink
@@ -15,6 +15,7 @@ from lmi_chat.errors import Bug
 from lmi_chat.job import (
     CallPart,
     Delta,
+    DeltaKind,
     Event,
     Finish,
     Finished,
@@ -40,6 +41,8 @@ SCRIPT = {
 
 class Played:
     """A stage that tells by each piece's text what SCRIPT has."""
+
+    passing: DeltaKind | None = None
 
     def feed(self, text: str, ids: list[int], *, is_last: bool = False) -> Iterator[Part]:  # noqa: ARG002
         for character in text:
@@ -108,6 +111,62 @@ def test_ids_come_with_what_their_tokens_tell_or_the_next() -> None:
     ]
     assert events[-2].finish == Finish("stop")
     assert events[-1].called == ("f",)
+
+
+NAMES = '{"a": Infinity, "b": [-Infinity, NaN, null], "Infinity NaN": "I \\"N", "c": 1}'
+WRITTEN = '{"a": 1e999, "b": [-1e999, null, null], "Infinity NaN": "I \\"N", "c": 1}'
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8, len(NAMES)])
+def test_names_that_parsers_make_of_numbers_are_numbers_again(size: int) -> None:
+    assert finite(NAMES) == WRITTEN
+    assert set(NUMBERS) == {"I", "N"}
+    calls, told = Calls(), []
+    for start in range(0, len(NAMES), size):
+        function = SimpleNamespace(name="" if start else "f", arguments=NAMES[start : start + size])
+        told += [part.text for part in calls.read(SimpleNamespace(index=0, id="i", function=function))]
+    assert "".join(told) == WRITTEN
+
+
+class Passing:
+    """A stage that notes what it has to read; after R reasoning passes, after anything else content."""
+
+    def __init__(self, read: list[str]) -> None:
+        self.passing: DeltaKind | None = None
+        self._read = read
+
+    def feed(self, text: str, ids: list[int], *, is_last: bool = False) -> Iterator[Part]:  # noqa: ARG002
+        self._read.append(text)
+        self.passing = "reasoning" if text == "R" else None if text == "{" else "content"
+        yield Part(self.passing or "content", text)
+
+    def finish(self, *, is_cut: bool) -> Iterator[Part]:  # noqa: ARG002
+        yield from ()
+
+
+@pytest.mark.parametrize(
+    ("texts", "read", "more"),
+    [
+        (["R", "a", " b", "<", " c"], ["R", "<"], {}),
+        (["C", "a", "{", "b", "c"], ["C", "{", "b"], {}),
+        (["C", ",", " (", "é", "🌟", " ", "b"], ["C", " "], {}),
+        (["R", "R", "R"], ["R", "R", "R"], {"shows_reasoning": False}),
+        (["R", "a", "b"], ["R", "a", "b"], {"logprobs": True}),
+        (["C", *"abcdefgh", "i", "j"], ["C", "i"], {}),  # the tenth is a special token
+    ],
+)
+def test_what_passes_as_it_is_is_not_read(texts: list[str], read: list[str], more: Any) -> None:
+    seen: list[str] = []
+    script = Script(("<t>",))
+    script.stage = lambda *_, **__: Passing(seen)  # type: ignore[method-assign]
+    events = play(texts, script, **more)
+    assert seen[: len(read)] == read
+    assert [text for text in seen[len(read) :] if text] == []
+    is_hidden = "shows_reasoning" in more
+    assert "".join(text for _, text, _ in told(events)) == ("" if is_hidden else "".join(texts))
+    assert sum(len(ids) for _, _, ids in told(events)) == (0 if is_hidden else len(texts))
+    reasons = [text for kind, text, _ in told(events) if kind == "reasoning" and text]
+    assert events[-1].reasoning_tokens == (len(texts) if is_hidden else len(reasons))
 
 
 def test_one_token_may_tell_of_several_kinds() -> None:
@@ -250,3 +309,23 @@ def test_marks_split_reasoning_from_content(size: int) -> None:
     )
     assert "".join(part.text for part in parts if part.kind == "reasoning") == "a Answ b "
     assert "".join(part.text for part in parts if part.kind == "content") == "c </en d"
+
+
+def test_a_token_that_only_begins_as_a_marker_does_keeps_its_id() -> None:
+    """Its text is held until it is known that it is none."""
+
+    class Known(Script):
+        markers = Markers({"</think>": 3, "<tool_call>": 4})
+
+        def stage(self, *_: Any, is_thinking: bool, opened: Any = ()) -> Stage:  # noqa: ARG002
+            return Plain()
+
+    texts = ["a", " </", "b", ">", " <t", "ool", "s", "<"]
+    events: list[Event] = []
+    job = Job(id="j", prompt_ids=[1], prompt_text="p", parsing=ParsingParams())
+    sink = ParsingSink(Known(), VOCABULARY, job, events.append)
+    for place, text in enumerate(texts):
+        sink(Delta(0, text, [10 + place], finish=Finish("stop") if place == len(texts) - 1 else None))
+    deltas = [event for event in events if isinstance(event, Delta)]
+    assert "".join(delta.text for delta in deltas) == "".join(texts)
+    assert [token_id for delta in deltas for token_id in delta.ids] == [10 + place for place in range(len(texts))]

@@ -11,6 +11,8 @@ from lmi_chat.engine.vllm.structured_output.trials import Trials
 from lmi_chat.errors import BadField, Busy, Unavailable
 from lmi_chat.job import OutputConstraint
 
+pytestmark = pytest.mark.processes
+
 SECONDS = 0.2
 COMPILER = """
 import os, pathlib, time

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmi_chat.server.model_cache import FetchFailed
+from lmi_chat.fetching import FetchFailed
 
 CONNECTIONS = 16
 RANGE_BYTES = 32 << 20
@@ -104,8 +104,14 @@ class Download:
         self._all(self._range, ranges, look)
 
     def check(self, look: Callable[[], None]) -> None:
-        """Compare each file with the digest that S3 has of it, and give it its name. Raises FetchFailed."""
-        self._all(self._finish, [(partial,) for partial in self._partials], look)
+        """Compare each file with the digest that S3 has of it, and give it its name. Raises FetchFailed.
+
+        All of them, so that the next start begins anew with every file that is wrong.
+        """
+        wrong: list[_Partial] = []
+        self._all(self._finish, [(partial, wrong) for partial in self._partials], look)
+        if wrong:
+            raise FetchFailed(f"{wrong[0].source.shown} did not arrive as S3 has it (wrong checksum): start again.")
 
     def _all(self, work: Callable[..., None], given: Sequence[tuple[Any, ...]], look: Callable[[], None]) -> None:
         with ThreadPoolExecutor(CONNECTIONS, "s3") as pool:
@@ -163,10 +169,11 @@ class Download:
         with self._lock:
             self.done_bytes += many
 
-    def _finish(self, partial: _Partial) -> None:
+    def _finish(self, partial: _Partial, wrong: list[_Partial]) -> None:
         if not self._is_right(partial):
             partial.remove()
-            raise FetchFailed(f"{partial.source.shown} did not arrive as S3 has it (wrong checksum): start again.")
+            wrong.append(partial)
+            return
         partial.part.rename(partial.path)
         partial.ranges.unlink(missing_ok=True)
 

@@ -1,0 +1,1 @@
+"""Read and answer requests in the form of Anthropic's Messages."""

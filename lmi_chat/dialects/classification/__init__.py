@@ -1,0 +1,1 @@
+"""Read requests to classify and render labels."""

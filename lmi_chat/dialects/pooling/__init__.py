@@ -1,0 +1,1 @@
+"""Read requests for a model's own vectors and render their numbers."""

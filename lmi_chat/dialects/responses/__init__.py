@@ -1,0 +1,1 @@
+"""Answer in the form of OpenAI's Responses."""

@@ -1,0 +1,1 @@
+"""Read requests to score and rank texts and render scores."""

@@ -1,0 +1,1 @@
+"""Turn texts and chats into token ids, and token ids into text."""

@@ -1,0 +1,498 @@
+"""Anthropic's Messages by every way in, asked by Anthropic's own client as it is."""
+
+import http.client
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import anthropic
+import pytest
+
+from lmi_chat.errors import Error
+from lmi_chat.http.access import ApiKeys
+from lmi_chat.job import Delta, Finish, Finished, Job
+from lmi_chat.pipeline.pipeline import PipelineConfig
+from lmi_chat.storage.sessions import Sessions
+from tests.http.test_app import post
+from tests.support.scripted import Scripted, Service, Step, called, reasoned, said, serving
+
+pytestmark = pytest.mark.processes
+
+ASKED: Any = [{"role": "user", "content": "hi"}]
+WEATHER: Any = {
+    "name": "weather",
+    "description": "of a city",
+    "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}},
+}
+PATH = "/v1/messages"
+CALLING: Any = {"chat_template": "{tools}{turns}", "tool_parser": "any", "reasoning_parser": "any"}
+LEAST: Any = {"max_tokens": 50, "messages": ASKED}
+
+
+def client(service: Service, key: str = "none") -> anthropic.Anthropic:
+    return anthropic.Anthropic(base_url=f"http://127.0.0.1:{service.port}", api_key=key, max_retries=0)
+
+
+@pytest.fixture
+def plain() -> Iterator[Service]:
+    with serving(Scripted(said("Hello!"))) as service:
+        yield service
+
+
+def talks(job: Job) -> list[Step]:
+    """Calls at first, and says what came of it when the result is there."""
+    if "22 degrees" in job.prompt_text:
+        return [*said("It is warm.")(job)]
+    return [*said(reasoned("Hm."), "I look.", called("weather", {"city": "Bern"}))(job)]
+
+
+def test_a_message(plain: Service) -> None:
+    with client(plain) as claude:
+        message = claude.messages.create(model="tiny", max_tokens=9, messages=ASKED)
+    [block] = message.content
+    assert block.type == "text"
+    assert (message.id[:4], message.role, block.text, message.stop_reason) == (
+        "msg_",
+        "assistant",
+        "Hello!",
+        "end_turn",
+    )
+    job = plain.engine.jobs[-1]
+    assert (message.usage.input_tokens, message.usage.output_tokens) == (len(job.prompt_ids), 6)
+    assert job.sampling.max_tokens == 9
+
+
+def test_a_stream_by_the_clients_helper(plain: Service) -> None:
+    with (
+        client(plain) as claude,
+        claude.messages.stream(model="tiny", max_tokens=9, messages=ASKED) as stream,
+    ):
+        assert "".join(stream.text_stream) == "Hello!"
+        final = stream.get_final_message()
+    assert (final.stop_reason, final.usage.output_tokens) == ("end_turn", 6)
+
+
+def test_the_events_of_a_stream_in_their_order() -> None:
+    with serving(Scripted(talks), **CALLING) as service, client(service) as claude:
+        events = list(claude.messages.create(model="tiny", max_tokens=50, messages=ASKED, tools=[WEATHER], stream=True))
+    kinds = [
+        f"{event.delta.type} {event.index}" if event.type == "content_block_delta" else event.type for event in events
+    ]
+    merged = [kind for place, kind in enumerate(kinds) if kind != kinds[place - 1]]
+    assert merged == [
+        "message_start",
+        "content_block_start",
+        "thinking_delta 0",
+        "signature_delta 0",
+        "content_block_stop",
+        "content_block_start",
+        "text_delta 1",
+        "content_block_stop",
+        "content_block_start",
+        "input_json_delta 2",
+        "content_block_stop",
+        "message_delta",
+        "message_stop",
+    ]
+
+
+def test_every_event_has_its_name_and_tokens_of_the_fast_path_too(plain: Service) -> None:
+    with closing(http.client.HTTPConnection("127.0.0.1", plain.port, timeout=20)) as wire:
+        body = json.dumps(LEAST | {"stream": True})
+        wire.request("POST", PATH, body, {"content-type": "application/json"})
+        text = wire.getresponse().read().decode()
+    frames = [frame.split("\n") for frame in text.split("\n\n") if frame]
+    for name, data in frames:
+        assert name == "event: " + json.loads(data.removeprefix("data: "))["type"]
+    assert [name for name, _ in frames][:4] == [
+        f"event: {kind}" for kind in ("message_start", "ping", "content_block_start", "content_block_delta")
+    ]
+    assert "[DONE]" not in text
+
+
+def test_the_tool_runner_calls_and_ends() -> None:
+    @anthropic.beta_tool
+    def weather(city: str) -> str:
+        """Tell the weather.
+
+        Args:
+            city: which one
+        """
+        return f"22 degrees in {city}"
+
+    with serving(Scripted(talks), **CALLING) as service, client(service) as claude:
+        runner = claude.beta.messages.tool_runner(model="tiny", max_tokens=50, messages=ASKED, tools=[weather])
+        final = runner.until_done()
+    assert [block.to_dict().get("text") for block in final.content] == ["It is warm."]
+    assert "22 degrees in Bern" in service.engine.jobs[-1].prompt_text
+
+
+def test_no_conversation_is_held_and_the_client_sends_all_of_it() -> None:
+    with serving(Scripted(said("Hi"))) as service:
+        status, _, answer = post(service, LEAST | {"thread": {"type": "create"}}, path=PATH)
+    assert (status, answer["error"]["details"]) == (400, {"error_code": "thread_unsupported_request"})
+
+
+def test_tokens_are_counted_as_a_message_has_them(plain: Service) -> None:
+    with client(plain) as claude:
+        before = len(plain.engine.jobs)
+        counted = claude.messages.count_tokens(model="tiny", system="Be brief.", messages=ASKED)
+        assert len(plain.engine.jobs) == before, "counting asks no engine"
+        message = claude.messages.create(model="tiny", system="Be brief.", max_tokens=9, messages=ASKED)
+    assert counted.input_tokens == message.usage.input_tokens
+
+
+def test_more_tokens_than_the_context_has_are_counted(plain: Service) -> None:
+    long: Any = [{"role": "user", "content": "a" * 2000}]
+    with client(plain) as claude:
+        assert claude.messages.count_tokens(model="tiny", messages=long).input_tokens > 2000
+        with pytest.raises(anthropic.BadRequestError, match="maximum context length is 1024"):
+            claude.messages.create(model="tiny", max_tokens=9, messages=long)
+        long[0]["content"] *= 50
+        with pytest.raises(anthropic.BadRequestError, match="messages must have at most 4096 tokens to be counted"):
+            claude.messages.count_tokens(model="tiny", messages=long)
+
+
+def test_errors_are_the_clients_exceptions() -> None:
+    with serving(api_keys=ApiKeys({"ann": "secret"})) as service:
+        with client(service) as claude, pytest.raises(anthropic.AuthenticationError) as refused:
+            claude.messages.create(model="tiny", max_tokens=9, messages=ASKED)
+        assert refused.value.body["error"]["type"] == "authentication_error"  # type: ignore[index]
+        with client(service, "secret") as claude:
+            with pytest.raises(anthropic.NotFoundError, match="not_found_error") as missing:
+                claude.messages.create(model="other", max_tokens=9, messages=ASKED)
+            assert missing.value.body["request_id"] == missing.value.request_id  # type: ignore[index]
+            with pytest.raises(anthropic.BadRequestError, match="max_tokens must be at least 1"):
+                claude.messages.create(model="tiny", max_tokens=0, messages=ASKED)
+            with pytest.raises(anthropic.APIStatusError, match="request_too_large") as large:
+                claude.messages.create(model="tiny", max_tokens=9, messages=[{"role": "user", "content": "a" * 2**21}])
+            assert large.value.status_code == 413
+
+
+def test_a_model_that_is_not_there_yet_is_overloaded() -> None:
+    with serving(is_open=False) as service:
+        status, _, answer = post(service, LEAST, path=PATH)
+    assert (status, answer["error"]["type"]) == (503, "overloaded_error")
+
+
+def test_an_error_in_mid_stream_is_an_event() -> None:
+    def breaks(_: Job) -> list[Step]:
+        return [Delta(0, "He", [1]), Delta(0, "y", [2]), Error("it broke")]
+
+    with (
+        serving(Scripted(breaks)) as service,
+        client(service) as claude,
+        pytest.raises(anthropic.APIStatusError, match="api_error"),
+    ):
+        list(claude.messages.create(model="tiny", max_tokens=9, messages=ASKED, stream=True))
+
+
+@pytest.mark.parametrize(
+    ("finish", "asked", "expected"),
+    [
+        (Finish("stop"), {}, ("end_turn", None)),
+        (Finish("stop", 7), {}, ("end_turn", None)),
+        (Finish("length"), {}, ("max_tokens", None)),
+        (Finish("stop", "END"), {"stop_sequences": ["END"]}, ("stop_sequence", "END")),
+    ],
+)
+def test_why_it_ended(finish: Finish, asked: Any, expected: Any) -> None:
+    def ends(job: Job) -> list[Step]:
+        end = Finished(prompt_tokens=len(job.prompt_ids), completion_tokens=1, cached_tokens=3)
+        return [Delta(0, "a", [97], finish=finish), end]
+
+    with serving(Scripted(ends)) as service:
+        answer = post(service, LEAST | asked, path=PATH)[2]
+        assert service.engine.jobs[-1].sampling.stop == tuple(asked.get("stop_sequences", ()))
+    assert (answer["stop_reason"], answer["stop_sequence"]) == expected
+    usage = answer["usage"]
+    assert usage["cache_read_input_tokens"] == 3
+    assert usage["input_tokens"] + 3 == len(service.engine.jobs[-1].prompt_ids)
+
+
+OWN: dict[str, Any] = {
+    "by its version": {"anthropic_version": "bedrock-2023-05-31", **LEAST},
+    "by its system": {"system": "Be brief.", **LEAST},
+    "by a tool": {"tools": [WEATHER], **LEAST},
+    "by a block": LEAST
+    | {
+        "messages": [
+            *ASKED,
+            {"role": "assistant", "content": [{"type": "thinking", "thinking": "Hm.", "signature": ""}]},
+            {"role": "user", "content": "go on"},
+        ]
+    },
+}
+
+
+@pytest.mark.parametrize("body", OWN.values(), ids=OWN.keys())
+def test_where_any_kind_is_taken_its_own_keys_choose_it(body: Any) -> None:
+    with serving(Scripted(said("Hello!")), **CALLING) as service:
+        status, _, answer = post(service, body, path="/invocations")
+        assert (status, answer.get("type")) == (200, "message")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        LEAST,
+        {"system": "x", "messages": ASKED},
+        LEAST | {"stop_sequences": ["a"]},
+        LEAST | {"thinking": {"type": "enabled"}},
+        LEAST | {"system": "x", "n": 1},
+        LEAST | {"system": None, "anthropic_version": None},
+    ],
+)
+def test_what_a_chat_has_too_leaves_it_a_chat(plain: Service, body: Any) -> None:
+    assert post(plain, body, path="/invocations")[2]["object"] == "chat.completion"
+
+
+def test_by_the_attribute_route(plain: Service) -> None:
+    headers = {"X-Amzn-SageMaker-Custom-Attributes": "route=/v1/messages"}
+    assert post(plain, LEAST, path="/invocations", headers=headers)[2]["type"] == "message"
+
+
+def test_no_session_holds_it() -> None:
+    with serving(policy=PipelineConfig(sessions=Sessions(seconds=60, most=2))) as service:
+        headers = {"X-Amzn-SageMaker-Session-Id": "NEW_SESSION"}
+        status, _, answer = post(service, LEAST, path=PATH, headers=headers)
+    assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
+    assert "held in none" in answer["error"]["message"]
+
+
+SAME: dict[str, tuple[Any, Any]] = {
+    "system": (
+        {"system": [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}], "messages": ASKED},
+        {"messages": [{"role": "system", "content": "Be brief."}, *ASKED]},
+    ),
+    "a billing line that nobody else reads": (
+        {
+            "system": [
+                {"type": "text", "text": "x-anthropic-billing-header: 1"},
+                {"type": "text", "text": "Be brief."},
+            ],
+            "messages": ASKED,
+        },
+        {"messages": [{"role": "system", "content": "Be brief."}, *ASKED]},
+    ),
+    "turns that follow their like": (
+        {"messages": [*ASKED, {"role": "user", "content": [{"type": "text", "text": " there"}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": one} for one in ("hi", " there")]}]},
+    ),
+    "a beginning of the answer": (
+        {"messages": [*ASKED, {"role": "assistant", "content": "He"}]},
+        {
+            "messages": [*ASKED, {"role": "assistant", "content": "He"}],
+            "continue_final_message": True,
+            "add_generation_prompt": False,
+        },
+    ),
+    "calls and results": (
+        {
+            "tools": [WEATHER],
+            "tool_choice": {"type": "any", "disable_parallel_tool_use": True},
+            "messages": [
+                *ASKED,
+                {
+                    "role": "assistant",
+                    "content": [
+                        {"type": "thinking", "thinking": "Hm.", "signature": "x"},
+                        {"type": "text", "text": "I look."},
+                        {"type": "tool_use", "id": "c1", "name": "weather", "input": {"city": "Bern"}},
+                    ],
+                },
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "tool_result", "tool_use_id": "c1", "content": "none", "is_error": True},
+                        {"type": "text", "text": "and?"},
+                    ],
+                },
+            ],
+        },
+        {
+            "tools": [
+                {
+                    "type": "function",
+                    "function": {
+                        "name": "weather",
+                        "description": "of a city",
+                        "parameters": WEATHER["input_schema"],
+                    },
+                }
+            ],
+            "tool_choice": "required",
+            "parallel_tool_calls": False,
+            "messages": [
+                *ASKED,
+                {
+                    "role": "assistant",
+                    "content": "I look.",
+                    "reasoning": "Hm.",
+                    "tool_calls": [
+                        {
+                            "id": "c1",
+                            "type": "function",
+                            "function": {"name": "weather", "arguments": '{"city":"Bern"}'},
+                        }
+                    ],
+                },
+                {"role": "tool", "tool_call_id": "c1", "content": "Error: none"},
+                {"role": "user", "content": "and?"},
+            ],
+        },
+    ),
+    "sampling": (
+        {"messages": ASKED, "temperature": 0.5, "top_k": 3, "top_p": 0.5, "stop_sequences": ["a"]},
+        {"messages": ASKED, "temperature": 0.5, "top_k": 3, "top_p": 0.5, "stop": ["a"]},
+    ),
+    "a budget for thinking": (
+        {"messages": ASKED, "thinking": {"type": "enabled", "budget_tokens": 20}},
+        {"messages": ASKED, "thinking_token_budget": 20},
+    ),
+    "a form of the text": (
+        {"messages": ASKED, "output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}}},
+        {
+            "messages": ASKED,
+            "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}},
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize(("own", "chat"), SAME.values(), ids=SAME.keys())
+def test_the_engine_is_asked_what_a_chat_asks(own: Any, chat: Any) -> None:
+    with serving(Scripted(said("Hi")), **CALLING) as service:
+        assert post(service, {"max_tokens": 50, **own}, path=PATH)[0] == 200
+        assert post(service, {"max_tokens": 50, **chat}, path="/v1/chat/completions")[0] == 200
+        first, second = service.engine.jobs[-2:]
+    assert (first.prompt_text, first.prompt_ids) == (second.prompt_text, second.prompt_ids)
+    assert first.parsing == second.parsing
+    ours, theirs = first.sampling, second.sampling
+    if ours.constraint is not None and theirs.constraint is not None:
+        assert (ours.constraint.kind, ours.constraint.value) == (theirs.constraint.kind, theirs.constraint.value)
+    else:
+        assert ours == theirs
+
+
+WRONG: list[tuple[Any, str]] = [
+    ({"messages": ASKED}, "max_tokens must be given"),
+    ({"max_tokens": 5}, "messages must be an array of messages, got null"),
+    (LEAST | {"tools": [{"name": "a"}]}, "tools[0].input_schema must be a JSON Schema (an object), got null"),
+    (LEAST | {"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0].type must be custom"),
+    (LEAST | {"tool_choice": {"type": "tool"}}, "tool_choice.name must be given with type tool"),
+    (LEAST | {"tool_choice": {"type": "some"}}, "tool_choice.type must be one of auto, any, tool, none"),
+    (LEAST | {"thinking": {"type": "enabled", "budget_tokens": 50}}, "budget_tokens must be below max_tokens = 50"),
+    (LEAST | {"thinking": {}}, "thinking.type must be one of enabled"),
+    (LEAST | {"mcp_servers": [{}]}, "mcp_servers is not served by this version"),
+    (LEAST | {"container": "a"}, "container is not served by this version"),
+    (LEAST | {"messages": [{"role": "tool", "content": ""}]}, "messages[0].role must be one of user, assistant"),
+    (
+        LEAST | {"messages": [{"role": "user", "content": [{"type": "document"}]}]},
+        "messages[0].content[0].type document is not served",
+    ),
+    (
+        LEAST | {"messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "a"}]}]},
+        "tool_use_id must be the id of a tool_use block in an earlier message",
+    ),
+    (
+        LEAST | {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "a"}}]}]},
+        "messages[0].content[0].type must be text: the model tiny takes no images",
+    ),
+    (
+        LEAST | {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "file"}}]}]},
+        "messages[0].content[0].source must be an object such as",
+    ),
+    (LEAST | {"system": 5}, "system must be a string or an array of texts, got 5"),
+    (LEAST | {"metadata": 5}, "metadata must be an object, got 5"),
+]
+
+
+@pytest.mark.parametrize(("body", "text"), WRONG, ids=[text[:30] for _, text in WRONG])
+def test_what_is_wrong_is_named_by_its_own_path(body: Any, text: str) -> None:
+    with serving(**CALLING) as service:
+        status, _, answer = post(service, body, path=PATH)
+    assert (status, answer["type"], answer["error"]["type"]) == (400, "error", "invalid_request_error")
+    assert text in answer["error"]["message"]
+
+
+def test_an_unknown_key_is_told(plain: Service) -> None:
+    _, headers, _ = post(plain, LEAST | {"context_management": {}}, path=PATH)
+    assert headers["x-lmi-chat-warning"] == "context_management is ignored"
+
+
+def test_who_asks() -> None:
+    with serving(Scripted(said("Hi"))) as service:
+        assert post(service, LEAST | {"metadata": {"user_id": "ann"}}, path=PATH)[0] == 200
+        status, _, answer = post(service, LEAST | {"metadata": {"user_id": "a" * 513}}, path=PATH)
+    assert (status, answer["error"]["message"]) == (400, "metadata.user_id must have at most 512 characters, got 513")
+
+
+def test_fields_beyond_anthropics() -> None:
+    sampled = {
+        "min_p": 0.5,
+        "presence_penalty": 1,
+        "frequency_penalty": 1,
+        "repetition_penalty": 2,
+        "seed": 3,
+    }
+    others = {"cache_salt": "a", "priority": 2, "service_tier": "auto", "anthropic_beta": ["a"]}
+    thinking = {"thinking": {"type": "adaptive", "display": "omitted"}, "output_config": {"effort": "low"}}
+    choice = {"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "weather"}}
+    with serving(Scripted(said("Hi")), has_priority=True, **CALLING) as service:
+        status, headers, answer = post(service, LEAST | sampled | others | thinking | choice, path=PATH)
+        assert status == 200, answer
+        job = service.engine.jobs[-1]
+        assert post(service, LEAST | {"adapters": "french"}, path=PATH)[0] == 404, "LoRA is off"
+    assert {name: getattr(job.sampling, name) for name in sampled} == sampled
+    assert (job.cache_salt, job.priority) == ("a", 2)
+    assert job.parsing is not None
+    assert (job.parsing.choice, job.parsing.named, job.parsing.shows_reasoning) == ("named", "weather", False)
+    assert "output_config.effort is ignored" in headers["x-lmi-chat-warning"]
+
+
+def test_bedrocks_body_by_boto3(plain: Service) -> None:
+    boto3 = pytest.importorskip("boto3")
+    runtime = boto3.client(
+        "sagemaker-runtime",
+        endpoint_url=f"http://127.0.0.1:{plain.port}",
+        region_name="us-east-1",
+        aws_access_key_id="none",
+        aws_secret_access_key="none",
+    )
+    body = json.dumps({"anthropic_version": "bedrock-2023-05-31", **LEAST})
+    with closing(runtime):
+        reply = runtime.invoke_endpoint(EndpointName="e", ContentType="application/json", Body=body)
+        with closing(reply["Body"]) as read:
+            assert json.loads(read.read())["content"] == [{"type": "text", "text": "Hello!"}]
+
+
+@pytest.mark.parametrize("kind", [["x"], {"a": 1}, 7, None])
+def test_a_type_that_is_no_string_is_refused(plain: Service, kind: object) -> None:
+    body = {"max_tokens": 5, "messages": [{"role": "user", "content": [{"type": kind, "text": "x"}]}]}
+    for path in ("/invocations", "/v1/messages", "/v1/messages/count_tokens"):
+        assert post(plain, body, path=path)[0] == 400
+
+
+@pytest.mark.parametrize("content", [[], [{"type": "text", "text": ""}]])
+def test_a_conversation_that_says_nothing_is_refused(plain: Service, content: object) -> None:
+    body = {"max_tokens": 5, "messages": [{"role": "user", "content": content}]}
+    status, _, answer = post(plain, body, path="/v1/messages")
+    assert (status, answer["error"]["message"]) == (400, "messages must have a message that says something")
+
+
+def test_turns_of_one_side_are_one_message(plain: Service) -> None:
+    said_twice = [{"role": "user", "content": "a"}, {"role": "user", "content": [{"type": "text", "text": "b"}]}]
+    once = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
+    counted = [
+        post(plain, {"messages": messages}, path="/v1/messages/count_tokens")[2]["input_tokens"]
+        for messages in (said_twice, once)
+    ]
+    assert counted[0] == counted[1]
+
+
+def test_an_endpoints_refusal_has_the_shape_of_its_route() -> None:
+    with serving(api_keys=ApiKeys({"ada": "key"})) as service:
+        status, _, answer = post(service, LEAST, path="/endpoints/e/openai/v1/messages")
+        assert (status, answer["type"], answer["error"]["type"]) == (401, "error", "authentication_error")
