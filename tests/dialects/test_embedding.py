@@ -5,6 +5,7 @@ import json
 import struct
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -166,7 +167,7 @@ def test_texts_are_put_in_lower_case_where_the_model_wants_it() -> None:
 
 
 MATRYOSHKA = PoolingSpec(dimensions=8, shorter=range(1, 9))
-LISTED = PoolingSpec(dimensions=8, shorter=[2, 4])
+LISTED = PoolingSpec(dimensions=8, shorter=(2, 4))
 
 
 def test_a_matryoshka_model_gives_fewer_dimensions() -> None:
@@ -373,6 +374,7 @@ def test_base64_is_what_b64encode_writes() -> None:
     assert data == [b64encode(struct.pack("<4f", *NUMBERS)).decode()]
 
 
+@cache
 def shown(space: PoolingSpec) -> Any:
     return document(deployment(pooler=space), has_sessions=True, has_async=True)
 

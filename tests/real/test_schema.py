@@ -19,7 +19,7 @@ PARTS = {
     "/predictions/{model}": 50,
     "/models/{model}/invoke": 50,
 }
-ASKERS = 16  # at once, so that the engine batches
+ASKERS = 8  # at once, so that the engine batches; each may take 1 GiB for the cases of a large document
 SHARES = 10
 CANARY = {"inputs": "The capital of France is", "parameters": {"max_new_tokens": 5}}
 

@@ -163,12 +163,24 @@ class Asker:
     seed: int = 1
     statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
+    _built: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def document(self) -> dict[str, Any]:
         """As the server shows it."""
         found: dict[str, Any] = requests.get(self.url + "/openapi.json", timeout=10).json()
         return found
+
+    @cached_property
+    def _closed_components(self) -> dict[str, Any]:
+        return {"schemas": closed(self.document["components"]["schemas"])}
+
+    def _checks(self, schema: dict[str, Any]) -> Any:
+        """The validator of a schema with its components; each is built once, which takes longer than any check."""
+        key = json.dumps(schema | {"components": None}) + str(id(schema["components"]))
+        if key not in self._built:
+            self._built[key] = jsonschema_rs.Draft202012Validator(schema)
+        return self._built[key]
 
     @cached_property
     def _made_from(self) -> Any:
@@ -252,9 +264,8 @@ class Asker:
         elif kind == "text/event-stream":
             texts = [event.removeprefix("data: ") for event in answer.text.split("\n\n") if event]
             texts = texts[:-1] if texts[-1:] == ["[DONE]"] else texts
-        schema = closed(content.get("x-item-schema") or content.get("schema") or {})
-        components = {"schemas": closed(self.document["components"]["schemas"])}
-        checks = jsonschema_rs.Draft202012Validator(schema | {"components": components})
+        schema = content.get("x-item-schema") or content.get("schema") or {}
+        checks = self._checks(closed(schema) | {"components": self._closed_components})
         wrong = next((text for text in texts if not checks.is_valid(json.loads(text))), None)
         return "" if wrong is None else f"breaks its schema: {wrong[:600]}"
 
@@ -265,13 +276,14 @@ class Asker:
         if not asked or kind != "application/json" or not isinstance(sent, bytes):
             return ""
         schema = asked["content"][kind]["schema"] | {"components": self.document["components"]}
+        checks = self._checks(schema)
         try:
-            is_valid = jsonschema_rs.Draft202012Validator(schema).is_valid(json.loads(sent))
+            is_valid = checks.is_valid(json.loads(sent))
         except ValueError:
             is_valid = False
         if answer.status_code < 300:
             return "" if is_valid else "was taken although the document forbids it"
-        is_valid = is_valid and jsonschema_rs.Draft202012Validator(schema).is_valid(lifted(json.loads(sent)))
+        is_valid = is_valid and checks.is_valid(lifted(json.loads(sent)))
         texts = message(answer.json()).split("; ")
         if any("is refused: " in text or "is too complex: " in text for text in texts):  # by a compiler, in its words
             return ""

@@ -5,6 +5,7 @@ Shapes: OpenAI API reference, "Chat completions" (completion object, chunk objec
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from lmi_chat.codec.json_text import dump, fill, unescape
 from lmi_chat.dialects import openai
@@ -58,6 +59,12 @@ def calls_of(state: SequenceState) -> list[ChatToolCall]:
         {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
         for call in state.calls
     ]
+
+
+@cache
+def _reasoning_keys(names: Sequence[str]) -> Sequence[bytes]:
+    """What stands before the text under each of the names."""
+    return [b'%b"%b":' % (b"," if place else b"", name.encode()) for place, name in enumerate(names)]
 
 
 def _add_reasoning(message: Reasoning, text: str, deployment: Deployment) -> None:
@@ -114,9 +121,8 @@ class Chunks(openai.ChunkRenderer):
         if delta.kind == "content":
             return super()._plain(delta)
         text = dump(delta.text)
-        fields = b",".join(b'"%b":%b' % (name.encode(), text) for name in self._deployment.reasoning_fields)
-        head = self._plain_heads[delta.index].removesuffix(CONTENT_KEY)
-        return (head + fields + self._plain_tail,)
+        fields = text.join(_reasoning_keys(self._deployment.reasoning_fields)) + text
+        return (self._plain_heads[delta.index].removesuffix(CONTENT_KEY) + fields + self._plain_tail,)
 
     def _split(self, delta: Delta) -> Sequence[Delta]:
         """The end has a chunk of its own, behind the one with the last text."""

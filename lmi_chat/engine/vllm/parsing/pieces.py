@@ -42,6 +42,9 @@ class Cutter:
 
     def take(self, delta: Delta) -> list[Piece]:
         """Return the pieces whose text is there; with the finish, all."""
+        if len(delta.ids) == 1 and delta.text and not (self._is_held_back or self._text or self._waiting):
+            self._partial = b""  # the text is the token's own, whatever bytes others before it had of that
+            return [Piece(delta.text, delta.ids[:], delta.tokens[:1])]
         self._text += delta.text
         for place, token_id in enumerate(delta.ids):
             piece = Piece("", [token_id], delta.tokens[place : place + 1])
