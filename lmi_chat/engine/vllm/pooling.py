@@ -27,7 +27,8 @@ def spec(config: Any, task: PoolingTask) -> PoolingSpec:
         labels = _labels(config.hf_config)
         return PoolingSpec(task=task, dimensions=len(labels), labels=labels, is_lower_case=is_lower_case)
     dimensions = config.embedding_size
-    shorter = config.matryoshka_dimensions or range(1, dimensions + 1) if config.is_matryoshka else ()
+    listed = tuple(config.matryoshka_dimensions or ())
+    shorter = listed or range(1, dimensions + 1) if config.is_matryoshka else ()
     return PoolingSpec(task=task, dimensions=dimensions, shorter=shorter, is_lower_case=is_lower_case)
 
 
