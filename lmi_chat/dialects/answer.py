@@ -172,7 +172,7 @@ class TgiLmiError(LmiError):
 def schemas(answers: Mapping[str, Any], deployment: Deployment) -> Json:
     """The JSON Schema of these types, and of those in them, by the names of components.
 
-    Takes a tenth of a second: not for the event loop.
+    Takes a tenth of a second: not for the event loop. Raises TypeError where two types have one name.
     """
     shown: Json = {}
     token = _deployment.set(deployment)
@@ -180,7 +180,8 @@ def schemas(answers: Mapping[str, Any], deployment: Deployment) -> Json:
         schema = TypeAdapter(answer).json_schema(
             ref_template="#/components/schemas/{model}", schema_generator=PlainJsonSchema
         )
-        shown |= schema.pop("$defs", {})
-        shown[name] = schema | {"title": name}
+        for part, shape in {**schema.pop("$defs", {}), name: schema | {"title": name}}.items():
+            if shown.setdefault(part, shape) != shape:
+                raise TypeError(f"two types of answers are called {part}")
     _deployment.reset(token)
     return shown

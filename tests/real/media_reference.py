@@ -74,7 +74,8 @@ def telling(folder: Path, chats: Mapping[str, Chat], **arguments: Any) -> Iterat
 
 def _told(folder: Path, chats: Mapping[str, Chat], arguments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     words = [sys.executable, "-m", "tests.real.media_reference", str(folder), json.dumps(arguments)]
-    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    own = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_MEDIA_CONNECTOR": "http"}
+    environment = os.environ | own  # a test in this process may have installed our connector
     given = json.dumps([*chats.values()])
     done = subprocess.run(words, input=given, capture_output=True, text=True, timeout=300, env=environment, check=False)
     assert MARK in done.stdout, done.stderr[-3000:]

@@ -50,6 +50,8 @@ UNSAID = (
     "allows no text",
     "is refused: ",  # a regex, schema or grammar, by the compiler
     "in a session",
+    "is held in none",  # a message in Anthropic's form, in a session,
+    "without the header",  # and what to do then
     "is unknown: it never began here",  # a session
     "and match ",  # a header, at SageMaker's own doors
     "is not loaded here",  # an adapter

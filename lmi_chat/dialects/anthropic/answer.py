@@ -92,7 +92,7 @@ class ContentBlockStart(TypedDict):
     content_block: ContentBlock
 
 
-class TextDelta(TypedDict):
+class MessageTextDelta(TypedDict):
     """More text."""
 
     type: Literal["text_delta"]
@@ -120,7 +120,7 @@ class InputJsonDelta(TypedDict):
     partial_json: str
 
 
-BlockDelta = TextDelta | ThinkingDelta | SignatureDelta | InputJsonDelta
+BlockDelta = MessageTextDelta | ThinkingDelta | SignatureDelta | InputJsonDelta
 
 
 class ContentBlockDelta(TypedDict):
