@@ -40,7 +40,7 @@ ROWS = """
 | `top_p` | number | 0 to 1 | `1.0` | nucleus sampling; 0: the likeliest token alone | chat, anthropic, standard, completion, responses, transcription |
 | `n` | integer | 1 to `max_n` | `1` | sequences | chat, completion |
 | `max_new_tokens` | integer | 1 to 2147483647 | `30` | tokens to generate | standard |
-| `tools` | array of tools | at most `max_tools` |  | functions that the model may call | chat, responses |
+| `tools` | array of tools | at most `max_tools` |  | functions that the model may call | chat |
 | `chat_template` | null |  |  | 400: is never taken from a request; it is configuration (option.chat_template) | chat |
 | `user` | string | at most 512 characters | `""` | who asks; users take turns | chat, completion, responses, embedding, classification, pooling, rerank, score, transcription |
 """  # noqa: E501 rows of a table

@@ -133,7 +133,8 @@ def shown(which: str = "usual", *, has_store: bool = False) -> dict[str, Any]:
 @cache
 def validator(dialect: str, which: str = "usual") -> Any:
     whole = shown(which)
-    schema = {"$ref": f"#/components/schemas/{NAMES[dialect]}", "components": whole["components"]}
+    name = "ResponsesRequest" if dialect == "responses" else NAMES[dialect]
+    schema = {"$ref": f"#/components/schemas/{name}", "components": whole["components"]}
     return jsonschema_rs.Draft202012Validator(schema)
 
 
@@ -454,6 +455,59 @@ def test_schema_and_parser_agree_on_tools(which: str) -> None:
         own = {name: chance.choice(USUAL[name][: chance.choice([2, 2, 99])]) for name in sent}
         taken += agree("chat", {**CHAT, **own}, which)
     assert 100 < taken < 500
+
+
+RUN: Json = {"type": "custom", "name": "run"}
+INSIDE: list[Any] = [[RUN] * 2, [RUN, 1], [{"type": "mcp"}], {}, None]
+RESPONSE_TOOLS: list[Any] = [
+    *({"type": "function", **function} for function in FUNCTIONS if isinstance(function, dict)),
+    RUN,
+    *({**RUN, "format": form} for form in (None, {"type": "text"}, {"type": "grammar", "definition": "a"}, 3)),
+    {**RUN, "name": "two words"},
+    {**RUN, "other": 1},
+    {"type": "custom"},
+    {"type": "namespace", "name": "ns", "description": "", "tools": [{"type": "function", "name": "f"}, RUN]},
+    *({"type": "namespace", "name": name, "tools": []} for name in ("ns", "", 3)),
+    *({"type": "namespace", "name": "ns", "tools": tools} for tools in INSIDE),
+    {"type": "namespace", "name": "ns", "tools": [{**RUN, "name": f"f{place}"} for place in range(129)]},
+    *(
+        {"type": kind}
+        for kind in ("web_search", "web_search_preview_2025_03_11", "mcp", "shell", "web_search-x", "x", 1)
+    ),
+    1,
+]
+RESPONSE_CHOICES: list[Any] = [
+    *("none", "auto", "required", "any"),
+    *({"type": kind, "name": name} for kind in ("function", "custom", "mcp") for name in ("f", "run", "ns__run", 3)),
+    *(
+        {"type": "allowed_tools", "mode": mode, "tools": [{"type": "custom", "name": "run"}]}
+        for mode in ("auto", "required", "none")
+    ),
+    {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "mcp"}]},
+    {"type": "web_search"},
+]
+RESPONSE_ITEMS: list[Any] = [
+    {"type": kind, "call_id": call_id, "name": "f", text: "", "namespace": space, **more}
+    for kind in ("function_call", "custom_tool_call", "custom_tool_call_output", "mcp_call")
+    for text in ("arguments", "input", "output")
+    for call_id in ("c", "")
+    for space in ("ns", None, "", 1)
+    for more in ({}, {"other": 1})
+]
+
+
+@pytest.mark.parametrize("which", DESKS)
+def test_schema_and_parser_agree_on_the_tools_of_a_response(which: str) -> None:
+    chance = random.Random(which)
+    taken = 0
+    for _ in range(600):
+        several = [RESPONSE_TOOLS[0], RUN, *chance.sample(RESPONSE_TOOLS, chance.choice([1, 1, 2]))]
+        body: Json = {"input": "a", "tools": several[chance.choice([0, 1, 2, 2]) :]}
+        body |= {"tool_choice": chance.choice(RESPONSE_CHOICES)} if chance.random() < 0.5 else {}
+        taken += agree("responses", body, which)
+    for item in RESPONSE_ITEMS:
+        taken += agree("responses", {"input": [{"role": "user", "content": "a"}, item]}, which)
+    assert (60 if which == "calling" else 10) < taken < 400
 
 
 def test_guides_have_the_limits_of_the_deployment() -> None:

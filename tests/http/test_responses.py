@@ -16,6 +16,7 @@ from lmi_chat.limits import Limits
 from lmi_chat.pipeline.pipeline import PipelineConfig
 from lmi_chat.storage.completions import Completions
 from tests.dialects.responses.test_request import TIME, WEATHER
+from tests.dialects.responses.test_tools import CRM, RUN
 from tests.http.test_app import Reply, post, send
 from tests.support.scripted import Scripted, Service, Step, called, reasoned, said, serving
 
@@ -127,6 +128,61 @@ def test_a_loop_of_tools(client: openai.OpenAI, service: Service) -> None:
     client.responses.create(model="tiny", input=[output], tools=tools, previous_response_id=kept.id)  # type: ignore[list-item]
     assert service.engine.jobs[-1].prompt_text == by_items
     assert "Rain" in by_items
+
+
+PATCH = '*** Add File: "é"\n+\\d😀\n'
+OTHER_PARTS = (
+    called("crm__find", '{"city":"Ulm"}'),
+    called("crm__run", {"input": "ls"}),
+    called("run", {"input": PATCH}),
+)
+OTHER_TOOLS: Any = [TIME, CRM, RUN, {"type": "web_search"}]
+
+
+def other_calls(job: Job) -> list[Step]:
+    """Call what is no plain function until it has given something."""
+    return list(said(*(OTHER_PARTS if "tool\n" not in job.prompt_text else ("Hello!",)))(job))
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_tools_of_other_kinds(client: openai.OpenAI, service: Service, is_stream: bool) -> None:  # noqa: FBT001
+    """A namespace's function and custom tool, and a custom tool outside: called, and gone on with in both ways."""
+    service.engine.script = other_calls
+    asked_first: list[Any] = [{"role": "user", "content": "Go."}]
+    inputs: dict[int, str] = {}
+    if is_stream:
+        with client.responses.stream(model="tiny", input=asked_first, tools=OTHER_TOOLS) as stream:
+            for event in stream:
+                if event.type == "response.custom_tool_call_input.delta":
+                    inputs[event.output_index] = inputs.get(event.output_index, "") + event.delta
+                elif event.type == "response.custom_tool_call_input.done":
+                    assert inputs[event.output_index] == event.input
+            first: Any = stream.get_final_response()
+    else:
+        raw = client.responses.with_raw_response.create(model="tiny", input=asked_first, tools=OTHER_TOOLS)
+        assert raw.headers["x-lmi-chat-warning"].startswith("tools[3] is ignored: web_search is built in elsewhere")
+        first = raw.parse()
+    find, run, patch = first.output
+    assert (find.type, find.namespace, find.name, find.arguments) == ("function_call", "crm", "find", '{"city":"Ulm"}')
+    assert (run.type, run.namespace, run.name, run.input) == ("custom_tool_call", "crm", "run", "ls")
+    assert (patch.type, patch.namespace, patch.name, patch.input) == ("custom_tool_call", None, "run", PATCH)
+    assert list(inputs.values()) == (["ls", PATCH] if is_stream else [])
+    assert [tool.type for tool in first.tools] == ["function", "namespace", "custom"]
+    outputs: list[Any] = [
+        {"type": "function_call_output", "call_id": find.call_id, "output": "Rain"},
+        *({"type": "custom_tool_call_output", "call_id": call.call_id, "output": "0"} for call in (run, patch)),
+    ]
+    items = [item.to_dict() for item in first.output]
+    back = client.responses.create(model="tiny", input=[*asked_first, *items, *outputs], tools=OTHER_TOOLS)
+    assert back.output_text == "Hello!"
+    by_items = service.engine.jobs[-1].prompt_text
+    client.responses.create(model="tiny", input=outputs, tools=OTHER_TOOLS, previous_response_id=first.id)
+    assert service.engine.jobs[-1].prompt_text == by_items
+    assert '"crm__find"' in by_items
+    kept = client.responses.input_items.list(back.id, order="asc")
+    kinds = [item.type for item in kept]
+    calls = ["function_call", "custom_tool_call", "custom_tool_call"]
+    assert kinds == ["message", *calls, *(f"{kind}_output" for kind in calls)]
 
 
 class Place(BaseModel):

@@ -76,7 +76,7 @@ UNSAID = (
     "must be below max_tokens",
     "must be given with type tool",
     "needs include to have",
-    "no function_call before it has that id",
+    "no call before it has that id",
     "no responses are kept here",
     "previous_response_id: no response ",
     "messages with the conversation before it",
@@ -85,6 +85,7 @@ UNSAID = (
     "the vocabulary ends at ",  # the other part of that sentence
     "must be absent without stream true",
     "needs tools, got",
+    "stands in more than one namespace",  # a tool's own name
     "must tokenize to at least one token",
     "has $ref ",  # a schema
     "say the same thing in two ways",  # tools and functions

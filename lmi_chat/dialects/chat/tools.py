@@ -4,7 +4,7 @@ Shapes: OpenAI API reference, "Create chat completion": tools, tool_choice, func
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -51,6 +51,7 @@ class Choice:
 
 NOTHING = CallableTools()
 ReadTool = Callable[[Any, str, BodyReader], tuple[Tool, Json] | None]
+Unfold = Callable[[Sequence[Any], str, BodyReader], Sequence[tuple[str, Any]]]
 
 
 def check_tools(body: Json, reader: BodyReader) -> CallableTools:
@@ -76,7 +77,8 @@ def settle(
     choice = choice or Choice("auto")
     if not found:
         if choice.kind in {"required", "named"} or choice.allowed:
-            reader.add_problem(choice.path, f"needs tools, got {echo(body[choice.path])}")
+            none = f"and {path} has none that is called here, " if body.get(path) else ""
+            reader.add_problem(choice.path, f"needs tools, {none}got {echo(body[choice.path])}")
         return NOTHING
     names = {tool.name for tool, _ in found}
     for name in (*choice.names, *(choice.allowed or ())):
@@ -131,26 +133,35 @@ def _read_tools(body: Json, reader: BodyReader) -> tuple[str, list[tuple[Tool, J
     return path, read_list(body[path], path, read_function if path == FUNCTIONS else _read_tool, reader)
 
 
-def read_list(items: object, path: str, read_one: ReadTool, reader: BodyReader) -> list[tuple[Tool, Json]]:
-    """The tools of an array, each read by `read_one`; what is wrong is noted in `reader`."""
+def numbered(items: Sequence[Any], path: str, reader: BodyReader) -> Sequence[tuple[str, Any]]:  # noqa: ARG001 as Unfold
+    """The items of an array with their paths."""
+    return [(f"{path}[{place}]", item) for place, item in enumerate(items)]
+
+
+def read_list(
+    items: object, path: str, read_one: ReadTool, reader: BodyReader, unfold: Unfold = numbered
+) -> list[tuple[Tool, Json]]:
+    """The tools of an array, which `unfold` gives with their paths, each read by `read_one`.
+
+    What is wrong is noted in `reader`.
+    """
     limits = reader.deployment.limits
     if not isinstance(items, list):
         reader.add_problem(path, f"must be an array of {path}, got {echo(items)}")
-    elif len(items) > limits.max_tools:
-        reader.add_problem(path, f"must have at most {limits.max_tools} {path}, got {len(items)}")
+    elif (count := max(len(items), len(pairs := unfold(items, path, reader)))) > limits.max_tools:
+        reader.add_problem(path, f"must have at most {limits.max_tools} {path}, got {count}")
     elif (size := len(dump(items))) > limits.max_tools_bytes:
         reader.add_problem(path, f"must be at most {limits.max_tools_bytes} bytes of JSON in all, got {size}")
     else:
-        return _read_items(items, path, read_one, reader)
+        return _read_items(pairs, read_one, reader)
     return []
 
 
-def _read_items(items: Sequence[Any], path: str, read_one: ReadTool, reader: BodyReader) -> list[tuple[Tool, Json]]:
+def _read_items(pairs: Iterable[tuple[str, Any]], read_one: ReadTool, reader: BodyReader) -> list[tuple[Tool, Json]]:
     found: dict[str, tuple[Tool, Json]] = {}
-    for place, item in enumerate(items):
+    for where, item in pairs:
         if len(reader.problems) >= PROBLEMS_MOST:
             break
-        where = f"{path}[{place}]"
         read = read_one(item, where, reader)
         if read is None:
             continue

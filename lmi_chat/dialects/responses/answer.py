@@ -56,10 +56,23 @@ class FunctionCall(TypedDict):
     status: ItemStatus
     call_id: str
     name: str
+    namespace: NotRequired[str]
     arguments: Annotated[str, Field(description="as the model wrote them: JSON, unless the answer was cut")]
 
 
-OutputItem = OutputMessage | ReasoningItem | FunctionCall
+class CustomToolCall(TypedDict):
+    """A call of a custom tool."""
+
+    id: str
+    type: Literal["custom_tool_call"]
+    status: ItemStatus
+    call_id: str
+    name: str
+    namespace: NotRequired[str]
+    input: Annotated[str, Field(description="a free text")]
+
+
+OutputItem = OutputMessage | ReasoningItem | FunctionCall | CustomToolCall
 
 
 class InputDetails(TypedDict):
@@ -152,6 +165,7 @@ class ResponseEvent(TypedDict):
     delta: NotRequired[str]
     text: NotRequired[str]
     arguments: NotRequired[str]
+    input: NotRequired[str]
     name: NotRequired[str]
     logprobs: NotRequired[list[ChatChosenToken]]
 

@@ -51,9 +51,7 @@ class ResponsesBody(TokenChoice, total=False):
 
     input: Annotated[
         Any,
-        field(
-            "a text, or the items of the conversation: messages, calls of functions, outputs", shown="string or array"
-        ),
+        field("a text, or the items of the conversation: messages, calls of tools, outputs", shown="string or array"),
         AtMost("max_messages"),
     ]
     instructions: Annotated[Text, field("a system message before the input; not carried on by previous_response_id")]
@@ -74,7 +72,11 @@ class ResponsesBody(TokenChoice, total=False):
         field(f"alternatives per token; needs include with {LOGPROBS}", default=0, ge=0),
         AtMost("max_logprobs"),
     ]
-    tools: Annotated[Any, field("functions that the model may call", shown="array of tools"), AtMost("max_tools")]
+    tools: Annotated[
+        Any,
+        field("functions, custom tools and namespaces of both that the model may call", shown="array of tools"),
+        AtMost("max_tools"),
+    ]
     tool_choice: Annotated[
         Any, field("none, auto, required, or the one to call; absent: auto with tools", shown="string or object")
     ]
@@ -84,6 +86,7 @@ class ResponsesBody(TokenChoice, total=False):
     reasoning: Annotated[Any, field("effort; summary asks for nothing that is served", shown="object")]
     store: Annotated[Flag, field("keep the response, where option.store names a file; absent: where it does")]
     metadata: Metadata
+    client_metadata: Annotated[Any, field("what Codex tells of itself; asks for nothing", shown="object")]
     service_tier: Annotated[
         Literal["auto", "default", "flex", "priority"] | None, field("who goes first, where priorities count")
     ]

@@ -1,6 +1,6 @@
 """Read the items of an input as the messages of a chat, which its template and its checks know.
 
-Shapes: OpenAI API reference, "Responses": messages, function_call, function_call_output, reasoning.
+Shapes: OpenAI API reference, "Responses": messages, function_call, custom_tool_call, their outputs, reasoning.
 """
 
 import os
@@ -11,25 +11,38 @@ from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects.chat import media_parts
 from lmi_chat.dialects.chat.messages import Message, check_message
 from lmi_chat.dialects.reader import BodyReader
+from lmi_chat.dialects.responses.custom_input import as_arguments
+from lmi_chat.dialects.responses.tools import flat_name
 from lmi_chat.errors import PROBLEMS_MOST
 from lmi_chat.text import echo
 
 ROLES = ("user", "assistant", "system", "developer")
-KINDS = ("message", "function_call", "function_call_output", "reasoning")
-PREFIX = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
+PREFIX = {
+    "message": "msg",
+    "function_call": "fc",
+    "function_call_output": "fco",
+    "custom_tool_call": "ctc",
+    "custom_tool_call_output": "ctco",
+    "reasoning": "rs",
+}
 SAYS_NOTHING = ("annotations", "logprobs")
 """Keys of a text that an answer has and a template does not see."""
 UNKEPT = frozenset({"encrypted_content", "status"})
 """Keys of an item that are not kept: the first cannot be read, and what is kept is complete."""
+OUTPUT_KEYS = ("type", "id", "status", "call_id", "output", "name", "namespace")
 KEYS: Mapping[str, tuple[str, ...]] = {
     "message": ("type", "id", "status", "role", "content", "phase"),
     "function_call": ("type", "id", "status", "call_id", "name", "arguments", "namespace"),
-    "function_call_output": ("type", "id", "status", "call_id", "output"),
+    "function_call_output": OUTPUT_KEYS,
+    "custom_tool_call": ("type", "id", "status", "call_id", "name", "input", "namespace"),
+    "custom_tool_call_output": OUTPUT_KEYS,
     "reasoning": ("type", "id", "status", "summary", "content", "encrypted_content"),
 }
+KINDS = tuple(KEYS)
 SAID = ("content", "reasoning", "tool_calls")
 THOUGHTS = "thoughts"
 """Where the reasoning of one turn is collected: joined one by one, thousands of items would take seconds."""
+MAY_BE_EMPTY = ("arguments", "input")
 TEXTS = ("summary_text", "reasoning_text")
 
 
@@ -111,9 +124,9 @@ def _read_item(item: object, path: str, reader: BodyReader) -> Message:
     match kind:
         case "message":
             return _read_message(item, path, reader)
-        case "function_call":
+        case "function_call" | "custom_tool_call":
             return _read_call(item, path, reader)
-        case "function_call_output":
+        case "function_call_output" | "custom_tool_call_output":
             return _read_output(item, path, reader)
         case _:
             return _read_reasoning(item, path, reader)
@@ -144,7 +157,7 @@ def _content(value: object) -> object:
 
 def _text(item: Json, name: str, path: str, reader: BodyReader, *, default: str | None = None) -> str:
     value = item.get(name, default)
-    if isinstance(value, str) and (value or name == "arguments"):
+    if isinstance(value, str) and (value or name in MAY_BE_EMPTY):
         return value
     reader.add_problem(f"{path}.{name}", f"must be a string that is not empty, got {echo(value)}")
     return ""
@@ -152,7 +165,11 @@ def _text(item: Json, name: str, path: str, reader: BodyReader, *, default: str 
 
 def _read_call(item: Json, path: str, reader: BodyReader) -> Message:
     call_id, name = _text(item, "call_id", path, reader), _text(item, "name", path, reader)
-    function = {"name": name, "arguments": _text(item, "arguments", path, reader)}
+    if item.get("namespace") is not None:
+        name = flat_name(_text(item, "namespace", path, reader), name)
+    is_custom = item["type"] == "custom_tool_call"
+    told = _text(item, "input" if is_custom else "arguments", path, reader)
+    function = {"name": name, "arguments": as_arguments(told) if is_custom else told}
     return {"role": "assistant", "tool_calls": [{"id": call_id, "type": "function", "function": function}]}
 
 
@@ -194,7 +211,7 @@ def as_chat(messages: Sequence[Message], path: str, reader: BodyReader) -> list[
     for message in messages:
         called |= {call["id"] for call in message.get("tool_calls", ())}
         if message.get("role") == "tool" and message["tool_call_id"] and message["tool_call_id"] not in called:
-            text = f"has an output for call {echo(message['tool_call_id'])}, and no function_call before it has that id"
+            text = f"has an output for call {echo(message['tool_call_id'])}, and no call before it has that id"
             reader.add_problem(path, text)
         if chat and _is_same_turn(chat[-1], message):
             _join(chat[-1], message)

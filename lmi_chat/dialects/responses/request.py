@@ -50,7 +50,7 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
     reader.read(body, ResponsesBody)
     is_stream = reader.extra.get("stream", deployment.streams_by_default)
     forms = _read_forms(body, reader, is_stream=is_stream)
-    called = tools.check_tools(body, reader)
+    called, origins = tools.check_tools(body, reader)
     check_form(called, reader, beams=0)
     reasoning.check_budget(reader)
     checks.check_vocabulary(reader)
@@ -80,7 +80,7 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
         cache_salt=salt,
     )
     asked = _asked(body, reader, forms, account, values, is_stored=kept is not None)
-    fold = Fold(job, asked, deployment, has_logprobs=forms.has_logprobs)
+    fold = Fold(job, asked, deployment, origins, has_logprobs=forms.has_logprobs)
     save = stored.saver(kept, job, deployment) if kept is not None else None
     render = Events(fold, save, has_logprobs=forms.has_logprobs) if is_stream else Whole(fold, save)
     task = ParsedRequest(dialect="responses", jobs=(job,), is_stream=is_stream, render=render, has_end=False)

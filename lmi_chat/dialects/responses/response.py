@@ -13,6 +13,7 @@ from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.dialects.logprobs import of_content
 from lmi_chat.dialects.responses.answer import (
     Asked,
+    CustomToolCall,
     FunctionCall,
     ItemStatus,
     OutputItem,
@@ -24,6 +25,8 @@ from lmi_chat.dialects.responses.answer import (
     ResponseUsage,
     Status,
 )
+from lmi_chat.dialects.responses.custom_input import CustomInput
+from lmi_chat.dialects.responses.tools import Origin
 from lmi_chat.dialects.sequence import TextTokens
 from lmi_chat.dialects.task import TokenRenderer
 from lmi_chat.errors import Error, RateLimited
@@ -41,14 +44,19 @@ def _members(**values: object) -> bytes:
 
 @dataclass(slots=True, kw_only=True)
 class Item:
-    """One item of the output as far as it has come: a message, what was thought, or a call of a function."""
+    """One item of the output as far as it has come: a message, what was thought, or a call of a tool.
+
+    `custom`: the tool is a custom one, whose input is the item's text.
+    """
 
     kind: DeltaKind
     place: int
-    id: str
     job: Job
+    id: str = ""
     call_id: str = ""
     name: str = ""
+    namespace: str | None = None
+    custom: CustomInput | None = None
     status: ItemStatus = "in_progress"
     parts: list[str] = field(default_factory=list)
     spelled: list[bytes] = field(default_factory=list)  # what came after `parts`, as JSON writes it
@@ -56,16 +64,19 @@ class Item:
 
     @property
     def text(self) -> str:
-        """All of it, or the arguments of a call."""
+        """All of it, or the arguments or input of a call."""
         self._settle()
         if len(self.parts) > 1:
             self.parts = ["".join(self.parts)]
         return self.parts[0] if self.parts else ""
 
-    def add(self, text: str) -> None:
-        """Add a text."""
+    def add(self, text: str) -> str:
+        """Add a text; gives what it adds: of a custom tool's arguments, their part of the input."""
         self._settle()
+        if self.custom is not None:
+            text = self.custom.take(text)
         self.parts.append(text)
+        return text
 
     def _settle(self) -> None:
         """Read the spelled tokens in one go."""
@@ -83,7 +94,7 @@ class Item:
     def delta_name(self) -> str:
         """The name of its events, before .delta and .done."""
         names = {"content": "output_text", "reasoning": "reasoning_text", "call": "function_call_arguments"}
-        return names[self.kind]
+        return names[self.kind] if self.custom is None else "custom_tool_call_input"
 
     def _part(self, text: str) -> OutputText | ReasoningText:
         if self.kind == "reasoning":
@@ -93,15 +104,7 @@ class Item:
     def _shown(self, text: str | None) -> OutputItem:
         """The item with `text`; None: nothing of it has come."""
         if self.kind == "call":
-            call: FunctionCall = {
-                "id": self.id,
-                "type": "function_call",
-                "status": self.status,
-                "call_id": self.call_id,
-                "name": self.name,
-                "arguments": text or "",
-            }
-            return call
+            return self._call(text or "")
         content = [] if text is None else [self._part(text)]
         if self.kind == "reasoning":
             thought: ReasoningItem = {
@@ -120,6 +123,30 @@ class Item:
             "content": content,  # type: ignore[typeddict-item]
         }
         return message
+
+    def _call(self, text: str) -> FunctionCall | CustomToolCall:
+        call: FunctionCall | CustomToolCall
+        if self.custom is None:
+            call = {
+                "id": self.id,
+                "type": "function_call",
+                "status": self.status,
+                "call_id": self.call_id,
+                "name": self.name,
+                "arguments": text,
+            }
+        else:
+            call = {
+                "id": self.id,
+                "type": "custom_tool_call",
+                "status": self.status,
+                "call_id": self.call_id,
+                "name": self.name,
+                "input": text,
+            }
+        if self.namespace is not None:
+            call["namespace"] = self.namespace
+        return call
 
     def _filled(self, text: bytes) -> bytes:
         """A JSON text that has its text once, with the log-probabilities of that."""
@@ -144,13 +171,20 @@ class Item:
             more["logprobs"] = of_content(tokens, self.job.sampling)["content"]
         return [(f"{self.delta_name}.delta", _members(**self.where, **more))]
 
+    def _end(self, text: str) -> dict[str, object]:
+        """The members that tell all of its text."""
+        if self.kind == "call":
+            return {"arguments": text, "name": self.name} if self.custom is None else {"input": text}
+        return {"text": text, "logprobs": []} if self.kind == "content" else {"text": text}
+
     def closed(self, status: ItemStatus) -> list[Event]:
         """The events that end it."""
-        self.status, text = status, self.text
-        end: dict[str, object] = {"arguments": text, "name": self.name} if self.kind == "call" else {"text": text}
-        if self.kind == "content":
-            end["logprobs"] = []
-        events = [(f"{self.delta_name}.done", self._filled(_members(**self.where, **end)))]
+        self.status, events = status, []
+        if self.custom is not None and (rest := self.custom.end(is_cut=status == "incomplete")):
+            self.parts.append(rest)
+            events = self.piece(rest, ())
+        text = self.text
+        events.append((f"{self.delta_name}.done", self._filled(_members(**self.where, **self._end(text)))))
         if self.kind != "call":
             part = self._filled(_members(**self.where, part=self._part(text)))
             events.append(("content_part.done", part))
@@ -161,9 +195,11 @@ class Item:
 class Fold:
     """What an answer has become: its items, and for each delta the events that tell it."""
 
-    def __init__(self, job: Job, asked: Asked, deployment: Deployment, *, has_logprobs: bool) -> None:
-        """Begin without items; the response repeats `asked`."""
-        self.job, self._asked, self._model = job, asked, deployment.model
+    def __init__(
+        self, job: Job, asked: Asked, deployment: Deployment, origins: Mapping[str, Origin], *, has_logprobs: bool
+    ) -> None:
+        """Begin without items; the response repeats `asked`. `origins`: of the tools that may be called."""
+        self.job, self._asked, self._model, self._origins = job, asked, deployment.model, origins
         self._created_at = int(time.time())
         self._tokens = TextTokens(job.sampling, is_parsed=job.parsing is not None) if has_logprobs else None
         self.items: list[Item] = []
@@ -196,11 +232,11 @@ class Fold:
     def _add(self, delta: Delta, tokens: Sequence[Token]) -> list[Event]:
         """Add text and tokens to the open item."""
         item = self.items[-1]
-        item.add(delta.text)
+        text = item.add(delta.text)
         self.held_bytes += len(delta.text)
         if item.kind == "content" and tokens:
             self.held_bytes += item.logprobs.add(of_content(tokens, self.job.sampling)["content"])
-        return item.piece(delta.text, tokens)
+        return item.piece(text, tokens) if text or item.kind == "content" else []
 
     def _open(self, delta: Delta) -> list[Event]:
         """Begin an item if the delta is of another than the last one."""
@@ -213,12 +249,15 @@ class Fold:
 
     def begin(self, delta: Delta) -> list[Event]:
         """Begin an item of the delta's kind."""
-        place = len(self.items)
-        item_id = f"{PREFIX[delta.kind]}_{self.job.id}_{place}"
-        item = Item(kind=delta.kind, place=place, id=item_id, job=self.job)
+        item = Item(kind=delta.kind, place=len(self.items), job=self.job)
         if delta.call is not None:
             item.call_id, item.name = delta.call.id, delta.call.name
             self.held_bytes += len(item.name)
+            if (origin := self._origins.get(item.name)) is not None:
+                item.name, item.namespace = origin.name, origin.namespace
+                item.custom = CustomInput() if origin.is_custom else None
+        prefix = PREFIX[delta.kind] if item.custom is None else "ctc"
+        item.id = f"{prefix}_{self.job.id}_{item.place}"
         self._key = part_key(delta)
         self.items.append(item)
         return item.opened()

@@ -37,9 +37,11 @@ UNSAID = (
     "a schema, regex, choice or grammar is sound, compiles in time, and is within its bytes",
     "the body nests within option.max_json_depth",
     "tools and functions do not stand beside each other, nor do tool_choice and function_call that differ",
-    "input has an item that says something, and each function_call_output one with its call_id before it",
+    "input has an item that says something, and each output of a call one with its call_id before it",
     "previous_response_id is of a response that is kept here",
     "tools have different names, tool_choice names some of these, and all tools together are within their bytes",
+    "a namespace's tools have names of at most 128 characters with the namespace's own and two underscores before them",
+    "all tools together are as many as option.max_tools, and some can be called where tool_choice forces a call",
     "reasoning_effort and chat_template_kwargs.reasoning_effort have the same value",
     "adapters, model and X-Amzn-SageMaker-Adapter-Identifier name the same adapter, if any, and one that is there",
     "adapters, where it is an array, has one name for each prompt",
@@ -178,6 +180,7 @@ def _tools(deployment: Deployment) -> Json:
 
 
 NESTED: Json = {tools.ALLOWED: {"properties": {"mode": {"const": "auto"}}}}
+SOME: Json = {"type": "array", "minItems": 1}
 
 
 def tool_rules(
@@ -185,12 +188,13 @@ def tool_rules(
     choices: tuple[str, ...] = (tools.CHOICE, tools.CALL),
     lists: tuple[str, ...] = (tools.TOOLS, tools.FUNCTIONS),
     auto: Json = NESTED,
+    some: Json = SOME,
 ) -> list[Json]:
     """A choice that forces calls needs tools; and tools that may be called need a model that can call them.
 
-    `choices` and `lists` are the fields that have them, `auto` is where an object says that it forces none.
+    `choices` and `lists` are the fields that have them, `auto` is where an object says that it forces none, `some` is
+    a list with tools that may be called.
     """
-    some: Json = {"type": "array", "minItems": 1}
     naming: Json = {"anyOf": [{"const": "required"}, {"type": "object"}]}
     among: Json = {"properties": {"type": {"const": tools.ALLOWED}} | auto, "required": ["type"]}
     forcing: Json = {"anyOf": [{"const": "required"}, {"type": "object", "not": among}]}
@@ -201,7 +205,7 @@ def tool_rules(
     has_tools, none = one_is(lists, some), one_is(choices, {"const": "none"})
     rules: list[Json] = [{"if": one_is(choices, naming), "then": has_tools}]
     if not (deployment.template.knows_tools and deployment.tool_parser):
-        no_tools = {"properties": {name: {"maxItems": 0} for name in lists}}
+        no_tools = {"properties": {name: {"not": some} for name in lists}}
         rules.append({"if": none, "then": {}, "else": no_tools})
     elif not deployment.calls_tools:
         rules.append({"if": has_tools, "then": {"anyOf": [none, one_is(choices, forcing)]}})

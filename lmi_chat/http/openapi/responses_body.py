@@ -14,6 +14,7 @@ from lmi_chat.dialects.responses.body import (
     TextOptions,
 )
 from lmi_chat.dialects.responses.items import ROLES, TEXTS
+from lmi_chat.dialects.responses.tools import BUILT_IN_PATTERN, CALLED, CUSTOM, FUNCTION, NAMESPACE
 from lmi_chat.http.openapi import requests, structured_output
 from lmi_chat.http.openapi.requests import NULL, streams, table, tool_rules, variables
 from lmi_chat.http.openapi.shapes import BOOLEAN, TEXT, if_then, nullable, record
@@ -26,6 +27,15 @@ PAGING: list[Json] = [
     {"name": "limit", "in": "query", "schema": LIMIT},
     {"name": "order", "in": "query", "schema": {"enum": list(ORDERS), "default": "desc"}},
 ]
+SOME_CALLED: Json = {
+    "type": "array",
+    "contains": {
+        "anyOf": [
+            record({"type": {"enum": list(CALLED)}}, ["type"]),
+            record({"type": {"const": NAMESPACE}, "tools": {"type": "array", "minItems": 1}}, ["type", "tools"]),
+        ]
+    },
+}
 STREAM: Json = {"name": "stream", "in": "query", "schema": {"enum": ["false"]}}
 
 
@@ -54,7 +64,7 @@ def of_responses(deployment: Deployment) -> Json:
     rules = [
         if_then({"top_logprobs": {"minimum": 1, "type": "integer"}}, has_logprobs, is_given=True),
         {"if": streams(deployment), "then": {}, "else": {"properties": {"stream_options": NULL}}},
-        *tool_rules(deployment, (tools.CHOICE,), (tools.TOOLS,), {"mode": {"const": "auto"}}),
+        *tool_rules(deployment, (tools.CHOICE,), (tools.TOOLS,), {"mode": {"const": "auto"}}, SOME_CALLED),
     ]
     rows = table(ResponsesBody, deployment, insides)
     return record(rows, ["input"], is_closed=is_strict) | {"allOf": rules}
@@ -88,15 +98,18 @@ def _items(deployment: Deployment) -> list[Json]:
         "content": {"anyOf": [TEXT, several | {"minItems": 1}]},
         "phase": {},
     }
-    call: Json = {"call_id": FILLED, "name": FILLED, "arguments": TEXT, "namespace": {}}
+    call: Json = {"call_id": FILLED, "name": FILLED, "namespace": {"anyOf": [FILLED, NULL]}}
+    output: Json = {"call_id": FILLED, "output": {"anyOf": [TEXT, several]}, "name": {}, "namespace": {}}
 
     def item(kind: str, fields: Json, *needed: str) -> Json:
         return record({"type": {"const": kind}} | own | fields, ["type", *needed], is_closed=is_strict)
 
     return [
         record(own | message, ["role", "content"], is_closed=is_strict),
-        item("function_call", call, "call_id", "name", "arguments"),
-        item("function_call_output", {"call_id": FILLED, "output": {"anyOf": [TEXT, several]}}, "call_id", "output"),
+        item("function_call", call | {"arguments": TEXT}, "call_id", "name", "arguments"),
+        item("custom_tool_call", call | {"input": TEXT}, "call_id", "name", "input"),
+        item("function_call_output", output, "call_id", "output"),
+        item("custom_tool_call_output", output, "call_id", "output"),
         item("reasoning", {"summary": thoughts, "content": thoughts, "encrypted_content": {}}),
     ]
 
@@ -104,22 +117,31 @@ def _items(deployment: Deployment) -> list[Json]:
 def _tools(deployment: Deployment) -> Json:
     """What the model may call, and the choice."""
     is_strict = deployment.is_strict
-    function: Json = {
-        "type": {"const": "function"},
-        "name": {"type": "string", "minLength": 1, "maxLength": tools.NAME_CHARS, "pattern": tools.NAME_PATTERN},
-        "description": nullable(TEXT),
-        "parameters": {"type": ["object", "null"], "description": "a JSON Schema"},
-        "strict": nullable(BOOLEAN),
-    }
-    several = {"type": "array", "items": record(function, ["type", "name"], is_closed=is_strict)}
-    named = record({"type": {"const": "function"}, "name": TEXT}, ["type", "name"], is_closed=is_strict)
-    one = record({"type": {"const": "function"}, "name": TEXT}, ["type", "name"])
+    name: Json = {"type": "string", "minLength": 1, "maxLength": tools.NAME_CHARS, "pattern": tools.NAME_PATTERN}
+    own: Json = {"name": name, "description": nullable(TEXT)}
+
+    def tool(kind: str, fields: Json, *needed: str) -> Json:
+        return record({"type": {"const": kind}, **own, **fields}, ["type", "name", *needed], is_closed=is_strict)
+
+    parameters: Json = {"type": ["object", "null"], "description": "a JSON Schema"}
+    free = record({"type": {"const": "text"}}, ["type"])
+    called = [
+        tool(FUNCTION, {"parameters": parameters, "strict": nullable(BOOLEAN)}),
+        tool(CUSTOM, {"format": {"anyOf": [free, NULL]}}),
+    ]
+    most = {"maxItems": deployment.limits.max_tools}
+    space = tool(NAMESPACE, {"tools": {"type": "array", "items": {"anyOf": called}} | most}, "tools")
+    left_out = record({"type": {"type": "string", "pattern": BUILT_IN_PATTERN}}, ["type"])
+    several = {"type": "array", "items": {"anyOf": [*called, space, left_out]}} | most
+    kinds = {"enum": list(CALLED)}
+    named = record({"type": kinds, "name": TEXT}, ["type", "name"], is_closed=is_strict)
+    one = record({"type": kinds, "name": TEXT}, ["type", "name"])
     among: Json = {
         "type": {"const": tools.ALLOWED},
         "mode": {"enum": ["auto", "required"]},
         "tools": {"type": "array", "items": one, "minItems": 1},
     }
     return {
-        tools.TOOLS: {"anyOf": [several | {"maxItems": deployment.limits.max_tools}, NULL]},
+        tools.TOOLS: {"anyOf": [several, NULL]},
         tools.CHOICE: {"anyOf": [{"enum": [*tools.WORDS, None]}, named, record(among, list(among))]},
     }

@@ -25,6 +25,7 @@ CALLS: dict[str, Any] = {"chat_template": SHOWING, "tool_parser": "hermes"}
 SCHEMA: Json = {"type": "object", "properties": {"city": {"type": "string"}}}
 WEATHER: Json = {"type": "function", "name": "weather", "description": "It.", "parameters": SCHEMA}
 TIME: Json = {"type": "function", "name": "time"}
+CALLED: Json = {"type": "function_call", "call_id": "c1", "name": "find", "arguments": "{}"}
 
 
 def ask(value: object = "hi", at: Json | None = None, **fields: Any) -> ParsedRequest:
@@ -111,7 +112,7 @@ def test_what_describes_the_request_comes_back() -> None:
         "truncation": "disabled",
         "parallel_tool_calls": False,
     }
-    task = ask(**fields, service_tier="auto", prompt_cache_retention="24h")
+    task = ask(**fields, service_tier="auto", prompt_cache_retention="24h", client_metadata={"session_id": "1"})
     shown = answer(task)
     assert {name: shown[name] for name in fields} == fields
     assert shown["service_tier"] == "default"
@@ -258,6 +259,41 @@ def test_a_conversation_is_the_chat_that_says_the_same() -> None:
     assert task.job.parsing == chat.job.parsing, "what parsers see of the conversation, too"
 
 
+def test_calls_of_other_kinds_are_shown_as_the_functions_that_the_model_knows() -> None:
+    """By their flat names, and a free text as the arguments that it came in; outputs may say whose they are."""
+    items = [
+        {"role": "user", "content": "Go."},
+        {**CALLED, "namespace": "crm", "id": "fc_1", "status": "completed"},
+        {"type": "custom_tool_call", "id": "ctc_1", "call_id": "c2", "name": "run", "input": 'echo "é"\n'},
+        {"type": "custom_tool_call", "call_id": "c3", "namespace": "crm", "name": "note", "input": ""},
+        {"type": "function_call_output", "call_id": "c1", "output": "A", "name": "find", "namespace": "crm"},
+        {"type": "custom_tool_call_output", "id": "ctco_1", "call_id": "c2", "output": "B", "name": "run"},
+        {"type": "custom_tool_call_output", "call_id": "c3", "output": [{"type": "input_text", "text": "C"}]},
+    ]
+    calls = [
+        ("c1", "crm__find", "{}"),
+        ("c2", "run", '{"input":"echo \\"é\\"\\n"}'),
+        ("c3", "crm__note", '{"input":""}'),
+    ]
+    functions = [
+        {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+        for call_id, name, arguments in calls
+    ]
+    messages: list[Json] = [
+        {"role": "user", "content": "Go."},
+        {"role": "assistant", "content": None, "tool_calls": functions},
+        *({"role": "tool", "tool_call_id": f"c{place + 1}", "content": text} for place, text in enumerate("ABC")),
+    ]
+    kept = Kept()
+    task = ask(items, {**CALLS, "save": kept.save, "load": kept.load})
+    assert task.unknown == []
+    assert task.job.prompt_text == chat_prompt(messages)
+    first = answer(task)
+    second = ask("More.", {**CALLS, "save": kept.save, "load": kept.load}, previous_response_id=first["id"])
+    messages += [{"role": "assistant", "content": "Hello"}, {"role": "user", "content": "More."}]
+    assert second.job.prompt_text == chat_prompt(messages), "kept items say the same"
+
+
 def test_the_input_takes_no_more_than_its_bounds() -> None:
     limits = Limits(max_messages=2)
     item = {"role": "user", "content": "a"}
@@ -275,7 +311,11 @@ def test_the_input_takes_no_more_than_its_bounds() -> None:
         ({"input": [{"content": "a"}]}, "input[0].type", "must be one of message"),
         ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].type", "not a reference"),
         ({"input": [{"id": "msg_1"}]}, "input[0].type", "not a reference"),
-        ({"input": [{"type": "custom_tool_call", "id": "x"}]}, "input[0].type", "custom_tool_call"),
+        ({"input": [{"type": "web_search_call", "id": "x"}]}, "input[0].type", "web_search_call"),
+        ({"input": [{"type": "custom_tool_call", "call_id": "c", "name": "f"}]}, "input[0].input", "must be a string"),
+        ({"input": [{"type": "custom_tool_call", "input": "", "name": "f"}]}, "input[0].call_id", "not empty"),
+        ({"input": [{"type": "custom_tool_call_output", "call_id": "c", "output": "x"}]}, "input", "no call before it"),
+        ({"input": [{**CALLED, "namespace": 3}]}, "input[0].namespace", "must be a string that is not empty"),
         ({"input": [{"role": "tool", "content": "a"}]}, "input[0].role", "must be one of user"),
         ({"input": [{"role": "user"}]}, "input[0].content", "must be a string"),
         (
@@ -308,8 +348,7 @@ def test_the_input_takes_no_more_than_its_bounds() -> None:
         ({"max_output_tokens": 0}, "max_output_tokens", "at least 1"),
         ({"tools": 3}, "tools", "must be an array"),
         ({"tools": [3]}, "tools[0]", "must be an object"),
-        ({"tools": [{"type": "web_search"}]}, "tools[0].type", "must be function"),
-        ({"tools": [{"type": "custom", "name": "f"}]}, "tools[0].type", "must be function"),
+        ({"tools": [{"type": "telepathy"}]}, "tools[0].type", "must be function or custom, outside a namespace also"),
         ({"tools": [{"type": "function", "name": "a b"}]}, "tools[0].name", "letters"),
         ({"tools": [TIME, TIME]}, "tools[1]", "name of another"),
         ({"tools": [TIME], "tool_choice": "any"}, "tool_choice", "must be one of none"),

@@ -19,6 +19,7 @@ from lmi_chat.errors import Bug, CutOff, RateLimited
 from lmi_chat.job import CallPart, Delta, Finish, Finished, Reason, Token, TokenLogprob
 from lmi_chat.testing import called, reasoned, said
 from tests.dialects.responses.test_request import CALLS, TIME, WEATHER, ask
+from tests.dialects.responses.test_tools import CRM, RUN
 from tests.support.fakes import brief, delta, rendered
 
 AT = {**CALLS, "reasoning_parser": "x"}
@@ -66,6 +67,9 @@ def folded(events: Sequence[Json]) -> list[Json]:
             items[event["output_index"]]["content"].append(dict(event["part"]))
         elif kind == "function_call_arguments.delta":
             items[event["output_index"]]["arguments"] += event["delta"]
+        elif kind == "custom_tool_call_input.delta":
+            assert event["delta"]
+            items[event["output_index"]]["input"] += event["delta"]
         elif kind.endswith("text.delta"):
             part = items[event["output_index"]]["content"][event["content_index"]]
             part["text"] += event["delta"]
@@ -118,8 +122,74 @@ def test_the_events_of_thoughts_text_and_calls() -> None:
 
 
 def test_each_event_has_what_the_sdks_type_requires() -> None:
-    for event in events_of(*PARTS, tools=[WEATHER, TIME], include=[LOGPROBS]):
+    parts = (*PARTS, called("crm__find", "{}"), called("crm__run", '{"input":"x"}'))
+    for event in events_of(*parts, tools=[WEATHER, TIME, CRM], include=[LOGPROBS]):
         assert EVENT.validate_python(event).type == event["type"]
+
+
+def test_a_call_of_a_namespaces_tool_has_its_own_name() -> None:
+    events = events_of(called("crm__find", '{"city":"Bern"}'), tools=[CRM])
+    [item] = events[-1]["response"]["output"]
+    assert item | {"id": ""} == {
+        "id": "",
+        "type": "function_call",
+        "status": "completed",
+        "call_id": "call_0",
+        "name": "find",
+        "namespace": "crm",
+        "arguments": '{"city":"Bern"}',
+    }
+    assert [event["name"] for event in events if event["type"].endswith("arguments.done")] == ["find"]
+    assert folded(events) == [item]
+    [plain_call] = whole(called("crm__other", "{}"), tools=[CRM])["output"]
+    assert plain_call["name"] == "crm__other", "what was not offered stays as the model wrote it"
+
+
+@pytest.mark.parametrize(("name", "own"), [("run", {"name": "run"}), ("crm__run", {"name": "run", "namespace": "crm"})])
+def test_a_call_of_a_custom_tool_is_its_input(name: str, own: Json) -> None:
+    arguments = '{ "input": "echo \\"h\\u00e9\\"\\n\\ud83d\\ude00" }'
+    events = events_of(called(name, arguments), tools=[RUN, CRM])
+    delta, *rest = (f"custom_tool_call_input.{word}" for word in ("delta", "done"))
+    assert names(events) == [
+        "created",
+        "in_progress",
+        "output_item.added",
+        delta,
+        *rest,
+        "output_item.done",
+        "completed",
+    ]
+    [item] = events[-1]["response"]["output"]
+    text = 'echo "hé"\n😀'
+    call = {"type": "custom_tool_call", "status": "completed", "call_id": "call_0", "input": text, **own}
+    assert {key: value for key, value in item.items() if key != "id"} == call
+    assert item["id"].startswith("ctc_")
+    added = next(event for event in events if event["type"] == "response.output_item.added")
+    assert added["item"] == item | {"input": "", "status": "in_progress"}
+    done = next(event for event in events if event["type"] == "response.custom_tool_call_input.done")
+    assert done.keys() == {"type", "sequence_number", "item_id", "output_index", "input"}
+    assert (done["item_id"], done["input"]) == (item["id"], text)
+    assert folded(events) == [item]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason", "text"),
+    [
+        ('{"inp', "stop", '{"inp'),
+        ('{"inp', "length", ""),
+        ('{"input":"ab\\u00', "length", "ab"),
+        ('{"input":"ab\\ud83d', "length", "ab"),
+        ("*** Begin Patch", "length", "*** Begin Patch"),
+        ("", "stop", ""),
+    ],
+)
+def test_a_custom_call_whose_arguments_are_not_whole(arguments: str, reason: Reason, text: str) -> None:
+    fields: Json = {"reason": reason, "tools": [RUN]}
+    events, document = events_of(called("run", arguments), **fields), whole(called("run", arguments), **fields)
+    [item] = events[-1]["response"]["output"]
+    assert (item["input"], item["status"]) == (text, "completed" if reason == "stop" else "incomplete")
+    assert folded(events) == [item]
+    assert plain(document) == plain(events[-1]["response"])
 
 
 TEXTS = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=8)
@@ -129,6 +199,9 @@ ANY_PARTS = st.lists(
         TEXTS.map(reasoned),
         TEXTS.map(lambda text: called("weather", json.dumps({"city": text}))),
         st.just(called("time", "")),
+        TEXTS.map(lambda text: called("crm__find", json.dumps({"city": text}))),
+        TEXTS.map(lambda text: called("run", json.dumps({"input": text}))),
+        TEXTS.map(lambda text: called("crm__run", text)),
     ),
     max_size=6,
 )
@@ -137,7 +210,9 @@ ANY_PARTS = st.lists(
 @brief
 @given(ANY_PARTS, st.sampled_from(["stop", "length"]), st.booleans())
 def test_the_whole_is_the_fold_of_the_stream(parts: list[Any], reason: Reason, has_logprobs: bool) -> None:  # noqa: FBT001
-    fields: Json = {"tools": [WEATHER, TIME]} | ({"include": [LOGPROBS], "top_logprobs": 1} if has_logprobs else {})
+    fields: Json = {"tools": [WEATHER, TIME, RUN, CRM]} | (
+        {"include": [LOGPROBS], "top_logprobs": 1} if has_logprobs else {}
+    )
     events, document = events_of(*parts, reason=reason, **fields), whole(*parts, reason=reason, **fields)
     last = events[-1]["response"]
     assert plain(last) == plain(document)
