@@ -93,7 +93,7 @@ def completed(lines: Sequence[dict[str, Any]], kind: str) -> list[dict[str, Any]
 def test_codex_runs_commands_and_tools_of_mcp_servers(codex: Path, tmp_path: Path) -> None:
     own: Any = {"chat_template": "{tools}{turns}", "tool_parser": "any", "reasoning_parser": "any"}
     keys = ApiKeys({"codex": KEY})
-    with serving(Scripted(talks), context_tokens=CONTEXT_BYTES, api_keys=keys, **own) as service:
+    with serving(Scripted(talks), context_tokens=CONTEXT_BYTES, api_keys=keys, is_strict=True, **own) as service:
         lines = run(codex, tmp_path, service)
         prompt = service.engine.jobs[-1].prompt_text
     [command] = completed(lines, "command_execution")

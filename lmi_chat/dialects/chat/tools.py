@@ -4,7 +4,7 @@ Shapes: OpenAI API reference, "Create chat completion": tools, tool_choice, func
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -51,7 +51,8 @@ class Choice:
 
 NOTHING = CallableTools()
 ReadTool = Callable[[Any, str, BodyReader], tuple[Tool, Json] | None]
-Unfold = Callable[[Sequence[Any], str, BodyReader], Sequence[tuple[str, Any]]]
+Pairs = Sequence[tuple[str, Any]]
+"""Items of arrays, each with its path."""
 
 
 def check_tools(body: Json, reader: BodyReader) -> CallableTools:
@@ -133,22 +134,30 @@ def _read_tools(body: Json, reader: BodyReader) -> tuple[str, list[tuple[Tool, J
     return path, read_list(body[path], path, read_function if path == FUNCTIONS else _read_tool, reader)
 
 
-def numbered(items: Sequence[Any], path: str, reader: BodyReader) -> Sequence[tuple[str, Any]]:  # noqa: ARG001 as Unfold
+def numbered(items: Sequence[Any], path: str) -> Pairs:
     """The items of an array with their paths."""
     return [(f"{path}[{place}]", item) for place, item in enumerate(items)]
 
 
 def read_list(
-    items: object, path: str, read_one: ReadTool, reader: BodyReader, unfold: Unfold = numbered
+    items: object,
+    path: str,
+    read_one: ReadTool,
+    reader: BodyReader,
+    unfold: Callable[[Pairs, BodyReader], Pairs] | None = None,
 ) -> list[tuple[Tool, Json]]:
-    """The tools of an array, which `unfold` gives with their paths, each read by `read_one`.
+    """The tools of an array, each read by `read_one`; what is wrong is noted in `reader`.
 
-    What is wrong is noted in `reader`.
+    `unfold` takes apart items that have several, and leaves out others.
     """
     limits = reader.deployment.limits
     if not isinstance(items, list):
         reader.add_problem(path, f"must be an array of {path}, got {echo(items)}")
-    elif (count := max(len(items), len(pairs := unfold(items, path, reader)))) > limits.max_tools:
+        return []
+    pairs = numbered(items[: limits.max_tools], path)
+    if unfold is not None:
+        pairs = unfold(pairs, reader)
+    if (count := max(len(items), len(pairs))) > limits.max_tools:
         reader.add_problem(path, f"must have at most {limits.max_tools} {path}, got {count}")
     elif (size := len(dump(items))) > limits.max_tools_bytes:
         reader.add_problem(path, f"must be at most {limits.max_tools_bytes} bytes of JSON in all, got {size}")
@@ -157,7 +166,7 @@ def read_list(
     return []
 
 
-def _read_items(pairs: Iterable[tuple[str, Any]], read_one: ReadTool, reader: BodyReader) -> list[tuple[Tool, Json]]:
+def _read_items(pairs: Pairs, read_one: ReadTool, reader: BodyReader) -> list[tuple[Tool, Json]]:
     found: dict[str, tuple[Tool, Json]] = {}
     for where, item in pairs:
         if len(reader.problems) >= PROBLEMS_MOST:

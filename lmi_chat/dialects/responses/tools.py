@@ -11,7 +11,7 @@ from typing import Any
 
 from lmi_chat.codec.json_text import Json
 from lmi_chat.dialects.chat import tools
-from lmi_chat.dialects.chat.tools import CallableTools, Choice
+from lmi_chat.dialects.chat.tools import CallableTools, Choice, Pairs
 from lmi_chat.dialects.reader import UNKNOWN_SHOWN, BodyReader
 from lmi_chat.dialects.responses.custom_input import PARAMETERS
 from lmi_chat.errors import PROBLEMS_MOST
@@ -34,7 +34,7 @@ EXAMPLE = '{"type":"function","name":"…"}'
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a client knows a tool as that is no function of its own: a namespace's, or a custom one."""
+    """What a client knows a tool as that is no plain function: a namespace's, or a custom one."""
 
     name: str
     namespace: str | None = None
@@ -47,7 +47,7 @@ def flat_name(namespace: str, name: str) -> str:
 
 
 def check_tools(body: Json, reader: BodyReader) -> tuple[CallableTools, Mapping[str, Origin]]:
-    """What the model may call, and by their flat names the origins of what are no functions of their own.
+    """What the model may call, and by their flat names the origins of those that are no plain functions.
 
     What is wrong is noted in `reader`.
     """
@@ -65,11 +65,11 @@ def check_tools(body: Json, reader: BodyReader) -> tuple[CallableTools, Mapping[
     return tools.settle(tools.TOOLS, found, choice, body, reader), origins
 
 
-def _unfold(items: Sequence[Any], path: str, reader: BodyReader) -> Sequence[tuple[str, Any]]:
-    """The tools with their paths: those of namespaces by their flat names, and none that is built in elsewhere."""
+def _unfold(given: Pairs, reader: BodyReader) -> Pairs:
+    """The tools of namespaces in their places, by flat names, and none that is built in elsewhere."""
     pairs: list[tuple[str, Any]] = []
     left_out: list[str] = []
-    for where, item in tools.numbered(items, path, reader):
+    for where, item in given:
         kind = item.get("type") if isinstance(item, dict) else None
         if kind == NAMESPACE:
             pairs += _in_namespace(item, where, reader)
@@ -101,7 +101,7 @@ def _in_namespace(space: Json, path: str, reader: BodyReader) -> Iterator[tuple[
     elif not isinstance(inner, list):
         reader.add_problem(f"{path}.tools", f"must be an array of tools, got {echo(inner)}")
     else:
-        for where, tool in tools.numbered(inner, f"{path}.tools", reader):
+        for where, tool in tools.numbered(inner, f"{path}.tools"):
             own = tool.get("name") if isinstance(tool, dict) else None
             yield where, tool | {"name": flat_name(name, own)} if own and isinstance(own, str) else tool
 
@@ -133,7 +133,7 @@ def _read_custom(tool: Json, path: str, reader: BodyReader) -> tuple[Tool, Json]
 
 
 def _origins(given: Sequence[Json]) -> Iterator[tuple[str, Origin]]:
-    """The origins of checked tools that are no functions of their own, each with the flat name."""
+    """The origins of checked tools that are no plain functions, each with the flat name."""
     for tool in given:
         if tool["type"] == CUSTOM:
             yield tool["name"], Origin(tool["name"], is_custom=True)
