@@ -115,7 +115,7 @@ bench-real: dev ## the real engine behind our server and alone: tokens a second,
 
 quick: dev ## the tests that need neither an engine nor a process of their own
 	@echo "==> quick tests"
-	@$(BIN)/pytest $(QUICK) --numprocesses 3 -m "not slow and not processes"
+	@PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX="$(CURDIR)/build/bytecode" $(BIN)/pytest $(QUICK) --numprocesses 3 -m "not slow and not processes"
 
 cover: dev ## all tests that need no engine, with a count of the lines and branches they reach: 95 % outside lmi_chat/engine/vllm
 	@echo "==> tests without an engine, counted"

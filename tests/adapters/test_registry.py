@@ -20,6 +20,8 @@ from lmi_chat.pipeline.admission import AdmissionQueue
 from lmi_chat.testing.engine import ScriptedEngine, Step, said
 from tests.support.adapter_clients import Clients
 
+pytestmark = pytest.mark.processes
+
 BOUNDS = AdapterLimits(max_loras=2, max_cpu_loras=3, max_rank=8)
 
 

@@ -12,6 +12,8 @@ from lmi_chat.errors import Unavailable
 from tests.support import s3
 from tests.support.adapters import FILES, packed, write
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

@@ -19,6 +19,8 @@ from lmi_chat.limits import RegistryLimits
 from tests.support import s3
 from tests.support.adapters import FILES, extended, link, packed, write
 
+pytestmark = pytest.mark.processes
+
 SMALL = FileRules(limits=RegistryLimits(bytes=4096, files=8))
 
 

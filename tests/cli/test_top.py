@@ -24,6 +24,8 @@ from tests.http.test_app import CHAT, post
 from tests.support.console import rows, shown, until
 from tests.support.scripted import Scripted, Service, said, serving
 
+pytestmark = pytest.mark.processes
+
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 

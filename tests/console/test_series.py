@@ -15,6 +15,8 @@ from tests.http.test_app import CHAT, post
 from tests.support.console import get, requests, rows, shown, until
 from tests.support.scripted import Scripted, Service, said
 
+pytestmark = pytest.mark.processes
+
 
 @contextlib.contextmanager
 def streaming(service: Service) -> Iterator[http.client.HTTPResponse]:

@@ -32,6 +32,8 @@ from tests.support.adapters import FILES, packed, write
 from tests.support.pages import Block
 from tests.support.scripted import Scripted, Service, Step, said, serving
 
+pytestmark = pytest.mark.processes
+
 ADAPTER, ALIAS = "X-Amzn-SageMaker-Adapter-Identifier", "X-Amzn-SageMaker-Adapter-Alias"
 LINES: list[dict[str, Any]] = []
 BOUNDS = AdapterLimits(max_loras=2, max_cpu_loras=8, max_rank=8)

@@ -14,6 +14,8 @@ from lmi_chat.pipeline.pipeline import PipelineConfig
 from tests.http.test_app import CHAT, JSON, post, send
 from tests.support.scripted import Scripted, Service, said, serving
 
+pytestmark = pytest.mark.processes
+
 INFERENCE_ID, ATTRIBUTES = "X-Amzn-SageMaker-Inference-Id", "X-Amzn-SageMaker-Custom-Attributes"
 ADAPTER, TARGET = "X-Amzn-SageMaker-Adapter-Identifier", "X-Amzn-SageMaker-Target-Model"
 

@@ -26,6 +26,8 @@ from lmi_chat.storage.sessions import Sessions
 from tests.http.test_app import CHAT, post, send
 from tests.support.scripted import Scripted, Service, Step, said, serving
 
+pytestmark = pytest.mark.processes
+
 PATH = "/invocations-bidirectional-stream"
 WORDS = "one two three "
 

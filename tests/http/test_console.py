@@ -16,6 +16,8 @@ from tests.support.adapters import write
 from tests.support.console import CONFIG, get, requests, shown
 from tests.support.scripted import Scripted, said, serving
 
+pytestmark = pytest.mark.processes
+
 PATHS = ("/console", "/console/api/now", "/console/api/series", "/console/api/requests", "/console/api/config")
 BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 

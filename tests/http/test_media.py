@@ -14,6 +14,8 @@ from lmi_chat.storage.sessions import Sessions
 from lmi_chat.testing import ScriptedEngine, application, said
 from tests.support.media import PNG, PREPARED_BYTES, FakeRenderer, data_url, media
 
+pytestmark = pytest.mark.processes
+
 SIZE = len(PNG)
 IMAGE: dict[str, Any] = {"type": "image_url", "image_url": {"url": data_url(PNG)}}
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, IMAGE]}]}

@@ -16,6 +16,8 @@ from lmi_chat.media import Fetcher, MediaAccess, http_get
 from lmi_chat.media.fetcher import Source
 from tests.support.media import LOOPBACK, PNG, Host, Names, certificate, data_url, fetcher, host, png
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def good() -> Iterator[Host]:

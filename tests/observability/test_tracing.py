@@ -30,6 +30,8 @@ from tests.support import collector, served
 from tests.support.collector import Collector, facts
 from tests.support.scripted import Scripted, Service, said, serving
 
+pytestmark = pytest.mark.processes
+
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = {"traceparent": f"00-{TRACE}-{SPAN}-01", "tracestate": "vendor=1,other=two"}
 HEADER = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-(0[01])")

@@ -20,6 +20,8 @@ from tests.pipeline.test_pipeline import CHAT, STREAM, answered, breaking, opene
 from tests.support.fakes import deployment
 from tests.support.scripted import Scripted, said
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -6,7 +6,7 @@ TASKS, and its output carrying a tensor on the CPU.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, get_args
 
@@ -27,8 +27,9 @@ def spec(config: Any, task: PoolingTask) -> PoolingSpec:
         labels = _labels(config.hf_config)
         return PoolingSpec(task=task, dimensions=len(labels), labels=labels, is_lower_case=is_lower_case)
     dimensions = config.embedding_size
-    listed = tuple(config.matryoshka_dimensions or ())
-    shorter = listed or range(1, dimensions + 1) if config.is_matryoshka else ()
+    shorter: Sequence[int] = ()
+    if config.is_matryoshka:
+        shorter = tuple(config.matryoshka_dimensions or ()) or range(1, dimensions + 1)
     return PoolingSpec(task=task, dimensions=dimensions, shorter=shorter, is_lower_case=is_lower_case)
 
 
