@@ -100,6 +100,8 @@ MEASURES = (
         step_ms=1,
         is_intake=True,
     ),
+    # what a user pays for: a request and all that comes of it
+    Measure(name="answer of 100 tokens, 64 at once", ask=CHAT, streams=64, rounds=4, tokens=100, is_intake=True),
     # a token for each of 64 streams every 0.25 ms is more than any of the servers can write through one core
     Measure(name="chat streamed, saturated", ask=CHAT, streams=64, tokens=2000, step_ms=0.25, is_rate=True),
 )
