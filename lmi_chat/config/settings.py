@@ -135,6 +135,11 @@ class Settings(BaseModel):
         description="what X-LMI-Chat-Warning tells also ends an answer's X-Amzn-SageMaker-Custom-Attributes, which the "
         "platform hands on to boto3",
     )
+    inference_metering: Literal["off", "inferences", "tokens"] = Field(
+        default="off",
+        description="what X-Amzn-Inference-Metering counts, by which AWS Marketplace bills: inferences (prompts) or tokens "
+        "(of prompts and answer; not of streams)",
+    )
     ssl_certfile: str = Field(default="", description="a PEM file with the certificate to serve HTTPS with")
     ssl_keyfile: str = Field(default="", description="a PEM file with the certificate's private key")
     ssl_keyfile_password: str = Field(default="", description="what that key is encrypted with")

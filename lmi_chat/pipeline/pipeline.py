@@ -37,7 +37,7 @@ from lmi_chat.job import Adapter, Delta, Finished, Job, PoolingParams, SamplingP
 from lmi_chat.limits import Limits, PipelineLimits
 from lmi_chat.observability.access_log import RequestLog
 from lmi_chat.observability.record import RequestRecord
-from lmi_chat.pipeline import parsing, records, shares
+from lmi_chat.pipeline import metering, parsing, records, shares
 from lmi_chat.pipeline.admission import AdmissionQueue
 from lmi_chat.pipeline.deadline import Deadline
 from lmi_chat.pipeline.output import ResponseSink
@@ -76,6 +76,7 @@ class PipelineConfig(PipelineLimits):
     cache_salt_by: str = "key"  # or user, or none
     shows_cached_tokens: bool = True
     warns_in_attributes: bool = False  # in the answer's Custom-Attributes, which the platform hands on
+    metered_by: metering.Unit = "off"
     turns_by: str = "user"  # or prefix_aware_id
 
 
@@ -337,6 +338,7 @@ class Pipeline:
                         response.note_run(parsed.job, run)
                     await response.begun()
                     if parsed.is_stream:
+                        metering.meter(request, parsed, self._config.metered_by)
                         self._config.request_log.begun(request.record)
                         await out.start(framed.content_type)
                         response.send_by(out.write, out.fail)
@@ -353,6 +355,7 @@ class Pipeline:
         if parsed.is_stream:
             await out.end()
         else:
+            metering.meter(request, parsed, self._config.metered_by)
             await out.whole(response.document(), framed.content_type)
 
     @contextlib.contextmanager

@@ -14,6 +14,7 @@ from lmi_chat.dialects.chat.session import NEW
 from lmi_chat.errors import BadField, BadJson, Busy, Error, Problem, TimedOut, TooLarge, unforeseen
 from lmi_chat.observability.access_log import RequestLog
 from lmi_chat.observability.record import RequestRecord
+from lmi_chat.pipeline import metering
 from lmi_chat.pipeline.output import ResponseSink
 from lmi_chat.pipeline.request import InferenceRequest
 
@@ -115,6 +116,7 @@ class Records:
             on_body_freed=None,
             warnings=[],
             headers={},
+            units=0,
             record=RequestRecord(
                 id=record_id,
                 began=began,
@@ -136,6 +138,7 @@ class Records:
             error = unforeseen(failure)
         else:
             self._warn(number, one)
+            metering.note(self.request, self.request.units + one.units)
             return document.data.rstrip(b"\n")
         return json_text.dump(
             dialects.error_body(error, one.dialect or one.forced or "", is_tgi=self.is_tgi, request_id=one.id)

@@ -50,6 +50,7 @@ class InferenceRequest:
     on_held: Callable[[int], None] | None = None  # counts bytes that are kept until the answer's end
     warnings: list[str] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
+    units: int = 0  # that its answer is billed by
     record: RequestRecord = field(default_factory=RequestRecord)
 
     def free_body(self) -> None:

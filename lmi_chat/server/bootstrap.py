@@ -513,6 +513,7 @@ def pipeline_config(
         turns_by=settings.turns_by,
         shows_cached_tokens=settings.show_cached_tokens,
         warns_in_attributes=settings.warnings_in_attributes,
+        metered_by=settings.inference_metering,
     )
 
 

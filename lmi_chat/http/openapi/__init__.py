@@ -45,6 +45,9 @@ HEADERS_IN: list[Json] = [
 ]
 SESSION_IN = _header("X-Amzn-SageMaker-Session-Id", "the session of this request; NEW_SESSION begins one with a chat")
 WARNING_OUT: Json = {"X-LMI-Chat-Warning": {"schema": TEXT, "description": "what of the request was ignored, and why"}}
+METERING_OUT: Json = {
+    "X-Amzn-Inference-Metering": {"schema": TEXT, "description": "what it is billed by, with inference_metering"},
+}
 SESSION_OUT: Json = {
     "X-Amzn-SageMaker-New-Session-Id": {"schema": TEXT, "description": "id; Expires=time, of a session that begins"},
     "X-Amzn-SageMaker-Session-Id": {"schema": TEXT, "description": "the same"},
@@ -315,7 +318,7 @@ def _operation(summary: str, dialects: tuple[str, ...], bodies: Json, *, has_ses
     errors = (OPENAI, LMI) if "standard" in dialects else (OPENAI,)
     if "anthropic" in dialects:
         errors = (*errors, ANTHROPIC) if len(dialects) > 1 else (ANTHROPIC,)
-    headers = HEAD_OUT | WARNING_OUT | (SESSION_OUT if has_sessions else {})
+    headers = HEAD_OUT | WARNING_OUT | METERING_OUT | (SESSION_OUT if has_sessions else {})
     content = answers.contents(dialects, has_sessions=has_sessions and "standard" in dialects)
     responses: Json = {"200": {"description": "The answer, whole or streamed", "headers": headers, "content": content}}
     rules = "".join(f"\n- {rule}" for rule in requests.UNSAID)
