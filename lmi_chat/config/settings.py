@@ -137,8 +137,8 @@ class Settings(BaseModel):
     )
     inference_metering: Literal["off", "inferences", "tokens"] = Field(
         default="off",
-        description="what X-Amzn-Inference-Metering counts, by which AWS Marketplace bills: inferences (prompts) or tokens "
-        "(of prompts and answer; not of streams)",
+        description="what X-Amzn-Inference-Metering counts, by which AWS Marketplace bills: inferences (prompts) or "
+        "tokens (of prompts and answer; not of streams)",
     )
     ssl_certfile: str = Field(default="", description="a PEM file with the certificate to serve HTTPS with")
     ssl_keyfile: str = Field(default="", description="a PEM file with the certificate's private key")
