@@ -5,6 +5,7 @@ the whole of it.
 """
 
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,6 +26,8 @@ SHORT = dict.fromkeys(
     (*LENGTHS, "n", "best_of", "num_beams", "min_tokens", "min_length", "min_new_tokens", "num_return_sequences"), 2
 )
 ERROR_BYTES = 2048
+ECHOED = re.compile(r'got ".*?"(?: \(\d+\))?(?=; |$)')
+"""A text that an error repeats: it may have semicolons of its own."""
 # What no schema says; each stands in the document in words.
 UNSAID = (
     "is not served here",  # a model's name
@@ -287,7 +290,7 @@ class Asker:
         if answer.status_code < 300:
             return "" if is_valid else "was taken although the document forbids it"
         is_valid = is_valid and checks.is_valid(lifted(json.loads(sent)))
-        texts = message(answer.json()).split("; ")
+        texts = ECHOED.sub("got …", message(answer.json())).split("; ")
         if any("is refused: " in text or "is too complex: " in text for text in texts):  # by a compiler, in its words
             return ""
         if not is_valid or all(any(words in text for words in UNSAID) for text in texts):
