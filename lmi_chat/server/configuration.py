@@ -1,6 +1,7 @@
 """Read a deployment's settings with the engine's own names, their types and its defaults on this machine."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,4 +47,7 @@ def _read(
     origin: str = "command line",
 ) -> Settings:
     defaults, gpus = arguments.defaults(), arguments.gpus()
-    return settings.read(given, variables, properties, kinds, defaults, gpus=gpus, origin=origin)
+    read = partial(settings.read, given, variables, properties, kinds, gpus=gpus, origin=origin)
+    merged = read(engine_defaults=defaults)
+    fitting = arguments.fitting(defaults, merged.engine)
+    return merged if fitting == defaults else read(engine_defaults=fitting)

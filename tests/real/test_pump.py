@@ -1,5 +1,6 @@
 """The engine's messages taken off its socket by ourselves: read as vLLM reads them; its figures stay as they were."""
 
+import asyncio
 import re
 from typing import Any
 
@@ -88,6 +89,50 @@ def test_an_engine_of_another_kind_keeps_vllms_own_loop(caplog: pytest.LogCaptur
     output_loop.install(Other(), Heartbeat(), {})
     assert "vLLM's own output loop runs" in caplog.text
     assert "the engine's client is Client" in caplog.text
+
+
+def balancing(finish: Any = None) -> Any:
+    """VLLM's client of several engines, as far as it is looked at; `finish` in place of its process_engine_outputs."""
+    from vllm.v1.engine.core_client import DPLBAsyncMPClient
+
+    replaced = {"process_engine_outputs": staticmethod(finish)} if finish else {}
+    kind: Any = type("Client", (DPLBAsyncMPClient,), replaced)
+    client = kind.__new__(kind)
+    client.reqs_in_flight, client.engine_inflight = {}, {}
+    client.core_engines, client.engine_ranks_managed = [b"\x00\x00"], [0]
+    return client
+
+
+def test_vllm_forgets_requests_as_is_leaned_on() -> None:
+    assert output_loop._finish_incompatibility(balancing()) == ""
+    assert output_loop._finish_incompatibility(object()) == ""  # of one engine nothing is to be forgotten
+
+
+async def _waits(_: Any, __: Any) -> None:
+    await asyncio.sleep(0)
+
+
+async def _asks_for_more(_: Any, outputs: Any) -> None:
+    outputs.scheduler_stats.current_wave += 1
+
+
+async def _keeps(_: Any, __: Any) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("finish", "said"),
+    [
+        (_waits, r"the client's process_engine_outputs asks for more \(it waits\)"),
+        (_asks_for_more, r"the client's process_engine_outputs asks for more \(.*scheduler_stats.*\)"),
+        (_keeps, "the client keeps its requests otherwise"),
+    ],
+)
+def test_a_client_that_forgets_otherwise_is_a_fault(finish: Any, said: str) -> None:
+    assert re.fullmatch(said, output_loop._finish_incompatibility(balancing(finish)))
+    lacking = balancing()
+    del lacking.engine_inflight
+    assert output_loop._finish_incompatibility(lacking) == "engine_inflight is gone"
 
 
 def figures(server: Server) -> dict[str, float]:

@@ -28,6 +28,22 @@ def test_the_engines_names_defaults_and_gpus_are_read_everywhere(tmp_path: Path)
     assert (told.origins["port"], merged.origins["port"]) == ("command line", "DJL")
 
 
+def test_a_pipeline_is_compiled_where_nothing_is_said_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU, whose default is not to; vLLM's buffers between its stages would be missing there."""
+    kinds = dict.fromkeys(("max_model_len", "tensor_parallel_size", "pipeline_parallel_size"), "int")
+    monkeypatch.setattr(arguments, "kinds", lambda: {**kinds, "enforce_eager": "bool"})
+    monkeypatch.setattr(arguments, "defaults", lambda: {"enforce_eager": ("true", "default"), "dtype": ("float32", "")})
+    for given, eager in (
+        ({}, "true"),
+        ({"pipeline_parallel_degree": "1"}, "true"),
+        ({"pipeline_parallel_degree": "2"}, None),
+        ({"pipeline_parallel_size": "2", "enforce_eager": "true"}, "true"),
+    ):
+        engine = configure(given, None).engine
+        assert engine.get("enforce_eager") == eager, given
+        assert engine["dtype"] == "float32"
+
+
 def test_a_model_directorys_own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def chosen(**given: str) -> tuple[str, str]:
         merged = configure_merged({"model_dir": str(tmp_path), **given}, "DJL")

@@ -1,9 +1,10 @@
-"""Small model folders: whole and broken in one place for what is checked before a start, and one that thinks."""
+"""Small model folders: whole and broken ones for what is checked before a start, one that thinks, two to share."""
 
 import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -122,4 +123,40 @@ def thinking_folder(target: Path) -> Path:
             added |= {"content": named, "special": False}
     (target / "tokenizer.json").write_text(json.dumps(tokenizer))
     (target / "chat_template.jinja").write_text(THINKING_TEMPLATE)
+    return target
+
+
+def shared_folder(target: Path, *, in_waves: bool) -> Path:
+    """A small model of random weights that two workers can share: its numbers of heads and layers are even.
+
+    `in_waves`: vLLM counts it among the mixtures of experts, whose data parallel engines step together or not at all;
+    its layers are dense all the same, as vLLM cannot exchange experts on a CPU.
+    """
+    import torch
+    import transformers
+
+    source = default_model.fetch(default_model.folder())
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("generation_config.json", "tokenizer_config.json", "tokenizer.json", "chat_template.jinja"):
+        (target / name).write_bytes((source / name).read_bytes())
+    sizes: dict[str, Any] = {
+        "vocab_size": json.loads((source / "config.json").read_text())["vocab_size"],
+        "hidden_size": 128,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 2048,
+        "initializer_range": 0.3,  # so large that the likeliest token is far ahead of the next
+        "tie_word_embeddings": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    torch.manual_seed(7)
+    if in_waves:
+        experts = {"num_experts": 4, "num_experts_per_tok": 2, "mlp_only_layers": [0, 1]}
+        model: Any = transformers.Qwen2MoeForCausalLM(transformers.Qwen2MoeConfig(**sizes, **experts))
+    else:
+        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes))
+    model.save_pretrained(target)
     return target

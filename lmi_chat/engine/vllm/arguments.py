@@ -157,6 +157,16 @@ def _cache_gib() -> int:
     return max(1, min(MOST_CACHE_GIB, int(total // 6)))
 
 
+def fitting(defaults: Mapping[str, tuple[str, str]], engine: Mapping[str, str]) -> Mapping[str, tuple[str, str]]:
+    """Leave out of `defaults` what the arguments in `engine` do not go with.
+
+    On a CPU vLLM makes the buffers between the stages of a pipeline where it compiles, and there alone.
+    """
+    if engine.get("pipeline_parallel_size", "1") == "1":
+        return defaults
+    return {name: chosen for name, chosen in defaults.items() if name != "enforce_eager"}
+
+
 def _has_shared_memory() -> bool:
     """Whether /dev/shm has enough: containers get 64 MiB by default, and SageMaker has no setting for it."""
     return not SHARED_MEMORY.is_dir() or shutil.disk_usage(SHARED_MEMORY).free >= QUEUE_BYTES

@@ -407,7 +407,8 @@ def _describe(engine: Any, names: tuple[str, ...], parsers: Parsers, hearing: sp
         tokenizer=engine.get_tokenizer(),
         context_tokens=config.max_model_len,
         vocabulary_tokens=config.get_vocab_size(),
-        max_running=engine.vllm_config.scheduler_config.max_num_seqs,
+        # each engine that is served here (data parallelism) has its own batch
+        max_running=engine.vllm_config.scheduler_config.max_num_seqs * len(engine.engine_core.engine_ranks_managed),
         fingerprint=f"vllm-{vllm.__version__}-{str(config.dtype).removeprefix('torch.')}",
         version=vllm.__version__,
         # under "fcfs" vLLM takes any priority and passes it over

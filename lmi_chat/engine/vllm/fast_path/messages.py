@@ -104,6 +104,7 @@ STATES = {
 NIL = Raw(b"\xc0")
 step, token = Decoder(PartialCoreOutputs).decode, Decoder(PartialCoreOutput).decode
 scheduler_stats = Decoder(PartialSchedulerStats).decode
+request_ids = Decoder(list[str]).decode
 
 
 def is_given(raw: Raw) -> bool:

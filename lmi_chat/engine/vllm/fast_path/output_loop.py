@@ -2,28 +2,36 @@
 
 vLLM reads the socket in one asyncio task and works in another, which costs a step two wake-ups and zmq's own events:
 more than half of what the step costs at one stream. Here the event loop calls `_work` when the socket has something,
-and it works off all that there is, BURST_S at most in one go. Only for the plain case, one engine that is served text;
-for all others `install` leaves vLLM's loops alone.
+and it works off all that there is, BURST_S at most in one go. Several engines (data parallelism) send to the same
+socket, each message with its engine's number; which requests an engine has, and waking one that has paused, stays with
+vLLM's client. Where vLLM is otherwise than it leans on, `install` leaves its loops alone.
 
 Leans on: AsyncLLM starting its loop by `_run_output_handler` and its client by `_ensure_output_queue_task`, both
-looking at nothing but whether it is there; `errored` asking whether `output_handler` is done.
+looking at nothing but whether it is there; `errored` asking whether `output_handler` is done; of several engines the
+client's `process_engine_outputs` reading nothing but `finished_requests`, and coming back at once.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Generator, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from msgspec import Raw
 
 from lmi_chat.engine.vllm.fast_path import messages
-from lmi_chat.engine.vllm.fast_path.output_processor import FastRequest
+from lmi_chat.engine.vllm.fast_path.output_processor import Clock, FastRequest
 from lmi_chat.engine.vllm.fast_path.stats import StepRecorder
 from lmi_chat.engine.vllm.heartbeat import Heartbeat
 
 BURST_S = 0.005
 NOBLOCK, SNDMORE = 1, 2  # zmq's, as numbers: it makes an enum of them at each call otherwise
+CLIENTS = ("AsyncMPClient", "DPAsyncMPClient", "DPLBAsyncMPClient")
+"""VLLM's clients: of one engine, of one of several that something outside balances, of several that it balances."""
+KEPT = ("core_engines", "engine_ranks_managed", "reqs_in_flight", "engine_inflight")
+"""What the client that balances keeps of its engines and their requests."""
 log = logging.getLogger(__name__)
 
 
@@ -45,7 +53,7 @@ class OutputLoop:
         """Take the place of `engine`'s own loops, which have not begun; use `install`."""
         import zmq
         from vllm import envs
-        from vllm.v1.engine import EngineCoreOutput
+        from vllm.v1.engine import EngineCoreOutput, EngineCoreRequestType
         from vllm.v1.engine.core import EngineCoreProc
         from vllm.v1.engine.core_client import _process_utility_output
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -61,9 +69,16 @@ class OutputLoop:
         self._nothing = zmq.Again
         self._answer_utility, self._dead = _process_utility_output, EngineDeadError
         self._obituary: bytes = EngineCoreProc.ENGINE_CORE_DEAD
+        self._add: bytes = EngineCoreRequestType.ADD.value
         self._new_stats, self._read = IterationStats, MsgpackDecoder(EngineCoreOutput).decode
         self._runs, self._recorder = runs, StepRecorder(engine, heartbeat)
-        self._note = engine.output_processor.clock.note
+        self._finish = getattr(type(self._core), "process_engine_outputs", None)
+        self._heartbeat, self._unfinished = heartbeat, getattr(self._core, "engine_inflight", None)
+        if self._unfinished is not None:
+            numbers = zip(self._core.core_engines, self._core.engine_ranks_managed, strict=True)
+            heartbeat.watch(dict(numbers), self._unfinished)
+        self._clocks: dict[int, Clock] = {}
+        self._note: Callable[[FastRequest], None]
         self._stats: Any = None
         self._is_plain = True
         self._slice: int = envs.VLLM_V1_OUTPUT_PROC_CHUNK_SIZE
@@ -86,6 +101,8 @@ class OutputLoop:
     def send(self, message: Sequence[Any], engine: bytes) -> Awaitable[Any]:
         """Send a request to the engine's core, in place of the client's `_send_input_message`; the socket has room."""
         self._core.ensure_alive()
+        if self._unfinished is not None and message[0] == self._add and self._unfinished[engine] == 1:
+            self._heartbeat.begin(engine)
         try:
             self._requests.send(engine, SNDMORE | NOBLOCK)
         except self._nothing:
@@ -143,10 +160,16 @@ class OutputLoop:
         if messages.is_given(step.utility_output):
             self._answer_utility(self._core.decoder.decode(frames).utility_output, self._core.utility_results)
             return True
+        if self._finish is not None and messages.is_given(step.finished_requests):
+            _run_at_once(self._finish(self._core, _finished(messages.request_ids(step.finished_requests))))
         outputs = step.outputs
         if not outputs and not messages.is_given(step.scheduler_stats):
             return True
         self._is_plain = True
+        clock = self._clocks.get(step.engine_index)
+        if clock is None:
+            clock = self._clocks[step.engine_index] = Clock()
+        self._engine.output_processor.clock, self._note = clock, clock.note
         self._stats = self._new_stats() if self._engine.log_stats and outputs else None
         starts = range(0, len(outputs), self._slice)
         self._parts = [(step, None, frames)]
@@ -194,8 +217,23 @@ class OutputLoop:
         return True
 
 
+def _finished(ids: list[str]) -> Any:
+    """Make a message of nothing but requests that an engine no longer has."""
+    return SimpleNamespace(finished_requests=ids)
+
+
+def _run_at_once(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run what waits for nothing. Raises RuntimeError where it does wait."""
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    coroutine.close()
+    raise RuntimeError("it waits")
+
+
 def install(engine: Any, heartbeat: Heartbeat, runs: dict[str, FastRequest]) -> None:
-    """Take the place of the loops of an AsyncLLM that has not begun, if it is of the plain kind.
+    """Take the place of the loops of an AsyncLLM that has not begun, where they are as is leaned on.
 
     `runs` are its plain requests (output_processor.install), `heartbeat` is one of its loggers.
     """
@@ -213,10 +251,13 @@ def _incompatibility(engine: Any) -> str:
     from vllm.v1.engine import core, core_client
 
     client = engine.engine_core
-    if type(client) is not core_client.AsyncMPClient:
+    if type(client) not in [getattr(core_client, name, None) for name in CLIENTS]:
         return f"the engine's client is {type(client).__name__}"
-    if engine.vllm_config.parallel_config.enable_fault_tolerance:
-        return "enable_fault_tolerance is on"
+    for name in ("enable_fault_tolerance", "enable_elastic_ep"):  # messages of their own kinds come with them
+        if getattr(engine.vllm_config.parallel_config, name, False):
+            return f"{name} is on"
+    if fault := _finish_incompatibility(client):
+        return fault
     needed = (
         (engine, ("output_processor", "logger_manager", "log_stats", "renderer", "_run_output_handler")),
         (type(engine.renderer), ("mm_processor_cache", "stat_mm_cache")),
@@ -243,4 +284,21 @@ def _incompatibility(engine: Any) -> str:
         return f"{', '.join(missing)} is gone"
     if engine.output_handler is not None or client.resources.output_queue_task is not None:
         return "it has begun already"
+    return ""
+
+
+def _finish_incompatibility(client: Any) -> str:
+    """Try what forgets the requests that an engine no longer has, on a client made up for it; name a fault, or ""."""
+    finish = getattr(type(client), "process_engine_outputs", None)
+    if finish is None:
+        return ""
+    if missing := [name for name in KEPT if not hasattr(client, name)]:
+        return f"{', '.join(missing)} is gone"
+    trial = SimpleNamespace(reqs_in_flight={"gone": b"0", "left": b"0"}, engine_inflight=Counter({b"0": 2}))
+    try:
+        _run_at_once(finish(trial, _finished(["gone", "unknown"])))
+    except Exception as error:  # noqa: BLE001 vLLM's own code, whatever it has become
+        return f"the client's process_engine_outputs asks for more ({error})"
+    if trial.reqs_in_flight != {"left": b"0"} or trial.engine_inflight[b"0"] != 1:
+        return "the client keeps its requests otherwise"
     return ""

@@ -1,11 +1,12 @@
 """Update vLLM's metrics: all of them every PERIOD_S and at other steps, the three that change at plain tokens.
 
 A full record sets some forty of them, which costs a step of a few streams more than its tokens do. A step that brought
-plain tokens alone changes three; the others are states (running, waiting, cache in use) whose last value counts.
+plain tokens alone changes three; the others are states (running, waiting, cache in use) whose last value counts. Each
+of several engines has metrics of its own.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lmi_chat.engine.vllm.fast_path import messages
@@ -13,6 +14,7 @@ from lmi_chat.engine.vllm.fast_path.gathered import GatheredHistogram
 from lmi_chat.engine.vllm.heartbeat import Heartbeat
 
 PERIOD_S = 0.1
+Few = tuple[Callable[[Any], object], ...]
 FIGURES = ("counter_generation_tokens", "histogram_iteration_tokens", "histogram_inter_token_latency")
 
 
@@ -27,24 +29,25 @@ class StepRecorder:
         self._engine, self._heartbeat = engine, heartbeat
         self._read = Decoder(SchedulerStats).decode
         self._few = _few(engine.logger_manager)
-        self._due = 0.0
+        self._due: dict[int, float] = {}
 
     def record(self, step: messages.PartialCoreOutputs, stats: Any, *, is_plain: bool) -> None:
         """Record a step at its end; `stats`: vLLM's IterationStats; `is_plain`: it brought plain tokens alone."""
         if not messages.is_given(step.scheduler_stats):
             self._record(step, None, stats)
             return
-        now = time.monotonic()
-        if is_plain and stats is not None and now < self._due and self._record_few(step, stats):
-            self._heartbeat.stepped_at = now
+        now, number = time.monotonic(), step.engine_index
+        if is_plain and stats is not None and now < self._due.get(number, 0.0) and self._record_few(step, stats):
+            self._heartbeat.step(number)
             return
-        self._due = now + PERIOD_S
+        self._due[number] = now + PERIOD_S
         self._record(step, self._read(step.scheduler_stats), stats)
 
     def _record_few(self, step: messages.PartialCoreOutputs, stats: Any) -> bool:
-        if self._few is None or not messages.scheduler_stats(step.scheduler_stats).is_quiet:
+        few = self._few.get(step.engine_index)
+        if few is None or not messages.scheduler_stats(step.scheduler_stats).is_quiet:
             return False
-        count, observe_step, observe_gaps = self._few
+        count, observe_step, observe_gaps = few
         count(stats.num_generation_tokens)
         observe_step(stats.num_generation_tokens)
         observe_gaps(stats.inter_token_latencies_iter)
@@ -61,12 +64,12 @@ class StepRecorder:
             )
 
 
-def _few(manager: Any) -> tuple[Callable[[Any], object], ...] | None:
-    """Return the three metrics; None where another logger may want every step."""
+def _few(manager: Any) -> Mapping[int, Few]:
+    """Return the three metrics of each engine; none where another logger may want every step."""
     from vllm.v1.metrics.loggers import LoggingStatLogger, PerEngineStatLoggerAdapter, PrometheusStatLogger
 
     if manager is None:
-        return None
+        return {}
     found: list[Any] = []
     for logger in manager.stat_loggers:
         inner = [logger]
@@ -74,11 +77,10 @@ def _few(manager: Any) -> tuple[Callable[[Any], object], ...] | None:
             inner = list(logger.per_engine_stat_loggers.values())
         found += [one for one in inner if not isinstance(one, LoggingStatLogger | Heartbeat)]
     if len(found) != 1 or not isinstance(found[0], PrometheusStatLogger):
-        return None
-    figures: list[Any] = [getattr(found[0], name, {}).get(0) for name in FIGURES]
-    if not all(figures):
-        return None
-    counter, step, gaps = figures
-    if not isinstance(gaps, GatheredHistogram):
-        return None
-    return counter.inc, step.observe, gaps.observe_all
+        return {}
+    few = {}
+    for number in manager.engine_indexes:
+        counter, step, gaps = (getattr(found[0], name, {}).get(number) for name in FIGURES)
+        if counter and step and isinstance(gaps, GatheredHistogram):
+            few[number] = (counter.inc, step.observe, gaps.observe_all)
+    return few
