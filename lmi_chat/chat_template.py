@@ -49,6 +49,8 @@ CHATS = {
     "developer": ("developer", "user"),
 }
 """The roles of the chat in which a message of each role is tried out."""
+BEFORE = ("system", "user", "assistant", "user")
+"""The roles before a system message that is not the first."""
 RESERVED = frozenset(
     {
         *("messages", "conversation", "tools", "documents", "chat_template"),
@@ -133,7 +135,7 @@ class Template:
     """The model's prompt format and its tokenizer, for one served model.
 
     `knows_tools`: tools reach the prompt; `reads`: the variables of a request that do; `variables`: those that it may
-    set.
+    set. `takes_later_system`: a system message that stands amid the others reaches the prompt.
     """
 
     def __init__(
@@ -167,6 +169,7 @@ class Template:
         self._wordless: tuple[str | None, ...] = ("",)  # what may be the content beside calls, the best first
         self._writes_arguments = False  # calls have theirs as JSON text, not as an object
         self.knows_tools = False
+        self.takes_later_system = False
         self._offered = [TOOL] if is_for_tools else []
         self.has_chat = self._try_out()
         with_tools = None if own or is_for_tools else jinja_text(tokenizer, source, has_tools=True)
@@ -175,6 +178,7 @@ class Template:
             with suppress(BadTemplate):
                 self._for_tools = Template(tokenizer, with_tools, is_for_tools=True, encoder=self._encoder)
             self.knows_tools = self._for_tools is not None and self._for_tools.knows_tools
+            self.takes_later_system &= self._for_tools is None or self._for_tools.takes_later_system
         self.reads = own.variables if own else _variables(tokenizer, self._jinja)
         self.reads |= self._for_tools.reads if self._for_tools else frozenset()
         self.variables = self.reads | {THINKING}
@@ -294,6 +298,7 @@ class Template:
         pool = ThreadPoolExecutor(1)
         try:
             self._learn_forms(pool)
+            self.takes_later_system = self._learn_later(pool)
             self._short = pool.submit(self._find_short).result(TRIAL_S)
             self.knows_tools = self._learn_tools(pool)
             pool.submit(self._learn_calls).result(TRIAL_S)
@@ -333,6 +338,16 @@ class Template:
                 self._knows_developer = takes_text or takes_parts
         if self._jinja is not None:  # some print the name of any role, known or not
             self._knows_developer = "'developer'" in self._jinja or '"developer"' in self._jinja
+
+    def _learn_later(self, pool: ThreadPoolExecutor) -> bool:
+        chat = [self._shaped({"role": role, "content": "Hi"}) for role in BEFORE]
+        chat.append(self._shaped({"role": "system", "content": PROBE}))
+        try:
+            return PROBE in pool.submit(self._text, chat, self._offered).result(TRIAL_S).lower()
+        except Late:
+            raise
+        except Exception:  # noqa: BLE001 the template is foreign code
+            return False
 
     def _shows(self, role: str, *, has_parts: bool) -> bool:
         """Whether the content of a message of `role`, as text or as parts, is in the prompt."""

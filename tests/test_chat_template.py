@@ -225,6 +225,19 @@ def test_a_developer_speaks_as_the_system_where_the_template_knows_none(*, parts
     assert knows.render([said("developer", "a"), USER]) == f"<developer>a<user>{USER['content']}!"
 
 
+@pytest.mark.parametrize(
+    ("source", "takes"),
+    [
+        (CHATML, True),
+        (STRICT, False),
+        ("{% for m in messages %}{{ m.content if m.role != 'system' or loop.first }}{% endfor %}", False),
+        ("{% for m in messages %}{{ m.content[0].text }}{% endfor %}", True),
+    ],
+)
+def test_whether_a_system_message_is_taken_amid_others_is_learned(source: str, *, takes: bool) -> None:
+    assert Template(tokenizer(source)).takes_later_system == takes
+
+
 def test_system_messages_stay_where_they_are_without_a_developer() -> None:
     chat = [{"role": "system", "content": "a"}, USER, {"role": "system", "content": "b"}]
     assert Template(tokenizer(ALTERNATING)).render(chat) == f"<system>a<user>{USER['content']}<system>b"

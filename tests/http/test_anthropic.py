@@ -9,6 +9,7 @@ from typing import Any
 import anthropic
 import pytest
 
+from lmi_chat.chat_template import Template
 from lmi_chat.errors import Error
 from lmi_chat.http.access import ApiKeys
 from lmi_chat.job import Delta, Finish, Finished, Job
@@ -16,6 +17,7 @@ from lmi_chat.pipeline.pipeline import PipelineConfig
 from lmi_chat.storage.sessions import Sessions
 from tests.http.test_app import post
 from tests.support.scripted import Scripted, Service, Step, called, reasoned, said, serving
+from tests.test_chat_template import tokenizer
 
 pytestmark = pytest.mark.processes
 
@@ -351,6 +353,63 @@ SAME: dict[str, tuple[Any, Any]] = {
         {"messages": ASKED, "thinking": {"type": "enabled", "budget_tokens": 20}},
         {"messages": ASKED, "thinking_token_budget": 20},
     ),
+    "documents and what was found": (
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {
+                            "type": "document",
+                            "title": "Notes",
+                            "context": "of May",
+                            "source": {"type": "text", "media_type": "text/plain", "data": "Rain."},
+                        },
+                        {"type": "document", "source": {"type": "content", "content": [{"type": "text", "text": "a"}]}},
+                        {"type": "document", "source": {"type": "content", "content": "b"}},
+                        {
+                            "type": "search_result",
+                            "title": "Bern",
+                            "source": "https://example.com",
+                            "content": [{"type": "text", "text": "Sun."}, {"type": "text", "text": "Wind."}],
+                        },
+                    ],
+                }
+            ]
+        },
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "text", "text": text}
+                        for text in ("Notes\nof May\nRain.", "a", "b", "Bern\nhttps://example.com\nSun.\nWind.")
+                    ],
+                }
+            ]
+        },
+    ),
+    "a summary of what was said": (
+        {
+            "messages": [
+                {"role": "assistant", "content": [{"type": "compaction", "content": "They met."}]},
+                {"role": "assistant", "content": [{"type": "compaction", "content": None}]},
+                *ASKED,
+            ]
+        },
+        {"messages": [{"role": "assistant", "content": "They met."}, *ASKED]},
+    ),
+    "variables of the template": (
+        {"messages": ASKED, "thinking": {"type": "disabled"}, "chat_template_kwargs": {"enable_thinking": True}},
+        {"messages": ASKED, "chat_template_kwargs": {"enable_thinking": True}},
+    ),
+    "a form of the text in older words": (
+        {"messages": ASKED, "output_format": {"type": "json_schema", "schema": {"type": "object"}}},
+        {
+            "messages": ASKED,
+            "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}},
+        },
+    ),
     "a form of the text": (
         {"messages": ASKED, "output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}}},
         {
@@ -376,21 +435,63 @@ def test_the_engine_is_asked_what_a_chat_asks(own: Any, chat: Any) -> None:
         assert ours == theirs
 
 
+SEARCH: Any = {"type": "web_search_20250305", "name": "web_search", "max_uses": 5}
+
+
+def changing(*tools: Any, kind: str = "tool_addition") -> Any:
+    """A body whose conversation changes its tools."""
+    changes = [{"type": kind, "tool": tool} for tool in tools]
+    return LEAST | {"messages": [*ASKED, {"role": "system", "content": changes}]}
+
+
 WRONG: list[tuple[Any, str]] = [
     ({"messages": ASKED}, "max_tokens must be given"),
     ({"max_tokens": 5}, "messages must be an array of messages, got null"),
     (LEAST | {"tools": [{"name": "a"}]}, "tools[0].input_schema must be a JSON Schema (an object), got null"),
-    (LEAST | {"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0].type must be custom"),
+    (LEAST | {"tools": [{"type": "teleport_20260801", "name": "a"}]}, "tools[0].type must be custom, no other tools"),
+    (LEAST | {"tools": [{"type": "web_search_2025", "name": "a"}]}, "tools[0].type must be custom, no other tools"),
+    (
+        LEAST | {"tools": [WEATHER, SEARCH], "tool_choice": {"type": "tool", "name": "web_search"}},
+        'tool_choice must not name a tool that cannot be called here, got "web_search"',
+    ),
+    (LEAST | {"tools": [SEARCH], "tool_choice": {"type": "any"}}, "tool_choice needs tools"),
+    (
+        LEAST | {"output_format": {"type": "json_object"}, "output_config": {"format": {"type": "text"}}},
+        "output_format and output_config.format say the same thing with different values",
+    ),
+    (LEAST | {"compaction": {"type": "enabled"}}, "compaction must be absent: nothing is compacted here"),
+    (LEAST | {"thinking": {"type": "adaptive", "display": "loud"}}, "thinking.display must be one of summarized"),
     (LEAST | {"tool_choice": {"type": "tool"}}, "tool_choice.name must be given with type tool"),
     (LEAST | {"tool_choice": {"type": "some"}}, "tool_choice.type must be one of auto, any, tool, none"),
     (LEAST | {"thinking": {"type": "enabled", "budget_tokens": 50}}, "budget_tokens must be below max_tokens = 50"),
     (LEAST | {"thinking": {}}, "thinking.type must be one of enabled"),
-    (LEAST | {"mcp_servers": [{}]}, "mcp_servers is not served by this version"),
-    (LEAST | {"container": "a"}, "container is not served by this version"),
     (LEAST | {"messages": [{"role": "tool", "content": ""}]}, "messages[0].role must be one of user, assistant"),
     (
-        LEAST | {"messages": [{"role": "user", "content": [{"type": "document"}]}]},
-        "messages[0].content[0].type document is not served",
+        LEAST | {"messages": [{"role": "user", "content": [{"type": "document", "source": {"type": "base64"}}]}]},
+        'must be of type text or content: of other documents, such as PDF, send the text; got "base64"',
+    ),
+    (
+        LEAST | {"messages": [{"role": "user", "content": [{"type": "search_result", "content": 5}]}]},
+        "messages[0].content[0].content must be a string or an array of texts, got 5",
+    ),
+    (
+        LEAST | {"messages": [{"role": "user", "content": [{"type": "browser_state"}]}]},
+        "messages[0].content[0].type must be one of text, image, document, search_result, tool_result",
+    ),
+    (
+        LEAST | {"messages": [*ASKED, {"role": "system", "content": "a", "clear_at": "noon"}]},
+        'messages[1].clear_at must be one of next_user_message, never, got "noon"',
+    ),
+    (changing({"type": "tool_reference", "name": "x"}), 'content[0].tool.name must be the name of a tool, got "x"'),
+    (
+        changing({"type": "tool_definition", "definition": {"name": "x"}}),
+        "content[0].tool.definition.input_schema must",
+    ),
+    (changing({"type": "plugin"}), "messages[1].content[0].tool must be an object such as"),
+    (changing(None), "messages[1].content[0].tool must be an object such as"),
+    (
+        LEAST | {"messages": [{"role": "user", "content": [{"type": "tool_addition"}]}]},
+        "messages[0].content[0].type must be one of text, image",
     ),
     (
         LEAST | {"messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "a"}]}]},
@@ -398,7 +499,7 @@ WRONG: list[tuple[Any, str]] = [
     ),
     (
         LEAST | {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "a"}}]}]},
-        "messages[0].content[0].type must be text: the model tiny takes no images",
+        'messages[0].content[0].type must be text: the model tiny takes no images; got "image"',
     ),
     (
         LEAST | {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "file"}}]}]},
@@ -418,8 +519,253 @@ def test_what_is_wrong_is_named_by_its_own_path(body: Any, text: str) -> None:
 
 
 def test_an_unknown_key_is_told(plain: Service) -> None:
-    _, headers, _ = post(plain, LEAST | {"context_management": {}}, path=PATH)
-    assert headers["x-lmi-chat-warning"] == "context_management is ignored"
+    _, headers, _ = post(plain, LEAST | {"weather": {}}, path=PATH)
+    assert headers["x-lmi-chat-warning"] == "weather is ignored"
+
+
+USED: Any = {"type": "tool_use", "id": "c1", "name": "weather", "input": {}}
+
+
+def resulting(*content: Any, **more: Any) -> Any:
+    """A conversation in which a tool gave this."""
+    result = {"type": "tool_result", "tool_use_id": "c1", "content": list(content), **more}
+    return [*ASKED, {"role": "assistant", "content": [USED]}, {"role": "user", "content": [result]}]
+
+
+FOUND: Any = [
+    {"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {"query": "a"}},
+    {"type": "web_search_tool_result", "tool_use_id": "s1", "content": []},
+    {"type": "fallback", "from": {"model": "a"}, "to": {"model": "b"}},
+    {"type": "text", "text": "Sun.", "citations": []},
+]
+OTHER = "other server's tools"
+TAKEN: dict[str, tuple[Any, str | None]] = {
+    "marks of a cache": (
+        {
+            "system": [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral", "ttl": "1h"}}],
+            "tools": [WEATHER | {"type": "custom", "cache_control": {"type": "ephemeral"}}],
+            "cache_control": {"type": "ephemeral"},
+        },
+        None,
+    ),
+    "hints of a tool": (
+        {
+            "tools": [
+                WEATHER
+                | {"eager_input_streaming": True, "input_examples": [{}], "defer_loading": True}
+                | {"allowed_callers": ["direct"], "strict": True}
+            ]
+        },
+        None,
+    ),
+    "who asks, as an agent tells it": ({"metadata": {"user_id": f"user_{'a' * 64}_account_{'b' * 36}"}}, None),
+    "nobody asks": ({"metadata": {"user_id": None}}, None),
+    "thinking as the model likes": ({"thinking": {"type": "adaptive", "display": "updates"}}, None),
+    "what is cleared": (
+        {"context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}},
+        "context_management is ignored: a conversation is taken as it is sent",
+    ),
+    "nothing is cleared": ({"context_management": {"edits": []}, "speed": "standard", "container": None}, None),
+    "servers of tools": (
+        {
+            "mcp_servers": [{"type": "url", "url": "https://example.com", "name": "a"}],
+            "tools": [{"type": "mcp_toolset", "mcp_server_name": "a"}],
+        },
+        f"mcp_servers is ignored: no {OTHER} are called here; tools[0] is ignored: no server runs mcp_toolset here",
+    ),
+    "where code runs": ({"container": {"skills": []}}, "container is ignored: no code is run here"),
+    "other models": ({"fallbacks": [{"model": "a"}]}, "fallbacks is ignored: no other model is asked here"),
+    "faster": ({"speed": "fast"}, "speed is ignored: there is one speed here"),
+    "where": ({"inference_geo": "us"}, "inference_geo is ignored: this server stands where it stands"),
+    "why nothing was cached": (
+        {"diagnostics": {"previous_message_id": "a"}},
+        "diagnostics is ignored: what was cached is told by the usage alone",
+    ),
+    "who pays": ({"billing_policy": {"bill_to": "self"}}, "billing_policy is ignored: nobody is billed here"),
+    "tools that a server runs": (
+        {
+            "tools": [
+                SEARCH,
+                WEATHER,
+                {"type": "web_fetch_20260318", "name": "web_fetch"},
+                {"type": "code_execution_20260521", "name": "code_execution"},
+                {"type": "advisor_20260301", "name": "advisor", "model": "a"},
+                {"type": "tool_search_tool_bm25", "name": "tool_search_tool_bm25"},
+            ]
+        },
+        "; ".join(
+            f"tools[{place}] is ignored: no server runs {kind} here"
+            for place, kind in (
+                (0, "web_search_20250305"),
+                (2, "web_fetch_20260318"),
+                (3, "code_execution_20260521"),
+                (4, "advisor_20260301"),
+                (5, "tool_search_tool_bm25"),
+            )
+        ),
+    ),
+    "tools that Anthropic's models know": (
+        {
+            "tools": [
+                {"type": "bash_20250124", "name": "bash"},
+                {"type": "text_editor_20250728", "name": "str_replace_based_edit_tool"},
+                {"type": "memory_20250818", "name": "memory"},
+                {"type": "computer_20251124", "name": "computer", "display_height_px": 9, "display_width_px": 9},
+                {"type": "computer_toolset_20260801"},
+                WEATHER,
+            ],
+            "tool_choice": {"type": "any"},
+        },
+        "; ".join(
+            f"tools[{place}] is ignored: the model does not know {kind}; describe it as a custom tool"
+            for place, kind in enumerate(
+                (
+                    *("bash_20250124", "text_editor_20250728", "memory_20250818"),
+                    *("computer_20251124", "computer_toolset_20260801"),
+                )
+            )
+        ),
+    ),
+    "what tools of a server gave": (
+        {"messages": [*ASKED, {"role": "assistant", "content": FOUND}, *ASKED]},
+        "messages[1].content[0] is ignored, and so are 1 more: server_tool_use is of a tool that another server ran",
+    ),
+    "a file of a server": (
+        {"messages": [{"role": "user", "content": [{"type": "container_upload", "file_id": "f"}]}, *ASKED]},
+        "messages[0].content[0] is ignored: container_upload is of a tool that another server ran",
+    ),
+    "a tool that was found": ({"messages": resulting({"type": "tool_reference", "tool_name": "weather"})}, None),
+    "a result that was found": (
+        {
+            "messages": resulting(
+                {"type": "search_result", "title": "a", "source": "b", "content": [{"type": "text", "text": "c"}]},
+                {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "d"}},
+            )
+        },
+        None,
+    ),
+    "a note for one turn": (
+        {"messages": [*ASKED, {"role": "system", "content": "a", "clear_at": "next_user_message"}]},
+        None,
+    ),
+}
+BETAS: Any = ["context-management-2025-06-27", "interleaved-thinking-2025-05-14"]
+NO_TOKENS = ("max_tokens", "metadata", "container", "fallbacks", "inference_geo", "diagnostics")
+"""What no tokens are counted of."""
+
+
+@pytest.mark.parametrize(("asked", "warned"), TAKEN.values(), ids=TAKEN.keys())
+def test_what_agents_send_is_taken_and_what_it_cannot_do_is_told(asked: Any, warned: str | None) -> None:
+    """By the client's own beta methods, whose path ends with `?beta=true`; whole, streamed, counted and strict."""
+    given = LEAST | {"model": "tiny", "betas": BETAS} | asked
+    told = []
+    for is_strict in (False, True):
+        with (
+            serving(Scripted(said("Hello!")), is_strict=is_strict, **CALLING) as service,
+            client(service) as claude,
+        ):
+            messages = claude.beta.messages.with_raw_response
+            told += [messages.create(**given), messages.create(**given, stream=True)]
+            told += [messages.count_tokens(**{name: one for name, one in given.items() if name not in NO_TOKENS})]
+            assert all("Hello!" in "".join(_texts(reply)) for reply in told[-3:-1])
+    for reply in told:
+        if not (reply.http_request.url.path.endswith("count_tokens") and asked.keys() & set(NO_TOKENS)):
+            assert reply.headers.get("x-lmi-chat-warning") == warned
+
+
+def _texts(reply: Any) -> Iterator[str]:
+    """The text of an answer, whole or streamed."""
+    found = reply.parse()
+    if hasattr(found, "content"):
+        yield from (block.text for block in found.content)
+    else:
+        yield from (event.delta.text for event in found if event.type == "content_block_delta")
+
+
+def _shown(service: Service, body: Any) -> list[str]:
+    """The names of the tools that the model may call, which the template shows too."""
+    status, _, answer = post(service, body, path=PATH)
+    assert status == 200, answer
+    job = service.engine.jobs[-1]
+    names = [tool.name for tool in job.parsing.tools] if job.parsing else []
+    shown = json.loads(job.prompt_text.partition("user\n")[0] or "[]")
+    assert [tool["function"]["name"] for tool in shown] == names
+    return names
+
+
+def test_what_cannot_be_called_is_not_shown_and_what_is_described_can() -> None:
+    bash = {"type": "bash_20250124", "name": "bash", "input_schema": {"type": "object"}}
+    with serving(Scripted(said("Hi")), **CALLING) as service:
+        assert _shown(service, LEAST | {"tools": [SEARCH]}) == []
+        assert _shown(service, LEAST | {"tools": [SEARCH, WEATHER, bash]}) == ["weather", "bash"]
+
+
+def test_a_conversation_changes_its_tools() -> None:
+    named: Any = {"type": "tool_reference", "name": "weather"}
+    other = {"type": "tool_definition", "definition": WEATHER | {"name": "news"}}
+    anew = {"type": "tool_definition", "definition": WEATHER | {"description": "anew"}}
+    with serving(Scripted(said("Hi")), **CALLING) as service:
+        tools = {"tools": [WEATHER | {"defer_loading": True}, SEARCH]}
+        assert _shown(service, changing(named, other) | tools) == ["weather", "news"]
+        assert _shown(service, changing(named, kind="tool_removal") | tools) == []
+        assert _shown(service, changing({**named, "name": "web_search"}) | tools) == ["weather"]
+        assert _shown(service, changing({"type": "mcp_toolset_reference", "server_name": "a"}) | tools) == ["weather"]
+        assert _shown(service, changing(anew) | tools) == ["weather"]
+        assert "anew" in service.engine.jobs[-1].prompt_text
+        body = changing(other, named, kind="tool_addition") | tools
+        body["messages"].append({"role": "system", "content": [{"type": "tool_removal", "tool": named}]})
+        assert _shown(service, body) == ["news"]
+        body["messages"].append({"role": "system", "content": [{"type": "tool_addition", "tool": named}]})
+        assert _shown(service, body) == ["weather", "news"]
+        many = [{**other, "definition": WEATHER | {"name": f"n{number}"}} for number in range(129)]
+        status, _, answer = post(service, changing(*many), path=PATH)
+    assert (status, answer["error"]["message"]) == (
+        400,
+        "tools must have at most 128 tools, got 129 with those added",
+    )
+
+
+def test_the_texts_of_a_result_are_lines() -> None:
+    texts = [{"type": "text", "text": "1"}, {"type": "text", "text": "2"}]
+    with serving(Scripted(said("Hi")), **CALLING) as service:
+        for messages, expected in (
+            (resulting(*texts), "tool\n1\n2<|im_end|>"),
+            (resulting(*texts, is_error=True), "tool\nError: 1\n2<|im_end|>"),
+            (resulting({"type": "tool_reference", "tool_name": "a"}, *texts), "tool\na\n1\n2<|im_end|>"),
+        ):
+            assert post(service, LEAST | {"messages": messages}, path=PATH)[0] == 200
+            assert expected in service.engine.jobs[-1].prompt_text
+
+
+NOTED: Any = [
+    *ASKED,
+    {"role": "system", "content": "Be brief.", "clear_at": "next_user_message"},
+    {"role": "assistant", "content": "Yes?"},
+    {"role": "user", "content": "go on"},
+    {"role": "system", "content": [{"type": "text", "text": "Plan."}, {"type": "text", "text": "Ask."}]},
+]
+FIRST_ALONE = """{% for m in messages %}{% if m['role'] == 'system' and not loop.first %}
+{{ raise_exception('System message must be at the beginning.') }}{% endif %}<{{ m['role'] }}>{{ m['content'] }}
+{% endfor %}"""
+HEAD_ALONE = """{% for m in messages %}{% if m['role'] != 'system' or loop.first %}<{{ m['role'] }}>{{ m['content'] }}
+{% endif %}{% endfor %}"""
+ANYWHERE = """{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}
+{% endfor %}"""
+
+
+@pytest.mark.parametrize("source", [FIRST_ALONE, HEAD_ALONE, ANYWHERE])
+def test_a_note_of_the_systems_amid_a_conversation_reaches_every_model(source: str) -> None:
+    """Where a template refuses it or leaves it out, the user's turn has it; one for a turn that is over is gone."""
+    with serving(Scripted(said("Hi")), template=Template(tokenizer(source))) as service:
+        status, headers, answer = post(service, LEAST | {"system": "Sys.", "messages": NOTED}, path=PATH)
+        assert status == 200, answer
+    prompt = service.engine.jobs[-1].prompt_text.split()
+    note = ["<system>Plan.", "Ask."] if source == ANYWHERE else ["System:", "Plan.", "Ask."]
+    assert prompt == ["<system>Sys.", "<user>hi", "<assistant>Yes?", "<user>go", "on", *note]
+    warned = (
+        "messages[4].role system stands in the user's turn: the model's chat template takes it at the beginning alone"
+    )
+    assert headers.get("x-lmi-chat-warning") == (None if source == ANYWHERE else warned)
 
 
 def test_who_asks() -> None:

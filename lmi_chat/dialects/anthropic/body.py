@@ -2,11 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
+from pydantic.fields import FieldInfo
 from typing_extensions import TypedDict
 
 from lmi_chat.dialects.body import (
     MAX_INT,
-    NOT_YET,
     Adapters,
     AtMost,
     Flag,
@@ -24,6 +24,22 @@ from lmi_chat.dialects.body import (
     User,
     field,
 )
+
+IGNORED = {
+    "context_management": "a conversation is taken as it is sent",
+    "mcp_servers": "no other server's tools are called here",
+    "container": "no code is run here",
+    "fallbacks": "no other model is asked here",
+    "diagnostics": "what was cached is told by the usage alone",
+    "inference_geo": "this server stands where it stands",
+    "speed": "there is one speed here",
+    "billing_policy": "nobody is billed here",
+}
+"""What only Anthropic's own server does, and why it is not done here; a warning tells it."""
+
+
+def _ignored(name: str, shown: str) -> FieldInfo:
+    return field(f"is ignored: {IGNORED[name]}", shown=shown)
 
 
 class MessagesBody(TokenChoice, total=False):
@@ -45,6 +61,10 @@ class MessagesBody(TokenChoice, total=False):
         Any, field("{type: enabled, adaptive or disabled}; absent: as the model's template has it", shown="object")
     ]
     output_config: Annotated[Any, field("{effort, format: {type: json_schema, schema}}", shown="object")]
+    output_format: Annotated[Any, field("as output_config.format, in older clients' words", shown="object")]
+    chat_template_kwargs: Annotated[
+        dict[str, Any] | None, field("variables that the template reads; option.chat_template_kwargs allows others")
+    ]
     metadata: Annotated[Any, field("{user_id}: who asks; users take turns", shown="object")]
     priority: Priority
     cache_salt: Salt
@@ -52,9 +72,16 @@ class MessagesBody(TokenChoice, total=False):
     cache_control: Annotated[Any, field("is taken and has no effect: prefixes are always cached", shown="object")]
     anthropic_version: Annotated[Text, field("any; chooses this kind of request where any kind is taken")]
     anthropic_beta: Annotated[Any, field("is taken and has no effect", shown="array of strings")]
-    mcp_servers: Annotated[Any, field(f"{NOT_YET}"), Refused([])]
+    context_management: Annotated[Any, _ignored("context_management", "object")]
+    mcp_servers: Annotated[Any, _ignored("mcp_servers", "array of objects")]
+    container: Annotated[Any, _ignored("container", "string or object")]
+    fallbacks: Annotated[Any, _ignored("fallbacks", "string or array of objects")]
+    diagnostics: Annotated[Any, _ignored("diagnostics", "object")]
+    inference_geo: Annotated[Any, _ignored("inference_geo", "string")]
+    speed: Annotated[Any, _ignored("speed", "string")]
+    billing_policy: Annotated[Any, _ignored("billing_policy", "object")]
     thread: Annotated[Any, field("no conversation is held: each request has all of it"), Refused()]
-    container: Annotated[Any, field(f"{NOT_YET}"), Refused()]
+    compaction: Annotated[Any, field("must be absent: nothing is compacted here"), Refused()]
 
 
 class ThinkingOptions(TypedDict, total=False):
@@ -64,7 +91,9 @@ class ThinkingOptions(TypedDict, total=False):
         Literal["enabled", "adaptive", "between_tools", "disabled"] | None, field("whether the model thinks")
     ]
     budget_tokens: Annotated[Integer, field("tokens to think with; below max_tokens", ge=1, le=MAX_INT)]
-    display: Annotated[Literal["summarized", "omitted"] | None, field("omitted: what was thought does not come back")]
+    display: Annotated[
+        Literal["summarized", "omitted", "updates"] | None, field("omitted: what was thought does not come back")
+    ]
 
 
 class OutputOptions(TypedDict, total=False):

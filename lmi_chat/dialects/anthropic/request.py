@@ -9,7 +9,7 @@ from typing import Any
 from lmi_chat.codec.json_text import Json, dump
 from lmi_chat.dialects import checks, openai, structured_output
 from lmi_chat.dialects.anthropic.answer import CountedTokens
-from lmi_chat.dialects.anthropic.body import MessagesBody, OutputOptions, RequestMetadata, ThinkingOptions
+from lmi_chat.dialects.anthropic.body import IGNORED, MessagesBody, OutputOptions, RequestMetadata, ThinkingOptions
 from lmi_chat.dialects.anthropic.messages import is_prefilled, read_messages
 from lmi_chat.dialects.anthropic.response import Events, Whole, error_body
 from lmi_chat.dialects.anthropic.tools import read_tools
@@ -25,6 +25,8 @@ from lmi_chat.job import Job
 from lmi_chat.text import echo
 
 PARALLEL = "parallel_tool_calls"
+NOTHING_ASKED: Sequence[object] = ("standard", {"edits": []}, {"previous_message_id": None})
+"""Values of ignored fields that ask for nothing."""
 OWN_BLOCKS = frozenset({"tool_use", "tool_result", "thinking", "redacted_thinking", "image", "document"})
 """The types of blocks that chats do not have; an image of theirs has no `source`."""
 
@@ -74,7 +76,7 @@ def parse(body: Json, deployment: Deployment, request_id: str) -> ParsedRequest:
         reader.add_problem("max_tokens", "must be given: the most tokens to generate")
     is_stream = reader.extra.get("stream", deployment.streams_by_default)
     output = reader.read_inside("output_config", body, OutputOptions)
-    structured_output.read_text_format(output.extra.get("format"), "output_config.format", reader)
+    _read_form(output.extra.get("format"), reader.extra.get("output_format"), reader)
     check_form(tools, reader, beams=0)
     variables, is_shown = _read_thinking(body, output, reader)
     salt, user = (
@@ -123,7 +125,11 @@ def _read(body: Json, deployment: Deployment) -> tuple[BodyReader, Sequence[Mess
     reader = BodyReader(deployment)
     reader.extra[PARALLEL] = True
     reader.read(body, MessagesBody)
-    return reader, read_messages(body, reader), read_tools(body, reader)
+    for name, why in IGNORED.items():
+        if (value := body.get(name)) and value not in NOTHING_ASKED:
+            reader.warnings.append(f"{name} is ignored: {why}")
+    chat, changes = read_messages(body, reader)
+    return reader, chat, read_tools(body, changes, reader)
 
 
 def _render(
@@ -132,6 +138,15 @@ def _render(
     goes_on = is_prefilled(chat)
     ending = {"continue_final_message": goes_on, "add_generation_prompt": not goes_on}
     return prompt.render(chat, deployment, "messages", variables=variables, tools=tools.shown, **ending)
+
+
+def _read_form(form: object, older: object, reader: BodyReader) -> None:
+    """The text's form, which older clients say beside `output_config`."""
+    if form is not None and older is not None and form != older:
+        text = "and output_config.format say the same thing with different values; send one of them"
+        reader.add_problem("output_format", text)
+    path = "output_config.format" if form is not None else "output_format"
+    structured_output.read_text_format(form if form is not None else older, path, reader)
 
 
 def _read_thinking(body: Json, output: BodyReader, reader: BodyReader) -> tuple[Mapping[str, Any], bool]:
@@ -153,7 +168,7 @@ def _read_thinking(body: Json, output: BodyReader, reader: BodyReader) -> tuple[
         known = {name: kind != "disabled" for name in reasoning.SWITCHES if name in reads}
         if not known and kind == "disabled" and deployment.reasoning_parser:
             reader.warnings.append("thinking is ignored: the model's chat template has no switch for it")
-        reader.extra[reasoning.VARIABLES] = known
+        reader.extra[reasoning.VARIABLES] = {**known, **reader.extra.get(reasoning.VARIABLES, {})}
     return reasoning.check_variables(reader), asked.extra.get("display") != "omitted"
 
 

@@ -3,12 +3,15 @@
 Shapes: Anthropic API reference, "Create a Message": tools, tool_choice.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from lmi_chat.codec.json_text import Json
+from lmi_chat.codec.json_text import Json, dump
 from lmi_chat.dialects import structured_output
 from lmi_chat.dialects.anthropic.body import ToolChoiceOptions
+from lmi_chat.dialects.anthropic.messages import ToolChange
 from lmi_chat.dialects.chat.tools import (
     CHOICE,
     NAME,
@@ -21,6 +24,7 @@ from lmi_chat.dialects.chat.tools import (
     settle,
 )
 from lmi_chat.dialects.reader import BodyReader
+from lmi_chat.errors import PROBLEMS_MOST
 from lmi_chat.job import Tool, ToolChoice
 from lmi_chat.text import echo
 
@@ -28,25 +32,88 @@ KEYS = ("type", "name", "description", "input_schema", "strict", "cache_control"
 HINTS = ("eager_input_streaming", "input_examples", "defer_loading", "allowed_callers")
 """What tells Anthropic's own server how to treat a tool, and changes nothing here."""
 CUSTOM = "custom"
+OF_SERVER = re.compile(
+    r"(web_search|web_fetch|code_execution|advisor)_\d{8}|tool_search_tool_(bm25|regex)(_\d{8})?|mcp_toolset"
+)
+"""Tools that Anthropic's own server runs."""
+BUILT_IN = re.compile(r"(bash|text_editor|computer|memory|computer_toolset|browser_toolset)_\d{8}")
+"""Tools that the client runs and Anthropic's own models know: no request describes them."""
+ADDS = "tool_addition"
+EXAMPLE = '{"type":"tool_reference","name":"…"}'
 KINDS: Mapping[str, ToolChoice] = {"auto": "auto", "any": "required", "tool": "named", "none": "none"}
 
 
-def read_tools(body: Json, reader: BodyReader) -> CallableTools:
-    """What the model may call; what is wrong is noted in `reader`."""
+def read_tools(body: Json, changes: Sequence[ToolChange], reader: BodyReader) -> CallableTools:
+    """What the model may call once the conversation has made its changes; what is wrong is noted in `reader`."""
     before = len(reader.problems)
-    items = body.get(TOOLS)
-    found = [] if items is None else read_list(items, TOOLS, _read_tool, reader)
+    items, left_out = body.get(TOOLS), set[object]()
+    read_one = partial(_read_tool, left_out=left_out)
+    found = [] if items is None else read_list(items, TOOLS, read_one, reader)
+    if changes:
+        found = _changed(found, changes, left_out, reader)
     choice = _read_choice(body.get(CHOICE), reader)
+    for name in choice.names if choice else ():
+        if name in left_out:
+            reader.add_problem(CHOICE, f"must not name a tool that cannot be called here, got {echo(name)}")
     return NOTHING if len(reader.problems) > before else settle(TOOLS, found, choice, body, reader)
 
 
-def _read_tool(tool: Any, path: str, reader: BodyReader) -> tuple[Tool, Json] | None:
+def _changed(
+    found: list[tuple[Tool, Json]], changes: Sequence[ToolChange], left_out: set[object], reader: BodyReader
+) -> list[tuple[Tool, Json]]:
+    """The tools as they are at the conversation's end: a template is shown one list of them."""
+    known, gone, limits = {one[0].name: one for one in found}, set[str](), reader.deployment.limits
+    for block, path in changes:
+        if len(reader.problems) >= PROBLEMS_MOST:
+            break
+        is_added, place, name = block["type"] == ADDS, f"{path}.tool", ""
+        match block.get("tool"):
+            case {"type": "tool_definition", "definition": definition} if is_added:
+                read = _read_tool(definition, f"{place}.definition", reader, left_out=left_out)
+                if read is not None:
+                    name = read[0].name
+                    known[name] = read
+            case {"type": "tool_reference", "name": str(name)}:
+                if name not in known and name not in left_out:
+                    reader.add_problem(f"{place}.name", f"must be the name of a tool, got {echo(name)}")
+            case {"type": "mcp_tool_reference" | "mcp_toolset_reference"}:
+                pass  # of a server whose tools are not called here
+            case other:
+                reader.add_problem(place, f"must be an object such as {EXAMPLE}, got {echo(other)}")
+        (gone.discard if is_added else gone.add)(name)
+    if len(known) > limits.max_tools:
+        reader.add_problem(TOOLS, f"must have at most {limits.max_tools} {TOOLS}, got {len(known)} with those added")
+    elif (size := len(dump([shown for _, shown in known.values()]))) > limits.max_tools_bytes:
+        reader.add_problem(TOOLS, f"must be at most {limits.max_tools_bytes} bytes of JSON in all, got {size}")
+    return [one for name, one in known.items() if name not in gone]
+
+
+def _is_left_out(tool: Json, path: str, reader: BodyReader, left_out: set[object]) -> bool:
+    """Whether a tool is known and cannot be called here; a warning tells which and why."""
+    kind = tool.get("type")
+    if not isinstance(kind, str):
+        return False
+    if OF_SERVER.fullmatch(kind):
+        why = f"no server runs {kind} here"
+    elif BUILT_IN.fullmatch(kind) and "input_schema" not in tool:
+        why = f"the model does not know {kind}; describe it as a custom tool"
+    else:
+        return False
+    reader.warnings.append(f"{path} is ignored: {why}")
+    if isinstance(name := tool.get("name"), str):
+        left_out.add(name)
+    return True
+
+
+def _read_tool(tool: Any, path: str, reader: BodyReader, *, left_out: set[object]) -> tuple[Tool, Json] | None:
     if not isinstance(tool, dict):
         reader.add_problem(path, f'must be an object such as {{"name":"…","input_schema":{{…}}}}, got {echo(tool)}')
         return None
-    if (kind := tool.get("type")) not in (None, CUSTOM):
-        text = f"must be {CUSTOM}, tools that a server runs are not called here; got {echo(kind)}"
-        reader.add_problem(f"{path}.type", text)
+    if _is_left_out(tool, path, reader, left_out):
+        return None
+    kind = tool.get("type")
+    if kind not in (None, CUSTOM) and not (isinstance(kind, str) and BUILT_IN.fullmatch(kind)):
+        reader.add_problem(f"{path}.type", f"must be {CUSTOM}, no other tools are called here; got {echo(kind)}")
         return None
     reader.check_keys(tool, (*KEYS, *HINTS), path)
     name, description, schema = (tool.get(key) for key in KEYS[1:4])

@@ -14,7 +14,7 @@ PLAIN = ("role", "content")
 STRINGS = ("name", "tool_call_id", "reasoning", "reasoning_content", "refusal")
 SHOWN = frozenset({*PLAIN, *STRINGS, "tool_calls"})
 """What a template may see."""
-ANSWERED = ("annotations", "id", "content_parts")
+ANSWERED = ("annotations", "id", "content_parts", "provider_specific_fields", "thinking_blocks")
 """What APIs answer with beside it, and says nothing to a model."""
 CALL = "function_call"
 UNSERVED = (CALL, "audio")

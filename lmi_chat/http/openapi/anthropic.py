@@ -1,7 +1,7 @@
 """Describe the bodies of requests in Anthropic's form as JSON Schema, and their paths."""
 
 from lmi_chat.codec.json_text import Json
-from lmi_chat.dialects.anthropic import tools
+from lmi_chat.dialects.anthropic import messages, tools
 from lmi_chat.dialects.anthropic.body import (
     MessagesBody,
     OutputOptions,
@@ -17,6 +17,7 @@ from lmi_chat.http.openapi.shapes import BOOLEAN, TEXT, array, nullable, record
 FREE: Json = {}
 MARKS = {"cache_control": FREE, "citations": FREE}
 
+CLEAR_AT: Json = {"enum": [messages.CLEARED, messages.KEPT, None]}
 TYPED: Json = {"not": {"properties": {"type": {"type": "null"}}}}
 """An object whose type is not null."""
 
@@ -25,29 +26,32 @@ def of_anthropic(deployment: Deployment) -> Json:
     """A message in Anthropic's form."""
     is_strict, limits = deployment.is_strict, deployment.limits
     text = record({"type": {"const": "text"}, "text": TEXT, **MARKS}, ["type", "text"], is_closed=is_strict)
-    said: Json = {"anyOf": [TEXT, array(text)]}
-    user = [text, _result(text, deployment), *_images(deployment)]
+    foreign = record({"type": {"enum": [*messages.FOREIGN]}}, ["type"])
+    user = [text, *_images(deployment), *_documents(text), _result(text, deployment), foreign]
     thought = record({"type": {"const": "thinking"}, "thinking": TEXT}, ["type", "thinking"])
     call = {"type": {"const": "tool_use"}, "id": TEXT, "name": TEXT, "input": {"type": "object"}, **MARKS}
     assistant = [
         text,
         thought,
-        record({"type": {"const": "redacted_thinking"}}, ["type"]),
+        record({"type": {"enum": ["redacted_thinking", "fallback"]}}, ["type"]),
+        record({"type": {"const": "compaction"}, "content": nullable(TEXT)}, ["type"]),
         record(call, ["type", "id", "name", "input"]),
+        foreign,
     ]
+    tool = _tool(is_strict=is_strict)
     turns = [
-        record({"role": {"const": role}, "content": content}, ["role", "content"], is_closed=is_strict)
-        for role, content in (
-            ("user", {"anyOf": [TEXT, array({"anyOf": user})]}),
-            ("assistant", {"anyOf": [TEXT, array({"anyOf": assistant})]}),
-            ("system", said),
+        record({"role": {"const": role}, "content": content, **more}, ["role", "content"], is_closed=is_strict)
+        for role, content, more in (
+            ("user", {"anyOf": [TEXT, array({"anyOf": user})]}, {}),
+            ("assistant", {"anyOf": [TEXT, array({"anyOf": assistant})]}, {}),
+            ("system", {"anyOf": [TEXT, array({"anyOf": [text, *_changes(tool)]})]}, {"clear_at": CLEAR_AT}),
         )
     ]
     insides = {name: one for name, one in shared(deployment).items() if name in ("model", "adapters", "cache_salt")}
     insides |= {
         "messages": array({"anyOf": turns}) | {"minItems": 1, "maxItems": limits.max_messages},
         "system": {"anyOf": [TEXT, array(text), NULL]},
-        "tools": {"anyOf": [array(_tool(is_strict=is_strict)) | {"maxItems": limits.max_tools}, NULL]},
+        "tools": {"anyOf": [array(tool) | {"maxItems": limits.max_tools}, NULL]},
         "tool_choice": {"anyOf": [_inside(ToolChoiceOptions, deployment) | {"required": ["type"]}, NULL]},
         "thinking": {"anyOf": [_inside(ThinkingOptions, deployment) | {"required": ["type"]} | TYPED, NULL]},
         "output_config": {"anyOf": [_inside(OutputOptions, deployment), NULL]},
@@ -71,8 +75,31 @@ def _images(deployment: Deployment) -> list[Json]:
     return [record({"type": {"const": "image"}, "source": {"anyOf": [inline, named]}, **MARKS}, ["type", "source"])]
 
 
+def _documents(text: Json) -> list[Json]:
+    """Documents that are text, and what a search has found."""
+    said: Json = {"anyOf": [TEXT, array(text)]}
+    plain = record({"type": {"const": "text"}, "data": TEXT}, ["type", "data"])
+    parts = record({"type": {"const": "content"}, "content": said}, ["type", "content"])
+    heads = {"title": nullable(TEXT), "context": nullable(TEXT)}
+    document: Json = {"type": {"const": "document"}, "source": {"anyOf": [plain, parts]}, **heads, **MARKS}
+    found: Json = {"type": {"const": "search_result"}, "title": TEXT, "source": TEXT, "content": said, **MARKS}
+    return [record(document, ["type", "source"]), record(found, ["type", "title", "source", "content"])]
+
+
+def _changes(tool: Json) -> list[Json]:
+    """What adds a tool amid a conversation, and what takes one away."""
+    named = record({"type": {"const": "tool_reference"}, "name": TEXT}, ["type", "name"])
+    other = record({"type": {"enum": ["mcp_tool_reference", "mcp_toolset_reference"]}}, ["type"])
+    given = record({"type": {"const": "tool_definition"}, "definition": tool}, ["type", "definition"])
+    added = record({"type": {"const": tools.ADDS}, "tool": {"anyOf": [named, other, given]}}, ["type", "tool"])
+    removed = record({"type": {"const": "tool_removal"}, "tool": {"anyOf": [named, other]}}, ["type", "tool"])
+    return [added, removed]
+
+
 def _result(text: Json, deployment: Deployment) -> Json:
-    content: Json = {"anyOf": [TEXT, array({"anyOf": [text, *_images(deployment)]}), NULL]}
+    found = record({"type": {"const": "tool_reference"}, "tool_name": TEXT}, ["type", "tool_name"])
+    parts = [text, *_images(deployment), *_documents(text), found]
+    content: Json = {"anyOf": [TEXT, array({"anyOf": parts}), NULL]}
     given = {"type": {"const": "tool_result"}, "tool_use_id": TEXT, "content": content, "is_error": nullable(BOOLEAN)}
     return record({**given, **MARKS}, ["type", "tool_use_id"])
 
@@ -87,4 +114,6 @@ def _tool(*, is_strict: bool) -> Json:
         "cache_control": FREE,
         **dict.fromkeys(tools.HINTS, FREE),
     }
-    return record(properties, ["name", "input_schema"], is_closed=is_strict)
+    custom = record(properties, ["name", "input_schema"], is_closed=is_strict)
+    known: Json = {"type": "string", "pattern": f"^({tools.OF_SERVER.pattern}|{tools.BUILT_IN.pattern})$"}
+    return {"anyOf": [custom, record({"type": known}, ["type"])]}

@@ -673,12 +673,20 @@ LMI_REPLY: Json = {
     "name": None,
 }
 OPENAI_REPLY: Json = {"role": "assistant", "content": "Paris.", "refusal": None, "annotations": [], "audio": None}
+LITELLM_REPLY: Json = {
+    "role": "assistant",
+    "content": "Paris.",
+    "tool_calls": None,
+    "function_call": None,
+    "provider_specific_fields": {"reasoning": "Hm."},
+    "thinking_blocks": None,
+}
 STORED = {"id": "chatcmpl-1-0", "role": "assistant", "content": "Paris.", "name": None, "content_parts": None}
 
 
-@pytest.mark.parametrize("reply", [LMI_REPLY, OPENAI_REPLY, STORED])
+@pytest.mark.parametrize("reply", [LMI_REPLY, OPENAI_REPLY, LITELLM_REPLY, STORED])
 def test_an_answer_comes_back_as_a_turn_without_a_word(reply: Json) -> None:
-    """As LMI, OpenAI and this server's store give it; the template sees what is in it and no empty keys."""
+    """As LMI, OpenAI, LiteLLM and this server's store give it; the template sees what is in it and no empty keys."""
     here = deployment(template=Template(Templated(json.dumps)), is_strict=True)
     task = parse({"messages": [USER, reply, USER]}, here, "1")
     assert task.unknown == []
