@@ -538,7 +538,7 @@ FOUND: Any = [
     {"type": "fallback", "from": {"model": "a"}, "to": {"model": "b"}},
     {"type": "text", "text": "Sun.", "citations": []},
 ]
-OTHER = "other server's tools"
+OTHER, ELSEWHERE = "other server's tools", "built in elsewhere, and nothing runs it here"
 TAKEN: dict[str, tuple[Any, str | None]] = {
     "marks of a cache": (
         {
@@ -571,7 +571,7 @@ TAKEN: dict[str, tuple[Any, str | None]] = {
             "mcp_servers": [{"type": "url", "url": "https://example.com", "name": "a"}],
             "tools": [{"type": "mcp_toolset", "mcp_server_name": "a"}],
         },
-        f"mcp_servers is ignored: no {OTHER} are called here; tools[0] is ignored: no server runs mcp_toolset here",
+        f"mcp_servers is ignored: no {OTHER} are called here; tools[0] is ignored: mcp_toolset is {ELSEWHERE}",
     ),
     "where code runs": ({"container": {"skills": []}}, "container is ignored: no code is run here"),
     "other models": ({"fallbacks": [{"model": "a"}]}, "fallbacks is ignored: no other model is asked here"),
@@ -594,7 +594,7 @@ TAKEN: dict[str, tuple[Any, str | None]] = {
             ]
         },
         "; ".join(
-            f"tools[{place}] is ignored: no server runs {kind} here"
+            f"tools[{place}] is ignored: {kind} is {ELSEWHERE}"
             for place, kind in (
                 (0, "web_search_20250305"),
                 (2, "web_fetch_20260318"),

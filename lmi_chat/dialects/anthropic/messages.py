@@ -22,7 +22,8 @@ MARKS = ("type", "cache_control", "citations")
 OF_USER = ("text", "image", "document", "search_result", "tool_result")
 OF_RESULT = ("text", "image", "document", "search_result", "tool_reference")
 OF_ASSISTANT = ("text", "thinking", "redacted_thinking", "tool_use", "compaction", "fallback")
-OF_SYSTEM = ("text", "tool_addition", "tool_removal")
+ADDS, REMOVES = "tool_addition", "tool_removal"
+OF_SYSTEM = ("text", ADDS, REMOVES)
 FOREIGN = (
     *("server_tool_use", "web_search_tool_result", "web_fetch_tool_result", "code_execution_tool_result"),
     *("bash_code_execution_tool_result", "text_editor_code_execution_tool_result", "tool_search_tool_result"),
@@ -34,10 +35,11 @@ CLEARED, KEPT = "next_user_message", "never"
 
 
 class ToolChange(NamedTuple):
-    """A block `tool_addition` or `tool_removal`, and its path."""
+    """What a block `tool_addition` or `tool_removal` at `path` names as its tool, not checked yet."""
 
-    block: Json
     path: str
+    tool: object
+    is_added: bool
 
 
 @dataclass(slots=True)
@@ -133,7 +135,7 @@ def _read_system(value: object, path: str, kinds: Sequence[str], talk: _Conversa
     parts = []
     for block, place in _blocks(value, path, kinds, talk):
         if block["type"] != "text":
-            talk.changes.append(ToolChange(block, place))
+            talk.changes.append(ToolChange(place, block.get("tool"), block["type"] == ADDS))
         elif (part := _text(block, place, reader)) and not part["text"].startswith(BILLING):
             parts.append(part)
     return _plain(parts) or None

@@ -20,10 +20,11 @@ from lmi_chat.dialects.chat.tools import (
     TOOLS,
     CallableTools,
     Choice,
+    Pairs,
     read_list,
     settle,
 )
-from lmi_chat.dialects.reader import BodyReader
+from lmi_chat.dialects.reader import UNKNOWN_SHOWN, BodyReader
 from lmi_chat.errors import PROBLEMS_MOST
 from lmi_chat.job import Tool, ToolChoice
 from lmi_chat.text import echo
@@ -38,7 +39,6 @@ OF_SERVER = re.compile(
 """Tools that Anthropic's own server runs."""
 BUILT_IN = re.compile(r"(bash|text_editor|computer|memory|computer_toolset|browser_toolset)_\d{8}")
 """Tools that the client runs and Anthropic's own models know: no request describes them."""
-ADDS = "tool_addition"
 EXAMPLE = '{"type":"tool_reference","name":"…"}'
 KINDS: Mapping[str, ToolChoice] = {"auto": "auto", "any": "required", "tool": "named", "none": "none"}
 
@@ -47,8 +47,8 @@ def read_tools(body: Json, changes: Sequence[ToolChange], reader: BodyReader) ->
     """What the model may call once the conversation has made its changes; what is wrong is noted in `reader`."""
     before = len(reader.problems)
     items, left_out = body.get(TOOLS), set[object]()
-    read_one = partial(_read_tool, left_out=left_out)
-    found = [] if items is None else read_list(items, TOOLS, read_one, reader)
+    unfold = partial(_leave_out, left_out=left_out)
+    found = [] if items is None else read_list(items, TOOLS, _read_tool, reader, unfold)
     if changes:
         found = _changed(found, changes, left_out, reader)
     choice = _read_choice(body.get(CHOICE), reader)
@@ -63,24 +63,11 @@ def _changed(
 ) -> list[tuple[Tool, Json]]:
     """The tools as they are at the conversation's end: a template is shown one list of them."""
     known, gone, limits = {one[0].name: one for one in found}, set[str](), reader.deployment.limits
-    for block, path in changes:
+    for change in changes:
         if len(reader.problems) >= PROBLEMS_MOST:
             break
-        is_added, place, name = block["type"] == ADDS, f"{path}.tool", ""
-        match block.get("tool"):
-            case {"type": "tool_definition", "definition": definition} if is_added:
-                read = _read_tool(definition, f"{place}.definition", reader, left_out=left_out)
-                if read is not None:
-                    name = read[0].name
-                    known[name] = read
-            case {"type": "tool_reference", "name": str(name)}:
-                if name not in known and name not in left_out:
-                    reader.add_problem(f"{place}.name", f"must be the name of a tool, got {echo(name)}")
-            case {"type": "mcp_tool_reference" | "mcp_toolset_reference"}:
-                pass  # of a server whose tools are not called here
-            case other:
-                reader.add_problem(place, f"must be an object such as {EXAMPLE}, got {echo(other)}")
-        (gone.discard if is_added else gone.add)(name)
+        name = _apply(change, known, left_out, reader)
+        (gone.discard if change.is_added else gone.add)(name)
     if len(known) > limits.max_tools:
         reader.add_problem(TOOLS, f"must have at most {limits.max_tools} {TOOLS}, got {len(known)} with those added")
     elif (size := len(dump([shown for _, shown in known.values()]))) > limits.max_tools_bytes:
@@ -88,28 +75,53 @@ def _changed(
     return [one for name, one in known.items() if name not in gone]
 
 
-def _is_left_out(tool: Json, path: str, reader: BodyReader, left_out: set[object]) -> bool:
-    """Whether a tool is known and cannot be called here; a warning tells which and why."""
-    kind = tool.get("type")
-    if not isinstance(kind, str):
-        return False
-    if OF_SERVER.fullmatch(kind):
-        why = f"no server runs {kind} here"
-    elif BUILT_IN.fullmatch(kind) and "input_schema" not in tool:
-        why = f"the model does not know {kind}; describe it as a custom tool"
-    else:
-        return False
-    reader.warnings.append(f"{path} is ignored: {why}")
-    if isinstance(name := tool.get("name"), str):
-        left_out.add(name)
-    return True
+def _apply(change: ToolChange, known: dict[str, tuple[Tool, Json]], left_out: set[object], reader: BodyReader) -> str:
+    """The name of the tool that is changed, "" for none; one that is given by value joins the `known`."""
+    place = f"{change.path}.tool"
+    match change.tool:
+        case {"type": "tool_definition", "definition": definition} if change.is_added:
+            for where, tool in _leave_out([(f"{place}.definition", definition)], reader, left_out):
+                if (read := _read_tool(tool, where, reader)) is not None:
+                    known[read[0].name] = read
+                    return read[0].name
+        case {"type": "tool_reference", "name": str(name)}:
+            if name not in known and name not in left_out:
+                reader.add_problem(f"{place}.name", f"must be the name of a tool, got {echo(name)}")
+            return name
+        case {"type": "mcp_tool_reference" | "mcp_toolset_reference"}:
+            pass  # of a server whose tools are not called here
+        case other:
+            reader.add_problem(place, f"must be an object such as {EXAMPLE}, got {echo(other)}")
+    return ""
 
 
-def _read_tool(tool: Any, path: str, reader: BodyReader, *, left_out: set[object]) -> tuple[Tool, Json] | None:
+def _leave_out(given: Pairs, reader: BodyReader, left_out: set[object]) -> Pairs:
+    """The tools without those that are known and cannot be called here, of which warnings tell; their names are noted.
+
+    One that Anthropic's models know is like any other where the request describes it.
+    """
+    pairs: list[tuple[str, Any]] = []
+    told: list[str] = []
+    for where, tool in given:
+        kind = tool.get("type") if isinstance(tool, dict) else None
+        if isinstance(kind, str) and OF_SERVER.fullmatch(kind):
+            told.append(f"{where} is ignored: {kind} is built in elsewhere, and nothing runs it here")
+        elif isinstance(kind, str) and BUILT_IN.fullmatch(kind) and "input_schema" not in tool:
+            told.append(f"{where} is ignored: the model does not know {kind}; describe it as a custom tool")
+        else:
+            pairs.append((where, tool))
+            continue
+        if isinstance(name := tool.get("name"), str):
+            left_out.add(name)
+    reader.warnings += told[:UNKNOWN_SHOWN]
+    if (more := len(told) - UNKNOWN_SHOWN) > 0:
+        reader.warnings.append(f"so are {more} more tools")
+    return pairs
+
+
+def _read_tool(tool: Any, path: str, reader: BodyReader) -> tuple[Tool, Json] | None:
     if not isinstance(tool, dict):
         reader.add_problem(path, f'must be an object such as {{"name":"…","input_schema":{{…}}}}, got {echo(tool)}')
-        return None
-    if _is_left_out(tool, path, reader, left_out):
         return None
     kind = tool.get("type")
     if kind not in (None, CUSTOM) and not (isinstance(kind, str) and BUILT_IN.fullmatch(kind)):

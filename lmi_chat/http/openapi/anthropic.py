@@ -91,8 +91,8 @@ def _changes(tool: Json) -> list[Json]:
     named = record({"type": {"const": "tool_reference"}, "name": TEXT}, ["type", "name"])
     other = record({"type": {"enum": ["mcp_tool_reference", "mcp_toolset_reference"]}}, ["type"])
     given = record({"type": {"const": "tool_definition"}, "definition": tool}, ["type", "definition"])
-    added = record({"type": {"const": tools.ADDS}, "tool": {"anyOf": [named, other, given]}}, ["type", "tool"])
-    removed = record({"type": {"const": "tool_removal"}, "tool": {"anyOf": [named, other]}}, ["type", "tool"])
+    added = record({"type": {"const": messages.ADDS}, "tool": {"anyOf": [named, other, given]}}, ["type", "tool"])
+    removed = record({"type": {"const": messages.REMOVES}, "tool": {"anyOf": [named, other]}}, ["type", "tool"])
     return [added, removed]
 
 
