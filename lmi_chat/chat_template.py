@@ -49,8 +49,11 @@ CHATS = {
     "developer": ("developer", "user"),
 }
 """The roles of the chat in which a message of each role is tried out."""
-BEFORE = ("system", "user", "assistant", "user")
-"""The roles before a system message that is not the first."""
+LATER = [
+    *({"role": role, "content": "Hi"} for role in ("system", "user", "assistant", "user")),
+    {"role": "system", "content": PROBE},
+]
+"""A chat with a system message that is not the first."""
 RESERVED = frozenset(
     {
         *("messages", "conversation", "tools", "documents", "chat_template"),
@@ -340,8 +343,7 @@ class Template:
             self._knows_developer = "'developer'" in self._jinja or '"developer"' in self._jinja
 
     def _learn_later(self, pool: ThreadPoolExecutor) -> bool:
-        chat = [self._shaped({"role": role, "content": "Hi"}) for role in BEFORE]
-        chat.append(self._shaped({"role": "system", "content": PROBE}))
+        chat = [self._shaped(message) for message in LATER]
         try:
             return PROBE in pool.submit(self._text, chat, self._offered).result(TRIAL_S).lower()
         except Late:
@@ -483,7 +485,7 @@ def first_chats() -> list[dict[str, Any]]:
         for role, roles in CHATS.items()
         for content in (PROBE, [{"type": "text", "text": PROBE}])
     ]
-    chats += [TRIAL[-1:], TRIAL]
+    chats += [TRIAL[-1:], TRIAL, LATER]
     chats += [called(content, is_text=is_text) for content in (None, "") for is_text in (True, False)]
     return [
         {"messages": chat, "add_generation_prompt": head, **offered}

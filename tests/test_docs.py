@@ -94,6 +94,7 @@ def test_no_block_is_run_by_nothing() -> None:
         ("docs/quickstart.md", "text"),
         ("docs/architecture.md", "drawing"),
         ("docs/clients.md", "toml"),  # tests/http/test_codex.py runs it
+        ("docs/clients.md", "json"),  # and tests/http/test_opencode.py this one
     }
     assert {block.page for block in pages.MODULES} == {
         "docs/djl.md",
