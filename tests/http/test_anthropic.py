@@ -7,15 +7,19 @@ from contextlib import closing
 from typing import Any
 
 import anthropic
+import jsonschema_rs
 import pytest
 
 from lmi_chat.chat_template import Template
 from lmi_chat.errors import Error
 from lmi_chat.http.access import ApiKeys
+from lmi_chat.http.openapi import document
 from lmi_chat.job import Delta, Finish, Finished, Job
 from lmi_chat.pipeline.pipeline import PipelineConfig
 from lmi_chat.storage.sessions import Sessions
 from tests.http.test_app import post
+from tests.support.cases import UNSAID
+from tests.support.fakes import deployment, parse
 from tests.support.scripted import Scripted, Service, Step, called, reasoned, said, serving
 from tests.test_chat_template import tokenizer
 
@@ -812,6 +816,30 @@ def test_bedrocks_body_by_boto3(plain: Service) -> None:
         reply = runtime.invoke_endpoint(EndpointName="e", ContentType="application/json", Body=body)
         with closing(reply["Body"]) as read:
             assert json.loads(read.read())["content"] == [{"type": "text", "text": "Hello!"}]
+
+
+def agreed(body: Any, *, is_strict: bool) -> bool:
+    """Whether a body is taken, as the document says it, but for what no schema says."""
+    here = deployment(is_strict=is_strict, **CALLING)
+    whole = document(here, has_sessions=False, has_async=False)
+    schema = {"$ref": "#/components/schemas/AnthropicRequest", "components": whole["components"]}
+    is_valid = jsonschema_rs.Draft202012Validator(schema).is_valid(body)
+    try:
+        parse(body, here, forced="anthropic")
+    except Error as error:
+        texts = [problem.text for problem in getattr(error, "problems", [])] or [error.message]
+        assert not is_valid or all(any(words in text for words in UNSAID) for text in texts), texts
+        return False
+    assert is_valid, body
+    return True
+
+
+def test_the_document_says_what_is_taken() -> None:
+    for is_strict in (False, True):
+        for body in (*(one for one, _ in TAKEN.values()), *(one for one, _ in SAME.values()), *OWN.values()):
+            assert agreed(LEAST | body, is_strict=is_strict)
+        for body, _ in WRONG:
+            assert not agreed(body, is_strict=is_strict)
 
 
 @pytest.mark.parametrize("kind", [["x"], {"a": 1}, 7, None])

@@ -88,6 +88,9 @@ UNSAID = (
     "the vocabulary ends at ",  # the other part of that sentence
     "must be absent without stream true",
     "needs tools, got",
+    "needs tools, and tools has none that is called here",
+    "must not name a tool that cannot be called here",
+    "must be the name of a tool, got",  # one that a conversation adds or takes away
     "stands in more than one namespace",  # a tool's own name
     "must tokenize to at least one token",
     "has $ref ",  # a schema

@@ -11,8 +11,9 @@ from lmi_chat.dialects.anthropic.body import (
 )
 from lmi_chat.dialects.chat.tools import NAME_CHARS, NAME_PATTERN
 from lmi_chat.dialects.deployment import Deployment
-from lmi_chat.http.openapi.requests import NULL, shared, table
+from lmi_chat.http.openapi.requests import NULL, shared, table, variables
 from lmi_chat.http.openapi.shapes import BOOLEAN, TEXT, array, nullable, record
+from lmi_chat.http.openapi.structured_output import text_formats
 
 FREE: Json = {}
 MARKS = {"cache_control": FREE, "citations": FREE}
@@ -38,7 +39,7 @@ def of_anthropic(deployment: Deployment) -> Json:
         record(call, ["type", "id", "name", "input"]),
         foreign,
     ]
-    tool = _tool(is_strict=is_strict)
+    tool, form = _tool(is_strict=is_strict), {"anyOf": [*text_formats(is_strict=is_strict), NULL]}
     turns = [
         record({"role": {"const": role}, "content": content, **more}, ["role", "content"], is_closed=is_strict)
         for role, content, more in (
@@ -54,7 +55,9 @@ def of_anthropic(deployment: Deployment) -> Json:
         "tools": {"anyOf": [array(tool) | {"maxItems": limits.max_tools}, NULL]},
         "tool_choice": {"anyOf": [_inside(ToolChoiceOptions, deployment) | {"required": ["type"]}, NULL]},
         "thinking": {"anyOf": [_inside(ThinkingOptions, deployment) | {"required": ["type"]} | TYPED, NULL]},
-        "output_config": {"anyOf": [_inside(OutputOptions, deployment), NULL]},
+        "output_config": {"anyOf": [_inside(OutputOptions, deployment, format=form), NULL]},
+        "output_format": form,
+        "chat_template_kwargs": variables(deployment),
         "metadata": {"anyOf": [_inside(RequestMetadata, deployment), NULL]},
     }
     rows = table(MessagesBody, deployment, insides)
@@ -62,8 +65,8 @@ def of_anthropic(deployment: Deployment) -> Json:
     return record(rows, ["messages", "max_tokens"], is_closed=is_strict)
 
 
-def _inside(kind: type, deployment: Deployment) -> Json:
-    return record(table(kind, deployment, {}), is_closed=deployment.is_strict)
+def _inside(kind: type, deployment: Deployment, **insides: Json) -> Json:
+    return record(table(kind, deployment, insides), is_closed=deployment.is_strict)
 
 
 def _images(deployment: Deployment) -> list[Json]:

@@ -52,7 +52,7 @@ def of_responses(deployment: Deployment) -> Json:
     insides = {name: known[name] for name in ("model", "adapters", "cache_salt")} | {
         "input": {"anyOf": [TEXT, items]},
         "include": {"anyOf": [included, NULL]},
-        "text": inner(TextOptions, format={"anyOf": [*_formats(is_strict=is_strict), NULL]}),
+        "text": inner(TextOptions, format={"anyOf": [*structured_output.text_formats(is_strict=is_strict), NULL]}),
         "reasoning": inner(ReasoningOptions),
         "stream_options": inner(StreamOptions),
         "chat_template_kwargs": variables(deployment),
@@ -68,15 +68,6 @@ def of_responses(deployment: Deployment) -> Json:
     ]
     rows = table(ResponsesBody, deployment, insides)
     return record(rows, ["input"], is_closed=is_strict) | {"allOf": rules}
-
-
-def _formats(*, is_strict: bool) -> list[Json]:
-    named = {"name": nullable(TEXT), "description": nullable(TEXT), "strict": nullable(BOOLEAN)}
-    schema = named | {"type": {"const": "json_schema"}, "schema": structured_output.SCHEMA}
-    return [
-        record({"type": {"enum": ["text", "json_object"]}}, ["type"], is_closed=is_strict),
-        record(schema, ["type", "schema"], is_closed=is_strict),
-    ]
 
 
 def _items(deployment: Deployment) -> list[Json]:

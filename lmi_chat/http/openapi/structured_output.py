@@ -53,6 +53,16 @@ def _format(limits: Limits, *, is_strict: bool) -> Json:
     }
 
 
+def text_formats(*, is_strict: bool) -> list[Json]:
+    """Formats whose name and schema stand in themselves."""
+    named = {"name": nullable(TEXT), "description": nullable(TEXT), "strict": nullable(BOOLEAN)}
+    schema = named | {"type": {"const": "json_schema"}, "schema": SCHEMA}
+    return [
+        record({"type": {"enum": ["text", "json_object"]}}, ["type"], is_closed=is_strict),
+        record(schema, ["type", "schema"], is_closed=is_strict),
+    ]
+
+
 def _outputs(limits: Limits, *, is_strict: bool) -> Json:
     forms = {name: {"anyOf": [schema, NULL]} for name, schema in _forms(limits).items()}
     forms["json_object"] = nullable(BOOLEAN)
