@@ -166,6 +166,12 @@ class _Exporter:
             instrumentation_scope=InstrumentationScope("lmi_chat", __version__),
         )
 
+    def give_up(self, why: str) -> None:
+        """Tell of what is not sent, unless it was told."""
+        if not self._is_failing:
+            self._is_failing = True
+            log.warning("traces cannot be sent to %s and are dropped: %s", self._target.shown, why)
+
     def shutdown(self) -> None:
         """End the exporter, if it has begun."""
         if "_inner" in vars(self):
@@ -235,6 +241,8 @@ class Tracing:
             closing = threading.Thread(target=self._processor.shutdown, name="end of tracing", daemon=True)
             closing.start()
             closing.join(seconds)
+            if closing.is_alive():
+                self._exporter.give_up(f"not within {seconds:g} s of the end")
 
 
 def open_tracing(endpoint: str, environment: Mapping[str, str]) -> Tracing | None:

@@ -21,7 +21,7 @@ from prometheus_client import REGISTRY
 
 from lmi_chat.errors import Bug
 from lmi_chat.observability.access_log import RequestLog
-from lmi_chat.observability.tracing import BadTracing, Target, find_target, open_tracing
+from lmi_chat.observability.tracing import CLOSE_S, BadTracing, Target, find_target, open_tracing
 from lmi_chat.pipeline.pipeline import PipelineConfig
 from tests.http.test_app import CHAT, JSON, post, send
 from tests.pipeline.test_pipeline import breaking
@@ -253,6 +253,16 @@ def test_a_collector_that_is_gone_costs_its_spans_and_one_line(
     assert "export" in lines[0] or "refused" in lines[0] or "Max retries" in lines[0], (
         "the reason that the library gave"
     )
+
+
+def test_a_server_that_ends_before_it_knows_says_what_is_lost(caplog: pytest.LogCaptureFixture) -> None:
+    """A collector that takes connections and never answers."""
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}/v1/traces"
+        with traced(endpoint) as service:
+            assert post(service, CHAT)[0] == 200
+        lines = [record.getMessage() for record in caplog.records if record.name.startswith("lmi_chat.obs")]
+    assert lines == [f"traces cannot be sent to {endpoint} and are dropped: not within {CLOSE_S:g} s of the end"]
 
 
 def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
