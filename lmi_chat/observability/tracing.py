@@ -31,7 +31,8 @@ QUEUE_MOST, BATCH_MOST, DELAY_MS = 2048, 512, 5000
 """The SDK's own: requests that wait, of which so many are sent at once, this long after the first at the latest."""
 GRPC, HTTP = "grpc", "http/protobuf"
 HTTP_PORT, HTTP_PATH = 4318, "/v1/traces"
-CLOSE_S = 2.0
+CLOSE_S = 0.8
+"""For the last spans; a process that ends gives all its files a second (server/process.py)."""
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 LIBRARY_LOGS = (
