@@ -4,6 +4,7 @@ import http.client
 import json
 from collections.abc import Iterator
 from contextlib import closing
+from functools import cache
 from typing import Any
 
 import anthropic
@@ -11,6 +12,7 @@ import jsonschema_rs
 import pytest
 
 from lmi_chat.chat_template import Template
+from lmi_chat.dialects.deployment import Deployment
 from lmi_chat.errors import Error
 from lmi_chat.http.access import ApiKeys
 from lmi_chat.http.openapi import document
@@ -818,12 +820,19 @@ def test_bedrocks_body_by_boto3(plain: Service) -> None:
             assert json.loads(read.read())["content"] == [{"type": "text", "text": "Hello!"}]
 
 
-def agreed(body: Any, *, is_strict: bool) -> bool:
-    """Whether a body is taken, as the document says it, but for what no schema says."""
+@cache
+def described(*, is_strict: bool) -> tuple[Deployment, Any]:
+    """A deployment, and a validator of what its document says."""
     here = deployment(is_strict=is_strict, **CALLING)
     whole = document(here, has_sessions=False, has_async=False)
     schema = {"$ref": "#/components/schemas/AnthropicRequest", "components": whole["components"]}
-    is_valid = jsonschema_rs.Draft202012Validator(schema).is_valid(body)
+    return here, jsonschema_rs.Draft202012Validator(schema)
+
+
+def agreed(body: Any, *, is_strict: bool) -> bool:
+    """Whether a body is taken, as the document says it, but for what no schema says."""
+    here, checks = described(is_strict=is_strict)
+    is_valid = checks.is_valid(body)
     try:
         parse(body, here, forced="anthropic")
     except Error as error:
