@@ -281,18 +281,14 @@ def test_what_clients_have_left_is_not_taken_for_standing_still(nodes: Server) -
             time.sleep(0.05)
 
 
-def test_one_that_stands_still_is_noticed_beside_one_that_runs(nodes: Server) -> None:
+def test_one_that_stands_still_is_noticed(nodes: Server) -> None:
+    """Whether the other one has work meanwhile is vLLM's to choose; tests/engine/vllm/test_heartbeat.py has both."""
     assert nodes.wait_until_idle(20)
     [core] = processes(nodes, "VLLM::EngineCor")
     with asked(nodes, 4):  # the first ones may all go to it
         os.kill(core, signal.SIGSTOP)
         try:
             assert ping_until(nodes, 503, seconds=30)["status"] == "stalled"
-            ran, limit = figures(nodes)["request_success_total"]["1"], time.monotonic() + 40
-            while figures(nodes)["request_success_total"]["1"] < ran + 2:
-                assert time.monotonic() < limit
-                time.sleep(0.1)
-            assert json.loads(nodes.request("GET", "/ping")[2])["status"] == "stalled"
         finally:
             os.kill(core, signal.SIGCONT)
     ping_until(nodes, 200, seconds=20)
