@@ -296,6 +296,8 @@ class Asker:
         texts = ECHOED.sub("got …", message(answer.json())).split("; ")
         if any("is refused: " in text or "is too complex: " in text for text in texts):  # by a compiler, in its words
             return ""
+        if b'"tool_definition"' in sent and any(text.startswith("tools cannot be served") for text in texts):
+            return ""  # a tool that a conversation adds: only beside tool_choice none is it served without a parser
         if not is_valid or all(any(words in text for words in UNSAID) for text in texts):
             return ""
         return f"was refused although the document allows it: {texts}"
