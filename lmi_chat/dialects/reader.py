@@ -1,7 +1,7 @@
 """Read one body: collect its values, its problems and its unknown keys."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -117,6 +117,12 @@ class BodyReader:
         """Note a problem with one field."""
         path = self._of(path)
         self.problems.append(Problem(path, f"{path} {text}"))
+
+    def warn_of_tools(self, told: Sequence[str]) -> None:
+        """Warn of tools that are left out: the first ones by their sentences, the others by their number."""
+        self.warnings += told[:UNKNOWN_SHOWN]
+        if (more := len(told) - UNKNOWN_SHOWN) > 0:
+            self.warnings.append(f"so are {more} more tools")
 
     def finish(self, *, is_strict: bool = False) -> list[str]:
         """Warn of unknown keys; with `is_strict` and in a strict deployment they are wrong. Gives the warnings.

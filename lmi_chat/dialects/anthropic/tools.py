@@ -24,7 +24,7 @@ from lmi_chat.dialects.chat.tools import (
     read_list,
     settle,
 )
-from lmi_chat.dialects.reader import UNKNOWN_SHOWN, BodyReader
+from lmi_chat.dialects.reader import BodyReader
 from lmi_chat.errors import PROBLEMS_MOST
 from lmi_chat.job import Tool, ToolChoice
 from lmi_chat.text import echo
@@ -113,9 +113,7 @@ def _leave_out(given: Pairs, reader: BodyReader, left_out: set[object]) -> Pairs
             continue
         if isinstance(name := tool.get("name"), str):
             left_out.add(name)
-    reader.warnings += told[:UNKNOWN_SHOWN]
-    if (more := len(told) - UNKNOWN_SHOWN) > 0:
-        reader.warnings.append(f"so are {more} more tools")
+    reader.warn_of_tools(told)
     return pairs
 
 

@@ -79,9 +79,7 @@ def _unfold(given: Pairs, reader: BodyReader) -> Pairs:
             pairs.append((where, item))
         if len(reader.problems) >= PROBLEMS_MOST:
             break
-    reader.warnings += left_out[:UNKNOWN_SHOWN]
-    if (more := len(left_out) - UNKNOWN_SHOWN) > 0:
-        reader.warnings.append(f"so are {more} more tools")
+    reader.warn_of_tools(left_out)
     return pairs
 
 
